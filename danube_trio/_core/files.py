@@ -1,0 +1,151 @@
+"""The small files beside the segments: their bytes, both ways. `docs/format.md` specifies them.
+
+`wal.meta`, `wal.trim` and `wal.ckpt` are a line of JSON and a line with its CRC; cattrs turns them
+into and out of attrs classes. `wal.mark` is binary: two slots written in place.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TypeVar
+
+import attrs
+import cattrs
+
+from danube_trio._core.crc import crc32
+from danube_trio._core.frame import TRAILER_VERSION
+from danube_trio._core.segment import Segment
+
+__all__ = [
+    "FORMAT",
+    "MARK_BYTES",
+    "Checkpoint",
+    "Mark",
+    "Meta",
+    "NewerFormatError",
+    "Trim",
+    "decode_document",
+    "decode_marks",
+    "encode_document",
+    "mark_position",
+]
+
+FORMAT = 1
+# Each slot has a sector of its own, so that a torn write can damage only one.
+_SLOT_DISTANCE = 512
+_MARK = struct.Struct("<QQQQI")
+_CRC = struct.Struct("<I")
+MARK_BYTES = _MARK.size + _CRC.size
+MARK_FILE_BYTES = _SLOT_DISTANCE + MARK_BYTES
+
+T = TypeVar("T")
+
+
+class NewerFormatError(ValueError):
+    """The document was written by a later version of this library."""
+
+
+@attrs.frozen
+class Meta:
+    """`wal.meta`: what a directory is."""
+
+    directory_id: str
+    codec: str
+    epochs: tuple[tuple[int, int], ...] = ((0, 0),)
+    format: int = FORMAT
+    trailer: int = TRAILER_VERSION
+
+
+@attrs.frozen
+class Trim:
+    """`wal.trim`: everything before `start_offset` is gone."""
+
+    start_offset: int
+
+
+@attrs.frozen
+class Checkpoint:
+    """`wal.ckpt`: a hint, the sealed segments as `(base, end, size, first time, last time)`."""
+
+    next_offset: int
+    segments: tuple[tuple[int, int, int, int, int], ...]
+
+    @classmethod
+    def of(cls, next_offset: int, segments: list[Segment]) -> Checkpoint:
+        """Describe these segments."""
+        rows = tuple((s.base, s.end, s.size_bytes, s.first_time, s.last_time) for s in segments)
+        return cls(next_offset, rows)
+
+    def by_base(self) -> dict[int, Segment]:
+        """The described segments by their base offset."""
+        return {row[0]: Segment(*row) for row in self.segments}
+
+
+_converter = cattrs.Converter(forbid_extra_keys=False)
+
+
+def encode_document(value: object) -> bytes:
+    """The bytes of a `Meta`, `Trim` or `Checkpoint`."""
+    line = json.dumps(_converter.unstructure(value), sort_keys=True).encode() + b"\n"
+    return line + b"crc32 %08x\n" % crc32(line)
+
+
+def decode_document(data: bytes, kind: type[T]) -> T:
+    """The document in `data`; ValueError says what is wrong with it."""
+    line, newline, check = data.partition(b"\n")
+    if not newline or check != b"crc32 %08x\n" % crc32(line + newline):
+        raise ValueError("the document does not match its CRC")
+    fields = json.loads(line)
+    if kind is Meta and (fields["format"] > FORMAT or fields["trailer"] > TRAILER_VERSION):
+        raise NewerFormatError(
+            f"format {fields['format']}, trailer {fields['trailer']} are newer than this version "
+            f"knows ({FORMAT}, {TRAILER_VERSION})"
+        )
+    try:
+        return _converter.structure(fields, kind)
+    except cattrs.BaseValidationError as error:
+        raise ValueError("; ".join(cattrs.transform_error(error))) from error
+
+
+@attrs.frozen
+class Mark:
+    """One slot of `wal.mark`: the log is durable up to here.
+
+    Attributes:
+        sequence: number of this mark; the highest valid one counts.
+        durable_end: the first offset not known to be durable.
+        base: the segment that holds the end.
+        position: the position in that segment up to which it is durable.
+    """
+
+    sequence: int
+    durable_end: int
+    base: int
+    position: int
+
+    def encode(self, directory_crc: int) -> bytes:
+        """The slot's bytes; `directory_crc` ties it to its log."""
+        body = _MARK.pack(self.sequence, self.durable_end, self.base, self.position, directory_crc)
+        return body + _CRC.pack(crc32(body))
+
+
+def mark_position(sequence: int) -> int:
+    """Where in the file the mark with this sequence number stands."""
+    return (sequence & 1) * _SLOT_DISTANCE
+
+
+def decode_marks(data: bytes, directory_crc: int) -> Mark | None:
+    """The newest valid mark in the file's bytes, or None."""
+    newest: Mark | None = None
+    for position in (0, _SLOT_DISTANCE):
+        slot = data[position : position + MARK_BYTES]
+        if (
+            len(slot) < MARK_BYTES
+            or crc32(slot[: _MARK.size]) != _CRC.unpack_from(slot, _MARK.size)[0]
+        ):
+            continue
+        sequence, durable_end, base, end, directory = _MARK.unpack_from(slot)
+        if directory == directory_crc and (newest is None or sequence > newest.sequence):
+            newest = Mark(sequence, durable_end, base, end)
+    return newest

@@ -1,0 +1,121 @@
+"""The sparse index of one segment: where to start reading for an offset or a time.
+
+Entries point at batch boundaries only, at least `HINT_BYTES` apart, so a recovery or a reader
+that starts at one sees whole batches. The index is a hint in the sense that every frame read
+through it is verified again (offset, CRC, trailer); a wrong or missing one is rebuilt.
+
+The writer's task appends to the index of the active segment; readers search it. In the file
+(`docs/format.md`) it stands once, after the seal.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+from danube_trio._core.crc import crc32
+from danube_trio._core.frame import HINT_BYTES, Block
+
+__all__ = ["SparseIndex"]
+
+MAGIC = b"DTRIDX1\n"
+_HEADER = struct.Struct("<8sQQQQI")
+_CRC = struct.Struct("<I")
+
+
+class SparseIndex:
+    """Offsets, byte positions and times (us) of some frames of the segment `base`.
+
+    Also knows the segment's end, as far as it was told: `end`, `size_bytes`, `last_time`.
+    """
+
+    __slots__ = ("base", "end", "last_time", "offsets", "positions", "size_bytes", "times")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.end = base
+        self.size_bytes = 0
+        self.last_time = 0
+        self.offsets: array[int] = array("Q")
+        self.positions: array[int] = array("Q")
+        self.times: array[int] = array("Q")
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def first_time(self) -> int:
+        """Time (us) of the first record, 0 if there is none."""
+        return self.times[0] if self.times else 0
+
+    def add_block(self, block: Block) -> None:
+        """A block was appended at the segment's end."""
+        for offset, position, time in block.hints:
+            self._hint(offset, self.size_bytes + position, time)
+        self._grow(block.end, block.size_bytes, block.last_time)
+
+    def add_batch(
+        self, start: int, end: int, size_bytes: int, first_time: int, last_time: int
+    ) -> None:
+        """A batch (or several) `[start, end)` of `size_bytes` follows at the segment's end."""
+        self._hint(start, self.size_bytes, first_time)
+        self._grow(end, size_bytes, last_time)
+
+    def _hint(self, offset: int, position: int, time: int) -> None:
+        if not self.positions or position - self.positions[-1] >= HINT_BYTES:
+            self.offsets.append(offset)
+            self.positions.append(position)
+            self.times.append(time)
+
+    def _grow(self, end: int, size_bytes: int, last_time: int) -> None:
+        self.end = end
+        self.size_bytes += size_bytes
+        self.last_time = last_time
+
+    def before_offset(self, offset: int) -> tuple[int, int]:
+        """`(offset, position)` of the last entry at or below `offset`."""
+        i = bisect_right(self.offsets, offset) - 1
+        return (self.offsets[i], self.positions[i]) if i >= 0 else (self.base, 0)
+
+    def before_time(self, time: int) -> tuple[int, int]:
+        """`(offset, position)` of the last entry whose time is below `time` (us)."""
+        i = bisect_left(self.times, time) - 1
+        return (self.offsets[i], self.positions[i]) if i >= 0 else (self.base, 0)
+
+    def entries(self) -> Sequence[tuple[int, int, int]]:
+        """All entries as `(offset, position, time)`."""
+        return list(zip(self.offsets, self.positions, self.times, strict=True))
+
+    def encode(self) -> bytes:
+        """The bytes of the index file."""
+        flat = array("Q")
+        for entry in self.entries():
+            flat.extend(entry)
+        if struct.pack("=H", 1) != struct.pack("<H", 1):
+            flat.byteswap()
+        body = (
+            _HEADER.pack(MAGIC, self.base, self.end, self.size_bytes, self.last_time, len(self))
+            + flat.tobytes()
+        )
+        return body + _CRC.pack(crc32(body))
+
+    @classmethod
+    def decode(cls, data: bytes, base: int) -> SparseIndex | None:
+        """The index in `data`, or None if it is damaged or belongs to another segment."""
+        if len(data) < _HEADER.size + _CRC.size:
+            return None
+        body, (crc,) = data[: -_CRC.size], _CRC.unpack_from(data, len(data) - _CRC.size)
+        if crc32(body) != crc:
+            return None
+        magic, found, end, size, last_time, count = _HEADER.unpack_from(body)
+        if magic != MAGIC or found != base or len(body) != _HEADER.size + 24 * count:
+            return None
+        index = cls(base)
+        for offset, position, time in struct.iter_unpack("<QQQ", body[_HEADER.size :]):
+            index.offsets.append(offset)
+            index.positions.append(position)
+            index.times.append(time)
+        index.end, index.size_bytes, index.last_time = end, size, last_time
+        return index

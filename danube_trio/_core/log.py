@@ -1,0 +1,218 @@
+"""The marks and the state of one log: all of it, in one place, without I/O.
+
+The whole state of a log is one axis of numbers that only move right. Each is an exclusive end, and
+each is moved by exactly one owner::
+
+    start_offset <= uploaded_end <= sealed_end <= durable_end <= written_end <= next_offset
+      janitor        uploader       flusher       flusher        flusher        append
+
+``durable_end`` is the high watermark: what readers may see. Without a cloud store nobody uploads,
+and ``uploaded_end`` moves with ``start_offset``.
+
+A log is OPEN until it is left (CLOSING: accepts nothing, drains; then CLOSED), or until a write or
+sync fails (BROKEN: accepts nothing, promises nothing, readers of durable records go on). BROKEN
+never ends but by reopening.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Sequence
+
+import attrs
+
+from danube_trio._core.frame import Parts
+
+__all__ = ["Intake", "LogState", "Marks", "Phase"]
+
+
+class Phase(enum.Enum):
+    """Where a log is in its life."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    BROKEN = "broken"
+
+
+class Marks:
+    """The axis. Every change goes through a method, and every method ends in the check."""
+
+    __slots__ = (
+        "durable_end",  # on disk, acknowledged, visible: fdatasync returned
+        "next_offset",  # will be given to the next record accepted
+        "sealed_end",  # in segments that never change again
+        "start_offset",  # before it everything was trimmed
+        "uploaded_end",  # in verified objects that the catalog names
+        "written_end",  # handed to the operating system: write returned
+    )
+
+    def __init__(self, start_offset: int = 0, sealed_end: int = 0, next_offset: int = 0) -> None:
+        self.start_offset = start_offset
+        self.uploaded_end = start_offset
+        self.sealed_end = sealed_end
+        self.durable_end = next_offset
+        self.written_end = next_offset
+        self.next_offset = next_offset
+        self._check()
+
+    def _check(self) -> None:
+        assert (
+            0
+            <= self.start_offset
+            <= self.uploaded_end
+            <= self.sealed_end
+            <= self.durable_end
+            <= self.written_end
+            <= self.next_offset
+        ), self
+
+    def __repr__(self) -> str:
+        return f"Marks({', '.join(f'{n}={getattr(self, n)}' for n in self.__slots__)})"
+
+    def accept(self, count: int) -> int:
+        """`count` records were accepted; returns the offset of the first."""
+        first = self.next_offset
+        self.next_offset = first + count
+        return first
+
+    def written(self, end: int) -> None:
+        """Write returned for everything below `end`."""
+        assert end >= self.written_end, (end, self)
+        self.written_end = end
+        self._check()
+
+    def durable(self, end: int) -> None:
+        """Sync returned for everything below `end`."""
+        assert end >= self.durable_end, (end, self)
+        self.durable_end = end
+        self._check()
+
+    def sealed(self, end: int) -> None:
+        """The segment that ends at `end` was sealed."""
+        assert end >= self.sealed_end, (end, self)
+        self.sealed_end = end
+        self._check()
+
+    def trimmed(self, start: int) -> None:
+        """Everything below `start` is gone, durably."""
+        assert start >= self.start_offset, (start, self)
+        self.start_offset = start
+        self.uploaded_end = max(self.uploaded_end, start)
+        self._check()
+
+    def settle_in_memory(self, start: int) -> None:
+        """A log without a directory: acceptance moves all marks; memory holds all from `start`."""
+        self.start_offset = self.uploaded_end = max(start, self.start_offset)
+        self.sealed_end = self.durable_end = self.written_end = self.next_offset
+        self._check()
+
+
+@attrs.define(eq=False)
+class _Accepted:
+    """One accepted batch, atomic: it is framed, written and recovered as a whole."""
+
+    size_bytes: int
+    time: int
+    records: Sequence[Parts]
+
+
+class Intake:
+    """Accepted batches on their way to the writer, and the bound on them.
+
+    ``held_bytes`` counts from acceptance until the batch was written (or the log broke), so it
+    bounds what the process holds for the disk, wherever on the way it is.
+    """
+
+    __slots__ = ("_queue", "held_bytes", "last_time", "limit_bytes", "peak_bytes", "queued_bytes")
+
+    def __init__(self, limit_bytes: int, last_time: int) -> None:
+        self._queue: deque[_Accepted] = deque()
+        self.queued_bytes = 0
+        self.held_bytes = 0
+        self.peak_bytes = 0
+        self.limit_bytes = limit_bytes
+        self.last_time = last_time
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether a batch of this size may be accepted now. An empty intake takes any."""
+        return self.held_bytes + size_bytes <= self.limit_bytes or not self.held_bytes
+
+    def put(self, records: Sequence[Parts], size_bytes: int, now: int) -> None:
+        """Queue a batch; `now` (us) is made monotone, since clocks go back and logs do not."""
+        if now > self.last_time:
+            self.last_time = now
+        self._queue.append(_Accepted(size_bytes, self.last_time, records))
+        self.queued_bytes += size_bytes
+        self.held_bytes += size_bytes
+        if self.held_bytes > self.peak_bytes:
+            self.peak_bytes = self.held_bytes
+
+    def take(self, limit_bytes: int) -> tuple[list[tuple[int, Sequence[Parts]]], int]:
+        """Whole batches up to `limit_bytes` (at least one), and their size."""
+        taken: list[tuple[int, Sequence[Parts]]] = []
+        size = 0
+        queue = self._queue
+        while queue and (not taken or size + queue[0].size_bytes <= limit_bytes):
+            batch = queue.popleft()
+            size += batch.size_bytes
+            taken.append((batch.time, batch.records))
+        self.queued_bytes -= size
+        return taken, size
+
+    def release(self, size_bytes: int) -> None:
+        """Batches of this size were written."""
+        self.held_bytes -= size_bytes
+        assert self.held_bytes >= self.queued_bytes >= 0
+
+    def discard(self) -> None:
+        """The log broke: nothing of what is queued will be written."""
+        self._queue.clear()
+        self.queued_bytes = self.held_bytes = 0
+
+
+class LogState:
+    """Marks, phase and what is asked of the flusher.
+
+    Attributes:
+        sync_wanted: somebody waits until everything below this offset is durable.
+        roll_wanted: the active segment shall be sealed at the next occasion.
+        failure: why the log is broken.
+        lost: accepted records whose failure was delivered to nobody yet.
+    """
+
+    __slots__ = ("failure", "lost", "marks", "phase", "roll_wanted", "sync_wanted")
+
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
+        self.phase = Phase.OPEN
+        self.sync_wanted = 0
+        self.roll_wanted = False
+        self.failure: BaseException | None = None
+        self.lost = 0
+
+    def want_durable(self, end: int) -> None:
+        """Ask the flusher to sync everything below `end`."""
+        if end > self.sync_wanted:
+            self.sync_wanted = end
+
+    @property
+    def sync_due(self) -> bool:
+        """Whether somebody waits for a sync."""
+        return self.sync_wanted > self.marks.durable_end
+
+    def break_(self, failure: BaseException) -> None:
+        """A write or sync failed: nothing is promised any more. Only the first failure counts."""
+        if self.phase is Phase.BROKEN:
+            return
+        self.phase = Phase.BROKEN
+        self.failure = failure
+        self.lost = self.marks.next_offset - self.marks.durable_end
+
+    def told(self, count: int) -> None:
+        """The failure of `count` accepted records was delivered to a caller."""
+        self.lost = max(0, self.lost - count)

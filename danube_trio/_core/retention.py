@@ -1,0 +1,38 @@
+"""Which sealed segments may go: a pure function.
+
+Retention frees whole sealed segments, oldest first, never the active one. By size: while the log is
+larger than the limit. By age: while the segment's newest record is older than the limit. The age
+uses the append times in the log itself, compared with the time that is handed in; it is the only
+rule of the whole log in which a wall clock takes part.
+"""
+
+from __future__ import annotations
+
+from danube_trio._core.segment import SegmentList
+
+__all__ = ["retained_start"]
+
+
+def retained_start(
+    segments: SegmentList,
+    *,
+    active_bytes: int,
+    max_bytes: int | None,
+    max_age: float | None,
+    now: float,
+) -> int:
+    """The start offset that retention asks for; `max_age` and `now` in seconds."""
+    start = segments.first_base
+    size = segments.size_bytes + active_bytes
+    for segment in segments.sealed():
+        too_large = max_bytes is not None and size > max_bytes
+        too_old = (
+            max_age is not None
+            and segment.last_time > 0
+            and segment.last_time / 1e6 < now - max_age
+        )
+        if not (too_large or too_old):
+            break
+        start = segment.end
+        size -= segment.size_bytes
+    return start

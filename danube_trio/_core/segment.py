@@ -1,0 +1,184 @@
+"""Segments: the files of a log, their names, and the list of them.
+
+A segment's file name carries its base offset, so a listing is the truth about what exists. All
+segments but the last are *sealed*: immutable, and ending exactly where the next one begins. The
+last one is *active*.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+
+import attrs
+
+__all__ = ["LogNames", "Segment", "SegmentList"]
+
+_RESERVED = ("idx", "meta", "trim", "mark", "ckpt", "lock", "torn", "corrupt", "fenced", "tmp")
+
+
+@attrs.frozen
+class LogNames:
+    """The file names of one log, all derived from `file_name` (for example ``wal.log``)."""
+
+    directory: str
+    file_name: str
+    stem: str
+    suffix: str
+    segment_pattern: re.Pattern[str]
+
+    @classmethod
+    def of(cls, directory: str, file_name: str) -> LogNames:
+        """Derive the names; raises ValueError for a file name that cannot serve."""
+        stem, dot, suffix = file_name.rpartition(".")
+        if not dot or not stem or not suffix or stem.startswith("."):
+            raise ValueError(
+                f"file_name={file_name!r} must look like 'wal.log': a stem and a suffix"
+            )
+        if any(c in file_name for c in "/\\\0\n"):
+            raise ValueError(f"file_name={file_name!r} must not contain a separator")
+        if suffix in _RESERVED:
+            raise ValueError(f"file_name={file_name!r} ends in the reserved suffix .{suffix}")
+        if len(file_name.encode()) > 150:
+            raise ValueError(f"file_name={file_name!r} is longer than 150 bytes")
+        pattern = re.compile(rf"{re.escape(stem)}\.(\d{{20}})\.{re.escape(suffix)}")
+        return cls(directory, file_name, stem, suffix, pattern)
+
+    def _path(self, name: str) -> str:
+        return f"{self.directory}/{self.stem}.{name}"
+
+    def segment(self, base: int) -> str:
+        """Path of the segment that begins at offset `base`."""
+        return self._path(f"{base:020d}.{self.suffix}")
+
+    def index(self, base: int) -> str:
+        """Path of that segment's sparse index."""
+        return self._path(f"{base:020d}.idx")
+
+    def cut_bytes(self, base: int, position: int, kind: str, number: int = 0) -> str:
+        """Path for bytes cut off a segment at `position`; `kind` is ``torn`` or ``corrupt``."""
+        again = f".{number}" if number else ""
+        return f"{self.segment(base)}.{position}{again}.{kind}"
+
+    @property
+    def meta(self) -> str:
+        """Path of the format description."""
+        return self._path("meta")
+
+    @property
+    def trim(self) -> str:
+        """Path of the durable start offset."""
+        return self._path("trim")
+
+    @property
+    def mark(self) -> str:
+        """Path of the durability mark."""
+        return self._path("mark")
+
+    @property
+    def checkpoint(self) -> str:
+        """Path of the checkpoint, a hint."""
+        return self._path("ckpt")
+
+    @property
+    def lock(self) -> str:
+        """Path of the lock file."""
+        return self._path("lock")
+
+    def segment_bases(self, listing: list[str]) -> list[int]:
+        """Base offsets of the segments in a directory listing, ascending."""
+        matches = (self.segment_pattern.fullmatch(name) for name in listing)
+        return sorted(int(m[1]) for m in matches if m)
+
+    def leftovers(self, listing: list[str]) -> list[str]:
+        """Unfinished replacements of this log's own files."""
+        mine = re.compile(rf"{re.escape(self.stem)}\.((\d{{20}}\.)?[a-z]+)\.tmp")
+        return [name for name in listing if mine.fullmatch(name)]
+
+    def danube_files(self, listing: list[str]) -> list[str]:
+        """Files that Danube itself names this way (``wal.log``, ``wal.1.log``)."""
+        theirs = re.compile(rf"{re.escape(self.stem)}\.(\d{{1,19}}\.)?{re.escape(self.suffix)}")
+        return [name for name in listing if theirs.fullmatch(name)]
+
+    def other_logs(self, listing: list[str]) -> list[str]:
+        """Meta files of other logs in the same directory."""
+        return [n for n in listing if n.endswith(".meta") and n != f"{self.stem}.meta"]
+
+
+@attrs.frozen
+class Segment:
+    """A sealed segment `[base, end)`.
+
+    Attributes:
+        size_bytes: size of its frames, which is the file's size.
+        first_time, last_time: times (us) of its first and last record, 0 if not known yet.
+    """
+
+    base: int
+    end: int
+    size_bytes: int
+    first_time: int = 0
+    last_time: int = 0
+
+
+class SegmentList:
+    """The sealed segments in order, and the base of the active one that follows them.
+
+    Invariant: each segment ends where the next begins; the last ends at `active_base`.
+    """
+
+    __slots__ = ("_bases", "_sealed", "active_base", "size_bytes")
+
+    def __init__(self, sealed: list[Segment], active_base: int) -> None:
+        self._sealed = sealed
+        self._bases = [s.base for s in sealed]
+        self.active_base: int = active_base
+        self.size_bytes: int = sum(s.size_bytes for s in sealed)
+        self._check()
+
+    def _check(self) -> None:
+        if self._sealed:
+            assert self._sealed[-1].end == self.active_base, (self._sealed[-1], self.active_base)
+
+    def __len__(self) -> int:
+        return len(self._sealed)
+
+    def sealed(self) -> list[Segment]:
+        """The sealed segments, oldest first (a copy)."""
+        return list(self._sealed)
+
+    @property
+    def first_base(self) -> int:
+        """Base offset of the oldest segment, sealed or active."""
+        return self._bases[0] if self._bases else self.active_base
+
+    def seal(self, segment: Segment) -> None:
+        """The active segment became `segment`; the next active one begins at its end."""
+        assert segment.base == self.active_base, (segment, self.active_base)
+        self._sealed.append(segment)
+        self._bases.append(segment.base)
+        self.active_base = segment.end
+        self.size_bytes += segment.size_bytes
+        self._check()
+
+    def drop_first(self) -> Segment:
+        """Forget the oldest sealed segment, and return it."""
+        segment = self._sealed.pop(0)
+        self._bases.pop(0)
+        self.size_bytes -= segment.size_bytes
+        self._check()
+        return segment
+
+    def replace(self, segment: Segment) -> None:
+        """More is known about a sealed segment now (its times)."""
+        i = self._bases.index(segment.base)
+        self._sealed[i] = segment
+
+    def find(self, offset: int) -> Segment | None:
+        """The sealed segment that holds `offset`; None if the active one does (or would)."""
+        if offset >= self.active_base:
+            return None
+        i = bisect_right(self._bases, offset) - 1
+        if i < 0:
+            raise LookupError(f"offset {offset} is before the first segment ({self.first_base})")
+        return self._sealed[i]

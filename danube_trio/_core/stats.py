@@ -1,0 +1,110 @@
+"""What `wal.statistics()` shows: frozen values, and the histogram they are taken from."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Histogram", "HistogramView", "ReaderStatistics", "WalStatistics"]
+
+_FIRST_BOUND = 16e-6  # a sync below it would mean that nothing was synced
+_BUCKETS = 20  # doubling from there: 8 seconds, then one bucket for all above
+
+
+@attrs.frozen
+class HistogramView:
+    """A frozen histogram.
+
+    Attributes:
+        bounds: upper bounds of the buckets in seconds; the last bucket has none.
+        counts: events in each bucket, one more than there are bounds.
+        total: number of events.
+        sum: sum of all durations in seconds.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: int
+    sum: float
+
+    def quantile(self, q: float) -> float:
+        """The upper bound (seconds) of the bucket that holds this quantile; 0.0 if empty."""
+        rank, seen = q * self.total, 0
+        for i, count in enumerate(self.counts):
+            seen += count
+            if count and seen >= rank:
+                return self.bounds[i] if i < len(self.bounds) else float("inf")
+        return 0.0
+
+
+class Histogram:
+    """Durations in buckets that double."""
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (_BUCKETS + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one event."""
+        bucket = int(seconds / _FIRST_BOUND).bit_length()
+        self._counts[bucket if bucket < _BUCKETS else _BUCKETS] += 1
+        self._sum += seconds
+
+    def view(self) -> HistogramView:
+        """The state now."""
+        bounds = tuple(_FIRST_BOUND * 2**i for i in range(_BUCKETS))
+        return HistogramView(bounds, tuple(self._counts), sum(self._counts), self._sum)
+
+
+@attrs.frozen
+class ReaderStatistics:
+    """One reader: where it is, where it last read from, and how many records it is behind."""
+
+    cursor: int
+    tier: str
+    lag: int
+
+
+@attrs.frozen
+class WalStatistics:
+    """A log at one moment. Offsets are exclusive ends; sizes in bytes; times in seconds.
+
+    Attributes:
+        phase: ``open``, ``closing``, ``closed`` or ``broken``.
+        start_offset, uploaded_end, sealed_end, durable_end, written_end, next_offset: the marks.
+        segments: files, the active one included.
+        size_bytes: frames in them.
+        pending_bytes, pending_peak_bytes: accepted and not yet written; the most there ever was.
+        cached_records, cached_bytes: in the replay cache.
+        appended_records, appended_bytes, writes, syncs, rolls: since open; bytes are frames.
+        sync_seconds: how long the hops took that ended in a sync (write included).
+        readers: the open readers.
+        waiting_appends: appends that wait for room.
+        janitor_failures: index and checkpoint files that could not be written (they are hints).
+        notes: what recovery had to cut or step over at open.
+    """
+
+    phase: str
+    start_offset: int
+    uploaded_end: int
+    sealed_end: int
+    durable_end: int
+    written_end: int
+    next_offset: int
+    segments: int
+    size_bytes: int
+    pending_bytes: int
+    pending_peak_bytes: int
+    cached_records: int
+    cached_bytes: int
+    appended_records: int
+    appended_bytes: int
+    writes: int
+    syncs: int
+    rolls: int
+    sync_seconds: HistogramView
+    readers: tuple[ReaderStatistics, ...]
+    waiting_appends: int
+    janitor_failures: int
+    notes: tuple[str, ...]

@@ -1,0 +1,128 @@
+"""From what callers hand in to the encoded parts of records.
+
+Everything that can be wrong with a message is found here, before anything is accepted. A plain
+payload costs almost nothing: what surrounds it is encoded once, but for the publish time, which is
+encoded once a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
+
+from danube_trio._core.codec import Codec
+from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Parts
+from danube_trio.config import WalConfig
+from danube_trio.errors import MessageTooLargeError
+from danube_trio.message import StreamMessage
+
+__all__ = ["FRAME_EXTRA_BYTES", "Appendable", "Encoder"]
+
+Appendable = bytes | bytearray | memoryview | StreamMessage
+
+# What a frame adds to head, payload and tail: header, trailer, and two integers at their widest.
+FRAME_EXTRA_BYTES = HEADER_BYTES + TRAILER_BYTES + 9 + 9
+NOTHING = (None, None, None, None)
+
+
+class Encoder:
+    """Encodes for one log."""
+
+    def __init__(self, config: WalConfig, codec: Codec, clock: Callable[[], float]) -> None:
+        self._codec = codec
+        self._clock = clock
+        self._message_limit = config.max_message_bytes
+        self._batch_limit = config.max_atomic_batch_bytes
+        self._producer = config.producer_name
+        self._head = codec.encode_head(0, 0, config.topic_name, config.broker_addr)
+        self._rest = codec.encode_rest(config.producer_name, None, {}, None, None, None)
+        self._tail_time = -1
+        self._tail = b""
+
+    def _plain_tail(self) -> bytes:
+        """Publish time in milliseconds, and what follows it in a plain message."""
+        now = int(self._clock() * 1000)
+        if now != self._tail_time:
+            self._tail_time = now
+            self._tail = self._codec.encode_uint(now) + self._rest
+        return self._tail
+
+    def one(self, message: Appendable) -> Parts:
+        """The parts of a payload or message. Raises MessageTooLargeError, TypeError, ValueError."""
+        parts: Parts
+        if isinstance(message, bytes):
+            parts = (self._head, message, self._plain_tail())
+        elif isinstance(message, StreamMessage):
+            parts = self._codec.encode_parts(message)
+        elif isinstance(message, bytearray | memoryview):
+            parts = (self._head, bytes(message), self._plain_tail())
+        else:
+            raise TypeError(
+                f"a message must be bytes or a StreamMessage, not {type(message).__name__}: "
+                f"encode it first"
+            )
+        self._check(parts)
+        return parts
+
+    def dressed(
+        self,
+        message: Appendable,
+        attributes: Mapping[str, str] | None,
+        routing_key: str | None,
+        schema_id: int | None,
+        schema_version: int | None,
+    ) -> Parts:
+        """The parts of a plain payload with fields of its own."""
+        if (attributes, routing_key, schema_id, schema_version) == NOTHING:
+            return self.one(message)
+        if isinstance(message, StreamMessage):
+            raise TypeError(
+                "attributes, routing_key, schema_id and schema_version go with a plain payload: "
+                "set them in the StreamMessage"
+            )
+        head, payload, _ = self.one(message)
+        tail = self._codec.encode_tail(
+            int(self._clock() * 1000),
+            self._producer,
+            None,
+            attributes or {},
+            schema_id,
+            schema_version,
+            routing_key,
+        )
+        parts = (head, payload, tail)
+        self._check(parts)
+        return parts
+
+    def _check(self, parts: Parts) -> None:
+        head, payload, tail = parts
+        size = max(len(payload), len(head) + len(tail))
+        if size > self._message_limit:
+            raise MessageTooLargeError(size, self._message_limit, "max_message_bytes")
+
+    def batch(self, messages: Iterable[Appendable]) -> tuple[list[Parts], int]:
+        """The parts of all messages, and an upper bound of their frames' bytes."""
+        batch = list(messages)
+        if not batch:
+            return [], 0
+        if set(map(type, batch)) == {bytes}:
+            payloads = cast("list[bytes]", batch)
+            head, tail = self._head, self._plain_tail()
+            largest = max(map(len, payloads))
+            if largest > self._message_limit:
+                raise MessageTooLargeError(largest, self._message_limit, "max_message_bytes")
+            records: list[Parts] = [(head, payload, tail) for payload in payloads]
+            around = FRAME_EXTRA_BYTES + len(head) + len(tail)
+            size = sum(map(len, payloads)) + around * len(payloads)
+        else:
+            records = [self.one(message) for message in batch]
+            size = sum(map(parts_bytes, records))
+        if size > self._batch_limit:
+            raise MessageTooLargeError(size, self._batch_limit, "max_atomic_batch_bytes")
+        return records, size
+
+
+def parts_bytes(parts: Parts) -> int:
+    """An upper bound of the frame's bytes."""
+    head, payload, tail = parts
+    return len(head) + len(payload) + len(tail) + FRAME_EXTRA_BYTES

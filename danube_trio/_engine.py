@@ -1,0 +1,268 @@
+"""What the tasks of one log share: its state, and the steps that change it.
+
+Every method here is synchronous, so each is one indivisible step between two checkpoints: between
+deciding on state and recording it there is no await. The tasks (`_writer`, `_flusher`, `_janitor`)
+and the readers hold no state of the log of their own.
+
+::
+
+    append --accept--> intake --writer--> block --flusher--> written --> durable --> cache, readers
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from danube_trio._core.cache import BlockCache
+from danube_trio._core.codec import Codec
+from danube_trio._core.disk import Disk
+from danube_trio._core.frame import TRAILER_BYTES, Block, Parts, encode_block
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._core.stats import Histogram, WalStatistics
+from danube_trio._waiters import Doorbell, OffsetWaiters
+from danube_trio.config import WalConfig
+from danube_trio.errors import DanubeError, LogBrokenError, LogClosedError
+
+if TYPE_CHECKING:
+    from danube_trio._reader import Reader
+
+__all__ = ["Engine", "Work"]
+
+# From writer to flusher: a block and the accepted bytes it stands for; None only wakes the flusher.
+Work = tuple[Block, int] | None
+
+
+class Engine:
+    """The shared state of one open log."""
+
+    def __init__(
+        self,
+        config: WalConfig,
+        codec: Codec,
+        marks: Marks,
+        *,
+        clock: Callable[[], float],
+        disk: Disk | None = None,
+        names: LogNames | None = None,
+        segments: SegmentList | None = None,
+        active: SparseIndex | None = None,
+        last_time: int = 0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.config = config
+        self.codec = codec
+        self.trailer_bytes = TRAILER_BYTES
+        self.clock = clock
+        self.disk = disk
+        self.names = names
+        self.log = LogState(marks)
+        self.marks = marks
+        self.intake = Intake(config.max_pending_bytes, last_time)
+        self.cache = BlockCache(config.cache_capacity, config.cache_bytes, marks.next_offset)
+        self.segments = segments or SegmentList([], marks.next_offset)
+        self.active = active or SparseIndex(marks.next_offset)
+        self.indexes: dict[int, SparseIndex] = {}  # of sealed segments, the latest used last
+        self.unindexed: list[SparseIndex] = []  # sealed, index file not written yet
+        self.early_visible = config.visibility == "written"
+        self._unsynced: list[Block] = []  # written, not yet visible
+        self.written = OffsetWaiters()
+        self.durable = OffsetWaiters()
+        self.visible = OffsetWaiters()
+        self.writer_bell = Doorbell()
+        self.room_bell = Doorbell()
+        self.janitor_bell = Doorbell()
+        self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
+        self.notes = tuple(notes)
+        self.janitor_failures = 0
+        self.appended_records = 0
+        self.appended_bytes = 0
+        self.writes = 0
+        self.syncs = 0
+        self.rolls = 0
+        self.waiting_appends = 0
+        self.forked = False
+        self.sync_seconds = Histogram()
+
+    # ---- what readers ask
+
+    @property
+    def visible_end(self) -> int:
+        """Readers may see records below it."""
+        return self.marks.written_end if self.early_visible else self.marks.durable_end
+
+    @property
+    def local_start(self) -> int:
+        """First offset in a local file (or, without a directory, in memory)."""
+        return self.cache.start if self.disk is None else self.segments.first_base
+
+    async def wait_visible(self, end: int) -> None:
+        """Wait until readers may see the record before `end`.
+
+        Raises LogBrokenError or LogClosedError when that will never be.
+        """
+        if self.log.phase is Phase.BROKEN or self.log.phase is Phase.CLOSED:
+            raise self.refusal()
+        await self.visible.wait(end)
+
+    # ---- acceptance
+
+    def refusal(self) -> DanubeError:
+        """Why nothing is accepted any more; a new exception each time."""
+        if self.log.phase is Phase.BROKEN:
+            error = LogBrokenError(
+                f"the log is broken ({self.log.failure!r}): what was not acknowledged has an "
+                f"unknown outcome; leave the log, free space or mend the disk, and open it again"
+            )
+            error.__cause__ = self.log.failure
+            return error
+        if self.forked:
+            return LogClosedError(
+                "the log was opened before a fork and belongs to the parent process: "
+                "open it after forking, or follow it with open_follower()"
+            )
+        return LogClosedError("the log is closed: open it again to continue")
+
+    def accept(self, records: Sequence[Parts], size_bytes: int) -> int:
+        """Take the next offsets and queue the records, in one step. Returns the first offset."""
+        first = self.marks.accept(len(records))
+        self.intake.put(records, size_bytes, int(self.clock() * 1e6))
+        if self.disk is None:
+            self._settle_in_memory(first)
+        else:
+            self.writer_bell.ring()
+        return first
+
+    def _settle_in_memory(self, first: int) -> None:
+        batches, size = self.intake.take(self.config.max_pending_bytes)
+        block = encode_block(batches, first, self.codec.encode_uint)
+        self.intake.release(size)
+        self.cache.add(block)
+        self.marks.settle_in_memory(self.cache.start)
+        self._count(block)
+        self.visible.release(self.marks.durable_end)
+
+    # ---- what the flusher reports
+
+    def block_written(self, block: Block, accepted_bytes: int) -> None:
+        """Write returned for `block`."""
+        self.marks.written(block.end)
+        self.active.add_block(block)
+        self.intake.release(accepted_bytes)
+        self.room_bell.ring()
+        self._count(block)
+        self.written.release(block.end)
+        if self.early_visible:
+            self._show(block)
+        else:
+            self._unsynced.append(block)
+
+    def synced(self) -> None:
+        """Sync returned for everything written."""
+        end = self.marks.written_end
+        self.marks.durable(end)
+        for block in self._unsynced:
+            self.cache.add(block)
+        if self._unsynced:
+            self._unsynced.clear()
+            self.visible.release(end)
+        self.durable.release(end)
+
+    def _show(self, block: Block) -> None:
+        self.cache.add(block)
+        self.visible.release(block.end)
+
+    def _count(self, block: Block) -> None:
+        self.writes += 1
+        self.appended_records += block.end - block.start
+        self.appended_bytes += block.size_bytes
+
+    def rolled(self) -> None:
+        """The active segment was sealed, and the next one begun."""
+        index = self.active
+        self.segments.seal(
+            Segment(index.base, index.end, index.size_bytes, index.first_time, index.last_time)
+        )
+        self.unindexed.append(index)
+        self.active = SparseIndex(index.end)
+        self.marks.sealed(index.end)
+        self.log.roll_wanted = False
+        self.rolls += 1
+        self.janitor_bell.ring()
+
+    # ---- the janitor
+
+    def trimmed(self, start: int) -> list[Segment]:
+        """`start` is durable as the new start offset; returns the segments to unlink."""
+        self.marks.trimmed(start)
+        self.cache.trim(start)
+        gone: list[Segment] = []
+        while len(self.segments) and self.segments.sealed()[0].end <= start:
+            segment = self.segments.drop_first()
+            self.indexes.pop(segment.base, None)
+            gone.append(segment)
+        self.unindexed = [i for i in self.unindexed if i.end > start]
+        return gone
+
+    # ---- the end
+
+    def statistics(self) -> WalStatistics:
+        """Everything that can be counted, now."""
+        marks, on_disk = self.marks, self.disk is not None
+        return WalStatistics(
+            phase=self.log.phase.value,
+            start_offset=marks.start_offset,
+            uploaded_end=marks.uploaded_end,
+            sealed_end=marks.sealed_end,
+            durable_end=marks.durable_end,
+            written_end=marks.written_end,
+            next_offset=marks.next_offset,
+            segments=len(self.segments) + 1 if on_disk else 0,
+            size_bytes=self.segments.size_bytes + self.active.size_bytes,
+            pending_bytes=self.intake.held_bytes,
+            pending_peak_bytes=self.intake.peak_bytes,
+            cached_records=self.cache.end - self.cache.start,
+            cached_bytes=self.cache.size_bytes,
+            appended_records=self.appended_records,
+            appended_bytes=self.appended_bytes,
+            writes=self.writes,
+            syncs=self.syncs,
+            rolls=self.rolls,
+            sync_seconds=self.sync_seconds.view(),
+            readers=tuple(reader.statistics() for reader in self.readers),
+            waiting_appends=self.waiting_appends,
+            janitor_failures=self.janitor_failures,
+            notes=self.notes,
+        )
+
+    def break_(self, failure: BaseException) -> None:
+        """A write or sync failed: everyone who waits is told, nothing is retried."""
+        self.log.break_(failure)
+        self.intake.discard()
+        self._unsynced.clear()
+        self._fail_waiters()
+
+    def close_acceptance(self) -> None:
+        """Nothing more is accepted; what was accepted drains."""
+        if self.log.phase is Phase.OPEN:
+            self.log.phase = Phase.CLOSING
+        self.log.want_durable(self.marks.next_offset)
+        self._ring_all()
+
+    def closed(self) -> None:
+        """All tasks are done."""
+        if self.log.phase is not Phase.BROKEN:
+            self.log.phase = Phase.CLOSED
+        self._fail_waiters()
+
+    def _fail_waiters(self) -> None:
+        for waiters in (self.written, self.durable, self.visible):
+            waiters.fail(self.refusal)
+        self._ring_all()
+
+    def _ring_all(self) -> None:
+        for bell in (self.writer_bell, self.room_bell, self.janitor_bell):
+            bell.ring()

@@ -1,0 +1,113 @@
+"""The flusher task: gets blocks to the disk, and owns the written, durable and sealed marks.
+
+For each block one hop to the log's I/O lane: write alone, or, when somebody waits for durability,
+when `max_batch_bytes` wait unsynced or the interval is over, write + sync + mark together. After
+the hop, in one synchronous step: the marks, the cache, the acks, the live readers.
+
+States, by what is unsynced: *clean* (waits for work without a timer), *dirty* (waits until
+`fsync_interval_ms` after the first unsynced write, then syncs by itself). A block that does not fit
+into the active segment rolls first, so a batch never crosses segments.
+
+Any failure of the disk breaks the log, here and nowhere else: nothing is retried on the same bytes.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from danube_trio._core.disk import Lane
+from danube_trio._core.frame import Block
+from danube_trio._engine import Engine, Work
+from danube_trio._tail import Tail
+
+__all__ = ["run_flusher"]
+
+NEVER = float("inf")
+
+
+async def run_flusher(
+    engine: Engine, inbox: trio.MemoryReceiveChannel[Work], lane: Lane, tail: Tail
+) -> None:
+    """Write and sync until the channel ends, then leave the files exact and durable."""
+    flusher = _Flusher(engine, lane, tail)
+    async with inbox:
+        try:
+            await flusher.serve(inbox)
+        except OSError as error:
+            engine.break_(error)
+            await lane.run(tail.abandon)
+
+
+class _Flusher:
+    def __init__(self, engine: Engine, lane: Lane, tail: Tail) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._tail = tail
+        self._interval = engine.config.fsync_interval_ms / 1000
+        self._batch_limit = engine.config.max_batch_bytes
+        self._segment_limit = engine.config.segment_bytes
+        self._unsynced_bytes = 0
+        self._sync_at = NEVER
+
+    async def serve(self, inbox: trio.MemoryReceiveChannel[Work]) -> None:
+        """Handle work until the channel ends."""
+        tail, log = self._tail, self._engine.log
+        while True:
+            work: Work = None
+            try:
+                if self._sync_at == NEVER:
+                    work = await inbox.receive()
+                else:
+                    with trio.move_on_at(self._sync_at):
+                        work = await inbox.receive()
+            except trio.EndOfChannel:
+                break
+            if work is not None:
+                block, accepted_bytes = work
+                if tail.position and tail.position + len(block.data) > self._segment_limit:
+                    await self._roll()
+                await self._write(block, accepted_bytes)
+            elif log.roll_wanted:
+                await self._roll()
+            elif log.sync_due or trio.current_time() >= self._sync_at:
+                await self._sync()
+        await self._lane.run(tail.close, self._engine.marks.written_end)
+        self._engine.synced()
+
+    async def _write(self, block: Block, accepted_bytes: int) -> None:
+        engine = self._engine
+        size = len(block.data)
+        if engine.log.sync_due or self._unsynced_bytes + size >= self._batch_limit:
+            started = trio.current_time()
+            await self._lane.run(self._tail.commit, block.data, block.end)
+            engine.block_written(block, accepted_bytes)
+            self._synced(started)
+        else:
+            await self._lane.run(self._tail.write, block.data)
+            engine.block_written(block, accepted_bytes)
+            if not self._unsynced_bytes:
+                self._sync_at = trio.current_time() + self._interval
+            self._unsynced_bytes += size
+
+    async def _sync(self) -> None:
+        started = trio.current_time()
+        await self._lane.run(self._tail.sync, self._engine.marks.written_end)
+        self._synced(started)
+
+    def _synced(self, started: float) -> None:
+        engine = self._engine
+        engine.synced()
+        engine.syncs += 1
+        engine.sync_seconds.add(trio.current_time() - started)
+        self._unsynced_bytes = 0
+        self._sync_at = NEVER
+
+    async def _roll(self) -> None:
+        """Seal the active segment: after its sync, it is immutable."""
+        if not self._tail.position:
+            self._engine.log.roll_wanted = False
+            return
+        started = trio.current_time()
+        await self._lane.run(self._tail.roll, self._engine.marks.written_end)
+        self._synced(started)
+        self._engine.rolled()

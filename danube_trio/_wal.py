@@ -1,0 +1,310 @@
+"""`Wal`: the open log as its users see it. Made by `open_wal` only.
+
+It only puts things together: `_encode` makes records of what is handed in, `_accept` takes them,
+`_engine` holds the state, `_reader` reads. What each call promises stands in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, overload
+
+from trio.lowlevel import checkpoint, enable_ki_protection
+
+from danube_trio._accept import Acceptor
+from danube_trio._core.frame import Parts
+from danube_trio._core.log import Phase
+from danube_trio._core.stats import WalStatistics
+from danube_trio._encode import Appendable, Encoder, parts_bytes
+from danube_trio._engine import Engine
+from danube_trio._reader import Reader, make_reader
+from danube_trio._source import StartPosition
+from danube_trio._waiters import OffsetWaiters
+from danube_trio.config import Durability
+from danube_trio.errors import LogBrokenError
+from danube_trio.message import Record, StreamMessage
+
+if TYPE_CHECKING:
+    from danube_trio._janitor import Janitor
+
+__all__ = ["Receipt", "Wal"]
+
+
+class Receipt:
+    """Records that were accepted, and what became of them since.
+
+    Each wait can be cancelled without effect on the records. After a failure each raises
+    LogBrokenError: the outcome of the records is unknown until the log is opened again.
+
+    Attributes:
+        offsets: the offsets of the records, a `range`.
+    """
+
+    __slots__ = ("_engine", "_told", "offsets")
+
+    def __init__(self, engine: Engine, offsets: range) -> None:
+        self._engine = engine
+        self._told = False
+        self.offsets = offsets
+
+    def __repr__(self) -> str:
+        return f"<Receipt for {self.offsets.start} to {self.offsets.stop}>"
+
+    @property
+    def offset(self) -> int:
+        """The offset of the (first) record."""
+        return self.offsets.start
+
+    async def accepted(self) -> range:
+        """The records are in memory, which they are since the receipt exists."""
+        await checkpoint()
+        return self.offsets
+
+    async def written(self) -> range:
+        """Wait until write returned: the records survive a crash of the process."""
+        engine = self._engine
+        return await self._wait(engine.written, engine.marks.written_end)
+
+    async def durable(self) -> range:
+        """Wait until fdatasync returned. Asks for a sync now instead of at the next interval."""
+        engine = self._engine
+        engine.log.want_durable(self.offsets.stop)
+        engine.writer_bell.ring()
+        return await self._wait(engine.durable, engine.marks.durable_end)
+
+    async def _wait(self, waiters: OffsetWaiters, mark: int) -> range:
+        engine = self._engine
+        try:
+            if mark >= self.offsets.stop:
+                await checkpoint()
+            elif engine.log.phase is Phase.BROKEN:
+                await checkpoint()
+                raise engine.refusal()
+            else:
+                await waiters.wait(self.offsets.stop)
+        except LogBrokenError:
+            if not self._told:
+                self._told = True
+                engine.log.told(len(self.offsets))
+            raise
+        return self.offsets
+
+
+class Wal:
+    """An open log. Made by `open_wal`; all methods belong to the trio run that opened it."""
+
+    def __init__(self, engine: Engine, janitor: Janitor | None) -> None:
+        self._engine = engine
+        self._janitor = janitor
+        self._acceptor = Acceptor(engine)
+        self._encoder = Encoder(engine.config, engine.codec, engine.clock)
+        self._level: Durability = engine.config.durability
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        where = engine.config.dir or "memory"
+        return f"<Wal {where} {engine.log.phase.value}, next offset {engine.marks.next_offset}>"
+
+    # ---- marks
+
+    @property
+    def start_offset(self) -> int:
+        """The first offset that still exists."""
+        return self._engine.marks.start_offset
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next record will get."""
+        return self._engine.marks.next_offset
+
+    @property
+    def durable_end(self) -> int:
+        """The first offset that is not durable: the high watermark."""
+        return self._engine.marks.durable_end
+
+    # ---- appending
+
+    @enable_ki_protection
+    async def append(
+        self,
+        message: Appendable,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        schema_id: int | None = None,
+        schema_version: int | None = None,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Append one message and return its offset when it is as durable as asked.
+
+        Args:
+            message: a payload, or a whole `StreamMessage`.
+            attributes, routing_key, schema_id, schema_version: go with a plain payload.
+            durability: instead of the log's own (`WalConfig.durability`).
+            expected_offset: accept only if this is the next offset.
+
+        Raises:
+            MessageTooLargeError, UnexpectedOffsetError, LogClosedError: it was not accepted.
+            LogBrokenError: a write or sync failed; if it was accepted, its outcome is unknown.
+            TypeError, ValueError: the message cannot be encoded; names the field.
+
+        Cancellation: if this raises Cancelled, the record was not accepted and will never appear.
+        Once accepted, the wait for the disk is not interruptible.
+        """
+        parts = self._encoder.dressed(message, attributes, routing_key, schema_id, schema_version)
+        return await self._acceptor.append(
+            (parts,), parts_bytes(parts), durability or self._level, expected_offset
+        )
+
+    @enable_ki_protection
+    async def append_batch(
+        self,
+        messages: Iterable[Appendable],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Append messages as one atomic batch; return their offsets.
+
+        After a crash all of the batch is there or none of it. An empty batch is accepted and gets
+        an empty range. Raises and cancels like `append`; a batch whose encoding is larger than
+        ``max_atomic_batch_bytes`` is a MessageTooLargeError.
+        """
+        records, size = self._encoder.batch(messages)
+        if not records:
+            await checkpoint()
+            return range(self.next_offset, self.next_offset)
+        first = await self._acceptor.append(
+            records, size, durability or self._level, expected_offset
+        )
+        return range(first, first + len(records))
+
+    @enable_ki_protection
+    def append_nowait(
+        self,
+        message: Appendable,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        schema_id: int | None = None,
+        schema_version: int | None = None,
+        expected_offset: int | None = None,
+    ) -> Receipt:
+        """Accept one message now; the receipt tells what becomes of it.
+
+        Raises trio.WouldBlock when there is no room (``max_pending_bytes``), else like `append`.
+        """
+        parts = self._encoder.dressed(message, attributes, routing_key, schema_id, schema_version)
+        return self._receipt((parts,), parts_bytes(parts), expected_offset)
+
+    @enable_ki_protection
+    def append_batch_nowait(
+        self, messages: Iterable[Appendable], *, expected_offset: int | None = None
+    ) -> Receipt:
+        """Accept an atomic batch now. Raises like `append_nowait` and `append_batch`."""
+        records, size = self._encoder.batch(messages)
+        if not records:
+            raise ValueError("messages is empty: a receipt needs at least one record")
+        return self._receipt(records, size, expected_offset)
+
+    def _receipt(
+        self, records: Sequence[Parts], size_bytes: int, expected_offset: int | None
+    ) -> Receipt:
+        first = self._acceptor.append_nowait(records, size_bytes, expected_offset)
+        return Receipt(self._engine, range(first, first + len(records)))
+
+    async def flush(self) -> None:
+        """Wait until everything accepted so far is durable.
+
+        Raises LogBrokenError if that failed. Can be cancelled, without effect on the records.
+        """
+        await self.wait_durable(self.next_offset)
+
+    async def wait_durable(self, end: int) -> None:
+        """Wait until everything below offset `end` is durable, now or in the future.
+
+        Raises LogBrokenError or LogClosedError when that will not be. Can be cancelled.
+        """
+        engine = self._engine
+        if engine.marks.durable_end >= end:
+            await checkpoint()
+            return
+        engine.log.want_durable(min(end, engine.marks.next_offset))
+        engine.writer_bell.ring()
+        try:
+            if engine.log.phase in (Phase.BROKEN, Phase.CLOSED):
+                await checkpoint()
+                raise engine.refusal()
+            await engine.durable.wait(end)
+        except LogBrokenError:
+            engine.log.told(end - engine.marks.durable_end)
+            raise
+
+    # ---- reading and trimming
+
+    @overload
+    def reader(
+        self,
+        start: StartPosition = ...,
+        *,
+        end: int | Literal["current"] | None = ...,
+        count: int | None = ...,
+        raw: Literal[False] = ...,
+    ) -> Reader[StreamMessage]: ...
+    @overload
+    def reader(
+        self,
+        start: StartPosition = ...,
+        *,
+        end: int | Literal["current"] | None = ...,
+        count: int | None = ...,
+        raw: Literal[True],
+    ) -> Reader[Record]: ...
+    def reader(
+        self,
+        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
+        raw: bool = False,
+    ) -> Reader[StreamMessage] | Reader[Record]:
+        """A new reader; see `Reader`.
+
+        Args:
+            start: where to begin.
+            end: stop before this offset; ``"current"``: stop where the durable log ends now.
+            count: stop after so many records.
+            raw: give `Record` objects instead of messages.
+
+        With ``on_corruption="skip"`` there may be `Gap` items between the others.
+
+        Raises:
+            OffsetTrimmedError: the start is before `start_offset`.
+            ValueError: it is beyond `next_offset`, or `end` or `count` is negative.
+        """
+        reader = make_reader(self._engine, start, end, count, raw)
+        self._engine.readers.add(reader)
+        return reader
+
+    async def trim(self, before: int) -> int:
+        """Drop records below offset `before` from the front; returns the new `start_offset`.
+
+        Only sealed segments are freed, so the start may stay lower than asked. Raises
+        LogBrokenError if the disk failed.
+        """
+        if isinstance(before, bool) or not isinstance(before, int) or before < 0:
+            raise ValueError(f"before={before!r} must be an offset, 0 or more")
+        engine = self._engine
+        if self._janitor is not None:
+            if engine.log.phase is not Phase.OPEN:
+                raise engine.refusal()
+            return await self._janitor.trim(before)
+        await checkpoint()
+        if before > engine.marks.start_offset:
+            engine.trimmed(min(before, engine.marks.durable_end))
+        return engine.marks.start_offset
+
+    def statistics(self) -> WalStatistics:
+        """Everything that can be counted, at this moment."""
+        return self._engine.statistics()

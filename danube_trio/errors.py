@@ -1,0 +1,186 @@
+"""The errors of danube-trio.
+
+A type exists only where a caller would act differently; the facts are attributes. Bad settings and
+bad arguments are plain ``ValueError`` or ``TypeError`` that name the field and the value.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CorruptDataError",
+    "DanubeError",
+    "FencedError",
+    "LogBrokenError",
+    "LogClosedError",
+    "LogLockedError",
+    "MessageTooLargeError",
+    "OffsetTrimmedError",
+    "StoreUnavailableError",
+    "UnexpectedOffsetError",
+    "UnsupportedFormatError",
+]
+
+
+class DanubeError(Exception):
+    """Base of every error that danube-trio defines."""
+
+
+class LogClosedError(DanubeError):
+    """The log (or reader) is closed, or closing: nothing more is accepted.
+
+    The record was not accepted. Open the log again to continue.
+    """
+
+
+class LogBrokenError(DanubeError):
+    """A write or sync failed, so nothing more is promised until the log is reopened.
+
+    Never retried on the same bytes: after a failed fsync a second one may succeed although the
+    data is lost. For a record in flight it means *outcome unknown*: recovery finds it or it does
+    not. Readers of durable records go on. The cause is chained.
+
+    Attributes:
+        lost: records that were accepted and whose failure had been delivered to nobody when this
+            error was raised on leaving the log; 0 in any other place.
+    """
+
+    def __init__(self, message: str, *, lost: int = 0) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
+class LogLockedError(DanubeError):
+    """Another process (or another ``open_wal`` in this one) holds the directory for writing.
+
+    Attributes:
+        path: the lock file.
+        holder: what the holder wrote about itself, for example its process id.
+    """
+
+    def __init__(self, path: str, holder: str) -> None:
+        self.path = path
+        self.holder = holder
+        super().__init__(
+            f"the log is locked by {holder or 'another process'} ({path}): close it there, or "
+            f"follow it read-only with open_follower()"
+        )
+
+
+class CorruptDataError(DanubeError):
+    """Stored bytes are not what was written. Nothing on disk was changed.
+
+    Attributes:
+        reason: what is wrong.
+        path: the file.
+        position: the byte position in the file, or None.
+        offset: the first offset that cannot be given, or None.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: str | None = None,
+        position: int | None = None,
+        offset: int | None = None,
+        advice: str | None = None,
+    ) -> None:
+        self.reason = reason
+        self.path = path
+        self.position = position
+        self.offset = offset
+        where = f"{path}: " if path is not None else ""
+        at = f" at byte {position}" if position is not None else ""
+        of = f", offset {offset}" if offset is not None else ""
+        super().__init__(
+            f"{where}{reason}{at}{of}. "
+            + (
+                advice
+                or "Copy the directory, look at it with `danube-trio verify`, then restore the "
+                'range from a copy, or open with on_corruption="skip" or "truncate"'
+            )
+        )
+
+
+class OffsetTrimmedError(DanubeError):
+    """The wanted offset was dropped from the front of the log by retention.
+
+    Attributes:
+        offset: the offset that was wanted.
+        start_offset: the first offset that still exists; start again from there.
+    """
+
+    def __init__(self, offset: int, start_offset: int) -> None:
+        self.offset = offset
+        self.start_offset = start_offset
+        super().__init__(
+            f"offset {offset} was trimmed: the log now starts at {start_offset}; "
+            f"read from StartPosition.earliest() or StartPosition.offset({start_offset})"
+        )
+
+
+class FencedError(DanubeError):
+    """Another writer took the log over: this one can change nothing any more.
+
+    Attributes:
+        epoch: the epoch of this writer.
+        by: who took over, as far as known.
+    """
+
+    def __init__(self, epoch: int, by: str) -> None:
+        self.epoch = epoch
+        self.by = by
+        super().__init__(f"the writer of epoch {epoch} was fenced by {by}: open the log there")
+
+
+class StoreUnavailableError(DanubeError):
+    """The object or metadata store does not answer; the same call may succeed later."""
+
+
+class MessageTooLargeError(DanubeError):
+    """The message is larger than the log accepts. It was not accepted.
+
+    Attributes:
+        size_bytes: the size of the message or batch.
+        limit_bytes: the limit that it exceeds.
+        setting: the name of the setting that holds the limit.
+    """
+
+    def __init__(self, size_bytes: int, limit_bytes: int, setting: str) -> None:
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        self.setting = setting
+        super().__init__(
+            f"{size_bytes} bytes exceed {setting}={limit_bytes}: split it, or raise the setting"
+        )
+
+
+class UnexpectedOffsetError(DanubeError):
+    """``append(..., expected_offset=n)``, and `n` is not the next offset. Nothing was accepted.
+
+    Attributes:
+        expected: the offset that the caller expected.
+        next_offset: the next offset of the log at that moment.
+    """
+
+    def __init__(self, expected: int, next_offset: int) -> None:
+        self.expected = expected
+        self.next_offset = next_offset
+        super().__init__(
+            f"expected_offset={expected}, but the next offset is {next_offset}: "
+            f"read what was appended since, and decide again"
+        )
+
+
+class UnsupportedFormatError(DanubeError):
+    """The directory was written in a format that this version does not know. It is untouched.
+
+    Attributes:
+        path: the file that says so.
+        found: what it says.
+    """
+
+    def __init__(self, path: str, found: str, advice: str) -> None:
+        self.path = path
+        self.found = found
+        super().__init__(f"{path}: {found}. {advice}")

@@ -1,0 +1,305 @@
+"""One process's view of a simulated disk: open files, locks, lanes, and the calls of `Disk`.
+
+`_sim_disk` has the theory and the public class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from danube_trio._core.disk import parent_of
+from danube_trio.errors import LogLockedError
+from danube_trio.testing._sim_faults import Fault, Operation, ProcessKilledError
+from danube_trio.testing._sim_model import Cut, Grow, Rename, Unlink
+from danube_trio.testing._sim_store import Store, os_error
+
+if TYPE_CHECKING:
+    from danube_trio._core.disk import OpenMode
+
+__all__ = ["SimProcess"]
+
+T = TypeVar("T")
+
+
+class _Process:
+    """What the open files and locks of a process share with it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.alive = True
+        self.files: set[_SimFile] = set()
+        self.locks: set[_SimLock] = set()
+
+    def perform(
+        self,
+        name: str,
+        path: str,
+        effect: Callable[[], T],
+        partial: Callable[[Fault], T] | None = None,
+        position: int = 0,
+        size: int = 0,
+    ) -> T:
+        def check_alive() -> None:
+            if not self.alive:
+                raise ProcessKilledError(path)
+
+        check_alive()  # what the dead try is not counted
+        operation = Operation(name, path, position, size)
+        return self.store.perform(operation, check_alive, effect, partial)
+
+
+class _SimFile:
+    """An open file of one process."""
+
+    def __init__(self, process: _Process, ident: int, path: str, *, writable: bool) -> None:
+        self._process, self._store, self._ident = process, process.store, ident
+        self._writable, self._closed = writable, False
+        self.path = path
+        self._store.open_counts[ident] += 1
+
+    def read_at(self, size: int, position: int) -> bytes:
+        def read(fault: Fault | None = None) -> bytes:
+            limit = size if fault is None else min(size, fault.short or 0)
+            return self._store.model.inodes[self._ident].visible.read(limit, position)
+
+        return self._do("read", read, read, position, size)
+
+    def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
+        copy = bytes(data)
+
+        def write(fault: Fault | None = None) -> None:
+            part = copy if fault is None else copy[: fault.short or 0]
+            self._store.write(self._ident, self.path, part, position)
+
+        self._do("write", write, write, position, len(copy), change=True)
+
+    def size(self) -> int:
+        return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)
+
+    def allocate(self, end: int) -> bool:
+        def allocate() -> bool:
+            size = self._store.model.inodes[self._ident].visible.size
+            self._store.resize(self._ident, self.path, max(size, end), Grow)
+            return True
+
+        return self._do("allocate", allocate, None, end, change=True)
+
+    def truncate(self, size: int) -> None:
+        resize = functools.partial(self._store.resize, self._ident, self.path, size, Cut)
+        self._do("truncate", resize, None, size, change=True)
+
+    def sync_data(self) -> None:
+        def sync(fault: Fault | None = None) -> None:
+            self._store.sync(self._ident, fault)
+
+        self._do("sync_data", sync, sync)
+
+    def close(self) -> None:
+        if not self._closed:
+            try:
+                self._do("close", lambda: None)
+            finally:
+                self.forget()
+
+    def forget(self) -> None:
+        """Close it without a word, as the end of its process does."""
+        if not self._closed:
+            self._closed = True
+            self._process.files.discard(self)
+            self._store.open_counts[self._ident] -= 1
+
+    def _do(
+        self,
+        name: str,
+        effect: Callable[[], T],
+        partial: Callable[[Fault], T] | None = None,
+        position: int = 0,
+        size: int = 0,
+        *,
+        change: bool = False,
+    ) -> T:
+        if (self._closed and self._process.alive) or (change and not self._writable):
+            raise os_error(errno.EBADF, self.path)
+        return self._process.perform(name, self.path, effect, partial, position, size)
+
+
+class _SimLock:
+    def __init__(self, process: _Process, ident: int) -> None:
+        self._process, self._ident = process, ident
+
+    def release(self) -> None:
+        locks = self._process.store.locks
+        if locks.get(self._ident) is self:
+            del locks[self._ident]
+        self._process.locks.discard(self)
+
+
+class _SimLane:
+    """Runs calls inline, one at a time, in order."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._turn = trio.StrictFIFOLock()
+        self._closed = False
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        if self._closed:
+            raise trio.ClosedResourceError("the I/O lane is closed")
+        with trio.CancelScope(shield=True):
+            # A checkpoint; the place in the line is taken before it.
+            await self._turn.acquire()
+        try:
+            if self._store.latency:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(self._store.latency)
+            return fn(*args)
+        finally:
+            self._turn.release()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                pass
+
+
+class SimProcess:
+    """The calls of `Disk`, on a store that other processes may use too."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._process = _Process(store)
+
+    # -- Disk
+
+    def make_dir(self, path: str) -> None:
+        missing: list[str] = []
+        found = path
+        while not self._store.exists(found):
+            missing.append(found)
+            found = parent_of(found)
+        self._process.perform("make_dir", found, functools.partial(self._store.find_dir, found))
+        self.sync_dir(parent_of(found))
+        for name in reversed(missing):
+            self._process.perform(
+                "make_dir", name, functools.partial(self._store.make, name, is_dir=True)
+            )
+            self.sync_dir(parent_of(name))
+
+    def list_dir(self, path: str) -> list[str]:
+        store = self._store
+        return self._process.perform(
+            "list_dir", path, lambda: sorted(store.model.inodes[store.find_dir(path)].names)
+        )
+
+    def open(self, path: str, mode: OpenMode) -> _SimFile:
+        if mode == "create":
+            make = functools.partial(self._store.make, path, is_dir=False)
+            ident = self._process.perform("create", path, make)
+        else:
+            ident = self._process.perform(
+                "open", path, functools.partial(self._store.find_file, path)
+            )
+        file = _SimFile(self._process, ident, path, writable=mode != "r")
+        self._process.files.add(file)
+        return file
+
+    def file_size(self, path: str) -> int:
+        store = self._store
+        return self._process.perform(
+            "file_size", path, lambda: store.model.inodes[store.find_file(path)].visible.size
+        )
+
+    def rename(self, source: str, target: str) -> None:
+        def rename() -> None:
+            ident = store.find(source)
+            (parent, old), (target_parent, new) = map(store.find_parent, (source, target))
+            if parent != target_parent:
+                raise os_error(errno.EXDEV, target)
+            replaced = store.model.inodes[parent].names.get(new)
+            if replaced is not None and store.model.inodes[replaced].is_dir:
+                raise os_error(errno.EISDIR, target)
+            if replaced != ident:
+                store.apply(Rename(parent, target, store.model.serial, old, new, ident))
+
+        store = self._store
+        self._process.perform("rename", target, rename)
+
+    def unlink(self, path: str) -> None:
+        def unlink() -> None:
+            ident = store.find(path)
+            if store.model.inodes[ident].is_dir:
+                raise os_error(errno.EISDIR, path)
+            parent, name = store.find_parent(path)
+            store.apply(Unlink(parent, path, store.model.serial, name, ident))
+
+        store = self._store
+        self._process.perform("unlink", path, unlink)
+
+    def sync_dir(self, path: str) -> None:
+        def sync(fault: Fault | None = None) -> None:
+            self._store.sync(self._store.find_dir(path), fault)
+
+        self._process.perform("sync_dir", path, sync, sync)
+
+    def lock(self, path: str, holder: str) -> _SimLock:
+        def lock() -> _SimLock:
+            ident = store.find_file(path) if store.exists(path) else store.make(path, is_dir=False)
+            if ident in store.locks:
+                text = store.model.inodes[ident].visible.read(1 << 20, 0)
+                raise LogLockedError(path, text.decode(errors="replace"))
+            store.resize(ident, path, 0, Cut)
+            with contextlib.suppress(OSError):  # on a full disk the lock is as good without it
+                store.write(ident, path, holder.encode(), 0)
+            taken = _SimLock(self._process, ident)
+            store.locks[ident] = taken
+            self._process.locks.add(taken)
+            return taken
+
+        store = self._store
+        return self._process.perform("lock", path, lock)
+
+    def free_bytes(self, path: str) -> int:
+        return self._process.perform("free_bytes", path, self._store.room_bytes)
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.latency)
+        return fn(*args)
+
+    def open_lane(self) -> _SimLane:
+        return _SimLane(self._store)
+
+    # -- the process itself
+
+    @property
+    def latency(self) -> float:
+        """Seconds that a call by `run` or on a lane takes. Can be changed at any time."""
+        return self._store.latency
+
+    @latency.setter
+    def latency(self, value: float) -> None:
+        self._store.latency = value
+
+    @property
+    def open_paths(self) -> list[str]:
+        """The paths of the files that this process has open, sorted."""
+        return sorted(file.path for file in self._process.files)
+
+    def kill(self) -> None:
+        """Kill this process: its files and locks are closed, all its calls ProcessKilledError.
+
+        Everything it has written stays, unsynced changes as unsynced changes. Idempotent.
+        """
+        self._process.alive = False
+        for file in list(self._process.files):
+            file.forget()
+        for lock in list(self._process.locks):
+            lock.release()

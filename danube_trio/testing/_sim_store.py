@@ -1,0 +1,226 @@
+"""What the processes of one simulated disk share: the model, its history, locks, faults, space."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import attrs
+
+from danube_trio._core.disk import parent_of
+from danube_trio.testing._sim_faults import Fault, Operation
+from danube_trio.testing._sim_model import (
+    ROOT,
+    Cut,
+    Data,
+    Effect,
+    Grow,
+    Link,
+    Lose,
+    Make,
+    Model,
+    Sync,
+)
+
+__all__ = ["Store", "os_error"]
+
+T = TypeVar("T")
+
+
+def os_error(number: int, path: str) -> OSError:
+    return OSError(number, f"{errno.errorcode[number]} on the simulated disk", path)
+
+
+@attrs.define(eq=False)
+class Store:
+    """One disk. It does what it is told: whether a process may is decided in `_sim_disk`."""
+
+    seed: int | str
+    sector_bytes: int
+    capacity_bytes: int | None
+    latency: float
+    on_operation: Callable[[Operation], None] | None
+    model: Model = attrs.Factory(Model)
+    initial: Model | None = None  # `model` before the first effect, copied when that comes
+    history: list[tuple[int, Effect]] = attrs.Factory(list[tuple[int, Effect]])
+    operations: list[Operation] = attrs.Factory(list[Operation])
+    faults: list[Fault] = attrs.Factory(list[Fault])
+    locks: dict[int, object] = attrs.Factory(dict[int, object])  # inode -> who holds it
+    current: int = 0  # the operation under way
+    open_counts: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often it is open
+
+    # -- operations and history
+
+    def perform(
+        self,
+        operation: Operation,
+        check_alive: Callable[[], None],
+        effect: Callable[[], T],
+        partial: Callable[[Fault], T] | None = None,
+    ) -> T:
+        """Do one numbered operation, unless a fault says otherwise."""
+        operation.number = len(self.operations)
+        self.operations.append(operation)
+        hit = [fault for fault in self.faults if fault.hit_by(operation)]
+        if self.on_operation is not None:
+            self.on_operation(operation)
+        try:
+            check_alive()
+            self.current = operation.number  # only now: the hook may have used the disk
+            if not hit:
+                return effect()
+            fault = hit[0]
+            if fault.after:
+                effect()
+            elif partial is not None:
+                result = partial(fault)
+                if fault.error is None:
+                    return result
+            raise fault.exception(operation.path)
+        except OSError as error:
+            operation.error = error.errno
+            raise
+
+    def apply(self, effect: Effect) -> None:
+        if self.initial is None:
+            self.initial = self.model.copy()
+        self.history.append((self.current, effect))
+        self.model.apply(effect)
+
+    def replay(self, stop: int) -> Iterator[tuple[int, Model, Sequence[Effect]]]:
+        """Yield, before each operation that had an effect, its number, the disk and the effects.
+
+        The last one is `stop` with no effects. The model is good until the next step only.
+        """
+        model = (self.initial or self.model).copy()
+        history = self.history[:]
+        at = 0
+        while at < len(history) and history[at][0] < stop:
+            number = history[at][0]
+            end = at
+            while end < len(history) and history[end][0] == number:
+                end += 1
+            effects = [effect for _, effect in history[at:end]]
+            yield number, model, effects
+            for effect in effects:
+                model.apply(effect)
+            at = end
+        ahead = [effect for number, effect in history[at:] if number == stop]
+        yield stop, model, ahead
+
+    # -- paths
+
+    def find(self, path: str) -> int:
+        """Return the inode of a path. FileNotFoundError, NotADirectoryError."""
+        ident = ROOT
+        for name in posixpath.normpath("/" + path).lstrip("/").split("/"):
+            if not name:
+                continue
+            inode = self.model.inodes[ident]
+            if not inode.is_dir:
+                raise os_error(errno.ENOTDIR, path)
+            if name not in inode.names:
+                raise os_error(errno.ENOENT, path)
+            ident = inode.names[name]
+        return ident
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.find(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def find_file(self, path: str) -> int:
+        ident = self.find(path)
+        if self.model.inodes[ident].is_dir:
+            raise OSError(errno.EINVAL, "not a regular file; move it out of the way", path)
+        return ident
+
+    def find_dir(self, path: str) -> int:
+        ident = self.find(path)
+        if not self.model.inodes[ident].is_dir:
+            raise os_error(errno.ENOTDIR, path)
+        return ident
+
+    def find_parent(self, path: str) -> tuple[int, str]:
+        """Return the directory that holds the name `path`, and the name in it."""
+        return self.find_dir(parent_of(path)), posixpath.basename(posixpath.normpath(path))
+
+    # -- changes
+
+    def make(self, path: str, *, is_dir: bool) -> int:
+        parent, name = self.find_parent(path)
+        if name in self.model.inodes[parent].names:
+            raise os_error(errno.EEXIST, path)
+        ident = max(self.model.inodes) + 1
+        self.apply(Make(ident, is_dir))
+        self.apply(Link(parent, path, self.model.serial, name, ident))
+        return ident
+
+    def write(self, ident: int, path: str, data: bytes, position: int) -> None:
+        """Write what there is space for; OSError(ENOSPC) if that is not all."""
+        size = self.model.inodes[ident].visible.size
+        fits = min(len(data), max(0, size + self.room_bytes() - position))
+        if fits:
+            serial = self.model.serial
+            self.apply(Data(ident, path, serial, position, data[:fits]))
+            if position + fits > size:
+                self.apply(Grow(ident, path, serial + 1, position + fits))
+        if fits < len(data):
+            raise os_error(errno.ENOSPC, path)
+
+    def resize(self, ident: int, path: str, size: int, change: type[Grow | Cut]) -> None:
+        old = self.model.inodes[ident].visible.size
+        if size - old > self.room_bytes():
+            raise os_error(errno.ENOSPC, path)
+        if size != old:
+            self.apply(change(ident, path, self.model.serial, size))
+
+    def sync(self, ident: int, fault: Fault | None = None) -> None:
+        """Make what is pending durable; a fault loses it, or (a lie) leaves it as it is."""
+        if self.model.inodes[ident].pending:
+            if fault is None:
+                self.apply(Sync(ident))
+            elif fault.error is not None:
+                self.apply(Lose(ident))
+
+    def put(self, path: str, data: bytes) -> None:
+        """Make `data` the content of a file, and everything about it durable."""
+        if not self.exists(path):
+            above = parent_of(path)
+            missing: list[str] = []
+            while not self.exists(above):
+                missing.append(above)
+                above = parent_of(above)
+            for name in reversed(missing):
+                self.make(name, is_dir=True)
+                self.sync(self.find(parent_of(name)))
+            self.make(path, is_dir=False)
+            self.sync(self.find(parent_of(path)))
+        ident = self.find_file(path)
+        self.resize(ident, path, 0, Cut)
+        self.write(ident, path, data, 0)
+        self.sync(ident)
+
+    def flip(self, path: str, position: int, bit: int) -> None:
+        """Flip a bit of what is visible, and make that durable."""
+        ident = self.find_file(path)
+        old = self.model.inodes[ident].visible.read(1, position)
+        if not old or not 0 <= bit <= 7:
+            raise ValueError(f"{path} has no bit {bit} of byte {position}")
+        self.sync(ident)
+        self.write(ident, path, bytes([old[0] ^ 1 << bit]), position)
+        self.sync(ident)
+
+    def room_bytes(self) -> int:
+        """Return how much longer files may become. A hole takes space like data does."""
+        if self.capacity_bytes is None:
+            return 1 << 40
+        inodes = {ident: inode for _, ident, inode in self.model.walk()}
+        # A file that was unlinked and is open still takes its space.
+        inodes |= {ident: self.model.inodes[ident] for ident in +self.open_counts}
+        return max(0, self.capacity_bytes - sum(inode.visible.size for inode in inodes.values()))
