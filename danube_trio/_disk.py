@@ -67,6 +67,9 @@ elif sys.platform == "linux":
     _sync = os.fdatasync
     _sync_dir = os.fsync
 
+# The flag of a write that is its own fdatasync (Linux); 0 where there is none.
+_DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)
+
 
 class _RealFile:
     __slots__ = ("_fd", "path")
@@ -94,6 +97,19 @@ class _RealFile:
         written = os.pwrite(self._fd, view, position)
         while written < len(view):
             more = os.pwrite(self._fd, view[written:], position + written)
+            if more == 0:
+                raise OSError(errno.EIO, "a write wrote nothing", self.path)
+            written += more
+
+    def write_durable_at(self, data: bytes, position: int) -> None:
+        if not _DURABLE_WRITE:
+            self.write_at(data, position)
+            self.sync_data()
+            return
+        view = memoryview(data)
+        written = 0
+        while written < len(view):
+            more = os.pwritev(self._fd, [view[written:]], position + written, _DURABLE_WRITE)
             if more == 0:
                 raise OSError(errno.EIO, "a write wrote nothing", self.path)
             written += more

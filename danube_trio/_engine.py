@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
@@ -30,10 +32,27 @@ from danube_trio.errors import DanubeError, LogBrokenError, LogClosedError
 if TYPE_CHECKING:
     from danube_trio._reader import Reader
 
-__all__ = ["Engine", "Work"]
+__all__ = ["Engine", "Piece", "Work"]
 
-# From writer to flusher: a block and the accepted bytes it stands for; None only wakes the flusher.
-Work = tuple[Block, int] | None
+
+@attrs.define(eq=False)
+class Piece:
+    """From writer to flusher: a block, which may hold only a part of a large batch.
+
+    Attributes:
+        goes_on: the last batch goes on in the next piece, so nothing may come between.
+        reserve_bytes: what this and the rest of its batch need in the segment, at the most.
+        release_bytes: accepted bytes that are off our hands when this is written.
+    """
+
+    block: Block
+    goes_on: bool
+    reserve_bytes: int
+    release_bytes: int
+
+
+# None only wakes the flusher, to look at what is due.
+Work = Piece | None
 
 
 class Engine:
@@ -63,8 +82,9 @@ class Engine:
         self.marks = marks
         self.intake = Intake(config.max_pending_bytes, last_time)
         self.cache = BlockCache(config.cache_capacity, config.cache_bytes, marks.next_offset)
-        self.segments = segments or SegmentList([], marks.next_offset)
-        self.active = active or SparseIndex(marks.next_offset)
+        end = marks.next_offset
+        self.segments = segments if segments is not None else SegmentList([], end)
+        self.active = active if active is not None else SparseIndex(end)
         self.indexes: dict[int, SparseIndex] = {}  # of sealed segments, the latest used last
         self.unindexed: list[SparseIndex] = []  # sealed, index file not written yet
         self.early_visible = config.visibility == "written"
@@ -137,8 +157,8 @@ class Engine:
         return first
 
     def _settle_in_memory(self, first: int) -> None:
-        batches, size = self.intake.take(self.config.max_pending_bytes)
-        block = encode_block(batches, first, self.codec.encode_uint)
+        ((time, records, size),) = self.intake.take(0)
+        block = encode_block([(time, records, 0)], first, self.codec.encode_uint)
         self.intake.release(size)
         self.cache.add(block)
         self.marks.settle_in_memory(self.cache.start)
@@ -147,11 +167,12 @@ class Engine:
 
     # ---- what the flusher reports
 
-    def block_written(self, block: Block, accepted_bytes: int) -> None:
-        """Write returned for `block`."""
+    def piece_written(self, piece: Piece) -> None:
+        """Write returned for the block of `piece`."""
+        block = piece.block
         self.marks.written(block.end)
         self.active.add_block(block)
-        self.intake.release(accepted_bytes)
+        self.intake.release(piece.release_bytes)
         self.room_bell.ring()
         self._count(block)
         self.written.release(block.end)

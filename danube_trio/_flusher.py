@@ -16,8 +16,7 @@ from __future__ import annotations
 import trio
 
 from danube_trio._core.disk import Lane
-from danube_trio._core.frame import Block
-from danube_trio._engine import Engine, Work
+from danube_trio._engine import Engine, Piece, Work
 from danube_trio._tail import Tail
 
 __all__ = ["run_flusher"]
@@ -63,10 +62,10 @@ class _Flusher:
             except trio.EndOfChannel:
                 break
             if work is not None:
-                block, accepted_bytes = work
-                if tail.position and tail.position + len(block.data) > self._segment_limit:
+                needed = tail.position + work.reserve_bytes
+                if needed > self._segment_limit and tail.position and work.reserve_bytes:
                     await self._roll()
-                await self._write(block, accepted_bytes)
+                await self._write(work)
             elif log.roll_wanted:
                 await self._roll()
             elif log.sync_due or trio.current_time() >= self._sync_at:
@@ -74,20 +73,22 @@ class _Flusher:
         await self._lane.run(tail.close, self._engine.marks.written_end)
         self._engine.synced()
 
-    async def _write(self, block: Block, accepted_bytes: int) -> None:
-        engine = self._engine
-        size = len(block.data)
-        if engine.log.sync_due or self._unsynced_bytes + size >= self._batch_limit:
-            started = trio.current_time()
-            await self._lane.run(self._tail.commit, block.data, block.end)
-            engine.block_written(block, accepted_bytes)
+    async def _write(self, piece: Piece) -> None:
+        engine, tail = self._engine, self._tail
+        data = piece.block.data
+        due = engine.log.sync_due or self._unsynced_bytes + len(data) >= self._batch_limit
+        started = trio.current_time()
+        if due and not piece.goes_on:
+            await self._lane.run(tail.commit, data, piece.block.end)
+            engine.piece_written(piece)
             self._synced(started)
-        else:
-            await self._lane.run(self._tail.write, block.data)
-            engine.block_written(block, accepted_bytes)
-            if not self._unsynced_bytes:
-                self._sync_at = trio.current_time() + self._interval
-            self._unsynced_bytes += size
+            return
+        # A batch is acknowledged as a whole: before its last piece no mark moves.
+        await self._lane.run(tail.write_through if due else tail.write, data)
+        engine.piece_written(piece)
+        self._unsynced_bytes += len(data)
+        if self._sync_at == NEVER and not piece.goes_on:
+            self._sync_at = started + self._interval
 
     async def _sync(self) -> None:
         started = trio.current_time()

@@ -172,11 +172,10 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         engine = self._engine
         assert engine is not None
         engine.close_acceptance()
-        swallowed: bool | None = False
         if self._lane is not None:
             with trio.CancelScope(shield=True):
                 await self._drained.wait()
@@ -186,20 +185,27 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                 await self._lane.aclose()
         engine.closed()
         if self._lane is not None:
-            try:
-                swallowed = await self._nursery.__aexit__(exc_type, exc, traceback)
-            except BaseExceptionGroup as group:
-                # The nursery wraps whatever comes out of it: a bug, which is what matters then, or
-                # what the body raised, which goes out as it is.
-                if self._bugs:
-                    raise self._bugs[0] from exc
-                if list(group.exceptions) != [exc]:
-                    raise
+            await self._leave_nursery(exc_type, exc, traceback)
         else:
             await trio.lowlevel.checkpoint()
         if exc is None and engine.log.lost:
             raise self._lost(engine)
-        return bool(swallowed)
+
+    async def _leave_nursery(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """The tasks are done. What the body raised goes out as it is, unless there was a bug."""
+        if not self._bugs:
+            await self._nursery.__aexit__(None, None, None)
+            return
+        try:
+            await self._nursery.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup:
+            cause = None if isinstance(exc, trio.Cancelled) else exc
+            raise self._bugs[0] from cause
 
     def _release(self) -> None:
         if self._lock is not None:

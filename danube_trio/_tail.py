@@ -74,16 +74,32 @@ class Tail:
         self._preallocate = preallocate_bytes
         self._segment_bytes = segment_bytes
         self._allocated = position
+        self._unsynced = False
         self.base = base
         self.position = position
 
     def write(self, data: bytes) -> None:
-        """Append `data` with one write."""
+        """Append `data`; it is in the page cache then."""
+        end = self._make_room(data)
+        self._file.write_at(data, self.position)
+        self.position = end
+        self._unsynced = True
+
+    def write_through(self, data: bytes) -> None:
+        """Append `data` with a write that returns when it is durable: one call, not two.
+
+        That it is one call matters more than what it does: after each one the thread must take the
+        interpreter's lock back from the loop, which is busy framing the next piece.
+        """
+        end = self._make_room(data)
+        self._file.write_durable_at(data, self.position)
+        self.position = end
+
+    def _make_room(self, data: bytes) -> int:
         end = self.position + len(data)
         if self._preallocate and end > self._allocated:
             self._extend(end)
-        self._file.write_at(data, self.position)
-        self.position = end
+        return end
 
     def _extend(self, end: int) -> None:
         step = self._preallocate
@@ -105,12 +121,17 @@ class Tail:
     def sync(self, durable_end: int) -> None:
         """Sync what was written, then move the mark to `durable_end`."""
         self._file.sync_data()
+        self._unsynced = False
         self._mark.put(durable_end, self.base, self.position)
 
     def commit(self, data: bytes, durable_end: int) -> None:
-        """Write and sync in one hop."""
-        self.write(data)
-        self.sync(durable_end)
+        """Write and sync in one hop, and move the mark to `durable_end`."""
+        if self._unsynced:  # a durable write speaks only for its own bytes
+            self.write(data)
+            self.sync(durable_end)
+        else:
+            self.write_through(data)
+            self._mark.put(durable_end, self.base, self.position)
 
     def sync_mark(self) -> None:
         """Make the mark itself durable (every few seconds, and at each roll and close)."""

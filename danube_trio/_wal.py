@@ -296,9 +296,10 @@ class Wal:
         if isinstance(before, bool) or not isinstance(before, int) or before < 0:
             raise ValueError(f"before={before!r} must be an offset, 0 or more")
         engine = self._engine
+        if engine.log.phase is not Phase.OPEN:
+            await checkpoint()
+            raise engine.refusal()
         if self._janitor is not None:
-            if engine.log.phase is not Phase.OPEN:
-                raise engine.refusal()
             return await self._janitor.trim(before)
         await checkpoint()
         if before > engine.marks.start_offset:

@@ -118,19 +118,20 @@ class StreamMessage(_Undecoded):
             return value
 
 
-@attrs.frozen
+@attrs.define
 class Record:
-    """A record as the log has it, not decoded.
+    """A record as the log keeps it, undecoded.
 
     Attributes:
-        offset: where the log has it.
-        body: the encoded message, without the trailer.
-        append_time: when the log accepted it, in microseconds since the epoch; 0 if unknown.
+        offset: its place in the log.
+        body: the encoded message in the log's codec, without the trailer.
+        append_time: when the log accepted it, in microseconds since 1970-01-01 UTC; never lower
+            than that of the record before.
     """
 
     offset: int
     body: bytes
-    append_time: int = 0
+    append_time: int
 
 
 @attrs.frozen

@@ -40,6 +40,6 @@ def sample(codec: str) -> StreamMessage:
     )
 
 
-def empty() -> StreamMessage:
-    """The message of the `msg-empty/` vectors."""
+def empty(_codec: str) -> StreamMessage:
+    """The message of the `msg-empty/` vectors, which every layout can hold."""
     return StreamMessage(msg_id=MessageID(topic_name="t", broker_addr="b"), producer_name="p")

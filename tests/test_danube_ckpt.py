@@ -177,8 +177,8 @@ def test_strict_decoding_tells_the_layouts_apart() -> None:
         (SEED.replace(b"2", b"9" * 5000, 1), 0, "the JSON is not a checkpoint: Exceeds the limit"),
         (SEED.replace(b'"/var', b'["/var').replace(b"}", b"]}"), 0, "file_path must be a str"),
         (SEED.replace(b"/var", rb"\ud800"), 0, "file_path must be text that UTF-8 can carry"),
-        (SEED.replace(b"/var", b"\xff"), 44, "the JSON is not UTF-8: invalid start byte"),
-        (SEED.replace(b"/var", "/ü".encode()) + b"x", 63, "the JSON is not valid: Extra data"),
+        (SEED.replace(b"/var", b"\xff"), 43, "the JSON is not UTF-8: invalid start byte"),
+        (SEED.replace(b"/var", "/ü".encode()) + b"x", 62, "the JSON is not valid: Extra data"),
         (b'{"file_seq":1,' + SEED[1:], 0, "the key 'file_seq' is there twice"),
         (b'{"more":' + b"[" * 100_000, 0, "the JSON is not a checkpoint: maximum recursion"),
     ],
@@ -236,7 +236,7 @@ def test_an_unknown_layout_is_named() -> None:
         lambda: encode_checkpoint(FULL, "C6"),
         lambda: decode_checkpoint(b"", "C6"),
     ):
-        with pytest.raises(ValueError, match="checkpoint layout 'C6' is unknown: .* C0, .*C5"):
+        with pytest.raises(ValueError, match=r"checkpoint layout 'C6' is unknown: .* C0, .*C5"):
             call()
 
 

@@ -2,14 +2,14 @@
 
 A value is a plain concatenation of its fields, little endian, without names, tags or alignment:
 
-============  =============================  ====================================================
+============  ==============================  ===================================================
 value         LEGACY (bincode 1 `serialize`)  STANDARD (bincode 2 `config::standard()`)
-============  =============================  ====================================================
-u64, u32      8, 4 bytes                     below 251 one byte; else FB + u16, FC + u32, FD + u64
-str, bytes    length as u64, then the bytes  the same, with the length as above
-Option        byte 0, or byte 1 and value    the same
-list, map     count as u64, then the items   the same, with the count as above
-============  =============================  ====================================================
+============  ==============================  ===================================================
+u64, u32      8, 4 bytes                      below 251 one byte; else FB + u16, FC + u32, FD + u64
+str, bytes    length as u64, then the bytes   the same, with the length as above
+Option        byte 0, or byte 1 and value     the same
+list, map     count as u64, then the items    the same, with the count as above
+============  ==============================  ===================================================
 
 Sources: bincode 1.3.3, and the specification of bincode 2.0.1 on docs.rs. The vectors in the tests
 were compared with what those crates write.

@@ -63,6 +63,14 @@ class File(Protocol):
         """
         ...
 
+    def write_durable_at(self, data: bytes, position: int) -> None:
+        """Write all of `data` like `write_at`, and return when these bytes are durable.
+
+        The same as a write and a sync, in one call of the system where it has one. It speaks of
+        these bytes and the size only: what was written before may still be lost.
+        """
+        ...
+
     def size(self) -> int:
         """Return the size in bytes."""
         ...

@@ -23,7 +23,7 @@ durability mark.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_BODY_BYTES",
     "TRAILER_BYTES",
     "TRAILER_VERSION",
+    "Batch",
     "Block",
     "Parts",
     "Scan",
@@ -42,6 +43,7 @@ __all__ = [
     "encode_block",
     "find_frame",
     "frame_time",
+    "pieces",
     "scan",
 ]
 
@@ -64,6 +66,8 @@ _U32 = struct.Struct("<I")
 
 # head (the encoding before the offset), payload, tail (the encoding after the payload)
 Parts = tuple[bytes, bytes, bytes]
+# append time (us), records, how many records of the same batch follow behind these
+Batch = tuple[int, Sequence[Parts], int]
 
 
 @attrs.define(eq=False)
@@ -76,8 +80,7 @@ class Block:
         data: the frames' bytes, possibly with other bytes around them.
         positions: byte position in `data` of each frame, and of the end of the last one.
         first_time, last_time: append times in microseconds since the epoch, 0 if unknown.
-        hints: some batch boundaries for the sparse index, `(offset, position in data, time)`;
-            the first record's is always there.
+        hints: some batch boundaries for the sparse index, `(offset, position in data, time)`.
     """
 
     start: int
@@ -117,14 +120,17 @@ class Scan:
 
 
 def encode_block(
-    batches: Iterable[tuple[int, Sequence[Parts]]],
+    batches: Iterable[Batch],
     offset: int,
     encode_uint: Callable[[int], bytes],
+    *,
+    continues: bool = False,
 ) -> Block:
-    """Frame accepted batches, each `(append time in us, parts of its records)`.
+    """Frame batches.
 
     The first record gets `offset`, the others follow densely. `encode_uint` is the codec's integer
-    encoding, for the stamped offset and the payload's length.
+    encoding, for the stamped offset and the payload's length. The block is said to continue a batch
+    when the first one began in an earlier block.
     """
     header_start = _HEADER_START.pack
     trailer = _TRAILER.pack
@@ -139,13 +145,13 @@ def encode_block(
     known_length = -1
     length = b""
     hints: list[tuple[int, int, int]] = []
-    next_hint = 0
-    for time, records in batches:
+    next_hint = 1 if continues else 0
+    for time, records, left in batches:
         first_time = first_time or time
         if position >= next_hint:
             hints.append((offset, position, time))
             next_hint = position + HINT_BYTES
-        left = len(records)
+        left += len(records)
         for head, payload, tail in records:
             left -= 1
             payload_bytes = len(payload)
@@ -163,6 +169,33 @@ def encode_block(
             mark(position)
             offset += 1
     return Block(start, offset, b"".join(chunks), positions, first_time, time, hints)
+
+
+def pieces(
+    batches: Iterable[tuple[int, Sequence[Parts], int]], limit: int
+) -> Iterator[list[Batch]]:
+    """Cut accepted batches, `(time, records, size in bytes)`, into pieces of about `limit` bytes.
+
+    Small batches share a piece; one that is larger than the limit is spread over several, which
+    hold nothing else. A batch that goes on in the next piece shows in the number that follows.
+    """
+    piece: list[Batch] = []
+    size = 0
+    for time, records, batch_bytes in batches:
+        if piece and size + batch_bytes > limit:
+            yield piece
+            piece, size = [], 0
+        count = len(records)
+        step = -(-count // -(-batch_bytes // limit))  # as even as whole records allow
+        if step >= count:
+            piece.append((time, records, 0))
+            size += batch_bytes
+            continue
+        for first in range(0, count, step):
+            part = records[first : first + step]
+            yield [(time, part, count - first - len(part))]
+    if piece:
+        yield piece
 
 
 def scan(

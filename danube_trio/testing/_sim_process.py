@@ -79,6 +79,10 @@ class _SimFile:
 
         self._do("write", write, write, position, len(copy), change=True)
 
+    def write_durable_at(self, data: bytes, position: int) -> None:
+        self.write_at(data, position)
+        self.sync_data()
+
     def size(self) -> int:
         return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)
 

@@ -1,0 +1,200 @@
+"""What is measured, in which order, and what each result is held against.
+
+The targets are those of the design: a first *bar*, and a *goal*. They are printed beside the
+medians; nothing fails because of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import appending
+import attrs
+import peers
+import reading
+from scale import Context
+
+__all__ = ["CASES", "Case", "Metric"]
+
+
+@attrs.frozen
+class Metric:
+    """One number of a case.
+
+    Attributes:
+        key: its name in the JSON.
+        label: what the table calls it.
+        unit: ``/s``, ``x`` (a ratio), ``s``, ``ms``, ``MiB``, ``MiB/s`` or nothing.
+        bar, goal: what it should reach; None if it is only there to compare with.
+        at_most: whether smaller is better.
+    """
+
+    key: str
+    label: str
+    unit: str
+    bar: float | None = None
+    goal: float | None = None
+    at_most: bool = False
+
+    def meets(self, value: float, limit: float) -> bool:
+        """Whether `value` is on the right side of `limit`."""
+        return value <= limit if self.at_most else value >= limit
+
+    def verdict(self, value: float) -> str:
+        """``goal``, ``ok`` (the bar, but not the goal), ``below``, or nothing without a target."""
+        if self.goal is not None and self.meets(value, self.goal):
+            return "goal"
+        if self.bar is not None:
+            return "ok" if self.meets(value, self.bar) else "below"
+        return "" if self.goal is None else "below"
+
+
+@attrs.frozen
+class Case:
+    """A measurement: `run` is one round of it.
+
+    Attributes:
+        most_rounds: for what takes long and hardly varies.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Context], Awaitable[dict[str, float]]]
+    metrics: tuple[Metric, ...]
+    most_rounds: int = 1000
+
+
+def _device_ratio() -> Metric:
+    return Metric("of_device", "of the device", "x", 0.5, 0.85)
+
+
+def _replay_metrics(bar: float | None, goal: float) -> tuple[Metric, ...]:
+    return (
+        Metric("messages_per_s", "messages", "/s", bar, goal),
+        Metric("mib_per_s", "file", "MiB/s"),
+        Metric("plain_read_mib_per_s", "plain read of the same files", "MiB/s"),
+        Metric("of_plain_read", "of the plain read", "x"),
+    )
+
+
+def _peer_metrics(goal: float | None) -> tuple[Metric, ...]:
+    return (
+        Metric("ours_per_s", "danube-trio", "/s"),
+        Metric("lmdb_per_s", "LMDB", "/s"),
+        Metric("sqlite_per_s", "SQLite (WAL, FULL)", "/s"),
+        Metric("device_per_s", "device", "/s"),
+        Metric("of_lmdb", "of LMDB", "x", None, goal),
+        Metric("of_sqlite", "of SQLite", "x", None, goal),
+    )
+
+
+_ALL = (
+    Case(
+        "single",
+        "one producer, each 1 KiB append awaited",
+        appending.single,
+        (
+            Metric("appends_per_s", "durable appends", "/s"),
+            Metric("device_per_s", "device", "/s"),
+            _device_ratio(),
+        ),
+    ),
+    Case(
+        "batch",
+        "batches of 1000 x 1 KiB, one at a time",
+        appending.batches,
+        (
+            Metric("records_per_s", "durable records", "/s"),
+            Metric("device_per_s", "device", "/s"),
+            _device_ratio(),
+        ),
+    ),
+    Case(
+        "batch4",
+        "batches of 1000 x 1 KiB, four producers",
+        appending.batches_of_four,
+        (
+            Metric("records_per_s", "durable records", "/s"),
+            Metric("device_per_s", "device", "/s"),
+            _device_ratio(),
+        ),
+    ),
+    Case(
+        "concurrent",
+        "1000 producers, each awaits its own 1 KiB append",
+        appending.concurrent,
+        (
+            Metric("appends_per_s", "durable appends", "/s", 60_000, 100_000),
+            Metric("device_per_s", "device, 1000 records a sync", "/s"),
+            Metric("of_device", "of the device", "x"),
+            Metric("appends_per_sync", "appends that share a sync", ""),
+        ),
+    ),
+    Case(
+        "live",
+        "append to live reader, one producer",
+        appending.live,
+        (
+            Metric("p50_ms", "p50", "ms"),
+            Metric("p99_ms", "p99", "ms"),
+            Metric("device_p50_ms", "device p50", "ms"),
+            Metric("device_p99_ms", "device p99", "ms"),
+            Metric("p99_over_device_ms", "p99 above the device's", "ms", 5, 1, at_most=True),
+        ),
+    ),
+    Case(
+        "replay",
+        "replay of a cold 1 GiB log, 1 KiB messages",
+        reading.replay,
+        _replay_metrics(300_000, 380_000),
+    ),
+    Case(
+        "replay100",
+        "replay of a cold 256 MiB log, 100-byte messages",
+        reading.replay_small,
+        _replay_metrics(None, 880_000),
+    ),
+    Case(
+        "open",
+        "open of a cold 1 GiB log, fresh process",
+        reading.opening,
+        (
+            Metric("seconds", "open", "s", 1, at_most=True),
+            Metric("without_checkpoint_seconds", "open, checkpoint deleted", "s", 1, at_most=True),
+        ),
+    ),
+    Case(
+        "seek",
+        "first message at a random offset of a cold 1 GiB log",
+        reading.seek,
+        (
+            Metric("median_ms", "median", "ms", 5, at_most=True),
+            Metric("max_ms", "longest", "ms", 5, at_most=True),
+        ),
+    ),
+    Case(
+        "memory",
+        "peak memory, 10 readers replay 1 GiB, fresh process",
+        reading.memory,
+        (
+            Metric("peak_mib", "peak", "MiB", 256, at_most=True),
+            Metric("before_mib", "before the log was opened", "MiB"),
+            Metric("messages_per_s", "messages, all readers", "/s"),
+        ),
+        most_rounds=1,
+    ),
+    Case(
+        "peers",
+        "peers, one 1 KiB record at a time",
+        peers.peer_singles,
+        _peer_metrics(None),
+    ),
+    Case(
+        "peers1000",
+        "peers, batches of 1000 x 1 KiB",
+        peers.peer_batches,
+        _peer_metrics(1),
+    ),
+)
+
+CASES = {case.name: case for case in _ALL}

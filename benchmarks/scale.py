@@ -1,0 +1,121 @@
+"""How much each measurement does, and the logs that the reading ones share.
+
+`FULL` is what the targets are about: a log of 1 GiB, thousands of syncs. `QUICK` runs everything
+once in a few seconds and proves that it works; its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import attrs
+
+from danube_trio import Wal, WalConfig, open_wal
+
+__all__ = ["FULL", "LARGE", "QUICK", "SMALL", "Context", "Scale", "build_log", "payloads"]
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+# The two prepared logs: their directories' names and their payload sizes.
+LARGE = ("log-1kib", KIB)
+SMALL = ("log-100b", 100)
+
+
+@attrs.frozen(kw_only=True)
+class Scale:
+    """Sizes of one round.
+
+    Attributes:
+        turns: how often the contestants of one measurement take turns.
+        single_appends: appends of the one producer, in all turns together.
+        batches: batches of 1000 records, likewise.
+        producers: concurrent producers; appends_each: of each of them, in one turn.
+        live_appends: appends with a live reader.
+        log_bytes: size of the log of 1 KiB messages; small_log_bytes: of that of 100 bytes.
+        readers: concurrent readers, for memory.
+        seeks: random offsets.
+        peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
+    """
+
+    turns: int = 10
+    single_appends: int = 2000
+    batches: int = 160
+    producers: int = 1000
+    appends_each: int = 8
+    live_appends: int = 3000
+    log_bytes: int = 1 << 30
+    small_log_bytes: int = 256 * MIB
+    readers: int = 10
+    seeks: int = 300
+    peer_singles: int = 600
+    peer_batches: int = 60
+
+
+FULL = Scale()
+QUICK = Scale(
+    turns=2,
+    single_appends=20,
+    batches=8,
+    producers=20,
+    appends_each=2,
+    live_appends=20,
+    log_bytes=4 * MIB,
+    small_log_bytes=MIB,
+    readers=3,
+    seeks=10,
+    peer_singles=4,
+    peer_batches=2,
+)
+
+
+@attrs.frozen
+class Context:
+    """Where one measurement works: `directory` has the prepared logs."""
+
+    directory: str
+    scale: Scale
+
+    def log_dir(self, log: tuple[str, int]) -> str:
+        """The directory of a prepared log."""
+        return os.path.join(self.directory, log[0])
+
+    @contextmanager
+    def scratch(self) -> Iterator[str]:
+        """An empty directory that goes away afterwards."""
+        for number in count():
+            path = os.path.join(self.directory, f"scratch-{number}")
+            try:
+                os.mkdir(path, 0o700)
+                break
+            except FileExistsError:
+                continue
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+
+
+def payloads(number: int, size_bytes: int) -> list[bytes]:
+    """Random payloads, all different: the same one over and over would sit in the CPU's cache."""
+    noise = os.urandom(number * size_bytes)
+    return [noise[at : at + size_bytes] for at in range(0, len(noise), size_bytes)]
+
+
+async def build_log(directory: str, log: tuple[str, int], log_bytes: int) -> None:
+    """Write a log of about `log_bytes` of frames."""
+    name, payload_bytes = log
+    batch = payloads(1000, payload_bytes)
+    async with open_wal(WalConfig(dir=os.path.join(directory, name))) as wal:
+        while wal.statistics().size_bytes < log_bytes:
+            await wal.append_batch(batch, durability="written")
+
+
+def frame_bytes(wal: Wal) -> int:
+    """What a record that was appended since the log was opened takes on disk, on average."""
+    statistics = wal.statistics()
+    return round(statistics.appended_bytes / statistics.appended_records)
