@@ -4,6 +4,7 @@ One process, one ``async with``, and appends that are on disk when they return; 
 replayed, tailed and followed from other processes. It keeps Danube's bytes.
 """
 
+from danube_trio._follow import Follower, open_follower
 from danube_trio._open import open_wal
 from danube_trio._reader import Reader
 from danube_trio._source import StartPosition
@@ -26,6 +27,7 @@ from danube_trio.message import Gap, MessageID, Record, StreamMessage
 __all__ = [
     "CorruptDataError",
     "DanubeError",
+    "Follower",
     "Gap",
     "LogBrokenError",
     "LogClosedError",
@@ -43,5 +45,6 @@ __all__ = [
     "Wal",
     "WalConfig",
     "__version__",
+    "open_follower",
     "open_wal",
 ]

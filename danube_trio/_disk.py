@@ -135,6 +135,8 @@ class _RealFile:
         os.ftruncate(self._fd, size)
 
     def sync_data(self) -> None:
+        if self._fd < 0:  # Python has an opinion about this one: ValueError
+            raise OSError(errno.EBADF, "the file is closed", self.path)
         _sync(self._fd)
 
     def close(self) -> None:

@@ -1,267 +1,363 @@
 """Following: a read-only view of a log that another process writes, or nobody any more.
 
-A follower takes no lock and changes nothing. What it shows is a prefix of the log that is durable:
-up to the durability mark, or, where there is no mark, up to the base of the last segment (a segment
-is synced before the next one exists). Everything below that point never changes again, whoever dies
-and comes back: recovery cuts at or above the mark only. So a reader needs no agreement with the
-writer, just a consistent look at where the point is now.
-
-**A look** reads files that the writer changes in between, so it reads them in an order in which the
-later one may be newer but never older:
-
-1. the mark: it names a segment that exists (or was trimmed since);
-2. the listing, which therefore has that segment, and maybe newer ones: those are ignored;
-3. the trim: it is durable before a segment is unlinked, so whatever the listing lacks lies below it.
-
-What may still be crossed is a trim that goes beyond a mark that is older by a few microseconds, and
-a segment that vanishes after it was listed: then the look is taken again. Only a contradiction that
-stays is believed. Between a look and a reader's fetch a segment may go too: the fetch fails, the
-follower looks again, and the reader finds itself below the start.
-
-The mark moves with every sync, everything else only with a roll: as long as the mark stays in the
-segment that is known as the active one, a look reads two small files and lists nothing.
+A follower takes no lock and changes nothing; `_observe` says how it looks at the directory, and why
+what it shows never goes away. Its readers are the log's own: they only have another source.
 
 **Polling.** There is nobody to wake a follower: the writer is another process that knows nothing of
-it, may be on another machine (a network file system), or dead, and change notifications of the
-system exist neither everywhere nor for all file systems. So whoever waits for new records sleeps
-between looks. Among all readers of a follower one polls, the others wait for it; when nobody waits
-nothing is read.
+it, may run on another machine (a network file system), or be dead; and change notifications of the
+operating system exist neither everywhere nor for all file systems. So whoever waits for new records
+sleeps between looks. Among all who wait one polls and the others wait for it; when nobody waits,
+nothing is looked at.
 
-The index of the active segment grows with the looks: each walks over what became durable since the
-one before, stops at the mark, and hands its hints over to be added in one step on the event loop.
+**Retention** may take a file between a look and the fetch from it. The fetch fails, the follower
+looks again before the reader hears of it, and the reader finds its cursor below the start.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
 import attrs
 import trio
-from zlib_ng.zlib_ng import crc32
 
 from danube_trio._core.cache import BlockCache
-from danube_trio._core.codec import CODECS, get_codec
-from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode, read_file
-from danube_trio._core.files import Mark, Meta, Trim, decode_document
-from danube_trio._core.frame import HINT_BYTES, batch_boundaries, frame_time
+from danube_trio._core.codec import CODECS
+from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
-from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._disk import RealDisk
+from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._reader import Reader, make_reader
-from danube_trio._recover import look, read_mark
-from danube_trio._segment_io import SegmentWalk
+from danube_trio._recover import Directory
 from danube_trio._source import StartPosition
 from danube_trio.config import WalConfig
-from danube_trio.errors import CorruptDataError, LogClosedError, UnsupportedFormatError
+from danube_trio.errors import LogClosedError
 from danube_trio.message import Record, StreamMessage
 
 __all__ = ["Follower", "FollowerStatistics", "open_follower"]
 
-log = logging.getLogger("danube_trio.follow")
-
 T = TypeVar("T")
-
-# A look that contradicts itself is taken again, at once. A writer that rolls and trims without a
-# pause was seen to cross one look in ten at most; damage costs this many looks, some milliseconds.
-ATTEMPTS = 50
-# What one look indexes of the active segment; the rest follows with the next ones. At the default
-# segment size this is all of it, and takes about as long as opening the log does.
-INDEX_STEP_BYTES = 64 << 20
-DOCUMENT_LIMIT_BYTES = 64 << 20
-
-# A run of batches in the active segment: (start, end, bytes, first time, last time).
-Run = tuple[int, int, int, int, int]
 
 
 @attrs.frozen
-class _View:
-    """What one look found.
+class FollowerStatistics:
+    """A follower at one moment. Offsets are exclusive ends; sizes in bytes.
 
     Attributes:
-        mark: the newest mark seen so far, or None.
-        start: everything before it was trimmed.
-        end: what readers may see ends here.
-        active_base: the segment that holds `end`, or begins there.
-        sealed: the segments before it.
-        runs: what the look indexed of the active segment.
+        start_offset, durable_end: the marks, as of the last look.
+        segments: files, the active one included.
+        size_bytes: frames in them, below the durability mark.
+        looks: how often the directory was looked at.
+        readers: the open readers.
     """
 
-    mark: Mark | None
-    start: int
-    end: int
-    active_base: int
-    sealed: tuple[Segment, ...] = ()
-    runs: tuple[Run, ...] = ()
+    start_offset: int
+    durable_end: int
+    segments: int
+    size_bytes: int
+    looks: int
+    readers: tuple[ReaderStatistics, ...]
 
 
-class _Observer:
-    """Looks at a directory. Synchronous; used off the event loop, one call at a time."""
+class _FollowedSource:
+    """The `ReaderSource` of a follower: what was seen last, and the ways to see more."""
 
     def __init__(
-        self, disk: Disk, names: LogNames, meta: Meta, known: dict[int, Segment], view: _View
+        self, config: WalConfig, disk: Disk, directory: Directory, poll_seconds: float
     ) -> None:
-        self._disk = disk
-        self._names = names
-        self._meta = meta
-        self._directory_crc = crc32(meta.directory_id.encode())
-        self._known = known
-        self._indexed = SparseIndex(-1)  # how far the active segment is indexed; not its hints
-        self.view = view
+        self.config = config
+        self.codec = CODECS[directory.meta.codec]
+        self.names: LogNames | None = directory.names
+        self.disk: Disk | None = _ReadOnlyDisk(disk, self.refresh)
+        self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
+        self.indexes: dict[int, SparseIndex] = {}
+        self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
+        self.closed = False
+        self.looks = 0
+        self._own_disk = disk
+        self._observer = Observer(disk, directory)
+        self._poll_seconds = poll_seconds
+        self._looked_at = float("-inf")
+        self._looking = trio.Lock()
+        self._polled: trio.Event | None = None
+        self._poll_scope = trio.CancelScope()
+        self._view = NOTHING_SEEN
+        self.marks = Marks()
+        self.segments = SegmentList([], 0)
+        self.active = SparseIndex(0)
 
-    def look(self) -> _View:
-        """The newest consistent view. Raises CorruptDataError or OSError if there is none."""
-        for attempt in range(ATTEMPTS):
+    @property
+    def visible_end(self) -> int:
+        return self.marks.durable_end
+
+    @property
+    def local_start(self) -> int:
+        return self.segments.first_base
+
+    async def refresh(self) -> None:
+        """Look at the directory now."""
+        async with self._looking:
+            self._looked_at = trio.current_time()  # of a look that fails, too: no poll spins
+            self._apply(await self._own_disk.run(self._observer.look, self._view, self.active))
+
+    def _apply(self, view: View) -> None:
+        """Record what was seen, in one step."""
+        before, self._view = self._view, view
+        self.looks += 1
+        self.marks = Marks(view.start, max(view.start, view.active_base), view.end)
+        if view.active_base != self.active.base:
+            self.active = SparseIndex(view.active_base)
+        for run in view.runs:
+            self.active.add_batch(*run)
+        if view.active_base != before.active_base or view.sealed is not before.sealed:
+            self.segments = SegmentList(list(view.sealed), view.active_base)
+            kept = {segment.base for segment in view.sealed}
+            for base in self.indexes.keys() - kept:
+                del self.indexes[base]
+
+    async def wait_visible(self, end: int) -> None:
+        """Wait until the record before `end` may be seen; raises LogClosedError on leaving."""
+        while not self.closed and self.visible_end < end:
+            if self._polled is not None:
+                await self._polled.wait()  # somebody polls: what they see is for all
+                continue
+            self._polled = polled = trio.Event()
             try:
-                self.view = self._look()
-                return self.view
-            except (CorruptDataError, FileNotFoundError) as error:
-                if attempt == ATTEMPTS - 1:
-                    raise
-                log.debug("looking again: %s", error)
-        raise AssertionError("unreachable")
+                with trio.CancelScope() as self._poll_scope:
+                    await trio.sleep_until(self._looked_at + self._poll_seconds)
+                    await self.refresh()
+            finally:
+                self._polled = None
+                polled.set()
+        if self.closed:
+            raise LogClosedError("the follower is closed: open another one to continue")
 
-    def _look(self) -> _View:
-        before = self.view
-        mark = self._mark(before)
-        near = mark is not None and (mark == before.mark or mark.base == before.active_base)
-        if near:
-            start = max(before.start, self._start())
-            if start <= before.active_base:
-                assert mark is not None
-                sealed = tuple(segment for segment in before.sealed if segment.end > start)
-                end = max(before.end, mark.durable_end)
-                view = _View(mark, start, end, before.active_base, sealed)
-                return attrs.evolve(view, runs=self._index(view))
-        self._check_identity()
-        bases = self._names.segment_bases(self._disk.list_dir(self._names.directory))
-        start = max(before.start, self._start())
-        if mark is not None:
-            end = max(before.end, mark.durable_end)
-        else:
-            end = max(before.end, bases[-1] if bases else start)
-        kept = self._kept(bases, start, end, mark)
-        active_base = kept[-1] if kept else start
-        sealed = tuple(map(self._segment, kept[:-1], kept[1:]))
-        view = _View(mark, start, end, active_base, sealed)
-        return attrs.evolve(view, runs=self._index(view))
-
-    def _mark(self, before: _View) -> Mark | None:
-        """The mark; the one before if this one is older, which a torn slot is."""
-        mark, old = read_mark(self._disk, self._names, self._directory_crc), before.mark
-        if mark is None or mark.durable_end >= before.end or old is None:
-            return mark if mark is not None else old
-        if mark.sequence > old.sequence:
-            raise CorruptDataError(
-                f"the log was cut back while it was followed up to offset {before.end}",
-                path=self._names.mark,
-                offset=mark.durable_end,
-                advice="What was read from there on is gone, and other records may have these "
-                "offsets now: open a new follower",
-            )
-        return old
-
-    def _start(self) -> int:
-        try:
-            data = read_file(self._disk, self._names.trim, DOCUMENT_LIMIT_BYTES)
-        except FileNotFoundError:
-            return 0
-        try:
-            return decode_document(data, Trim).start_offset
-        except (ValueError, KeyError) as error:
-            raise CorruptDataError(str(error), path=self._names.trim) from error
-
-    def _check_identity(self) -> None:
-        path = self._names.meta
-        try:
-            meta = decode_document(read_file(self._disk, path, DOCUMENT_LIMIT_BYTES), Meta)
-        except (ValueError, KeyError) as error:
-            raise CorruptDataError(str(error), path=path) from error
-        if meta.directory_id != self._meta.directory_id:
-            raise CorruptDataError(
-                "the directory holds another log now", path=path, advice="Open a new follower"
-            )
-
-    def _kept(self, bases: list[int], start: int, end: int, mark: Mark | None) -> list[int]:
-        """The segments that matter, `[.., active]`; raises if one is missing."""
-        bases = [base for base in bases if base <= end]
-        if not bases and not end:
-            return []  # made, and not written yet
-        kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
-        missing = None
-        if not kept or kept[0] > start:
-            missing = start
-        elif mark is not None and end > start and mark.base not in kept:
-            missing = mark.base
-        if missing is not None:
-            raise CorruptDataError(
-                "the segment is missing", path=self._names.segment(missing), offset=missing
-            )
-        if start > kept[-1]:
-            raise CorruptDataError("trimmed beyond the last segment", path=self._names.trim)
-        return kept
-
-    def _segment(self, base: int, end: int) -> Segment:
-        known = self._known.get(base)
-        if known is None or known.end != end or base not in map(_base_of, self.view.sealed):
-            size = self._disk.file_size(self._names.segment(base))
-            if known is None or (known.end, known.size_bytes) != (end, size):
-                known = Segment(base, end, size)
-            self._known[base] = known
-        return known
-
-    def _index(self, view: _View) -> tuple[Run, ...]:
-        """Walk over what became durable in the active segment since the last look."""
-        mark, done = view.mark, self._indexed
-        if done.base != view.active_base:
-            done = SparseIndex(view.active_base)
-        if mark is None or mark.base != done.base or mark.position <= done.size_bytes:
-            self._indexed = done
-            return ()
-        file = self._disk.open(self._names.segment(done.base), "r")
-        try:
-            runs = _walk_on(file, done.size_bytes, done.end, mark)
-        finally:
-            file.close()
-        for run in runs:
-            done.add_batch(*run)
-        self._indexed = done
-        return tuple(runs)
+    def close(self) -> None:
+        """Wake everybody who waits; they are told."""
+        self.closed = True
+        self._poll_scope.cancel()
 
 
-def _base_of(segment: Segment) -> int:
-    return segment.base
+class Follower:
+    """A log seen from outside, read-only. Made by `open_follower`; belongs to one trio run.
 
-
-def _walk_on(file: File, position: int, offset: int, mark: Mark) -> list[Run]:
-    """Index whole batches from `position`, about a hint apart, up to the mark or the step's limit.
-
-    A bad frame just ends it: to say so is for the reader who wants that frame.
+    It shows what the last look at the directory found. Readers that wait have it look again and
+    again; anybody else may call `refresh`.
     """
-    size = min(file.size(), mark.position)
-    limit = position + INDEX_STEP_BYTES
-    runs: list[Run] = []
-    first_time = last_time = 0
-    start, begin, end, at = offset, position, offset, position
-    for stretch in SegmentWalk(file, position, offset, size=size, stop_offset=mark.durable_end):
-        ends = stretch.scan.positions
-        for i, last_time in batch_boundaries(stretch.data, ends):
-            if at == begin:  # the first batch of a run
-                first_time = last_time
-            end, at = stretch.offset + i, stretch.position + ends[i]
-            if at - begin >= HINT_BYTES:
-                runs.append((start, end, at - begin, first_time, last_time))
-                start, begin = end, at
-        if at >= limit:
-            break
-    if at > begin:
-        runs.append((start, end, at - begin, first_time, last_time))
-    return runs
+
+    def __init__(self, source: _FollowedSource, path: str) -> None:
+        self._source = source
+        self._path = path
+
+    def __repr__(self) -> str:
+        state = "closed" if self._source.closed else "open"
+        return f"<Follower of {self._path} {state}, {self.start_offset} to {self.durable_end}>"
+
+    @property
+    def start_offset(self) -> int:
+        """The first offset that still exists."""
+        return self._source.marks.start_offset
+
+    @property
+    def durable_end(self) -> int:
+        """The first offset that is not known to be durable; readers wait here."""
+        return self._source.marks.durable_end
+
+    @property
+    def codec(self) -> str:
+        """The name of the log's message layout."""
+        return self._source.codec.name
+
+    async def refresh(self) -> None:
+        """Look at the directory now.
+
+        Raises CorruptDataError if it contradicts itself, holds another log now, or was cut back
+        below what was visible before; OSError if it cannot be read.
+        """
+        self._check_open()
+        await self._source.refresh()
+
+    async def wait_durable(self, end: int) -> None:
+        """Wait until everything below offset `end` is durable, now or in the future.
+
+        Can be cancelled. Raises LogClosedError when the follower is left meanwhile, and as
+        `refresh` does.
+        """
+        await trio.lowlevel.checkpoint()
+        await self._source.wait_visible(end)
+
+    @overload
+    def reader(
+        self,
+        start: StartPosition = ...,
+        *,
+        end: int | Literal["current"] | None = ...,
+        count: int | None = ...,
+        raw: Literal[False] = ...,
+    ) -> Reader[StreamMessage]: ...
+    @overload
+    def reader(
+        self,
+        start: StartPosition = ...,
+        *,
+        end: int | Literal["current"] | None = ...,
+        count: int | None = ...,
+        raw: Literal[True],
+    ) -> Reader[Record]: ...
+    def reader(
+        self,
+        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
+        raw: bool = False,
+    ) -> Reader[StreamMessage] | Reader[Record]:
+        """A new reader, with the arguments of `Wal.reader`; see `Reader`.
+
+        "Latest", "current" and the end of the log are what the last look found.
+
+        Raises:
+            OffsetTrimmedError: the start is before `start_offset`.
+            ValueError: it is beyond `durable_end`, or `end` or `count` is negative.
+            LogClosedError: the follower was left.
+        """
+        self._check_open()
+        reader = make_reader(self._source, start, end, count, raw)
+        self._source.readers.add(reader)
+        return reader
+
+    def statistics(self) -> FollowerStatistics:
+        """Everything that can be counted, at this moment."""
+        source = self._source
+        return FollowerStatistics(
+            start_offset=self.start_offset,
+            durable_end=self.durable_end,
+            segments=len(source.segments) + 1,
+            size_bytes=source.segments.size_bytes + source.active.size_bytes,
+            looks=source.looks,
+            readers=tuple(reader.statistics() for reader in source.readers),
+        )
+
+    def _check_open(self) -> None:
+        if self._source.closed:
+            raise LogClosedError("the follower is closed: open another one to continue")
+
+
+def open_follower(
+    dir: str | os.PathLike[str],
+    *,
+    file_name: str = "wal.log",
+    disk: Disk | None = None,
+    poll_seconds: float = 0.05,
+    on_corruption: Literal["refuse", "skip"] = "refuse",
+) -> AbstractAsyncContextManager[Follower]:
+    """Follow a log read-only: ``async with open_follower(dir) as follower:``.
+
+    Works while another process has the log open, and also when none has. Takes no lock, changes
+    nothing, and shows only what is durable: up to the durability mark, or, if there is none, the
+    sealed segments.
+
+    Args:
+        dir: the log's directory.
+        file_name: as in its `WalConfig`.
+        disk: the file system; for tests, see `danube_trio.testing`.
+        poll_seconds: how often to look for new records while somebody waits for them.
+        on_corruption: ``refuse`` raises `CorruptDataError`; ``skip`` gives readers `Gap` items.
+
+    Raises, on entering:
+        FileNotFoundError: there is no log, or not yet.
+        CorruptDataError: damage, with the file, position and offset.
+        UnsupportedFormatError: the directory is Danube's own, or of a later version.
+        OSError, ValueError: the directory cannot be used.
+    """
+    if on_corruption not in ("refuse", "skip"):
+        raise ValueError(f"on_corruption={on_corruption!r} must be one of refuse, skip")
+    if isinstance(poll_seconds, bool) or not 0 < poll_seconds <= 3600:
+        raise ValueError(f"poll_seconds={poll_seconds!r} must be above 0 and at most 3600")
+    config = WalConfig(dir=os.fspath(dir), file_name=file_name, on_corruption=on_corruption)
+    return _OpenFollower(config, disk if disk is not None else RealDisk(), poll_seconds)
+
+
+class _OpenFollower(AbstractAsyncContextManager[Follower]):
+    """The block. It keeps nothing open: leaving only tells those who wait."""
+
+    def __init__(self, config: WalConfig, disk: Disk, poll_seconds: float) -> None:
+        self._config = config
+        self._disk = disk
+        self._poll_seconds = poll_seconds
+        self._source: _FollowedSource | None = None
+
+    async def __aenter__(self) -> Follower:
+        if self._source is not None:
+            raise RuntimeError("open_follower(...) can be entered once: call it again")
+        path = self._config.dir
+        assert path is not None
+        names = LogNames.of(path, self._config.file_name)
+        directory = await self._disk.run(find_log, self._disk, names)
+        self._source = _FollowedSource(self._config, self._disk, directory, self._poll_seconds)
+        await self._source.refresh()
+        return Follower(self._source, path)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._source is not None
+        self._source.close()
+
+
+class _ReadOnlyDisk:
+    """The disk that a follower's readers get: it refuses every change.
+
+    When a file is gone, it has the follower look again before it says so: most likely retention
+    took the file, and the reader compares its cursor with the start next.
+    """
+
+    def __init__(self, disk: Disk, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._disk = disk
+        self._refresh = refresh
+        self.list_dir = disk.list_dir
+        self.file_size = disk.file_size
+        self.free_bytes = disk.free_bytes
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        try:
+            return await self._disk.run(fn, *args)
+        except FileNotFoundError:
+            await self._refresh()
+            raise
+
+    def open(self, path: str, mode: OpenMode) -> File:
+        return self._disk.open(path, mode) if mode == "r" else _refuse(path)
+
+    def make_dir(self, path: str) -> None:
+        _refuse(path)
+
+    def rename(self, source: str, target: str) -> None:
+        _refuse(target)
+
+    def unlink(self, path: str) -> None:
+        _refuse(path)
+
+    def sync_dir(self, path: str) -> None:
+        _refuse(path)
+
+    def lock(self, path: str, holder: str) -> Lock:
+        _refuse(path)
+
+    def open_lane(self) -> Lane:
+        _refuse("a lane")
+
+
+def _refuse(path: str) -> NoReturn:
+    raise OSError(errno.EROFS, "a follower changes nothing", path)

@@ -143,7 +143,8 @@ class ThreadLane:
         self._closing: trio.Event | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else "running" if self._thread else "idle"
+        state = "idle" if self._thread is None else "running"
+        state = state if self._closing is None else "closed"
         return f"<ThreadLane {state}, {len(self._line)} calls waiting>"
 
     @enable_ki_protection

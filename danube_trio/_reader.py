@@ -234,8 +234,8 @@ class Reader(Generic[T_co]):
         segment = source.segments.find(self._cursor)
         base = segment.base if segment is not None else source.segments.active_base
         stop = min(segment.end if segment is not None else source.visible_end, source.visible_end)
-        offset, position = await self._locate(segment, base, stop)
         try:
+            offset, position = await self._locate(segment, base, stop)
             fetched = await disk.run(
                 fetch_block,
                 disk,

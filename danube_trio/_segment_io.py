@@ -6,6 +6,7 @@ error here, never "end of file".
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 
@@ -93,9 +94,8 @@ class SegmentWalk:
         want = self._chunk
         while self.position < self._size:
             remaining = self._size - self.position
-            data = self._file.read_at(min(want, remaining), self.position)
-            if len(data) < min(want, remaining):
-                remaining = len(data)  # the file ends before the size that was promised
+            data = self._read(min(want, remaining))
+            remaining = self._size - self.position
             result = scan(
                 data,
                 0,
@@ -122,6 +122,15 @@ class SegmentWalk:
             zeros = result.zeros or (remaining < HEADER_BYTES and result.reason is None)
             self.fault = Fault(self.position, self.offset, reason, zeros and self._rest_is_zero())
             return
+
+    def _read(self, size: int) -> bytes:
+        data = self._file.read_at(size, self.position)
+        if len(data) < size:
+            # A writer may just have cut the preallocated end off. Anything else is a failed read.
+            self._size = min(self._size, self._file.size())
+            if self.position + len(data) != self._size:
+                raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
+        return data
 
     def _rest_is_zero(self) -> bool:
         position = self.position

@@ -40,6 +40,10 @@ class Doorbell:
             self._task = None
             reschedule(task)
 
+    def clear(self) -> None:
+        """Forget rings so far: what they announced is about to be looked at."""
+        self._rung = False
+
     async def wait(self) -> None:
         """Wait for a ring. Always a checkpoint. One task at a time."""
         if self._rung:

@@ -34,17 +34,22 @@ async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> No
     offset = engine.marks.written_end  # appends may have come before this task first ran
     try:
         async with outbox:
+            told = 0  # the flusher knows that somebody waits for a sync up to here
             while True:
-                for piece in _frame(engine, intake.take(limit), offset):
+                engine.writer_bell.clear()
+                batches = intake.take(limit)
+                for piece in _frame(engine, batches, offset):
                     offset = piece.block.end
+                    told = log.sync_wanted
                     await _send(outbox, piece)
-                if len(intake):
+                if batches:
                     continue
                 if log.phase is not Phase.OPEN:
                     return
-                await engine.writer_bell.wait()
-                if not len(intake) and (log.sync_due or log.roll_wanted):
+                if log.sync_wanted > told or log.roll_wanted:
+                    told = log.sync_wanted
                     await _send(outbox, None)
+                await engine.writer_bell.wait()
     except trio.BrokenResourceError:
         return  # the flusher broke the log and left; everyone was told
 

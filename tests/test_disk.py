@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from danube_trio._core.disk import Disk, Lane, parent_of, read_file, replace_file
 from danube_trio._disk import RealDisk
@@ -95,7 +94,15 @@ def test_free_bytes(disk: Disk, root: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "parent"),
-    [("/a/b", "/a"), ("/a/b/", "/a"), ("/a", "/"), ("/", "/"), ("a/b", "a"), ("a", "."), (".", ".")],
+    [
+        ("/a/b", "/a"),
+        ("/a/b/", "/a"),
+        ("/a", "/"),
+        ("/", "/"),
+        ("a/b", "a"),
+        ("a", "."),
+        (".", "."),
+    ],
 )
 def test_parent_of(path: str, parent: str) -> None:
     assert parent_of(path) == parent
@@ -269,9 +276,7 @@ def test_one_lock_per_file(disk: Disk, root: str) -> None:
     second.release()
 
 
-def test_closing_another_descriptor_of_the_lock_file_keeps_the_lock(
-    disk: Disk, root: str
-) -> None:
+def test_closing_another_descriptor_of_the_lock_file_keeps_the_lock(disk: Disk, root: str) -> None:
     lock = disk.lock(f"{root}/wal.lock", "process 1")
     read_file(disk, f"{root}/wal.lock", 100)
     with pytest.raises(LogLockedError):
@@ -409,7 +414,7 @@ async def test_a_lane_is_a_schedule_point(disk: Disk) -> None:
         for _ in range(100):
             await lane.run(int)
         stopped = True
-    assert others >= 100
+    assert others >= 99  # the first call may come before the other task starts
     await lane.aclose()
 
 
@@ -429,7 +434,8 @@ async def test_closing_a_lane_waits_for_the_calls_handed_over(disk: Disk) -> Non
     async with trio.open_nursery() as nursery:
         for number in range(5):
             nursery.start_soon(lane.run, calls.append, number)
-        await trio.testing.wait_all_tasks_blocked(-1)
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()  # the first may end before all of them have started
         await close_all(lane)
         assert len(calls) == 5
 

@@ -92,9 +92,9 @@ def _killed_writing(
     if cuts:
         cut = cuts[len(cuts) // 2]
         killed = model.copy()
-        killed.apply(_part(write, write.position, cut))
+        killed.apply(write.part(write.position, cut))
         if cut > killed.inodes[write.ident].visible.size:
-            killed.apply(Grow(write.ident, write.path, write.serial, cut))
+            killed.apply(Grow(write.ident, write.path, write.serial + 1, cut))
         pending = killed.pending()
         done = cut - write.position
         yield Crash(f"killed in the next write at {done}", killed, pending, pending)
@@ -141,7 +141,7 @@ def _tear(pending: Pending, write: Data, cut: int, *, keep_size: bool) -> Pendin
     changes: list[Change] = []
     for change in pending[write.ident]:
         if change is write:
-            changes.append(_part(write, write.position, cut))
+            changes.append(write.part(write.position, cut))
         elif isinstance(change, Grow) and change.serial == write.serial + 1 and not keep_size:
             changes.append(Grow(change.ident, change.path, change.serial, cut))
         else:
@@ -182,7 +182,7 @@ def _tear_anywhere(rng: random.Random, write: Data, sector_bytes: int) -> Iterat
     keep = rng.random() < 0.5
     for start, end in zip(starts, ends, strict=True):
         if keep:
-            yield _part(write, start, end)
+            yield write.part(start, end)
         keep = not keep
 
 
@@ -190,11 +190,6 @@ def _boundaries(write: Data, sector_bytes: int) -> range:
     """Return the positions inside a write at which a crash can tear it."""
     first = (write.position // sector_bytes + 1) * sector_bytes
     return range(first, write.end, sector_bytes)
-
-
-def _part(write: Data, start: int, end: int) -> Data:
-    data = write.data[start - write.position : end - write.position]
-    return Data(write.ident, write.path, write.serial, start, data)
 
 
 def _key(plan: Pending) -> object:

@@ -9,7 +9,8 @@ and breaks all others. It starts no threads, is deterministic, and its seed repe
 
 1. *A file* has durable bytes and a durable size, and a list of unsynced changes: writes, sizes that
    grew (by a write or `allocate`), truncations. Readers see all of them applied. `sync_data` makes
-   those of that file durable. It does nothing for its name.
+   those of that file durable. It does nothing for its name. `write_durable_at` makes its own bytes
+   and the size durable, and nothing that was written before.
 2. *A directory* has durable names and a list of unsynced changes of them: creations (of files and
    directories), renames, removals. `sync_dir` makes those of that directory durable. It does
    nothing for the files. A file is lost with its name, or with that of a directory above it.
@@ -187,6 +188,8 @@ class SimDisk(SimProcess):
         stop = self.op_count if at is None else at
         if not 0 <= stop <= self.op_count:
             raise ValueError(f"at must be between 0 and {self.op_count}, got {at!r}")
+        if stop == self.op_count:
+            return self._states(stop, self._store.model, (), samples)
         *_, (_, model, ahead) = self._store.replay(stop)
         return self._states(stop, model, ahead, samples)
 

@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "Rename",
     "Sync",
+    "SyncWrite",
     "Unlink",
     "apply_to_file",
 ]
@@ -110,6 +111,17 @@ class Sync:
 
 
 @attrs.frozen(eq=False)
+class SyncWrite:
+    """A write that is its own sync: its bytes (from change `serial` on) and the size are durable.
+
+    Bytes written before it stay as they were: only the pages of the write are waited for.
+    """
+
+    ident: int
+    serial: int
+
+
+@attrs.frozen(eq=False)
 class Lose:
     """A failed sync: what is pending stays visible, and no later sync makes it durable."""
 
@@ -133,6 +145,10 @@ class Data(_Change):
     @property
     def end(self) -> int:
         return self.position + len(self.data)
+
+    def part(self, start: int, end: int) -> Data:
+        data = self.data[start - self.position : end - self.position]
+        return Data(self.ident, self.path, self.serial, start, data)
 
     def __str__(self) -> str:
         return f"data [{self.position}, {self.end})"
@@ -200,7 +216,7 @@ class Rename(_Change):
 FileChange = Data | Grow | Cut
 DirChange = Link | Unlink | Rename
 Change = FileChange | DirChange
-Effect = Make | Sync | Lose | Change
+Effect = Make | Sync | SyncWrite | Lose | Change
 
 
 def apply_to_file(content: Content, change: FileChange) -> None:
@@ -257,6 +273,37 @@ class Inode:
             content.cut(content.size)  # data beyond the size that was kept is not reachable
         return Inode(self.is_dir, content, content.copy(), names, dict(names))
 
+    def settle(self, serial: int) -> None:
+        """Make the size durable, and the data written from change `serial` on.
+
+        Older data stays pending, but for what was cut or overwritten since: it is not in the page
+        cache any more, so nothing can bring it back.
+        """
+        older: list[Change] = []
+        for change in self.pending:
+            assert isinstance(change, FileChange)
+            if isinstance(change, Data) and change.serial < serial:
+                older.append(change)
+                continue
+            apply_to_file(self.durable, change)
+            if isinstance(change, Data):
+                older = _without(older, change.position, change.end)
+            elif isinstance(change, Cut):
+                older = _without(older, change.size, None)
+        self.durable.size = self.visible.size
+        self.pending = older
+
+
+def _without(changes: Iterable[Change], start: int, end: int | None) -> list[Change]:
+    """Return what is left of the writes without the bytes `[start, end)`."""
+    left: list[Change] = []
+    for change in changes:
+        assert isinstance(change, Data)
+        for first, last in ((change.position, start), (end, change.end)):
+            if first is not None and max(first, change.position) < min(last, change.end):
+                left.append(change.part(max(first, change.position), min(last, change.end)))
+    return left
+
 
 def _apply(content: Content, names: dict[str, int], changes: Iterable[Change]) -> None:
     for change in changes:
@@ -285,6 +332,8 @@ class Model:
                 _apply(inode.durable, inode.durable_names, inode.pending)
                 inode.durable.size = inode.visible.size  # an inode is written as a whole
             inode.pending = []
+        elif isinstance(effect, SyncWrite):
+            inode.settle(effect.serial)
         elif isinstance(effect, Lose):
             inode.pending = []
         else:

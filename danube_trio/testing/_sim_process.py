@@ -80,8 +80,13 @@ class _SimFile:
         self._do("write", write, write, position, len(copy), change=True)
 
     def write_durable_at(self, data: bytes, position: int) -> None:
+        # Two operations, so that a crash can come between, and a fault hit either.
+        def sync(fault: Fault | None = None) -> None:
+            self._store.sync(self._ident, fault, since)
+
+        since = self._store.model.serial
         self.write_at(data, position)
-        self.sync_data()
+        self._do("sync_data", sync, sync)
 
     def size(self) -> int:
         return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)

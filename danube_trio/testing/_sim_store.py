@@ -23,6 +23,7 @@ from danube_trio.testing._sim_model import (
     Make,
     Model,
     Sync,
+    SyncWrite,
 )
 
 __all__ = ["Store", "os_error"]
@@ -180,11 +181,14 @@ class Store:
         if size != old:
             self.apply(change(ident, path, self.model.serial, size))
 
-    def sync(self, ident: int, fault: Fault | None = None) -> None:
-        """Make what is pending durable; a fault loses it, or (a lie) leaves it as it is."""
+    def sync(self, ident: int, fault: Fault | None = None, since: int | None = None) -> None:
+        """Make what is pending durable; a fault loses it, or (a lie) leaves it as it is.
+
+        With `since` only the data of the changes from that one on, and the size.
+        """
         if self.model.inodes[ident].pending:
             if fault is None:
-                self.apply(Sync(ident))
+                self.apply(Sync(ident) if since is None else SyncWrite(ident, since))
             elif fault.error is not None:
                 self.apply(Lose(ident))
 

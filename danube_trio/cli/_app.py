@@ -1,0 +1,160 @@
+"""The commands and their options. What they do is in the other files of this package."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import click
+
+from danube_trio._version import __version__
+from danube_trio.cli._failures import PROBLEMS, Commands
+from danube_trio.cli._values import FORMATS, Start, to_start, to_until
+
+__all__ = ["app"]
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    problems were found, or damaged records were stepped over
+  2    wrong usage, wrong input, or no log in the directory
+  3    damaged data, or a format that is not supported
+  4    the log is locked by another program
+  5    an input or output error, or the log broke
+  130  interrupted
+"""
+
+directory = click.argument("directory", metavar="DIR", type=click.Path())
+file_name = click.option(
+    "--file-name", default="wal.log", show_default=True, help="The log's file name."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_raw = click.option(
+    "--raw", is_flag=True, help="Print payloads, each after its length (32 bits, little endian)."
+)
+skip = click.option(
+    "--skip-corrupt", is_flag=True, help="Step over damaged records, say so, and exit with 1."
+)
+
+
+@click.group(
+    cls=Commands,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="danube-trio")
+@click.option("-v", "--verbose", is_flag=True, help="Log to stderr what is done.")
+def app(verbose: bool) -> None:
+    """Append to, read and check durable logs.
+
+    DIR is the directory of a log. All commands but append read only, take no lock, and work while
+    a program holds the log. Data goes to stdout, everything else to stderr.
+    """
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice(list(FORMATS)),
+    default="lines",
+    show_default=True,
+    help="lines: one payload each. ndjson: one message each, as replay --json prints it. "
+    "length-prefixed: payloads, each after its length (32 bits, little endian).",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 100_000),
+    default=1000,
+    show_default=True,
+    help="Most records in one atomic batch. What has arrived is appended without waiting for more.",
+)
+@click.option("--codec", help="The message layout of a new log.")
+@file_name
+@as_json
+def append(**options: Any) -> None:
+    """Append what comes on stdin, durably, and print how many records that were.
+
+    Makes the directory if it is missing.
+    """
+    from danube_trio.cli._append import append_stdin
+
+    append_stdin(**options)
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option(
+    "--from",
+    "start",
+    callback=to_start,
+    default="earliest",
+    show_default=True,
+    help="earliest, latest, an offset, or @ and a time: seconds since 1970 or ISO 8601 (UTC).",
+)
+@click.option(
+    "--until",
+    callback=to_until,
+    default="current",
+    show_default=True,
+    help="Stop before this offset; current: where the log ends now.",
+)
+@click.option("--count", type=click.IntRange(0), help="Stop after so many records.")
+@as_json
+@as_raw
+@skip
+@file_name
+def replay(start: Start, until: int | None, count: int | None, **options: Any) -> None:
+    """Print messages: the payloads as lines, or all fields with --json."""
+    from danube_trio.cli._read import print_records
+
+    if print_records(start=start, until=until, count=count, **options):
+        click.get_current_context().exit(PROBLEMS)
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is appended later.")
+@click.option(
+    "-n", "--lines", "last", type=click.IntRange(0), default=10, show_default=True,
+    help="How many messages to begin with.",
+)  # fmt: skip
+@as_json
+@as_raw
+@skip
+@file_name
+def tail(last: int, follow: bool, **options: Any) -> None:
+    """Print the last messages, and with -f those that follow."""
+    from danube_trio.cli._read import print_records
+
+    if print_records(last=last, follow=follow, **options):
+        click.get_current_context().exit(PROBLEMS)
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@as_json
+@file_name
+def info(**options: Any) -> None:
+    """Show marks, segments, holder, and what recovery would do."""
+    from danube_trio.cli._info import print_info
+
+    print_info(**options)
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@as_json
+@file_name
+def verify(**options: Any) -> None:
+    """Check every frame and message, and that all files fit together.
+
+    Prints what it finds: problems (exit code 1), warnings, and notes. Changes nothing.
+    """
+    from danube_trio.cli._check import print_findings
+
+    if print_findings(**options):
+        click.get_current_context().exit(PROBLEMS)

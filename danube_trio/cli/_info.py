@@ -1,0 +1,187 @@
+"""``danube-trio info``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import click
+
+from danube_trio._core.disk import Disk
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.segment import LogNames, Segment
+from danube_trio._disk import RealDisk
+from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
+from danube_trio._recover import Directory
+from danube_trio._segment_io import load_index
+from danube_trio._verify_segment import Preview, preview
+from danube_trio.cli._holder import find_holder
+from danube_trio.cli._values import counted, time_text
+
+__all__ = ["print_info"]
+
+
+def print_info(directory: str, file_name: str, as_json: bool) -> None:
+    """Run the command."""
+    names = LogNames.of(directory.rstrip("/") or "/", file_name)
+    facts = _facts(RealDisk(), names, find_holder(names.lock))
+    click.echo(json.dumps(facts) if as_json else _text(facts))
+
+
+def _facts(disk: Disk, names: LogNames, holder: str | None) -> dict[str, Any]:
+    directory = find_log(disk, names)
+    view = Observer(disk, directory).look(NOTHING_SEEN, SparseIndex(0))
+    expected = preview(disk, directory) if holder is None else None
+    segments = [_sealed(disk, names, segment) for segment in view.sealed]
+    if directory.bases:
+        segments.append(_active(view, expected))
+    listing = disk.list_dir(names.directory)
+    return {
+        "directory": names.directory,
+        "file_name": names.file_name,
+        "format": directory.meta.format,
+        "trailer": directory.meta.trailer,
+        "codec": directory.meta.codec,
+        "directory_id": directory.meta.directory_id,
+        "epochs": [list(epoch) for epoch in directory.meta.epochs],
+        "start_offset": view.start,
+        "durable_end": view.end,
+        "records": view.end - view.start,
+        "size_bytes": sum(segment["size_bytes"] for segment in segments),
+        "mark": attrs.asdict(view.mark) if view.mark is not None else None,
+        "locked": holder is not None,
+        "holder": holder,
+        "segments": segments,
+        "recovery": _recovery(directory, expected, holder),
+        "cut_off_files": [name for name in listing if name.endswith((".torn", ".corrupt"))],
+    }
+
+
+def _segment(base: int, end: int, size: int, first: int, last: int, sealed: bool) -> dict[str, Any]:
+    return {
+        "base": base,
+        "end": end,
+        "size_bytes": size,
+        "first_time": time_text(first),
+        "last_time": time_text(last),
+        "sealed": sealed,
+    }
+
+
+def _sealed(disk: Disk, names: LogNames, segment: Segment) -> dict[str, Any]:
+    first, last = segment.first_time, segment.last_time
+    if not (first and last):
+        try:
+            index = load_index(disk, names, segment, trailer=True)
+            first, last = index.first_time, index.last_time
+        except FileNotFoundError:
+            first = last = 0  # trimmed just now
+    return _segment(segment.base, segment.end, segment.size_bytes, first, last, sealed=True)
+
+
+def _active(view: View, expected: Preview | None) -> dict[str, Any]:
+    """The last segment: as far as it is durable, or, with nobody writing, as far as it is whole."""
+    first = view.runs[0][3] if view.runs else 0
+    last = view.runs[-1][4] if view.runs else 0
+    mark, size = view.mark, 0
+    if mark is not None and mark.base == view.active_base:
+        size = mark.position
+    if expected is not None and expected.base == view.active_base:
+        first, last, size = expected.first_time, expected.last_time, expected.size_bytes
+    return _segment(view.active_base, view.end, size, first, last, sealed=False)
+
+
+def _recovery(
+    directory: Directory, expected: Preview | None, holder: str | None
+) -> dict[str, Any] | None:
+    """What the next open would do, None while somebody has it open."""
+    if holder is not None:
+        return None
+    if expected is None:
+        return {"next_offset": directory.start_offset, "kept_records": 0, "cut_bytes": 0}
+    names = directory.names
+    return {
+        "next_offset": expected.next_offset,
+        "kept_records": expected.kept_records,
+        "cut_bytes": expected.cut_bytes,
+        "cut_position": expected.cut_position if expected.cut_bytes else None,
+        "cut_reason": expected.cut_reason,
+        "path": names.segment(expected.base),
+        "damage": expected.damage,
+        "leftovers": [*directory.leftovers, *map(names.segment, directory.leftover_bases)],
+    }
+
+
+# ---- text
+
+
+def _text(facts: dict[str, Any]) -> str:
+    mark = facts["mark"]
+    lines = [
+        ("directory", f"{facts['directory']} ({facts['file_name']})"),
+        ("format", f"{facts['format']}, codec {facts['codec']}"),
+        ("directory id", facts["directory_id"]),
+        ("offsets", f"{facts['start_offset']} to {facts['durable_end']} (exclusive)"),
+        ("records", f"{facts['records']:,}"),
+        (
+            "size",
+            f"{counted(facts['size_bytes'], 'byte')} in "
+            f"{counted(len(facts['segments']), 'segment')}",
+        ),
+        (
+            "mark",
+            f"durable to offset {mark['durable_end']}, byte {mark['position']} of segment "
+            f"{mark['base']}"
+            if mark
+            else "none: without it only sealed segments are known to be durable",
+        ),
+        ("holder", facts["holder"] or "none"),
+        ("recovery", _recovery_text(facts["recovery"])),
+    ]
+    if facts["cut_off_files"]:
+        lines.append(("cut off", ", ".join(facts["cut_off_files"])))
+    rows: list[tuple[str, ...]] = [("base", "end", "bytes", "first time", "last time", "")]
+    rows += [
+        (
+            str(segment["base"]),
+            str(segment["end"]),
+            f"{segment['size_bytes']:,}",
+            segment["first_time"] or "-",
+            segment["last_time"] or "-",
+            "sealed" if segment["sealed"] else "active",
+        )
+        for segment in facts["segments"]
+    ]
+    described = [f"{name:<13}{value}" for name, value in lines]
+    return "\n".join([*described, "", *_columns(rows)])
+
+
+def _recovery_text(recovery: dict[str, Any] | None) -> str:
+    if recovery is None:
+        return "the log is open"
+    if recovery.get("damage"):
+        return f"would be refused: {recovery['path']}: {recovery['damage']}"
+    steps = [f"goes on at offset {recovery['next_offset']}"]
+    if recovery["kept_records"]:
+        steps.append(f"keeps {counted(recovery['kept_records'], 'record')} above the mark")
+    if recovery["cut_bytes"]:
+        steps.append(
+            f"cuts {counted(recovery['cut_bytes'], 'byte')} at byte {recovery['cut_position']} "
+            f"({recovery['cut_reason']})"
+        )
+    if recovery.get("leftovers"):
+        steps.append(f"removes {counted(len(recovery['leftovers']), 'leftover file')}")
+    return ", ".join(steps)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Right-aligned numbers, and the rest; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i < 3 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,44 @@
+"""The progress bar itself; the only file that imports rich."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+__all__ = ["rich_bar"]
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, what: str, total_bytes: int | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=total_bytes)
+
+    def advance(self, size_bytes: int) -> None:
+        self._progress.advance(self._task, size_bytes)
+
+    def expect(self, total_bytes: int) -> None:
+        self._progress.update(self._task, total=total_bytes)
+
+
+@contextlib.contextmanager
+def rich_bar(what: str, total_bytes: int | None) -> Generator[_RichBar]:
+    """Show a bar on stderr while the block runs."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _RichBar(progress, what, total_bytes)
