@@ -115,8 +115,10 @@ class Observer:
         raise AssertionError
 
     def _look(self, before: View, index: SparseIndex) -> View:
-        mark = self._mark(before)
-        if mark is not None and (mark == before.mark or mark.base == before.active_base):
+        found = read_mark(self._disk, self._names, self._directory_crc)
+        mark = self._newest(found, before)
+        if found is not None and (mark == before.mark or found.base == before.active_base):
+            assert mark is not None
             start = max(before.start, self._start())
             if start <= before.active_base:
                 end = max(before.end, mark.durable_end)
@@ -135,10 +137,10 @@ class Observer:
         sealed = self._sealed(kept, before, index)
         return View(mark, start, end, active_base, sealed, self._index(mark, active_base, index))
 
-    def _mark(self, before: View) -> Mark | None:
-        """The mark; the one before if this one is older, as it is while a slot is written."""
-        mark, old = read_mark(self._disk, self._names, self._directory_crc), before.mark
-        if mark is None or mark.durable_end >= before.end or old is None:
+    def _newest(self, mark: Mark | None, before: View) -> Mark | None:
+        """The mark, or the one before if this one is older, as it is while a slot is written."""
+        old = before.mark
+        if mark is None or old is None or mark.durable_end >= before.end:
             return mark if mark is not None else old
         if mark.sequence > old.sequence:
             raise CorruptDataError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from danube_trio import (
     CorruptDataError,
     Follower,
+    LogBrokenError,
     LogClosedError,
     OffsetTrimmedError,
     StartPosition,
@@ -25,8 +27,14 @@ from danube_trio import (
     open_follower,
     open_wal,
 )
-from danube_trio._core.files import Meta, decode_document, encode_document
-from danube_trio.testing import SimDisk
+from danube_trio._core.files import Meta, Trim, decode_document, decode_marks, encode_document
+from danube_trio._core.frame import scan
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.segment import LogNames
+from danube_trio._disk import RealDisk
+from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
+from danube_trio._recover import Directory
+from danube_trio.testing import ProcessKilledError, SimDisk
 
 DIR = "/log"
 # A few records in each segment, and no preallocated zeros.
@@ -55,7 +63,7 @@ async def read(follower: Follower, start: int = 0) -> list[bytes]:
 
 
 @asynccontextmanager
-async def written(disk: SimDisk, count: int, config: WalConfig = SMALL) -> AsyncIterator[Wal]:
+async def written(disk: SimDisk, count: int, config: WalConfig = SMALL) -> AsyncGenerator[Wal]:
     async with open_wal(config, disk=disk) as wal:
         await append(wal, count)
         yield wal
@@ -198,7 +206,7 @@ async def test_a_poll_that_fails_is_told_to_everyone_who_waits(autojump_clock: M
     async with written(disk, 1), open_follower(DIR, disk=disk) as follower:
 
         async def wait() -> None:
-            with pytest.raises(OSError, match="wal.mark"):
+            with pytest.raises(OSError, match=r"wal\.mark"):
                 await follower.wait_durable(2)
 
         fault = disk.fail("read", path_contains="wal.mark", sticky=True)
@@ -230,9 +238,7 @@ async def test_seeks_find_the_same_as_in_the_log_itself() -> None:
                 end = wal.next_offset
                 for start in {0, 1, end - 1, end, *range(0, end, 97)}:
                     expected = payloads(start, min(end, start + 3))
-                    reader = follower.reader(
-                        StartPosition.offset(start), end="current", count=3
-                    )
+                    reader = follower.reader(StartPosition.offset(start), end="current", count=3)
                     assert [message.payload async for message in reader] == expected
                 for time in (0.0, 1000.3, 1111.1, now - 50, now + 1):
                     position = StartPosition.timestamp(time)
@@ -267,14 +273,14 @@ async def test_a_cursor_that_retention_overtakes_is_told() -> None:
     disk = SimDisk()
     async with written(disk, 60) as wal, open_follower(DIR, disk=disk) as follower:
         before = follower.reader(StartPosition.earliest())
-        at_20 = follower.reader(StartPosition.timestamp(0))
+        by_time = follower.reader(StartPosition.timestamp(1))
         start = await wal.trim(40)
         # The follower has not looked since: it learns of it from the file that is not there.
         with pytest.raises(OffsetTrimmedError) as caught:
             await before.next_batch()
         assert (caught.value.offset, caught.value.start_offset) == (0, start)
         assert follower.start_offset == start
-        first = await at_20.__anext__()
+        first = await by_time.__anext__()
         assert first.offset == start
         with pytest.raises(OffsetTrimmedError):
             follower.reader(StartPosition.offset(0))
@@ -311,40 +317,41 @@ async def test_everything_but_the_active_segment_may_go() -> None:
 # ---- death and return of the writer
 
 
+async def live_and_die(disk: SimDisk) -> None:
+    """A writer that is killed in the middle of a write, with records that are not synced yet."""
+    writer = disk.process()
+    async with open_wal(SMALL, disk=writer) as wal:
+        await append(wal, 13)
+        await append(wal, 2, durability="written")
+        path = f"{DIR}/wal.{wal._engine.segments.active_base:020d}.log"
+        whole = disk.read_file(path)[: wal._engine.active.size_bytes]
+        disk.write_file(path, whole + b"half a frame %d" % wal.next_offset)
+        writer.kill()
+        await wal.append(b"never acknowledged")
+
+
 async def test_it_sees_the_writer_die_and_come_back(autojump_clock: MockClock) -> None:
     disk = SimDisk()
     seen: list[bytes] = []
-    async with trio.open_nursery() as nursery:
-        async with written(disk, 40):
-            pass
-        async with open_follower(DIR, disk=disk) as follower:
 
-            async def tail() -> None:
-                async for message in follower.reader():
-                    seen.append(message.payload)
+    async def tail(follower: Follower) -> None:
+        async for message in follower.reader():
+            seen.append(message.payload)
 
-            nursery.start_soon(tail)
-            for life in range(1, 5):
-                writer = disk.process()
-                with pytest.raises(Exception):  # noqa: B017, PT011 (whatever a dead disk gives)
-                    async with open_wal(SMALL, disk=writer) as wal:
-                        await append(wal, 13)
-                        await append(wal, 2, durability="written")
-                        # Half a frame, as a write leaves it that was under way.
-                        path = f"{DIR}/wal.{wal._engine.segments.active_base:020d}.log"
-                        whole = wal._engine.active.size_bytes
-                        data = disk.read_file(path)[:whole] + b"half a frame %d" % life
-                        disk.write_file(path, data)
-                        writer.kill()
-                        await wal.append(b"never acknowledged")
-                await trio.sleep(1)
-            async with open_wal(SMALL, disk=disk) as wal:
-                await append(wal, 10)
-                end = wal.next_offset
-                await follower.wait_durable(end)
-                await trio.sleep(1)
-                assert seen == payloads(0, end)
-            nursery.cancel_scope.cancel()
+    async with written(disk, 40):
+        pass
+    async with open_follower(DIR, disk=disk) as follower, trio.open_nursery() as nursery:
+        nursery.start_soon(tail, follower)
+        for _ in range(4):
+            with pytest.raises((LogBrokenError, ProcessKilledError)):
+                await live_and_die(disk)
+            await trio.sleep(1)
+        async with open_wal(SMALL, disk=disk) as wal:
+            await append(wal, 10)
+            await follower.wait_durable(wal.next_offset)
+            await trio.sleep(1)
+            assert seen == payloads(0, wal.next_offset)
+        nursery.cancel_scope.cancel()
 
 
 async def test_records_that_were_cut_back_by_policy_are_an_error() -> None:
@@ -356,7 +363,9 @@ async def test_records_that_were_cut_back_by_policy_are_an_error() -> None:
         truncating = WalConfig(dir=DIR, on_corruption="truncate")
         async with open_wal(truncating, disk=disk):
             for _ in range(2):
-                with pytest.raises(CorruptDataError, match="cut back .* up to offset 20") as caught:
+                with pytest.raises(
+                    CorruptDataError, match=r"cut back .* up to offset 20"
+                ) as caught:
                     await follower.refresh()
                 assert caught.value.offset == sealed_end
 
@@ -402,7 +411,7 @@ async def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no log 'wal\.log' here \(yet\)"):
         async with open_follower(tmp_path):
             pass
-    assert list(tmp_path.iterdir()) == []
+    assert RealDisk().list_dir(str(tmp_path)) == []
     async with open_wal(WalConfig(dir=str(tmp_path))) as wal:
         async with open_follower(tmp_path, poll_seconds=0.001) as follower:
             assert follower.durable_end == 0
@@ -464,8 +473,9 @@ async def test_a_codec_that_is_unknown_is_refused() -> None:
     ],
 )
 def test_settings_out_of_range_name_the_setting(settings: Any, complaint: str) -> None:
+    arguments: dict[str, Any] = {"dir": DIR, **settings}
     with pytest.raises(ValueError, match=complaint):
-        open_follower(**{"dir": DIR, **settings})
+        open_follower(**arguments)
 
 
 async def test_it_can_be_entered_once() -> None:
@@ -537,7 +547,8 @@ async def test_it_changes_nothing_and_takes_no_lock() -> None:
     async with open_follower(DIR, disk=disk) as follower:
         await follower.refresh()
         assert await read(follower, follower.start_offset)
-    assert {operation.name for operation in disk.operations[number:]} <= {"open", "list_dir", "read"}
+    harmless = {"open", "close", "list_dir", "read", "size", "file_size"}
+    assert {operation.name for operation in disk.operations[number:]} <= harmless
     assert disk.tree() == {**before, f"{DIR}/wal.meta.tmp": b"left by a crash"}
     assert disk.open_paths == []
 
@@ -562,3 +573,115 @@ async def test_its_readers_get_a_disk_that_refuses_every_change() -> None:
             with pytest.raises(OSError, match="changes nothing") as caught:
                 attempt()
             assert caught.value.errno == errno.EROFS
+
+
+# ---- races: a look that the writer crosses
+
+
+class _PastFile:
+    """A file as it was when it was opened."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self.path = path
+        self._data = data
+
+    def read_at(self, size: int, position: int) -> bytes:
+        return self._data[position : position + size]
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def close(self) -> None:
+        pass
+
+
+class Past:
+    """A disk that was recorded after every operation of a writer, and goes on while it is read.
+
+    Each call moves the time on by the next of `steps`; it ends with the record.
+    """
+
+    def __init__(self, record: list[dict[str, bytes]], now: int, steps: tuple[int, ...]) -> None:
+        self._record = record
+        self._steps = cycle(steps)
+        self.now = now
+
+    def _tree(self) -> dict[str, bytes]:
+        self.now = min(self.now + next(self._steps), len(self._record) - 1)
+        return self._record[self.now]
+
+    def list_dir(self, path: str) -> list[str]:
+        return sorted(name.removeprefix(f"{path}/") for name in self._tree())
+
+    def open(self, path: str, mode: str) -> _PastFile:
+        assert mode == "r"
+        tree = self._tree()
+        if path not in tree:
+            raise FileNotFoundError(errno.ENOENT, "gone", path)
+        return _PastFile(path, tree[path])
+
+    def file_size(self, path: str) -> int:
+        return self.open(path, "r").size()
+
+
+async def history() -> tuple[Directory, list[dict[str, bytes]]]:
+    """A log that rolls and trims all the time, is closed, and goes on: the tree at each step."""
+    disk = SimDisk()
+    record: list[dict[str, bytes]] = []
+    config = WalConfig(dir=DIR, segment_bytes=250, preallocate_bytes=512)
+    async with written(disk, 1, config):
+        pass
+    directory = find_log(disk, LogNames.of(DIR, "wal.log"))
+    disk.on_operation = lambda operation: record.append(disk.tree())
+    for keep in (8, 0):
+        async with open_wal(config, disk=disk) as wal:
+            for _ in range(8):
+                await append(wal, 3)
+                await wal.trim(max(0, wal.next_offset - keep))
+    disk.on_operation = None
+    record.append(disk.tree())
+    changes = [tree for before, tree in pairwise([{}, *record]) if tree != before]
+    return directory, changes
+
+
+def durable_end(directory: Directory, tree: dict[str, bytes]) -> int:
+    mark = decode_marks(tree[directory.names.mark], directory.directory_crc)
+    assert mark is not None
+    return mark.durable_end
+
+
+def check_view(view: View, directory: Directory, tree: dict[str, bytes]) -> None:
+    """Whatever a view shows is there, unless it was trimmed by now."""
+    trim = tree.get(directory.names.trim)
+    start = decode_document(trim, Trim).start_offset if trim is not None else 0
+    segments = [(segment.base, segment.end) for segment in view.sealed]
+    assert view.start <= view.end
+    assert [end for _, end in segments] == [base for base, _ in segments[1:]] + (
+        [view.active_base] if segments else []
+    )
+    for base, end in [*segments, (view.active_base, view.end)]:
+        if max(base, start) < end:
+            data = tree[directory.names.segment(base)]
+            assert scan(data, 0, base, stop_offset=end).end_offset == end
+
+
+@pytest.mark.parametrize("steps", [(0,), (1,), (2,), (0, 1), (0, 0, 1), (3, 0), (7,), (0, 13, 1)])
+async def test_a_look_is_consistent_whenever_the_writer_crosses_it(steps: tuple[int, ...]) -> None:
+    directory, record = await history()
+    assert len(record) > 200
+    for begin in range(len(record)):
+        past = Past(record, begin, steps)
+        observer = Observer(cast("Any", past), directory)
+        view, index = NOTHING_SEEN, SparseIndex(0)
+        while past.now < len(record) - 1 and past.now < begin + 100:
+            least, before = durable_end(directory, record[past.now]), view
+            view = observer.look(before, index)
+            assert max(least, before.end) <= view.end <= durable_end(directory, record[past.now])
+            assert view.start >= before.start
+            check_view(view, directory, record[past.now])
+            if view.active_base != index.base:
+                index = SparseIndex(view.active_base)
+            for run in view.runs:
+                index.add_batch(*run)
+            if not any(steps):
+                break

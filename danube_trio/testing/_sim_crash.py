@@ -101,6 +101,8 @@ def _killed_writing(
 
 
 def _named_plans(pending: Pending, sector_bytes: int) -> Iterator[tuple[str, Pending]]:
+    # Written back by the operating system in time, though nobody asked for it.
+    yield "everything kept", pending
     yield "sizes without data", _keep(pending, lambda change: not isinstance(change, Data))
     yield (
         "data without directory entries",
@@ -116,8 +118,6 @@ def _named_plans(pending: Pending, sector_bytes: int) -> Iterator[tuple[str, Pen
         writes.sort(key=lambda write: write.serial)
         yield from _torn_plans(pending, writes[-1], sector_bytes)
         yield "first write lost", _keep(pending, lambda change: change is not writes[0])
-    # Written back by the operating system in time, though nobody asked for it.
-    yield "everything kept", pending
 
 
 def _torn_plans(pending: Pending, write: Data, sector_bytes: int) -> Iterator[tuple[str, Pending]]:

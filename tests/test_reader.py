@@ -1,0 +1,305 @@
+"""Readers: start and end positions, tiers, slow readers, and what overtakes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from danube_trio import (
+    CorruptDataError,
+    LogClosedError,
+    OffsetTrimmedError,
+    Reader,
+    StartPosition,
+    Wal,
+    WalConfig,
+    open_wal,
+)
+from danube_trio.testing import SimDisk
+
+SMALL = WalConfig(
+    dir="/log", segment_bytes=2000, preallocate_bytes=512, cache_capacity=5, read_block_bytes=400
+)
+
+
+class Clock:
+    """Seconds since 1970, by hand."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def offsets(reader: Reader[Any]) -> list[int]:
+    return [item.offset async for item in reader]
+
+
+async def fill(wal: Wal, count: int) -> None:
+    for i in range(count):
+        await wal.append(b"%d" % i * 20)
+
+
+async def test_start_and_end_positions() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        every = list(range(60))
+        at = StartPosition.offset
+        assert await offsets(wal.reader(end="current")) == every
+        assert await offsets(wal.reader(StartPosition.earliest(), end=7)) == every[:7]
+        assert await offsets(wal.reader(at(33), end=36)) == [33, 34, 35]
+        assert await offsets(wal.reader(at(10), count=25)) == every[10:35]
+        assert await offsets(wal.reader(at(58), end="current", count=9)) == [58, 59]
+        assert await offsets(wal.reader(at(60), end="current")) == []
+        assert await offsets(wal.reader(at(20), end=3)) == []
+        assert await offsets(wal.reader(count=0)) == []
+        assert await offsets(wal.reader(StartPosition.latest(), end="current")) == []
+
+
+@pytest.mark.parametrize("start", range(61))
+async def test_every_offset_can_be_sought(start: int) -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        reader = wal.reader(StartPosition.offset(start), end="current")
+        assert await offsets(reader) == list(range(start, 60))
+
+
+async def test_a_start_outside_of_the_log_is_named() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        with pytest.raises(ValueError, match="offset=61 is beyond the end of the log, which is 60"):
+            wal.reader(StartPosition.offset(61))
+        start = await wal.trim(30)
+        assert 0 < start <= 30
+        with pytest.raises(OffsetTrimmedError, match=f"now starts at {start}") as caught:
+            wal.reader(StartPosition.offset(start - 1))
+        assert (caught.value.offset, caught.value.start_offset) == (start - 1, start)
+        assert await offsets(wal.reader(end="current")) == list(range(start, 60))
+        for bad in (-1, 1.5, True, "7", None):
+            with pytest.raises(ValueError, match="must be a whole number"):
+                StartPosition.offset(bad)  # type: ignore[arg-type]
+        for arguments in ({"end": -1}, {"count": -1}, {"end": 1.5}, {"end": "soon"}):
+            with pytest.raises(ValueError, match="must be 0 or more"):
+                wal.reader(**arguments)  # type: ignore[call-overload]
+        for seconds in (-1.0, float("nan"), float("inf"), 1e30):
+            with pytest.raises(ValueError, match="timestamp="):
+                StartPosition.timestamp(seconds)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+async def test_timestamps_find_the_first_record_at_or_after_them(memory: bool) -> None:
+    clock = Clock()
+    config = attrs.evolve(SMALL, dir=None, cache_capacity=1000) if memory else SMALL
+    async with open_wal(config, disk=SimDisk(), clock=clock) as wal:
+        times: list[float] = []
+        for i in range(60):
+            clock.now += (0, 0, 10)[i % 3]
+            times.append(clock.now)
+            await wal.append(b"%d" % i * 20)
+        for seconds in (0.0, *sorted({t + d for t in times for d in (-0.5, 0, 0.5)})):
+            expected = [i for i, t in enumerate(times) if t >= seconds]
+            reader = wal.reader(StartPosition.timestamp(seconds), end="current")
+            assert await offsets(reader) == expected, seconds
+        future = wal.reader(StartPosition.timestamp(clock.now + 50))
+        clock.now += 20
+        await wal.append(b"too early")
+        clock.now += 40
+        await wal.append(b"in time")
+        assert (await future.__anext__()).payload == b"in time"
+
+
+async def test_timestamps_after_a_reopen_and_a_trim_inside_a_segment() -> None:
+    clock, disk = Clock(), SimDisk()
+    async with open_wal(SMALL, disk=disk, clock=clock) as wal:
+        for i in range(60):
+            clock.now += 1
+            await wal.append(b"%d" % i * 20)
+    for path in disk.tree():
+        if path.endswith((".idx", ".ckpt")):
+            disk.unlink(path)
+    async with open_wal(SMALL, disk=disk, clock=clock) as wal:
+        for i in (0, 1, 17, 42, 59):
+            reader = wal.reader(StartPosition.timestamp(1_000_001.0 + i), end="current")
+            assert await offsets(reader) == list(range(i, 60))
+        start = await wal.trim(11)
+        reader = wal.reader(StartPosition.timestamp(1_000_001.0), end="current")
+        assert await offsets(reader) == list(range(start, 60))
+
+
+async def test_raw_records_carry_body_and_time() -> None:
+    clock = Clock(1234.5)
+    async with open_wal(SMALL, disk=SimDisk(), clock=clock) as wal:
+        await fill(wal, 30)
+        clock.now = 1000.0  # a clock that goes back does not take the log with it
+        await wal.append(b"later")
+        records = [record async for record in wal.reader(raw=True, end="current")]
+        assert [r.offset for r in records] == list(range(31))
+        assert {r.append_time for r in records} == {1_234_500_000}
+        assert b"later" in records[-1].body
+
+
+async def test_batches_give_the_same_records() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        batches = [batch async for batch in wal.reader(end="current").batches()]
+        assert [m.offset for batch in batches for m in batch] == list(range(60))
+        assert len(batches) > 3
+        reader = wal.reader(end="current")
+        await reader.__anext__()
+        assert (await reader.next_batch())[0].offset == 1
+        while await reader.next_batch():
+            pass
+        assert await reader.next_batch() == []
+
+
+async def test_a_live_reader_gets_each_record_once_over_all_tiers() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal, trio.open_nursery() as nursery:
+        seen: dict[int, list[int | None]] = {i: [] for i in range(6)}
+
+        async def watch(name: int) -> None:
+            async for message in wal.reader(StartPosition.earliest(), count=90):
+                seen[name].append(message.offset)
+                if name % 2:
+                    for _ in range(message.payload[0] % (name * 4)):
+                        await trio.lowlevel.checkpoint()  # a slow one, which falls behind
+
+        await fill(wal, 30)
+        for name in seen:
+            nursery.start_soon(watch, name)
+        await fill(wal, 60)
+    assert all(found == list(range(90)) for found in seen.values())
+
+
+async def test_a_reader_that_sleeps_comes_back_through_the_files() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 3)
+        reader = wal.reader()
+        assert (await reader.__anext__()).offset == 0
+        assert reader.statistics().tier == "cache"
+        await fill(wal, 80)
+        tiers = set[str]()
+        for offset in range(1, 83):
+            assert (await reader.__anext__()).offset == offset
+            tiers.add(reader.statistics().tier)
+        assert tiers == {"cache", "file"}
+        assert reader.statistics().lag == 0
+
+
+async def test_a_reader_that_retention_overtakes_is_told() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 10)
+        reader = wal.reader()
+        await reader.__anext__()
+        await reader.next_batch()
+        cursor = reader.cursor
+        await fill(wal, 80)
+        start = await wal.trim(60)
+        with pytest.raises(OffsetTrimmedError) as caught:
+            await reader.__anext__()
+        assert (caught.value.offset, caught.value.start_offset) == (cursor, start)
+
+
+@pytest.mark.parametrize("by", ["size", "age"])
+async def test_retention_frees_whole_segments_and_never_the_active_one(
+    by: str, autojump_clock: MockClock
+) -> None:
+    clock, disk = Clock(), SimDisk()
+    settings = {"retain_bytes": 5000} if by == "size" else {"retain_age": 100.0}
+    async with open_wal(attrs.evolve(SMALL, **settings), disk=disk, clock=clock) as wal:
+        for i in range(100):
+            clock.now += 10
+            await wal.append(b"%d" % i * 20)
+        await trio.sleep(30)
+        statistics = wal.statistics()
+        assert 0 < statistics.start_offset <= statistics.sealed_end
+        if by == "size":
+            assert statistics.size_bytes <= 5000 + 2000
+        else:
+            oldest = [m async for m in wal.reader(count=1, raw=True)][0]
+            assert oldest.append_time / 1e6 > clock.now - 100 - 10 * 40
+        clock.now += 1e6
+        await trio.sleep(30)
+        assert wal.start_offset <= wal.statistics().sealed_end < 100
+        logs = [path for path in disk.tree() if path.endswith(".log")]
+        assert len(logs) == wal.statistics().segments
+        assert await offsets(wal.reader(end="current")) == list(range(wal.start_offset, 100))
+
+
+async def test_an_old_segment_is_sealed_though_nothing_is_appended(
+    autojump_clock: MockClock,
+) -> None:
+    clock = Clock()
+    config = attrs.evolve(SMALL, segment_age=60)
+    async with open_wal(config, disk=SimDisk(), clock=clock) as wal:
+        await wal.append(b"x")
+        for _ in range(20):
+            clock.now += 5
+            await trio.sleep(5)
+        assert wal.statistics().sealed_end == 1
+        assert wal.statistics().rolls == 1
+
+
+async def test_readers_see_only_what_is_durable_unless_asked(tmp_path: Path) -> None:
+    config = WalConfig(dir=str(tmp_path / "a"), fsync_interval_ms=3_600_000)
+    async with open_wal(config) as wal:
+        await wal.append(b"x", durability="written")
+        with trio.move_on_after(0.05) as scope:
+            await wal.reader().__anext__()
+        assert scope.cancelled_caught
+    early = attrs.evolve(config, dir=str(tmp_path / "b"), visibility="written")
+    async with open_wal(early) as wal:
+        await wal.append(b"x", durability="written")
+        assert (await wal.reader().__anext__()).payload == b"x"
+        assert wal.durable_end == 0
+
+
+async def test_one_task_at_a_time_and_closing() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal, trio.open_nursery() as nursery:
+        async with wal.reader() as reader:
+            nursery.start_soon(reader.next_batch)
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await reader.__anext__()
+            await wal.append(b"x")
+            await wait_all_tasks_blocked()
+        with pytest.raises(LogClosedError, match="reader is closed"):
+            await reader.__anext__()
+        await reader.aclose()
+        await reader.batches().aclose()
+        assert "closed" in repr(reader)
+
+
+async def test_the_cursor_is_the_next_record_handed_out() -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        reader = wal.reader(StartPosition.offset(7))
+        for offset in range(7, 60):
+            assert reader.cursor == offset
+            await reader.__anext__()
+
+
+async def test_a_segment_that_vanishes_is_named() -> None:
+    disk = SimDisk()
+    async with open_wal(SMALL, disk=disk) as wal:
+        await fill(wal, 60)
+        first = min(path for path in disk.tree() if path.endswith(".log"))
+        disk.unlink(first)
+        with pytest.raises(CorruptDataError, match="segment is missing") as caught:
+            await offsets(wal.reader(end="current"))
+        assert caught.value.path == first
+
+
+async def test_large_messages_cross_read_blocks() -> None:
+    config = attrs.evolve(SMALL, segment_bytes=100_000)
+    async with open_wal(config, disk=SimDisk()) as wal:
+        sizes = [1, 399, 400, 401, 5000, 0, 30_000, 7] * 3
+        for size in sizes:
+            await wal.append(bytes(size))
+        found = [len(m.payload) async for m in wal.reader(end="current")]
+        assert found == sizes

@@ -1,0 +1,121 @@
+"""The disk of the operating system: what the conformance suite of `test_disk` cannot see."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from disks import raises_errno
+
+from danube_trio._disk import RealDisk
+from danube_trio.errors import LogLockedError
+
+
+def test_the_real_disk_makes_private_files_that_children_do_not_inherit(tmp_path: Path) -> None:
+    disk = RealDisk()
+    disk.make_dir(f"{tmp_path}/a/b")
+    file = disk.open(f"{tmp_path}/a/file", "create")
+    lock = disk.lock(f"{tmp_path}/a/lock", "")
+    for name, mode in (("a", 0o700), ("a/b", 0o700), ("a/file", 0o600), ("a/lock", 0o600)):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+    fds = [fd for fd in os.listdir("/proc/self/fd") if opened_below(fd, tmp_path)]
+    assert len(fds) == 2
+    assert not any(os.get_inheritable(int(fd)) for fd in fds)
+    file.close()
+    lock.release()
+
+
+def opened_below(fd: str, path: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith(str(path))
+    except FileNotFoundError:
+        return False
+
+
+def test_the_real_disk_refuses_what_is_not_a_regular_file(tmp_path: Path) -> None:
+    disk = RealDisk()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for mode in ("r", "rw"):
+            for name in ("fifo", "socket"):
+                with raises_errno(errno.EINVAL):
+                    disk.open(f"{tmp_path}/{name}", mode)
+            with raises_errno(errno.ELOOP):
+                disk.open(f"{tmp_path}/link", mode)
+    for name in ("fifo", "link"):
+        with raises_errno(errno.EINVAL):
+            disk.file_size(f"{tmp_path}/{name}")
+    for name in ("link", "dangling"):
+        with raises_errno(errno.ELOOP):
+            disk.lock(f"{tmp_path}/{name}", "")
+        with raises_errno(errno.EEXIST):
+            disk.open(f"{tmp_path}/{name}", "create")
+    with pytest.raises(NotADirectoryError):
+        disk.make_dir(f"{tmp_path}/dangling")
+
+
+def test_the_real_disk_finishes_a_short_write_or_says_why_not(tmp_path: Path) -> None:
+    file = RealDisk().open(f"{tmp_path}/file", "create")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with raises_errno(errno.EFBIG):
+            file.write_at(b"x" * 1500, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert file.size() == 1000
+    file.close()
+
+
+def test_the_real_lock_ends_with_its_process(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from danube_trio._disk import RealDisk\n"
+        "lock = RealDisk().lock(sys.argv[1], 'the child')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    path = f"{tmp_path}/wal.lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"locked\n"
+        with pytest.raises(LogLockedError, match="the child"):
+            RealDisk().lock(path, "the parent")
+        child.kill()
+    RealDisk().lock(path, "the parent").release()
+
+
+def test_the_real_disk_runs_calls_in_one_event_loop_run_after_another() -> None:
+    disk = RealDisk(threads=2)
+
+    async def main() -> int:
+        results: list[int] = []
+
+        async def call(number: int) -> None:
+            results.append(await disk.run(int, f"{number}"))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(call, number)
+        return sum(results)
+
+    assert [trio.run(main) for _ in range(3)] == [45, 45, 45]
+
+
+def test_the_real_disk_needs_a_thread() -> None:
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        RealDisk(threads=0)
