@@ -80,9 +80,7 @@ PEERS: dict[str, Callable[[str], Peer]] = {"lmdb": Lmdb, "sqlite": Sqlite}
 
 def installed() -> dict[str, bool]:
     """Which peers can take part."""
-    return {
-        name: name == "sqlite" or importlib.util.find_spec(name) is not None for name in PEERS
-    }
+    return {name: name == "sqlite" or importlib.util.find_spec(name) is not None for name in PEERS}
 
 
 def _turn(peer: Peer, groups: list[list[bytes]]) -> Callable[[], Awaitable[float]]:
@@ -117,9 +115,7 @@ async def _compare(context: Context, groups: list[list[bytes]]) -> dict[str, flo
                     return device.run(len(groups))
 
                 contestants = {name: _turn(peer, groups) for name, peer in peers.items()}
-                seconds = await take_turns(
-                    turns, {"device": by_hand, **contestants, "ours": ours}
-                )
+                seconds = await take_turns(turns, {"device": by_hand, **contestants, "ours": ours})
             for peer in peers.values():
                 peer.close()
     count = len(groups) * len(groups[0]) * turns

@@ -62,11 +62,7 @@ def _row(metric: Metric, values: list[float]) -> Row:
 
 
 def _rows(case: Case, rounds: Sequence[Mapping[str, float]]) -> list[Row]:
-    return [
-        _row(metric, values)
-        for metric in case.metrics
-        if (values := _values(metric, rounds))
-    ]
+    return [_row(metric, values) for metric in case.metrics if (values := _values(metric, rounds))]
 
 
 def print_table(results: Results) -> None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from time import perf_counter
 
 import attrs
@@ -128,7 +128,7 @@ def main(given: list[str] | None = None) -> int:
     scale = QUICK if arguments.quick else FULL
     names = [name for name in CASES if not arguments.case or name in arguments.case]
     parent = arguments.dir or os.path.dirname(os.path.abspath(arguments.json or "benchmarks"))
-    started, began = datetime.now(timezone.utc), perf_counter()
+    started, began = datetime.now(UTC), perf_counter()
     with _working_directory(parent, 2 * scale.log_bytes) as directory:
         facts = machine_facts(directory)
         context = Context(directory, scale)

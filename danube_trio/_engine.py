@@ -20,7 +20,8 @@ import attrs
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
-from danube_trio._core.frame import TRAILER_BYTES, Block, Parts, encode_block
+from danube_trio._core.frame import TRAILER_BYTES, Block, Parts
+from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks, Phase
 from danube_trio._core.segment import LogNames, Segment, SegmentList

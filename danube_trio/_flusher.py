@@ -68,9 +68,7 @@ class _Flusher:
                 await self._write(work)
             elif log.roll_wanted:
                 await self._roll()
-            elif self._unsynced_bytes and (
-                log.sync_due or trio.current_time() >= self._sync_at
-            ):
+            elif self._unsynced_bytes and (log.sync_due or trio.current_time() >= self._sync_at):
                 await self._sync()
         await self._lane.run(tail.close, self._engine.marks.written_end)
         self._engine.synced()

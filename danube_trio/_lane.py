@@ -11,6 +11,12 @@ back costs decides how close one producer comes to the device. Medians of 80 int
     SimpleQueue there, TrioToken.run_sync_soon back           4242/s
     trio.to_thread.run_sync                                   4162/s
 
+Where the threads run decides as much. A virtual machine that halts an idle CPU needs about 40 us to
+wake it, twice per call, when the scheduler keeps loop and thread apart: then the lane falls to
+4071/s of the device's 6225/s, no better than to_thread, while with the process on one CPU it makes
+5186/s of 5727/s (and 65000/s of calls that do nothing, against 22000/s). A library does not pin
+its user's threads; `taskset` can.
+
 So a call is put into a C-level queue, and the thread reports with an eventfd for which the caller
 itself waits. Pipes instead of either were no faster. Three rules make that correct:
 

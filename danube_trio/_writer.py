@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from danube_trio._core.frame import Parts, encode_block, pieces
+from danube_trio._core.frame import Parts
+from danube_trio._core.framing import encode_block, pieces
 from danube_trio._core.log import Phase
 from danube_trio._engine import Engine, Piece, Work
 

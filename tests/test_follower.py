@@ -6,7 +6,7 @@ import errno
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from itertools import cycle, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._recover import Directory
 from danube_trio.testing import ProcessKilledError, SimDisk
+from past import Past
 
 DIR = "/log"
 # A few records in each segment, and no preallocated zeros.
@@ -576,52 +577,6 @@ async def test_its_readers_get_a_disk_that_refuses_every_change() -> None:
 
 
 # ---- races: a look that the writer crosses
-
-
-class _PastFile:
-    """A file as it was when it was opened."""
-
-    def __init__(self, path: str, data: bytes) -> None:
-        self.path = path
-        self._data = data
-
-    def read_at(self, size: int, position: int) -> bytes:
-        return self._data[position : position + size]
-
-    def size(self) -> int:
-        return len(self._data)
-
-    def close(self) -> None:
-        pass
-
-
-class Past:
-    """A disk that was recorded after every operation of a writer, and goes on while it is read.
-
-    Each call moves the time on by the next of `steps`; it ends with the record.
-    """
-
-    def __init__(self, record: list[dict[str, bytes]], now: int, steps: tuple[int, ...]) -> None:
-        self._record = record
-        self._steps = cycle(steps)
-        self.now = now
-
-    def _tree(self) -> dict[str, bytes]:
-        self.now = min(self.now + next(self._steps), len(self._record) - 1)
-        return self._record[self.now]
-
-    def list_dir(self, path: str) -> list[str]:
-        return sorted(name.removeprefix(f"{path}/") for name in self._tree())
-
-    def open(self, path: str, mode: str) -> _PastFile:
-        assert mode == "r"
-        tree = self._tree()
-        if path not in tree:
-            raise FileNotFoundError(errno.ENOENT, "gone", path)
-        return _PastFile(path, tree[path])
-
-    def file_size(self, path: str) -> int:
-        return self.open(path, "r").size()
 
 
 async def history() -> tuple[Directory, list[dict[str, bytes]]]:

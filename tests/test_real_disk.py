@@ -9,12 +9,14 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 from disks import raises_errno
 
+from danube_trio import _disk
 from danube_trio._disk import RealDisk
 from danube_trio.errors import LogLockedError
 
@@ -119,3 +121,26 @@ def test_the_real_disk_runs_calls_in_one_event_loop_run_after_another() -> None:
 def test_the_real_disk_needs_a_thread() -> None:
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         RealDisk(threads=0)
+
+
+def test_where_nobody_knows_what_a_sync_promises_there_is_only_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    monkeypatch.setattr(_disk, "CAN_WRITE", False)
+    disk, path = RealDisk(), f"{tmp_path}/file"
+    assert disk.open(path, "r").read_at(10, 0) == b"data"
+    calls: list[Callable[[], object]] = [
+        lambda: disk.open(path, "rw"),
+        lambda: disk.open(f"{path}2", "create"),
+        lambda: disk.make_dir(f"{path}2"),
+        lambda: disk.rename(path, f"{path}2"),
+        lambda: disk.unlink(path),
+        lambda: disk.sync_dir(f"{tmp_path}"),
+        lambda: disk.lock(path, ""),
+    ]
+    for call in calls:
+        with raises_errno(errno.ENOTSUP) as caught:
+            call()
+        assert "open the log read-only" in str(caught.value)
+    assert disk.list_dir(f"{tmp_path}") == ["file"]

@@ -23,7 +23,7 @@ durability mark.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -34,16 +34,15 @@ __all__ = [
     "HINT_BYTES",
     "MAX_BODY_BYTES",
     "TRAILER_BYTES",
+    "TRAILER_MARKER",
     "TRAILER_VERSION",
     "Batch",
     "Block",
     "Parts",
     "Scan",
     "batch_boundaries",
-    "encode_block",
     "find_frame",
     "frame_time",
-    "pieces",
     "scan",
 ]
 
@@ -60,7 +59,6 @@ ANY_LEFT: int = -1
 HINT_BYTES = 64 << 10
 
 _HEADER = struct.Struct("<QII")
-_HEADER_START = struct.Struct("<QI")
 _TRAILER = struct.Struct("<BIQI")
 _U32 = struct.Struct("<I")
 
@@ -117,85 +115,6 @@ class Scan:
     reason: str | None = None
     need_bytes: int = 0
     zeros: bool = False
-
-
-def encode_block(
-    batches: Iterable[Batch],
-    offset: int,
-    encode_uint: Callable[[int], bytes],
-    *,
-    continues: bool = False,
-) -> Block:
-    """Frame batches.
-
-    The first record gets `offset`, the others follow densely. `encode_uint` is the codec's integer
-    encoding, for the stamped offset and the payload's length. The block is said to continue a batch
-    when the first one began in an earlier block.
-    """
-    header_start = _HEADER_START.pack
-    trailer = _TRAILER.pack
-    u32 = _U32.pack
-    chunks: list[bytes] = []
-    add = chunks.append
-    positions = [0]
-    mark = positions.append
-    position = 0
-    start = offset
-    first_time = time = 0
-    known_length = -1
-    length = b""
-    hints: list[tuple[int, int, int]] = []
-    next_hint = 1 if continues else 0
-    for time, records, left in batches:
-        first_time = first_time or time
-        if position >= next_hint:
-            hints.append((offset, position, time))
-            next_hint = position + HINT_BYTES
-        left += len(records)
-        for head, payload, tail in records:
-            left -= 1
-            payload_bytes = len(payload)
-            if payload_bytes != known_length:
-                known_length = payload_bytes
-                length = encode_uint(payload_bytes)
-            before = head + encode_uint(offset) + length
-            body_bytes = len(before) + payload_bytes + len(tail) + TRAILER_BYTES
-            first = header_start(offset, body_bytes)
-            after = tail + trailer(TRAILER_MARKER, left, time, crc32(first))
-            add(first + u32(crc32(after, crc32(payload, crc32(before)))) + before)
-            add(payload)
-            add(after)
-            position += HEADER_BYTES + body_bytes
-            mark(position)
-            offset += 1
-    return Block(start, offset, b"".join(chunks), positions, first_time, time, hints)
-
-
-def pieces(
-    batches: Iterable[tuple[int, Sequence[Parts], int]], limit: int
-) -> Iterator[list[Batch]]:
-    """Cut accepted batches, `(time, records, size in bytes)`, into pieces of about `limit` bytes.
-
-    Small batches share a piece; one that is larger than the limit is spread over several, which
-    hold nothing else. A batch that goes on in the next piece shows in the number that follows.
-    """
-    piece: list[Batch] = []
-    size = 0
-    for time, records, batch_bytes in batches:
-        if piece and size + batch_bytes > limit:
-            yield piece
-            piece, size = [], 0
-        count = len(records)
-        step = -(-count // -(-batch_bytes // limit))  # as even as whole records allow
-        if step >= count:
-            piece.append((time, records, 0))
-            size += batch_bytes
-            continue
-        for first in range(0, count, step):
-            part = records[first : first + step]
-            yield [(time, part, count - first - len(part))]
-    if piece:
-        yield piece
 
 
 def scan(

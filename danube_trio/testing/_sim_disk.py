@@ -180,10 +180,16 @@ class SimDisk(SimProcess):
     def crash_states(self, at: int | None = None, *, samples: int = 0) -> Iterator[CrashState]:
         """Yield the disks that a crash just before operation `at`, or inside it, can leave.
 
+        Two of them always: "synced only" (the power went) and "everything written" (the process
+        was killed, the page cache is there). Inside a write: "killed in the next write at <bytes>".
+        Power cuts that keep more than they must, where that makes a difference: "everything kept",
+        "sizes without data", "data without directory entries", "directory entries without data",
+        "removals only", "last write torn at <bytes>", the same with ", size kept", "first write
+        lost", and "sample <n>". Of those that keep the same only the first is given.
+
         Args:
             at: an operation's number; None or `op_count` means now.
-            samples: how many random crashes to try besides those with a name. (Equal ones are
-                given once.)
+            samples: how many random crashes to try besides those with a name.
         """
         stop = self.op_count if at is None else at
         if not 0 <= stop <= self.op_count:

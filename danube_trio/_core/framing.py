@@ -1,0 +1,152 @@
+"""Framing: from accepted batches to blocks of frames. The hottest loop of writing.
+
+Nearly everything about a frame repeats from one record to the next: what is encoded before the
+offset, the width of the offset's encoding, the length of the payload's length, what follows the
+payload. So a frame is three chunks (front, payload, after), front and after are each one call of a
+`struct.Struct` made for their *shape*, and the CRC begins from that of the part that repeats. At
+1 KiB this takes 0.6 us a record, of which the CRC and the copy are 0.1 us.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from danube_trio._core.crc import crc32
+from danube_trio._core.frame import (
+    HEADER_BYTES,
+    HINT_BYTES,
+    TRAILER_BYTES,
+    TRAILER_MARKER,
+    Batch,
+    Block,
+    Parts,
+)
+
+__all__ = ["encode_block", "pieces"]
+
+_HEADER_START = struct.Struct("<QI")
+# By the width of an encoded integer: the bytes before the number proper, its struct code, and the
+# first number that has another shape. Both of Danube's wires fit: fixed u64, and one byte or a mark
+# and a u16, u32 or u64.
+_SHAPES = {
+    1: (0, "B", 251),
+    3: (1, "H", 1 << 16),
+    5: (1, "I", 1 << 32),
+    8: (0, "Q", 1 << 64),
+    9: (1, "Q", 1 << 64),
+}
+
+
+@lru_cache(maxsize=512)
+def _packers(
+    fixed_bytes: int, code: str, length_bytes: int, tail_bytes: int
+) -> tuple[Callable[..., bytes], Callable[..., bytes], Callable[..., bytes]]:
+    """What packs the front of such a frame, the numbers at its end again, and what comes after."""
+    numbers = f"{code}{length_bytes}s"
+    return (
+        struct.Struct(f"<QII{fixed_bytes}s{numbers}").pack,
+        struct.Struct(f"<{numbers}").pack,
+        struct.Struct(f"<{tail_bytes}sBIQI").pack,
+    )
+
+
+def encode_block(
+    batches: Iterable[Batch],
+    offset: int,
+    encode_uint: Callable[[int], bytes],
+    *,
+    continues: bool = False,
+) -> Block:
+    """Frame batches.
+
+    The first record gets `offset`, the others follow densely. `encode_uint` is the codec's integer
+    encoding, for the stamped offset and the payload's length. The block is said to continue a batch
+    when the first one began in an earlier block.
+    """
+    header_start = _HEADER_START.pack
+    chunks: list[bytes] = []
+    add = chunks.append
+    positions = [0]
+    mark = positions.append
+    position = 0
+    start = offset
+    first_time = time = 0
+    hints: list[tuple[int, int, int]] = []
+    next_hint = 1 if continues else 0
+
+    known_head: bytes | None = None
+    known_payload_bytes = known_tail_bytes = length_bytes = -1
+    known_shape: tuple[int, str, int, int] | None = None
+    new_shape_at = offset  # the offset from which on the shape of offsets must be looked up
+    length = fixed = b""
+    around_bytes = seed = 0  # of the body: everything but the payload; the CRC of `fixed`
+    pack_front: Callable[..., bytes]
+    pack_front = pack_middle = pack_after = header_start
+
+    for time, records, left in batches:
+        first_time = first_time or time
+        if position >= next_hint:
+            hints.append((offset, position, time))
+            next_hint = position + HINT_BYTES
+        left += len(records)
+        for head, payload, tail in records:
+            left -= 1
+            payload_bytes = len(payload)
+            tail_bytes = len(tail)
+            if payload_bytes != known_payload_bytes:
+                known_payload_bytes = payload_bytes
+                length = encode_uint(payload_bytes)
+                if len(length) != length_bytes:
+                    length_bytes = len(length)
+                    new_shape_at = offset
+            if head is not known_head or tail_bytes != known_tail_bytes or offset >= new_shape_at:
+                known_head, known_tail_bytes = head, tail_bytes
+                encoded = encode_uint(offset)
+                mark_bytes, code, new_shape_at = _SHAPES[len(encoded)]
+                fixed = head + encoded[:mark_bytes]
+                seed = crc32(fixed)
+                shape = (len(fixed), code, length_bytes, tail_bytes)
+                if shape != known_shape:
+                    known_shape = shape
+                    pack_front, pack_middle, pack_after = _packers(*shape)
+                around_bytes = len(head) + len(encoded) + length_bytes + tail_bytes + TRAILER_BYTES
+            body_bytes = around_bytes + payload_bytes
+            check = crc32(header_start(offset, body_bytes))
+            after = pack_after(tail, TRAILER_MARKER, left, time, check)
+            crc = crc32(after, crc32(payload, crc32(pack_middle(offset, length), seed)))
+            add(pack_front(offset, body_bytes, crc, fixed, offset, length))
+            add(payload)
+            add(after)
+            position += HEADER_BYTES + body_bytes
+            mark(position)
+            offset += 1
+    return Block(start, offset, b"".join(chunks), positions, first_time, time, hints)
+
+
+def pieces(
+    batches: Iterable[tuple[int, Sequence[Parts], int]], limit: int
+) -> Iterator[list[Batch]]:
+    """Cut accepted batches, `(time, records, size in bytes)`, into pieces of about `limit` bytes.
+
+    Small batches share a piece; one that is larger than the limit is spread over several, which
+    hold nothing else. A batch that goes on in the next piece shows in the number that follows.
+    """
+    piece: list[Batch] = []
+    size = 0
+    for time, records, batch_bytes in batches:
+        if piece and size + batch_bytes > limit:
+            yield piece
+            piece, size = [], 0
+        count = len(records)
+        step = -(-count // -(-batch_bytes // limit))  # as even as whole records allow
+        if step >= count:
+            piece.append((time, records, 0))
+            size += batch_bytes
+            continue
+        for first in range(0, count, step):
+            part = records[first : first + step]
+            yield [(time, part, count - first - len(part))]
+    if piece:
+        yield piece
