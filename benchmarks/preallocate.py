@@ -7,7 +7,7 @@ a sync finds no new blocks to record. What filling it costs stands beside, becau
 to pay for it at some time.
 
 Every combination does a turn of a few writes, then the next one, and so on, so that all of them see
-the same weather.
+the same weather. Before, as much space as they need is written once and given back (`device.warm_up`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 import attrs
-from device import quantile
+from device import quantile, sync_directory, warm_up
 from machine import machine_facts
 
 KIB = 1 << 10
@@ -41,7 +41,7 @@ def _durable_write(fd: int, data: bytes, position: int) -> None:
 
 
 def _ways() -> dict[str, Callable[[int, bytes, int], None]]:
-    ways = {"write + fdatasync": _sync_after}
+    ways: dict[str, Callable[[int, bytes, int], None]] = {"write + fdatasync": _sync_after}
     if hasattr(os, "RWF_DSYNC"):
         ways["RWF_DSYNC"] = _durable_write
     return ways
@@ -92,16 +92,16 @@ def _contestants(directory: str, size_bytes: int) -> list[Contestant]:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             seconds = _prepare(fd, layout, size_bytes)
             found.append(Contestant(way, layout, write, fd, seconds))
-    folder = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    os.fsync(folder)
-    os.close(folder)
+    sync_directory(directory)
     return found
 
 
 def measure(directory: str, write_bytes: int, turns: int, each: int) -> list[dict[str, object]]:
     """All combinations with writes of one size; rates and milliseconds."""
     data = os.urandom(write_bytes)
-    contestants = _contestants(directory, write_bytes * turns * each)
+    size_bytes = write_bytes * turns * each
+    warm_up(directory, size_bytes * len(LAYOUTS) * len(_ways()))
+    contestants = _contestants(directory, size_bytes)
     try:
         for number in range(turns):
             order = contestants if number % 2 == 0 else contestants[::-1]

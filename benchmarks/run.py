@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
@@ -23,6 +23,7 @@ from time import perf_counter
 import attrs
 import trio
 from cases import CASES
+from device import warm_up
 from machine import machine_facts
 from peers import installed
 from report import document, print_table
@@ -80,7 +81,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
 
 
 @contextmanager
-def _working_directory(parent: str, needed_bytes: int) -> Iterator[str]:
+def _working_directory(parent: str, needed_bytes: int) -> Generator[str]:
     """A directory for everything that is written, removed afterwards."""
     os.makedirs(parent, exist_ok=True)
     free = shutil.disk_usage(parent).free
@@ -110,6 +111,8 @@ def _run_rounds(
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     scale = context.scale
     sizes = {LARGE: scale.log_bytes, SMALL: scale.small_log_bytes}
+    progress.say("warming up")
+    warm_up(context.directory, scale.warm_bytes)
     for log in sorted({NEEDS_LOG[name] for name in names if name in NEEDS_LOG}):
         progress.say(f"preparing a log of {sizes[log] >> 20} MiB")
         trio.run(build_log, context.directory, log, sizes[log])

@@ -7,10 +7,9 @@ once in a few seconds and proves that it works; its numbers mean nothing.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator
 from contextlib import contextmanager
-from itertools import count
 
 import attrs
 
@@ -39,6 +38,7 @@ class Scale:
         log_bytes: size of the log of 1 KiB messages; small_log_bytes: of that of 100 bytes.
         readers: concurrent readers, for memory.
         seeks: random offsets.
+        warm_bytes: space that is written once before anything is measured.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
     """
 
@@ -52,6 +52,7 @@ class Scale:
     small_log_bytes: int = 256 * MIB
     readers: int = 10
     seeks: int = 300
+    warm_bytes: int = 512 * MIB
     peer_singles: int = 600
     peer_batches: int = 60
 
@@ -68,6 +69,7 @@ QUICK = Scale(
     small_log_bytes=MIB,
     readers=3,
     seeks=10,
+    warm_bytes=MIB,
     peer_singles=4,
     peer_batches=2,
 )
@@ -85,19 +87,10 @@ class Context:
         return os.path.join(self.directory, log[0])
 
     @contextmanager
-    def scratch(self) -> Iterator[str]:
+    def scratch(self) -> Generator[str]:
         """An empty directory that goes away afterwards."""
-        for number in count():
-            path = os.path.join(self.directory, f"scratch-{number}")
-            try:
-                os.mkdir(path, 0o700)
-                break
-            except FileExistsError:
-                continue
-        try:
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=self.directory) as path:
             yield path
-        finally:
-            shutil.rmtree(path)
 
 
 def payloads(number: int, size_bytes: int) -> list[bytes]:

@@ -33,10 +33,10 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
+from danube_trio._directory import Directory
 from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._reader import Reader, make_reader
-from danube_trio._recover import Directory
 from danube_trio._source import StartPosition
 from danube_trio.config import WalConfig
 from danube_trio.errors import LogClosedError

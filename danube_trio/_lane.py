@@ -11,11 +11,11 @@ back costs decides how close one producer comes to the device. Medians of 80 int
     SimpleQueue there, TrioToken.run_sync_soon back           4242/s
     trio.to_thread.run_sync                                   4162/s
 
-Where the threads run decides as much. A virtual machine that halts an idle CPU needs about 40 us to
-wake it, twice per call, when the scheduler keeps loop and thread apart: then the lane falls to
-4071/s of the device's 6225/s, no better than to_thread, while with the process on one CPU it makes
-5186/s of 5727/s (and 65000/s of calls that do nothing, against 22000/s). A library does not pin
-its user's threads; `taskset` can.
+Where the threads run decides as much: every line but the first is a mixture of two speeds. An empty
+call takes 15 us while the scheduler has both threads on one CPU and 75 us while it has not (on a
+virtual machine whose idle CPUs halt; presumably that is the price of waking them). In a later run
+the lane made 5186/s of the device's 5727/s with the process on one CPU, and without that 4071/s of
+6225/s, like to_thread. A library does not pin its user's threads; `taskset` can.
 
 So a call is put into a C-level queue, and the thread reports with an eventfd for which the caller
 itself waits. Pipes instead of either were no faster. Three rules make that correct:

@@ -38,7 +38,7 @@ from danube_trio._core.files import Mark, Meta, Trim, decode_document
 from danube_trio._core.frame import HINT_BYTES, batch_boundaries
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
-from danube_trio._recover import Directory, look, read_mark
+from danube_trio._directory import Directory, look, read_mark
 from danube_trio._segment_io import SegmentWalk
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 

@@ -29,11 +29,12 @@ from danube_trio._core.codec import get_codec
 from danube_trio._core.disk import Disk, Lane, Lock
 from danube_trio._core.log import Marks, Phase
 from danube_trio._core.segment import LogNames
+from danube_trio._directory import refuse_foreign
 from danube_trio._disk import RealDisk
 from danube_trio._engine import Engine, Work
 from danube_trio._flusher import run_flusher
 from danube_trio._janitor import Janitor
-from danube_trio._recover import Recovered, recover, refuse_foreign
+from danube_trio._recover import Recovered, recover
 from danube_trio._wal import Wal
 from danube_trio._writer import run_writer
 from danube_trio.config import WalConfig

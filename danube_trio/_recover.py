@@ -16,67 +16,26 @@ allows a crash anywhere (running it again gives the same state):
 from __future__ import annotations
 
 import logging
-from typing import TypeVar
 
 import attrs
 
-from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File, read_file, replace_file
+from danube_trio._core.disk import Disk, File, replace_file
 from danube_trio._core.files import (
-    MARK_FILE_BYTES,
-    Checkpoint,
     Mark,
     Meta,
-    NewerFormatError,
-    Trim,
-    decode_document,
-    decode_marks,
     encode_document,
 )
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._directory import Directory, look, read_mark
 from danube_trio._segment_io import CHUNK_BYTES, SegmentWalk, build_index, find_after
 from danube_trio._tail import MarkFile, Tail
 from danube_trio.config import WalConfig
-from danube_trio.errors import CorruptDataError, UnsupportedFormatError
+from danube_trio.errors import CorruptDataError
 
-__all__ = ["Directory", "Recovered", "look", "read_mark", "recover", "refuse_foreign"]
+__all__ = ["Recovered", "recover"]
 
 log = logging.getLogger("danube_trio.recover")
-
-T = TypeVar("T")
-
-DOCUMENT_LIMIT_BYTES = 64 << 20
-
-
-@attrs.frozen
-class Directory:
-    """What the small files and the listing of a log's directory say.
-
-    Attributes:
-        bases: base offsets of the segments from the one that holds `start_offset` on.
-        leftover_bases: segments wholly below `start_offset`, still to be removed.
-        leftovers: names of unfinished replacements.
-    """
-
-    names: LogNames
-    meta: Meta
-    start_offset: int
-    bases: list[int]
-    leftover_bases: list[int]
-    leftovers: list[str]
-    mark: Mark | None
-    checkpoint: dict[int, Segment]
-
-    @property
-    def trailer(self) -> bool:
-        """Whether the frames carry our trailer."""
-        return self.meta.trailer > 0
-
-    @property
-    def directory_crc(self) -> int:
-        """Ties the mark to this directory."""
-        return _directory_crc(self.meta)
 
 
 @attrs.define(eq=False)
@@ -90,119 +49,6 @@ class Recovered:
     next_offset: int
     last_time: int
     notes: list[str]
-
-
-def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]:
-    """Listing and meta of a directory that is ours or empty.
-
-    Changes nothing. Raises UnsupportedFormatError or ValueError for any other directory.
-    """
-    listing = disk.list_dir(names.directory)
-    if theirs := names.danube_files(listing):
-        raise UnsupportedFormatError(
-            f"{names.directory}/{theirs[0]}",
-            "this file was written by Danube itself",
-            "Choose another directory for the log; danube-trio never writes to Danube's own",
-        )
-    if others := names.other_logs(listing):
-        raise ValueError(
-            f"dir={names.directory!r} already holds the log of {others[0]!r}: "
-            f"file_name={names.file_name!r} does not match, and a directory holds one log"
-        )
-    return listing, _read_document(disk, names.meta, Meta)
-
-
-def look(disk: Disk, names: LogNames) -> Directory | None:
-    """Read the small files; None if there is no log yet.
-
-    Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
-    """
-    listing, meta = refuse_foreign(disk, names)
-    bases = names.segment_bases(listing)
-    if meta is None:
-        if bases:
-            raise CorruptDataError(
-                "the file is missing although there are segments",
-                path=names.meta,
-                advice="Restore it from a copy: it says how the messages are encoded",
-            )
-        return None
-    trim = _read_document(disk, names.trim, Trim)
-    start = trim.start_offset if trim is not None else 0
-    mark = read_mark(disk, names, _directory_crc(meta))
-    kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
-    checkpoint = _read_checkpoint(disk, names)
-    _check_bases(names, kept, start, mark, checkpoint)
-    return Directory(
-        names,
-        meta,
-        start,
-        kept,
-        [b for b in bases if b not in kept],
-        names.leftovers(listing),
-        mark,
-        checkpoint,
-    )
-
-
-def _directory_crc(meta: Meta) -> int:
-    return crc32(meta.directory_id.encode())
-
-
-def _check_bases(
-    names: LogNames,
-    bases: list[int],
-    start: int,
-    mark: Mark | None,
-    checkpoint: dict[int, Segment],
-) -> None:
-    """A segment that must exist and does not is corruption, never a shorter log."""
-    expected = {s.base for s in checkpoint.values() if s.end > start}
-    if mark is not None and mark.durable_end > start:
-        expected.add(mark.base)
-    if not bases and not expected and not start:
-        return  # a crash between creating meta and the first segment
-    if not bases or bases[0] > start:
-        expected.add(start)
-    for base in sorted(expected.difference(bases)):
-        raise CorruptDataError(
-            "the segment is missing", path=names.segment(base), offset=max(base, start)
-        )
-
-
-def _read_document(disk: Disk, path: str, kind: type[T]) -> T | None:
-    try:
-        data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
-    except FileNotFoundError:
-        return None
-    try:
-        return decode_document(data, kind)
-    except NewerFormatError as error:
-        raise UnsupportedFormatError(
-            path, str(error), "Open it with the version that wrote it, or a later one"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise CorruptDataError(
-            str(error), path=path, advice="Restore the file from a copy of the directory"
-        ) from error
-
-
-def _read_checkpoint(disk: Disk, names: LogNames) -> dict[int, Segment]:
-    """A hint: damaged or missing is the same as empty."""
-    try:
-        checkpoint = _read_document(disk, names.checkpoint, Checkpoint)
-    except CorruptDataError as error:
-        log.warning("ignoring the checkpoint: %s", error.reason)
-        return {}
-    return checkpoint.by_base() if checkpoint is not None else {}
-
-
-def read_mark(disk: Disk, names: LogNames, directory_crc: int) -> Mark | None:
-    """The durability mark, or None if it is missing or damaged."""
-    try:
-        return decode_marks(read_file(disk, names.mark, MARK_FILE_BYTES), directory_crc)
-    except FileNotFoundError:
-        return None
 
 
 def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:

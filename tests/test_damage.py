@@ -6,6 +6,7 @@ The reader must give the full truth or a named error, never a silently shorter o
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import attrs
 import pytest
@@ -198,7 +199,7 @@ async def test_truncate_cuts_there_and_keeps_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("policy", ["refuse", "skip", "truncate"])
-async def test_damage_in_a_sealed_segment_never_shortens_the_log(policy: str) -> None:
+async def test_damage_in_a_sealed_segment_never_shortens_the_log(policy: Any) -> None:
     files = await three_segments()
     first = min(path for path in files if path.endswith(".log"))
     damaged = files[first][:5000] + b"\xff" + files[first][5001:]

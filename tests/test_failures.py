@@ -45,7 +45,7 @@ async def test_a_failed_write_or_sync_breaks_the_log(operation: str, code: int) 
         with pytest.raises(LogBrokenError):
             wal.append_nowait(b"x")
         later = [op.name for op in disk.operations[synced:]]
-        assert "write" not in later and "sync_data" not in later, "nothing is retried"  # noqa: PT018
+        assert "write" not in later and "sync_data" not in later, "nothing is retried"
         assert await payloads(wal) == [b"acked"]
         assert wal.statistics().phase == "broken"
     after = await recovered(disk)
@@ -242,7 +242,7 @@ async def test_a_short_read_is_an_error_never_the_end_of_the_file() -> None:
     before = disk.tree()
     disk.fail("read", error=None, short=100, path_contains=".log")
     disk.fail("read", error=None, short=0, path_contains=".mark")
-    with pytest.raises(OSError, match="could be read|gave less than"):
+    with pytest.raises(OSError, match=r"could be read|gave less than"):
         async with open_wal(CONFIG, disk=disk):
             pass
     after = disk.tree()

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from past import Past
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import (
@@ -31,11 +32,10 @@ from danube_trio._core.files import Meta, Trim, decode_document, decode_marks, e
 from danube_trio._core.frame import scan
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
+from danube_trio._directory import Directory
 from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
-from danube_trio._recover import Directory
 from danube_trio.testing import ProcessKilledError, SimDisk
-from past import Past
 
 DIR = "/log"
 # A few records in each segment, and no preallocated zeros.

@@ -84,9 +84,10 @@ async def test_a_start_outside_of_the_log_is_named() -> None:
         for bad in (-1, 1.5, True, "7", None):
             with pytest.raises(ValueError, match="must be a whole number"):
                 StartPosition.offset(bad)  # type: ignore[arg-type]
-        for arguments in ({"end": -1}, {"count": -1}, {"end": 1.5}, {"end": "soon"}):
+        bad_ends: list[dict[str, Any]] = [{"end": -1}, {"count": -1}, {"end": 1.5}, {"end": "soon"}]
+        for arguments in bad_ends:
             with pytest.raises(ValueError, match="must be 0 or more"):
-                wal.reader(**arguments)  # type: ignore[call-overload]
+                wal.reader(**arguments)
         for seconds in (-1.0, float("nan"), float("inf"), 1e30):
             with pytest.raises(ValueError, match="timestamp="):
                 StartPosition.timestamp(seconds)
@@ -221,7 +222,7 @@ async def test_retention_frees_whole_segments_and_never_the_active_one(
         if by == "size":
             assert statistics.size_bytes <= 5000 + 2000
         else:
-            oldest = [m async for m in wal.reader(count=1, raw=True)][0]
+            oldest = await wal.reader(count=1, raw=True).__anext__()
             assert oldest.append_time / 1e6 > clock.now - 100 - 10 * 40
         clock.now += 1e6
         await trio.sleep(30)

@@ -16,6 +16,7 @@ from danube_trio import (
     LogLockedError,
     MessageID,
     MessageTooLargeError,
+    Receipt,
     StartPosition,
     StreamMessage,
     UnexpectedOffsetError,
@@ -168,7 +169,8 @@ async def test_expected_offset_accepts_only_the_next_one() -> None:
         assert wal.next_offset == 2
 
 
-BAD_APPENDS: dict[str, tuple[Callable[[Wal], Any], type[Exception], str]] = {
+# Any: type checkers would refuse these too.
+BAD_APPENDS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "text": (lambda w: w.append("text"), TypeError, "must be bytes or a StreamMessage"),
     "number": (lambda w: w.append(7), TypeError, "not int"),
     "attribute": (lambda w: w.append(b"", attributes={"k": 1}), TypeError, "attributes"),
@@ -282,13 +284,14 @@ async def test_leaving_drains_what_was_accepted(tmp_path: Path) -> None:
 
 async def test_cancelling_the_body_drains_too(tmp_path: Path) -> None:
     config = WalConfig(dir=str(tmp_path))
+    receipts: list[Receipt] = []
     with trio.CancelScope() as scope:
         async with open_wal(config) as wal:
-            receipt = wal.append_nowait(b"x")
+            receipts.append(wal.append_nowait(b"x"))
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
-    assert await receipt.durable() == range(1)
+    assert await receipts[0].durable() == range(1)
     async with open_wal(config) as wal:
         assert await payloads(wal) == [b"x"]
 
@@ -385,27 +388,30 @@ async def test_a_memory_log_keeps_what_the_cache_holds() -> None:
             await wal.trim(-1)
 
 
-def _touch(path: Path) -> None:
+def _file(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def _danube_log(path: Path) -> None:
+    path.mkdir()
+    _file(path / "wal.1.log")
+
+
+def _other_log(path: Path) -> None:
+    path.mkdir()
+    _file(path / "orders.meta")
+
+
+def _linked_lock(path: Path) -> None:
+    path.mkdir()
+    (path / "wal.lock").symlink_to("/dev/null")
+
+
 BAD_DIRECTORIES: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
-    "a file": (_touch, NotADirectoryError, "log"),
-    "Danube's own": (
-        lambda p: (p.mkdir(), _touch(p / "wal.1.log"))[0],
-        UnsupportedFormatError,
-        "written by Danube itself",
-    ),
-    "another log": (
-        lambda p: (p.mkdir(), _touch(p / "orders.meta"))[0],
-        ValueError,
-        "already holds the log of 'orders.meta'",
-    ),
-    "a link as lock": (
-        lambda p: (p.mkdir(), (p / "wal.lock").symlink_to("/dev/null"))[0],
-        OSError,
-        "wal.lock",
-    ),
+    "a file": (_file, NotADirectoryError, "log"),
+    "Danube's own": (_danube_log, UnsupportedFormatError, "written by Danube itself"),
+    "another log": (_other_log, ValueError, "already holds the log of 'orders.meta'"),
+    "a link as lock": (_linked_lock, OSError, "wal.lock"),
 }
 
 
