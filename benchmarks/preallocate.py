@@ -7,7 +7,8 @@ a sync finds no new blocks to record. What filling it costs stands beside, becau
 to pay for it at some time.
 
 Every combination does a turn of a few writes, then the next one, and so on, so that all of them see
-the same weather. Before, as much space as they need is written once and given back (`device.warm_up`).
+the same weather. Before, as much space as they need is written once and given back: see
+`device.warm_up`.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ class SegmentCheck:
             if found is None:
                 return
             self._progress(found[0] - walk.position)
-            self.position, self.offset = self.batch_position, self.batch_offset = found
+            self.position, self.offset = found
+            self.batch_position, self.batch_offset = found
 
     def _limited(self, finding: Finding) -> Iterator[Finding]:
         self._found += 1

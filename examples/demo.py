@@ -224,6 +224,7 @@ async def demonstrate(arguments: argparse.Namespace, lines: list[bytes]) -> int:
     options += ["--rows", str(total)]
     if arguments.csv is not None:
         options += ["--csv", arguments.csv]
+    print(f"{total:,} flights from {arguments.producers} producers to {directory}\n", flush=True)
     with Bar(total) as bar:
         first, status = await run_writer(
             [*options, "--until", str(max(1, total * 3 // 4))],

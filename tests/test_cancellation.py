@@ -56,20 +56,22 @@ async def test_a_cancelled_append_never_appears_and_any_other_does(
                         nursery.start_soon(wal.append, b"%d" % i * 400)
                     await wait_all_tasks_blocked() if step % 2 else await checkpoint()
                 instrument = CancelAtStep(step)
-                outcome = "cancelled"
+                outcomes: list[str] = []
 
-                async def run(instrument: CancelAtStep = instrument) -> None:
-                    nonlocal outcome
+                async def run(
+                    instrument: CancelAtStep = instrument, outcomes: list[str] = outcomes
+                ) -> None:
                     instrument.task = trio.lowlevel.current_task()
                     with instrument.scope:
                         if instrument.step == 0:
                             instrument.scope.cancel()
                         await CALLS[call](wal)
-                        outcome = "accepted"
+                        outcomes.append("accepted")
 
                 trio.lowlevel.add_instrument(instrument)
                 nursery.start_soon(run)
             trio.lowlevel.remove_instrument(instrument)
+            outcome = outcomes[0] if outcomes else "cancelled"
             await wal.flush()
             appended = wal.next_offset - (9 if crowded else 0)
         count = 3 if "batch" in call else 1
@@ -122,6 +124,8 @@ async def test_cancelling_everything_resolves_every_wait(autojump_clock: MockClo
             outcomes[name] = "closed"
 
     async with trio.open_nursery() as nursery:
+        accepted = -1
+        wal: Wal | None = None
         with trio.CancelScope() as scope:
             async with open_wal(CONFIG, disk=disk) as wal:
                 for i in range(5):
@@ -134,6 +138,7 @@ async def test_cancelling_everything_resolves_every_wait(autojump_clock: MockClo
                 scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
+        assert wal is not None
         assert wal.durable_end == accepted
     assert outcomes["future"] == outcomes["tail"] == "closed"
     appends = [outcomes[f"append {i}"] for i in range(5)]

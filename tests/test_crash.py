@@ -29,10 +29,12 @@ class Journal:
     """What a program was told, and when (in operations of the disk)."""
 
     disk: SimDisk
-    accepted: list[bytes] = attrs.Factory(list)
+    accepted: list[bytes] = attrs.Factory(list[bytes])
     batch_ends: set[int] = attrs.Factory(lambda: {0})
-    acked: list[tuple[int, int]] = attrs.Factory(list)  # (op_count, durable end)
-    trims: list[tuple[int, int]] = attrs.Factory(list)  # (op_count before the call, offset)
+    acked: list[tuple[int, int]] = attrs.Factory(list[tuple[int, int]])  # (op_count, end)
+    trims: list[tuple[int, int]] = attrs.Factory(
+        list[tuple[int, int]]
+    )  # (before, offset)
 
     async def append(self, wal: Wal, *payloads: bytes, durable: bool = True) -> None:
         offset = wal.next_offset

@@ -121,9 +121,8 @@ def test_an_interrupt_ends_it_without_a_traceback(tmp_path: Path, data: list[str
         stderr=subprocess.PIPE,
         text=True,
     )
-    # The directory is made after the handlers are in place and just before the work begins.
-    while process.poll() is None and not (tmp_path / "demo-log" / "wal.meta").exists():
-        os.sched_yield()
+    assert process.stdout is not None
+    assert "demo-log" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate()
     assert process.returncode == 130, output + errors
