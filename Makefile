@@ -10,7 +10,7 @@ SOURCES := $(wildcard danube_trio tests examples benchmarks)
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test campaign lint format bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ demo: $(VENV)/.demo  ## run the demonstration
 
 test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+campaign: export DANUBE_FLIP_STEP := 1
+campaign: export DANUBE_CRASH_SAMPLES := 12
+campaign: export DANUBE_KILL_CYCLES := 200
+campaign: $(VENV)/.test  ## run the tests that have a long version, in full
+	$(BIN)/python -m pytest tests/test_damage.py tests/test_crash.py tests/test_kill9.py --timeout 3600 $(ARGS)
 
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(VENV)/.dev  ## check style and types

@@ -85,10 +85,10 @@ class SegmentCheck:
         earliest_time: int = 0,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        self.offset = base
-        self.position = 0
-        self.batch_offset = base
-        self.batch_position = 0
+        self.offset: int = base
+        self.position: int = 0
+        self.batch_offset: int = base
+        self.batch_position: int = 0
         self.records = 0
         self.first_time = 0
         self.last_time = earliest_time

@@ -214,7 +214,8 @@ def show_commands(directory: Path) -> None:
         tool = "danube-trio"
     print(f"\nThe log is in {directory}. Have a look at it:\n")
     for command in ("info", "replay", "tail", "verify"):
-        print(f"    {tool} {command} {directory}")
+        few = " --count 3 --json" if command == "replay" else ""
+        print(f"    {tool} {command} {directory}{few}")
 
 
 async def demonstrate(arguments: argparse.Namespace, lines: list[bytes]) -> int:

@@ -25,6 +25,7 @@ from danube_trio._core.bincode import DecodeError
 from danube_trio.errors import (
     CorruptDataError,
     LogLockedError,
+    MessageTooLargeError,
     OffsetTrimmedError,
     UnsupportedFormatError,
 )
@@ -87,7 +88,7 @@ def _exit_code(error: BaseException) -> int:
             code = LOCKED
         case CorruptDataError() | UnsupportedFormatError() | DecodeError():
             code = CORRUPT
-        case OffsetTrimmedError() | ValueError():
+        case OffsetTrimmedError() | MessageTooLargeError() | ValueError():
             code = USAGE
         case AnyDanubeError():
             code = IO

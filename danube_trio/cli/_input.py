@@ -18,11 +18,17 @@ __all__ = ["Parser", "make_parser", "message_of"]
 _LENGTH = struct.Struct("<I")
 # Fields that `replay --json` prints, and that the log assigns anew.
 ASSIGNED = {"offset", "append_time"}
-PLACE = {"producer_id", "topic_name", "broker_addr", "segment_id"}
-PLAIN = {
-    *("request_id", "publish_time", "producer_name", "subscription_name"),
-    *("attributes", "schema_id", "schema_version", "routing_key"),
+PLACE = {"producer_id": int, "topic_name": str, "broker_addr": str, "segment_id": int}
+FIELDS = {
+    "payload": str,
+    "base64": str,
+    "request_id": int,
+    "publish_time": int,
+    "producer_name": str,
+    "attributes": dict,
+    **PLACE,
 }
+OPTIONAL = {"subscription_name": str, "schema_id": int, "schema_version": int, "routing_key": str}
 
 
 class Parser(Protocol):
@@ -113,18 +119,30 @@ def message_of(line: bytes, number: int) -> StreamMessage:
 
 def _message(fields: dict[str, Any]) -> StreamMessage:
     fields = {name: value for name, value in fields.items() if name not in ASSIGNED}
+    for name, value in fields.items():
+        _check(name, value)
     if ("payload" in fields) == ("base64" in fields):
         raise ValueError("a message has either a payload (text) or base64")
-    text = fields.pop("payload", None)
-    encoded = fields.pop("base64", None)
-    for name, value in (("payload", text), ("base64", encoded)):
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"{name} is no string")
-    payload = text.encode() if text is not None else base64.b64decode(encoded or "", validate=True)
-    if unknown := sorted(fields.keys() - PLAIN - PLACE):
-        raise ValueError(f"the field {unknown[0]!r} is unknown")
-    place = MessageID(**{name: fields.pop(name) for name in PLACE & fields.keys()})
+    if "payload" in fields:
+        payload = fields.pop("payload").encode()
+    else:
+        payload = base64.b64decode(fields.pop("base64"), validate=True)
+    place = MessageID(**{name: fields.pop(name) for name in PLACE.keys() & fields.keys()})
     return StreamMessage(payload, msg_id=place, **fields)
+
+
+def _check(name: str, value: object) -> None:
+    kind = FIELDS.get(name) or OPTIONAL.get(name)
+    if kind is None:
+        raise ValueError(f"the field {name!r} is unknown")
+    if value is None and name in OPTIONAL:
+        return
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name} is no {'number' if kind is int else kind.__name__}")
+    if isinstance(value, dict):
+        for text in cast("dict[str, Any]", value).values():
+            if not isinstance(text, str):
+                raise ValueError(f"{name} has a value that is no str")
 
 
 def make_parser(input_format: str, limit: int) -> Parser:
