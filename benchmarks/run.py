@@ -109,18 +109,20 @@ def _run_rounds(
     names: list[str], rounds: int, context: Context, progress: Progress
 ) -> dict[str, list[dict[str, float]]]:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    scale = context.scale
-    sizes = {LARGE: scale.log_bytes, SMALL: scale.small_log_bytes}
+    sizes = {LARGE: context.scale.log_bytes, SMALL: context.scale.small_log_bytes}
     progress.say("warming up")
-    warm_up(context.directory, scale.warm_bytes)
-    for log in sorted({NEEDS_LOG[name] for name in names if name in NEEDS_LOG}):
-        progress.say(f"preparing a log of {sizes[log] >> 20} MiB")
-        trio.run(build_log, context.directory, log, sizes[log])
+    warm_up(context.directory, context.scale.warm_bytes)
     for number in range(rounds):
         for name in names:
-            if number < CASES[name].most_rounds:
-                progress.say(f"round {number + 1} of {rounds}: {name}")
-                results[name].append(_measure(name, context))
+            if number >= CASES[name].most_rounds:
+                continue
+            # Made when it is first needed: a disk may be slow for a while after a large write.
+            log = NEEDS_LOG.get(name)
+            if log in sizes:
+                progress.say(f"preparing a log of {sizes[log] >> 20} MiB")
+                trio.run(build_log, context.directory, log, sizes.pop(log))
+            progress.say(f"round {number + 1} of {rounds}: {name}")
+            results[name].append(_measure(name, context))
     progress.say("")
     return results
 

@@ -44,9 +44,9 @@ class Scale:
 
     turns: int = 10
     single_appends: int = 2000
-    batches: int = 160
+    batches: int = 80
     producers: int = 1000
-    appends_each: int = 8
+    appends_each: int = 5
     live_appends: int = 3000
     log_bytes: int = 1 << 30
     small_log_bytes: int = 256 * MIB
@@ -54,7 +54,7 @@ class Scale:
     seeks: int = 300
     warm_bytes: int = 512 * MIB
     peer_singles: int = 600
-    peer_batches: int = 60
+    peer_batches: int = 40
 
 
 FULL = Scale()

@@ -67,7 +67,7 @@ class Acceptor:
                 else:
                     await self._engine.written.wait_shielded(end)
             except LogBrokenError:
-                self._log.told(len(records))
+                self._log.told(range(first, first + len(records)))
                 raise
         return first
 

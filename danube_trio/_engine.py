@@ -170,6 +170,8 @@ class Engine:
 
     def piece_written(self, piece: Piece) -> None:
         """Write returned for the block of `piece`."""
+        if self.log.phase is Phase.BROKEN:
+            return
         block = piece.block
         self.marks.written(block.end)
         self.active.add_block(block)
@@ -184,6 +186,8 @@ class Engine:
 
     def synced(self) -> None:
         """Sync returned for everything written."""
+        if self.log.phase is Phase.BROKEN:
+            return
         end = self.marks.written_end
         self.marks.durable(end)
         for block in self._unsynced:
@@ -204,6 +208,8 @@ class Engine:
 
     def rolled(self) -> None:
         """The active segment was sealed, and the next one begun."""
+        if self.log.phase is Phase.BROKEN:
+            return
         index = self.active
         self.segments.seal(
             Segment(index.base, index.end, index.size_bytes, index.first_time, index.last_time)

@@ -5,10 +5,12 @@ when `max_batch_bytes` wait unsynced or the interval is over, write + sync + mar
 the hop, in one synchronous step: the marks, the cache, the acks, the live readers.
 
 States, by what is unsynced: *clean* (waits for work without a timer), *dirty* (waits until
-`fsync_interval_ms` after the first unsynced write, then syncs by itself). A block that does not fit
-into the active segment rolls first, so a batch never crosses segments.
+`fsync_interval_ms` after the first unsynced write, then syncs by itself), *inside* a large batch
+(waits for its next piece; no timer, no mark and no roll may come between). A batch that does not
+fit into the active segment rolls first, so it never crosses segments.
 
-Any failure of the disk breaks the log, here and nowhere else: nothing is retried on the same bytes.
+Any failure of the disk breaks the log: nothing is retried on the same bytes. When the log was
+broken from elsewhere (a failed trim), the hop under way ends and reports nothing any more.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import trio
 
 from danube_trio._core.disk import Lane
+from danube_trio._core.log import Phase
 from danube_trio._engine import Engine, Piece, Work
 from danube_trio._tail import Tail
 
@@ -47,20 +50,25 @@ class _Flusher:
         self._segment_limit = engine.config.segment_bytes
         self._unsynced_bytes = 0
         self._sync_at = NEVER
+        self._inside = False
 
     async def serve(self, inbox: trio.MemoryReceiveChannel[Work]) -> None:
         """Handle work until the channel ends."""
         tail, log = self._tail, self._engine.log
-        while True:
+        while log.phase is not Phase.BROKEN:
             work: Work = None
             try:
-                if self._sync_at == NEVER:
+                if self._inside or self._sync_at == NEVER:
                     work = await inbox.receive()
                 else:
                     with trio.move_on_at(self._sync_at):
                         work = await inbox.receive()
             except trio.EndOfChannel:
-                break
+                if log.phase is Phase.BROKEN:
+                    break
+                await self._lane.run(tail.close, self._engine.marks.written_end)
+                self._engine.synced()
+                return
             if work is not None:
                 needed = tail.position + work.reserve_bytes
                 if needed > self._segment_limit and tail.position and work.reserve_bytes:
@@ -70,12 +78,12 @@ class _Flusher:
                 await self._roll()
             elif self._unsynced_bytes and (log.sync_due or trio.current_time() >= self._sync_at):
                 await self._sync()
-        await self._lane.run(tail.close, self._engine.marks.written_end)
-        self._engine.synced()
+        await self._lane.run(tail.abandon)
 
     async def _write(self, piece: Piece) -> None:
         engine, tail = self._engine, self._tail
         data = piece.block.data
+        self._inside = piece.goes_on
         due = engine.log.sync_due or self._unsynced_bytes + len(data) >= self._batch_limit
         started = trio.current_time()
         if due and not piece.goes_on:

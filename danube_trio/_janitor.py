@@ -12,7 +12,9 @@ is synced. The active segment never goes.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
+import attrs
 import trio
 
 from danube_trio._core.disk import Disk, Lane, replace_file
@@ -22,6 +24,7 @@ from danube_trio._core.log import Phase
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine import Engine
+from danube_trio._segment_io import load_index
 from danube_trio._tail import Tail
 
 __all__ = ["Janitor"]
@@ -62,6 +65,8 @@ class Janitor:
                 return
             await self.tidy()
             self._age_segment()
+            if config.retain_age is not None:
+                await self._learn_times()
             now = engine.clock()
             start = retained_start(
                 engine.segments,
@@ -72,6 +77,26 @@ class Janitor:
             )
             if start > engine.marks.start_offset:
                 await self.trim(start)
+
+    async def _learn_times(self) -> None:
+        """Find the times of sealed segments that no checkpoint described."""
+        engine = self._engine
+        for segment in engine.segments.sealed():
+            if segment.last_time:
+                continue
+            load = partial(load_index, trailer=True)
+            try:
+                index = await self._disk.run(load, self._disk, self._names, segment)
+            except OSError as error:
+                self._failed(error)
+                return
+            engine.segments.replace(
+                attrs.evolve(segment, first_time=index.first_time, last_time=index.last_time)
+            )
+
+    def _failed(self, error: OSError) -> None:
+        self._engine.janitor_failures += 1
+        log.warning("an index or checkpoint could not be read or written, later again: %s", error)
 
     def _age_segment(self) -> None:
         """Ask the flusher to seal an active segment that is old enough."""
@@ -97,8 +122,7 @@ class Janitor:
                 await self._disk.run(replace_file, self._disk, self._names.checkpoint, data)
                 self._checkpointed = base
         except OSError as error:
-            engine.janitor_failures += 1
-            log.warning("could not write an index or the checkpoint, will try again: %s", error)
+            self._failed(error)
 
     async def trim(self, before: int) -> int:
         """Drop everything below `before` that is sealed. Returns the new start offset."""

@@ -116,12 +116,15 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         disk = self._disk if self._disk is not None else RealDisk()
         await trio.lowlevel.checkpoint()
         self._lane = lane = disk.open_lane()
+        recovered: Recovered | None = None
         try:
             recovered = await lane.run(self._acquire, disk)
             engine = self._engine = _engine_of(self._config, disk, recovered, self._clock)
             _open_engines.add(engine)
             self._janitor = await self._start(engine, disk, lane, recovered)
         except BaseException:
+            if recovered is not None:
+                await lane.run(recovered.tail.abandon)
             if self._lock is not None:
                 await lane.run(self._lock.release)
             await lane.aclose()

@@ -181,7 +181,8 @@ class Reader(Generic[T_co]):
             await trio.lowlevel.checkpoint()
             blocks = source.cache.blocks_from(self._cursor, source.config.read_block_bytes)
             for block in blocks:
-                self._take(block)
+                if self._cursor < self._end and self._count > 0:
+                    self._take(block)
             return bool(self._items)
         assert tier is Tier.FILE, tier
         await self._fetch_file()

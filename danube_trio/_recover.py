@@ -16,6 +16,7 @@ allows a crash anywhere (running it again gives the same state):
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 
 import attrs
 
@@ -28,7 +29,7 @@ from danube_trio._core.files import (
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._directory import Directory, look, read_mark
-from danube_trio._segment_io import CHUNK_BYTES, SegmentWalk, build_index, find_after
+from danube_trio._segment_io import CHUNK_BYTES, SegmentWalk, build_index, find_after, load_index
 from danube_trio._tail import MarkFile, Tail
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
@@ -64,8 +65,17 @@ def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:
         replace_file(disk, names.meta, encode_document(meta))
         directory = look(disk, names)
         assert directory is not None
-    notes: list[str] = []
-    recovered = _recover_tail(disk, config, directory, notes)
+    with ExitStack() as undo:
+        recovered = _recover_tail(disk, config, directory, undo)
+        _remove_leftovers(disk, directory)
+        undo.pop_all()
+    for note in recovered.notes:
+        log.warning("%s", note)
+    return recovered
+
+
+def _remove_leftovers(disk: Disk, directory: Directory) -> None:
+    names = directory.names
     for name in directory.leftovers:
         disk.unlink(f"{names.directory}/{name}")
     for base in directory.leftover_bases:
@@ -73,24 +83,26 @@ def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:
         _unlink_if_there(disk, names.index(base))
     if directory.leftovers or directory.leftover_bases:
         disk.sync_dir(names.directory)
-    for note in notes:
-        log.warning("%s", note)
-    return recovered
 
 
 def _recover_tail(
-    disk: Disk, config: WalConfig, directory: Directory, notes: list[str]
+    disk: Disk, config: WalConfig, directory: Directory, undo: ExitStack
 ) -> Recovered:
+    """Scan, judge, cut and sync the last segment. `undo` closes the files if opening fails."""
     names = directory.names
+    notes: list[str] = []
     base = directory.bases[-1] if directory.bases else directory.start_offset
     file = disk.open(names.segment(base), "rw" if directory.bases else "create")
-    try:
+    with ExitStack() as files:
+        files.callback(file.close)
         size = file.size()
         index, walk = build_index(file, base, size=size, trailer=directory.trailer)
         next_offset = _settle(disk, config, directory, file, size, index, walk, notes)
         file.sync_data()
         segments = _sealed_segments(disk, directory, base)
+        last_time = index.last_time or _last_sealed_time(disk, directory, segments)
         mark_file = _open_mark(disk, directory)
+        files.callback(mark_file.close)
         # Before the mark speaks of a segment, its directory entry must be durable.
         disk.sync_dir(names.directory)
         tail = Tail(
@@ -113,10 +125,19 @@ def _recover_tail(
             active = index
             mark_file.put(next_offset, base, index.size_bytes)
             mark_file.sync()
-    except BaseException:
-        file.close()
-        raise
-    return Recovered(directory, segments, active, tail, next_offset, index.last_time, notes)
+        files.pop_all()
+        undo.callback(tail.abandon)
+    return Recovered(directory, segments, active, tail, next_offset, last_time, notes)
+
+
+def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -> int:
+    """Time of the newest record when the active segment has none: append times never fall."""
+    if not len(segments):
+        return 0
+    newest = segments.sealed()[-1]
+    if newest.last_time:
+        return newest.last_time
+    return load_index(disk, directory.names, newest, trailer=directory.trailer).last_time
 
 
 def _sealed_segments(disk: Disk, directory: Directory, active_base: int) -> SegmentList:

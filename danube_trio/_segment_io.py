@@ -24,6 +24,7 @@ from danube_trio._core.frame import (
 )
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
+from danube_trio.errors import CorruptDataError
 
 __all__ = ["Fault", "SegmentWalk", "Stretch", "build_index", "find_after", "load_index"]
 
@@ -194,7 +195,7 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
     path = names.index(segment.base)
     try:
         index = SparseIndex.decode(read_file(disk, path, INDEX_LIMIT_BYTES), segment.base)
-    except FileNotFoundError:
+    except (FileNotFoundError, CorruptDataError):
         index = None
     if index is not None and index.end == segment.end and index.size_bytes == segment.size_bytes:
         return index

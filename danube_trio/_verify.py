@@ -112,11 +112,14 @@ class Verification:
         self.total_bytes = sum(map(self._size, kept))
         if self._expect is not None:
             self._expect(self.total_bytes)
-        time = 0
+        time, check = 0, None
         for base, end in pairwise([*kept, None]):
             assert base is not None
             check = yield from self._segment(small, codec, base, end, time)
             time = max(time, check.last_time) if check is not None else time
+        if not self._live and check is not None and check.offset < small.start:
+            reason = f"the log was trimmed up to {small.start}, but its records end before"
+            yield Finding("problem", reason, self._names.trim, offset=check.offset)
 
     def _size(self, base: int) -> int:
         try:

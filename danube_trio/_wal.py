@@ -85,7 +85,7 @@ class Receipt:
         except LogBrokenError:
             if not self._told:
                 self._told = True
-                engine.log.told(len(self.offsets))
+                engine.log.told(self.offsets)
             raise
         return self.offsets
 
@@ -238,7 +238,7 @@ class Wal:
                 raise engine.refusal()
             await engine.durable.wait(end)
         except LogBrokenError:
-            engine.log.told(end - engine.marks.durable_end)
+            engine.log.told(range(end))
             raise
 
     # ---- reading and trimming

@@ -32,9 +32,7 @@ class Journal:
     accepted: list[bytes] = attrs.Factory(list[bytes])
     batch_ends: set[int] = attrs.Factory(lambda: {0})
     acked: list[tuple[int, int]] = attrs.Factory(list[tuple[int, int]])  # (op_count, end)
-    trims: list[tuple[int, int]] = attrs.Factory(
-        list[tuple[int, int]]
-    )  # (before, offset)
+    trims: list[tuple[int, int]] = attrs.Factory(list[tuple[int, int]])  # (before, offset)
 
     async def append(self, wal: Wal, *payloads: bytes, durable: bool = True) -> None:
         offset = wal.next_offset

@@ -1,114 +1,23 @@
-"""Frames: framing, scanning, and what is found again after damage.
+"""Scanning: what is a frame, what is none and why, and what is found again after damage.
 
-The table of runs goes both ways: framed, and compared with frames put together by hand from
-`docs/format.md`; scanned whole, piece by piece, cut at every byte, and with bytes behind it.
+Each run of the table is scanned whole, piece by piece, cut at every byte, and with bytes around it.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Sequence
 from functools import partial
 
 import pytest
-from golden import CODEC_OF, GOLDEN, OFFSET, sample
+from frames import RUN, RUNS, STANDARD, frame, framed, records, with_body
+from golden import CODEC_OF, GOLDEN, OFFSET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danube_trio import MessageID, StreamMessage
-from danube_trio._core.bincode import DecodeError
-from danube_trio._core.codec import CODECS, get_codec
-from danube_trio._core.crc import crc32
-from danube_trio._core.frame import (
-    HINT_BYTES,
-    MAX_BODY_BYTES,
-    TRAILER_BYTES,
-    Batch,
-    Block,
-    Parts,
-    batch_boundaries,
-    find_frame,
-    frame_time,
-    scan,
-)
-from danube_trio._core.framing import encode_block, pieces
+from danube_trio._core.frame import MAX_BODY_BYTES, find_frame, scan
+from danube_trio._core.framing import encode_block
 from danube_trio._segment_io import SegmentWalk
 from danube_trio.testing import SimDisk
-
-STANDARD = get_codec("s5-standard").encode_uint
-LEGACY = get_codec("s1-legacy").encode_uint
-
-
-def records(*payloads: bytes, head: bytes = b"<head>", tail: bytes = b"<tail>") -> list[Parts]:
-    return [(head, payload, tail) for payload in payloads]
-
-
-def frame(offset: int, message: bytes, left: int = 0, time: int = 0, marker: int = 0xD7) -> bytes:
-    """A frame by hand, after docs/format.md."""
-    start = struct.pack("<QI", offset, len(message) + 17)
-    body = message + struct.pack("<BIQI", marker, left, time, zlib.crc32(start))
-    return start + struct.pack("<I", zlib.crc32(body)) + body
-
-
-def with_body(offset: int, body: bytes) -> bytes:
-    """A frame whose CRC is right, whatever its body is."""
-    return struct.pack("<QII", offset, len(body), zlib.crc32(body)) + body
-
-
-# name -> (first offset, batches). Each boundary of the wire's integers is crossed inside a run.
-RUNS: dict[str, tuple[int, list[Batch]]] = {
-    "one": (0, [(7, records(b"x"), 0)]),
-    "empty payload": (0, [(7, records(b""), 0)]),
-    "singles": (5, [(7, records(b"a"), 0), (8, records(b"bb"), 0), (8, records(b"ccc"), 0)]),
-    "a batch": (0, [(7, records(b"a", b"b", b"c"), 0)]),
-    "batches": (
-        1,
-        [(1, records(b"a", b"b"), 0), (2, records(b"c"), 0), (3, records(b"d", b""), 0)],
-    ),
-    "goes on": (3, [(9, records(b"a", b"b"), 4)]),
-    "offsets of one and three bytes": (248, [(7, records(*[b"x"] * 6), 0)]),
-    "offsets of three and five bytes": (65_533, [(7, records(*[b"x"] * 6), 0)]),
-    "offsets of five and nine bytes": (2**32 - 3, [(7, records(*[b"x"] * 6), 0)]),
-    "the last offsets": (2**64 - 3, [(2**64 - 1, records(b"x", b"y"), 0)]),
-    "lengths around 251": (0, [(7, records(*[bytes(n) for n in (249, 250, 251, 252, 250)]), 0)]),
-    "lengths around 65536": (250, [(7, records(*[bytes(n) for n in (65_535, 65_536, 0, 3)]), 0)]),
-    "heads and tails change": (
-        250,
-        [
-            (7, [*records(b"a"), *records(b"a", head=b""), *records(b"a", tail=b"T")], 0),
-            (7, [*records(b"a", head=b"<daeh>"), *records(b"b", tail=b""), *records(b"c")], 0),
-        ],
-    ),
-}
-WIRES = {"standard": STANDARD, "legacy": LEGACY}
-RUN = pytest.mark.parametrize("run", RUNS)
-
-
-def framed(run: str, wire: str = "standard") -> Block:
-    offset, batches = RUNS[run]
-    return encode_block(batches, offset, WIRES[wire])
-
-
-@pytest.mark.parametrize("wire", WIRES)
-@RUN
-def test_frames_are_those_of_the_format(run: str, wire: str) -> None:
-    offset, batches = RUNS[run]
-    encode_uint = WIRES[wire]
-    expected: list[bytes] = []
-    for time, parts, more in batches:
-        for i, (head, payload, tail) in enumerate(parts):
-            message = head + encode_uint(offset + len(expected)) + encode_uint(len(payload))
-            left = len(parts) - i - 1 + more
-            expected.append(frame(offset + len(expected), message + payload + tail, left, time))
-    block = framed(run, wire)
-    assert block.data == b"".join(expected)
-    assert (block.start, block.end) == (offset, offset + len(expected))
-    assert [b - a for a, b in zip(block.positions, block.positions[1:], strict=False)] == [
-        len(one) for one in expected
-    ]
-    assert (block.first_time, block.last_time) == (batches[0][0], batches[-1][0])
-    assert block.size_bytes == len(block.data)
 
 
 @RUN
@@ -179,7 +88,7 @@ def test_fewer_zeros_than_a_header_are_bytes_that_are_missing() -> None:
 
 @pytest.mark.parametrize("said", [0, 1, 3, 1 << 40])
 def test_an_offset_that_does_not_follow_is_named(said: int) -> None:
-    found = scan(framed("a batch").data[:0] + frame(said, b"message"), 0, 2)
+    found = scan(frame(said, b"message"), 0, 2)
     assert found.reason == f"the header says offset {said} where 2 must follow"
     assert (found.end_offset, found.zeros) == (2, False)
 
@@ -273,105 +182,6 @@ def test_danube_s_own_frames_scan_without_a_trailer_and_only_so(era: str) -> Non
         assert scan(bytes(damaged), 0, OFFSET, trailer=False).end_offset == OFFSET
 
 
-@pytest.mark.parametrize("name", sorted(CODECS))
-def test_our_frames_are_danube_s_with_bytes_that_its_decoders_ignore(name: str) -> None:
-    codec = CODECS[name]
-    message = sample(name)
-    block = encode_block([(7, [codec.encode_parts(message)] * 2, 0)], OFFSET, codec.encode_uint)
-    assert scan(block.data, 0, OFFSET, trailer=False).end_offset == OFFSET + 2
-    for i in range(2):
-        message.msg_id.topic_offset = OFFSET + i
-        body = block.data[block.positions[i] + 16 : block.positions[i + 1]]
-        assert codec.decode(body) == message  # as a tolerant decoder reads it
-        assert codec.decode(body[:-TRAILER_BYTES], strict=True) == message
-        assert body[:-TRAILER_BYTES] == codec.encode(message)
-        with pytest.raises(DecodeError):
-            codec.decode(body, strict=True)
-
-
-@given(
-    st.builds(
-        StreamMessage,
-        payload=st.binary(max_size=300),
-        request_id=st.integers(0, 2**64 - 1),
-        msg_id=st.builds(MessageID, st.integers(0, 2**64 - 1), st.text(max_size=20)),
-        publish_time=st.integers(0, 2**64 - 1),
-        producer_name=st.text(max_size=20),
-        subscription_name=st.none() | st.text(max_size=5),
-        attributes=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
-    ),
-    st.integers(0, 2**64 - 2),
-    st.sampled_from(sorted(CODECS)),
-)
-def test_any_message_goes_through_a_frame(message: StreamMessage, offset: int, name: str) -> None:
-    codec = CODECS[name]
-    block = encode_block([(1, [codec.encode_parts(message)], 0)], offset, codec.encode_uint)
-    assert scan(block.data, 0, offset).end_offset == offset + 1
-    message.msg_id.topic_offset = offset
-    assert codec.decode(block.data[16:-TRAILER_BYTES], strict=True) == message
-
-
-# ---- batches and pieces
-
-
-def test_batch_boundaries_are_where_nothing_is_left() -> None:
-    block = framed("batches")
-    assert batch_boundaries(block.data, block.positions) == [(2, 1), (3, 2), (5, 3)]
-    assert batch_boundaries(block.data, block.positions[:2]) == []
-    assert batch_boundaries(block.data, block.positions[1:4]) == [(1, 1), (2, 2)]
-    assert batch_boundaries(framed("goes on").data, framed("goes on").positions) == []
-    assert [frame_time(block.data, end) for end in block.positions[1:]] == [1, 1, 2, 3, 3]
-
-
-def test_hints_are_batch_boundaries_and_far_enough_apart() -> None:
-    kib = bytes(1024)
-    batches = [(time, records(*[kib] * (1 + time % 40)), 0) for time in range(1, 60)]
-    block = encode_block(batches, 10, STANDARD)
-    starts = {10: 0} | {
-        10 + i: block.positions[i] for i, _ in batch_boundaries(block.data, block.positions)
-    }
-    assert len(block.hints) > 5
-    assert block.hints[0] == (10, 0, 1)
-    for offset, position, time in block.hints:
-        assert starts[offset] == position
-        assert frame_time(block.data, block.positions[offset - 10 + 1]) == time
-    positions = [position for _, position, _ in block.hints]
-    assert all(b - a >= HINT_BYTES for a, b in zip(positions, positions[1:], strict=False))
-    inside = encode_block([(7, records(kib, kib), 0)], 0, STANDARD, continues=True)
-    assert inside.hints == []
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=12),
-    st.integers(1, 400),
-)
-def test_pieces_hold_the_batches_in_order_and_frame_to_the_same_bytes(
-    shape: list[tuple[int, int]], limit: int
-) -> None:
-    """`shape`: records and payload size of each batch."""
-    batches: list[tuple[int, Sequence[Parts], int]] = []
-    for time, (count, size) in enumerate(shape):
-        parts = [(b"h", bytes([time]) * size, b"t%d" % i) for i in range(count)]
-        batches.append((time, parts, sum(map(len, (b"".join(p) for p in parts)))))
-    cut = list(pieces(batches, limit))
-    whole = encode_block([(time, parts, 0) for time, parts, _ in batches], 0, STANDARD)
-    data: list[bytes] = []
-    offset, inside = 0, False
-    for piece in cut:
-        assert all(parts for _, parts, _ in piece)
-        assert all(not left for _, _, left in piece[:-1])
-        goes_on = piece[-1][2] > 0
-        if goes_on or inside:
-            assert len(piece) == 1  # a part of a large batch travels alone
-        elif len(piece) > 1:
-            assert sum(batches[time][2] for time, _, _ in piece) <= limit
-        block = encode_block(piece, offset, STANDARD, continues=inside)
-        data.append(block.data)
-        offset, inside = block.end, goes_on
-    assert not inside
-    assert b"".join(data) == whole.data
-
-
 # ---- finding frames after damage
 
 
@@ -413,10 +223,3 @@ def test_a_frame_is_found_behind_any_garbage(before: bytes, offset: int, after: 
     block = encode_block([(1, records(b"one"), 0)], offset, STANDARD)
     found = find_frame(before + block.data + after, 0, max(0, offset - 5), offset + 5)
     assert found == (len(before), offset)
-
-
-def test_our_crc_is_the_one_of_zlib() -> None:
-    data = bytes(range(256)) * 9
-    for size in (0, 1, 15, 16, 17, 2304):
-        assert crc32(data[:size]) == zlib.crc32(data[:size])
-        assert crc32(data[size:], crc32(data[:size])) == zlib.crc32(data)

@@ -407,6 +407,14 @@ async def test_trimmed_segments_that_are_still_there_are_notes() -> None:
     assert found_missing.offset == base
 
 
+async def test_a_log_that_ends_before_its_start_is_a_problem() -> None:
+    files = await small_log()
+    files = {**files, NAMES.trim: encode_document(Trim(RECORDS + 5))}
+    (found,) = problems(files)
+    assert (found.path, found.offset) == (NAMES.trim, RECORDS)
+    assert f"trimmed up to {RECORDS + 5}" in found.reason
+
+
 # ---- what a frame says
 
 

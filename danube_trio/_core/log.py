@@ -182,10 +182,9 @@ class LogState:
         sync_wanted: somebody waits until everything below this offset is durable.
         roll_wanted: the active segment shall be sealed at the next occasion.
         failure: why the log is broken.
-        lost: accepted records whose failure was delivered to nobody yet.
     """
 
-    __slots__ = ("failure", "lost", "marks", "phase", "roll_wanted", "sync_wanted")
+    __slots__ = ("_failed", "_told", "failure", "marks", "phase", "roll_wanted", "sync_wanted")
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
@@ -193,7 +192,8 @@ class LogState:
         self.sync_wanted = 0
         self.roll_wanted = False
         self.failure: BaseException | None = None
-        self.lost = 0
+        self._failed = range(0)
+        self._told: list[range] = []
 
     def want_durable(self, end: int) -> None:
         """Ask the flusher to sync everything below `end`."""
@@ -211,8 +211,18 @@ class LogState:
             return
         self.phase = Phase.BROKEN
         self.failure = failure
-        self.lost = self.marks.next_offset - self.marks.durable_end
+        self._failed = range(self.marks.durable_end, self.marks.next_offset)
 
-    def told(self, count: int) -> None:
-        """The failure of `count` accepted records was delivered to a caller."""
-        self.lost = max(0, self.lost - count)
+    def told(self, offsets: range) -> None:
+        """The failure of these records was delivered to a caller."""
+        self._told.append(offsets)
+
+    @property
+    def lost(self) -> int:
+        """Accepted records that failed, and whose failure was delivered to nobody yet."""
+        count = 0
+        seen = self._failed.start
+        for offsets in sorted(self._told, key=lambda r: r.start):
+            count += max(0, min(offsets.start, self._failed.stop) - seen)
+            seen = max(seen, offsets.stop)
+        return count + max(0, self._failed.stop - seen)

@@ -170,9 +170,10 @@ class SegmentList:
         return segment
 
     def replace(self, segment: Segment) -> None:
-        """More is known about a sealed segment now (its times)."""
-        i = self._bases.index(segment.base)
-        self._sealed[i] = segment
+        """More is known about a sealed segment now (its times), if it still exists."""
+        i = bisect_right(self._bases, segment.base) - 1
+        if i >= 0 and self._bases[i] == segment.base:
+            self._sealed[i] = segment
 
     def find(self, offset: int) -> Segment | None:
         """The sealed segment that holds `offset`; None if the active one does (or would)."""
