@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from danube_trio import LogBrokenError, Record, WalConfig, open_wal
+from danube_trio import LogBrokenError, WalConfig, open_wal
 from danube_trio.testing import SimDisk
 
 
 @pytest.mark.parametrize("limit", [{"count": 2}, {"end": 2}])
 async def test_a_reader_may_end_inside_the_first_of_several_cached_blocks(
-    limit: dict[str, int],
+    limit: dict[str, Any],
 ) -> None:
     """Taking more of the cached blocks than asked for looked like missing records."""
     async with open_wal(WalConfig()) as wal:
@@ -82,9 +85,9 @@ async def test_a_trim_that_fails_while_an_append_is_in_flight_breaks_the_log_onl
             await wal.append(bytes(300))
         disk.fail("rename", path_contains=".trim")
 
-        async def broken(call: object) -> None:
+        async def broken(call: Awaitable[object]) -> None:
             with pytest.raises(LogBrokenError):
-                await call  # type: ignore[misc]
+                await call
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broken, wal.trim(3))
@@ -107,8 +110,7 @@ async def test_append_times_never_fall_when_the_active_segment_was_empty_at_open
     now = 500.0
     async with open_wal(config, disk=disk, clock=lambda: now) as wal:
         await wal.append(b"y")
-        records: list[Record] = [r async for r in wal.reader(end="current", raw=True)]  # type: ignore[misc]
-        times = [record.append_time for record in records]
+        times = [record.append_time async for record in wal.reader(end="current", raw=True)]
         assert times == sorted(times)
 
 
