@@ -170,7 +170,7 @@ class Engine:
 
     def piece_written(self, piece: Piece) -> None:
         """Write returned for the block of `piece`."""
-        if self.log.phase is Phase.BROKEN:
+        if self.log.broken:
             return
         block = piece.block
         self.marks.written(block.end)
@@ -186,7 +186,7 @@ class Engine:
 
     def synced(self) -> None:
         """Sync returned for everything written."""
-        if self.log.phase is Phase.BROKEN:
+        if self.log.broken:
             return
         end = self.marks.written_end
         self.marks.durable(end)
@@ -208,7 +208,7 @@ class Engine:
 
     def rolled(self) -> None:
         """The active segment was sealed, and the next one begun."""
-        if self.log.phase is Phase.BROKEN:
+        if self.log.broken:
             return
         index = self.active
         self.segments.seal(

@@ -18,7 +18,6 @@ from __future__ import annotations
 import trio
 
 from danube_trio._core.disk import Lane
-from danube_trio._core.log import Phase
 from danube_trio._engine import Engine, Piece, Work
 from danube_trio._tail import Tail
 
@@ -55,7 +54,7 @@ class _Flusher:
     async def serve(self, inbox: trio.MemoryReceiveChannel[Work]) -> None:
         """Handle work until the channel ends."""
         tail, log = self._tail, self._engine.log
-        while log.phase is not Phase.BROKEN:
+        while not log.broken:
             work: Work = None
             try:
                 if self._inside or self._sync_at == NEVER:
@@ -64,7 +63,7 @@ class _Flusher:
                     with trio.move_on_at(self._sync_at):
                         work = await inbox.receive()
             except trio.EndOfChannel:
-                if log.phase is Phase.BROKEN:
+                if log.broken:
                     break
                 await self._lane.run(tail.close, self._engine.marks.written_end)
                 self._engine.synced()

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from danube_trio import LogBrokenError, WalConfig, open_wal
+from danube_trio import LogBrokenError, Reader, StreamMessage, WalConfig, open_wal
 from danube_trio.testing import SimDisk
 
 
@@ -21,7 +21,8 @@ async def test_a_reader_may_end_inside_the_first_of_several_cached_blocks(
     async with open_wal(WalConfig()) as wal:
         await wal.append_batch([b"a"] * 5)
         await wal.append_batch([b"b"] * 5)
-        assert [m.offset async for m in wal.reader(**limit)] == [0, 1]
+        reader: Reader[StreamMessage] = wal.reader(**limit)
+        assert [m.offset async for m in reader] == [0, 1]
 
 
 async def test_the_interval_never_syncs_between_the_pieces_of_a_batch(

@@ -201,6 +201,11 @@ class LogState:
             self.sync_wanted = end
 
     @property
+    def broken(self) -> bool:
+        """Whether a write or sync failed."""
+        return self.phase is Phase.BROKEN
+
+    @property
     def sync_due(self) -> bool:
         """Whether somebody waits for a sync."""
         return self.sync_wanted > self.marks.durable_end
