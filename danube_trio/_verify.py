@@ -206,6 +206,8 @@ class Verification:
                 reason = "a replacement that was never finished; the next open removes it"
             elif name.startswith(f"{names.stem}.") and name.endswith((".torn", ".corrupt")):
                 reason = "bytes that an open cut off; nothing depends on them"
+            elif name.startswith(f"{names.stem}.") and name.endswith(".idx"):
+                reason = "an index without its segment; nothing depends on it"
             else:
                 reason = "no file of this log"
             yield Finding("note", reason, path)

@@ -388,6 +388,7 @@ async def test_other_files_are_notes() -> None:
         f"{DIR}/wal.meta.tmp": "never finished",
         f"{NAMES.segment(0)}.300.torn": "an open cut off",
         f"{DIR}/notes.txt": "no file of this log",
+        NAMES.index(RECORDS + 1): "an index without its segment",
     }
     found = check({**files, **dict.fromkeys(others, b"x")})
     assert {finding.severity for finding in found} == {"note"}
