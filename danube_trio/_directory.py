@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import attrs
 
+from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, read_file
 from danube_trio._core.files import (
@@ -42,7 +43,7 @@ class Directory:
     Attributes:
         bases: base offsets of the segments from the one that holds `start_offset` on.
         leftover_bases: segments wholly below `start_offset`, still to be removed.
-        leftovers: names of unfinished replacements.
+        leftovers: names of unfinished replacements, and of indexes without a segment.
     """
 
     names: LogNames
@@ -82,7 +83,14 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
             f"dir={names.directory!r} already holds the log of {others[0]!r}: "
             f"file_name={names.file_name!r} does not match, and a directory holds one log"
         )
-    return listing, _read_document(disk, names.meta, Meta)
+    meta = _read_document(disk, names.meta, Meta)
+    if meta is not None and meta.codec not in CODECS:
+        raise UnsupportedFormatError(
+            names.meta,
+            f"the codec {meta.codec!r} is unknown to this version",
+            "Open it with the version that wrote it, or a later one",
+        )
+    return listing, meta
 
 
 def look(disk: Disk, names: LogNames) -> Directory | None:
@@ -104,6 +112,11 @@ def look(disk: Disk, names: LogNames) -> Directory | None:
     start = trim.start_offset if trim is not None else 0
     mark = read_mark(disk, names, _directory_crc(meta))
     kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
+    orphans = [
+        names.index(base).rpartition("/")[2]
+        for base in names.index_bases(listing)
+        if base not in bases
+    ]
     checkpoint = _read_checkpoint(disk, names)
     _check_bases(names, kept, start, mark, checkpoint)
     return Directory(
@@ -112,7 +125,7 @@ def look(disk: Disk, names: LogNames) -> Directory | None:
         start,
         kept,
         [b for b in bases if b not in kept],
-        names.leftovers(listing),
+        names.leftovers(listing) + orphans,
         mark,
         checkpoint,
     )
@@ -135,7 +148,8 @@ def _check_bases(
         expected.add(mark.base)
     if not bases and not expected and not start:
         return  # a crash between creating meta and the first segment
-    if not bases or bases[0] > start:
+    # The segment of the start, or, if the start is past the last segment, one that is missing too.
+    if not bases or bases[0] > start or bases[-1] < start:
         expected.add(start)
     for base in sorted(expected.difference(bases)):
         raise CorruptDataError(

@@ -22,6 +22,7 @@ import functools
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -237,11 +238,9 @@ class RealDisk:
         _check_can_write(path)
         fd = _open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(fd):
                 text = os.pread(fd, HOLDER_BYTES, 0).decode(errors="replace")
-                raise LogLockedError(path, text) from None
+                raise LogLockedError(path, text)
             _write_holder(fd, holder.encode()[:HOLDER_BYTES])
         except BaseException:
             os.close(fd)
@@ -295,6 +294,18 @@ def _check_can_write(path: str) -> None:
             "is unknown; open the log read-only there",
             path,
         )
+
+
+def _try_lock(fd: int) -> bool:
+    """Take the lock; a few tries, because a tool that looks for the holder holds it for a moment."""
+    for _ in range(5):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.002)
+        else:
+            return True
+    return False
 
 
 def _write_holder(fd: int, holder: bytes) -> None:

@@ -51,7 +51,7 @@ class StartPosition:
         """The first record appended at or after this time (seconds since 1970-01-01 UTC)."""
         if not 0 <= seconds < 2**43:
             raise ValueError(f"timestamp={seconds!r} must be seconds since 1970, 0 or more")
-        return cls("timestamp", round(seconds * 1e6))
+        return cls("timestamp", max(1, round(seconds * 1e6)))  # 0 means "no time" to a reader
 
 
 class ReaderSource(Protocol):

@@ -241,10 +241,9 @@ def test_only_the_first_failure_counts_and_says_what_may_be_lost() -> None:
     state.marks.durable(40)
     state.break_(OSError("second"))
     assert (state.phase, state.failure, state.lost) == (Phase.BROKEN, first, 20)
-    state.told(5)
-    assert state.lost == 15
-    state.told(99)
-    assert state.lost == 0
+    for told, left in (((45, 48), 17), ((0, 31), 16), ((45, 47), 16), ((30, 99), 0)):
+        state.told(range(*told))
+        assert state.lost == left  # offsets 30 to 50, each counted once
 
 
 # ---- the intake

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from danube_trio import LogBrokenError, Reader, StreamMessage, WalConfig, open_wal
+from danube_trio import (
+    CorruptDataError,
+    LogBrokenError,
+    StartPosition,
+    UnsupportedFormatError,
+    WalConfig,
+    open_wal,
+)
+from danube_trio._core.crc import crc32
+from danube_trio._core.files import Trim, encode_document
+from danube_trio._core.frame import find_frame
 from danube_trio.testing import SimDisk
 
 
 @pytest.mark.parametrize("limit", [{"count": 2}, {"end": 2}])
 async def test_a_reader_may_end_inside_the_first_of_several_cached_blocks(
-    limit: dict[str, Any],
+    limit: dict[str, int],
 ) -> None:
     """Taking more of the cached blocks than asked for looked like missing records."""
     async with open_wal(WalConfig()) as wal:
         await wal.append_batch([b"a"] * 5)
         await wal.append_batch([b"b"] * 5)
-        reader: Reader[StreamMessage] = wal.reader(**limit)
-        assert [m.offset async for m in reader] == [0, 1]
+        end, count = limit.get("end"), limit.get("count")
+        assert [m.offset async for m in wal.reader(end=end, count=count)] == [0, 1]
 
 
 async def test_the_interval_never_syncs_between_the_pieces_of_a_batch(
@@ -152,3 +161,71 @@ async def test_retention_by_age_goes_on_without_the_checkpoint(autojump_clock: M
     async with open_wal(config, disk=disk, clock=lambda: now) as wal:
         await trio.sleep(20)
         assert wal.start_offset == wal.statistics().sealed_end > 0
+
+
+async def closed_log(disk: SimDisk) -> None:
+    config = WalConfig(dir="/log", segment_bytes=500, preallocate_bytes=0)
+    async with open_wal(config, disk=disk) as wal:
+        for i in range(8):
+            await wal.append(b"%d" % i * 100)
+
+
+async def test_a_start_beyond_every_segment_names_the_missing_one() -> None:
+    disk = SimDisk()
+    await closed_log(disk)
+    disk.write_file("/log/wal.trim", encode_document(Trim(99)))
+    with pytest.raises(CorruptDataError, match="segment is missing") as caught:
+        async with open_wal(WalConfig(dir="/log"), disk=disk):
+            pass
+    assert caught.value.offset == 99
+
+
+async def test_an_index_without_its_segment_is_removed() -> None:
+    """A kill between the two unlinks of a trim leaves it."""
+    disk = SimDisk()
+    await closed_log(disk)
+    orphan = f"/log/wal.{10**6:020d}.idx"
+    disk.write_file(orphan, b"left over")
+    async with open_wal(WalConfig(dir="/log"), disk=disk):
+        assert orphan not in disk.tree()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "reason"),
+    [
+        (b'"text"', CorruptDataError, "no Meta|invalid"),
+        (b'{"codec": "s9", "directory_id": "x"}', UnsupportedFormatError, "codec 's9' is unknown"),
+        (
+            b'{"codec": "s5-standard", "directory_id": "x", "format": 2}',
+            UnsupportedFormatError,
+            "newer",
+        ),
+        (b'{"directory_id": "x"}', CorruptDataError, "codec"),
+    ],
+)
+async def test_a_meta_file_of_another_make_is_refused_untouched(
+    text: bytes, error: type[Exception], reason: str
+) -> None:
+    disk = SimDisk()
+    await closed_log(disk)
+    line = text + b"\n"
+    disk.write_file("/log/wal.meta", line + b"crc32 %08x\n" % crc32(line))
+    before = disk.tree()
+    with pytest.raises(error, match=reason):
+        async with open_wal(WalConfig(dir="/log"), disk=disk):
+            pass
+    assert disk.tree() == before
+
+
+async def test_time_zero_is_the_earliest_record_even_after_a_trim() -> None:
+    disk = SimDisk()
+    await closed_log(disk)
+    async with open_wal(WalConfig(dir="/log"), disk=disk) as wal:
+        reader = wal.reader(StartPosition.timestamp(0), end="current")
+        start = await wal.trim(5)
+        assert [m.offset async for m in reader] == list(range(start, 8))
+
+
+async def test_searching_behind_damage_does_not_crawl_through_zeros() -> None:
+    """It would try each byte of a preallocated tail."""
+    assert find_frame(bytes(8 << 20), 0, 0, 1 << 40) is None

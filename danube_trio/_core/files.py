@@ -96,16 +96,18 @@ def decode_document(data: bytes, kind: type[T]) -> T:
     line, newline, check = data.partition(b"\n")
     if not newline or check != b"crc32 %08x\n" % crc32(line + newline):
         raise ValueError("the document does not match its CRC")
-    fields = json.loads(line)
-    if kind is Meta and (fields["format"] > FORMAT or fields["trailer"] > TRAILER_VERSION):
-        raise NewerFormatError(
-            f"format {fields['format']}, trailer {fields['trailer']} are newer than this version "
-            f"knows ({FORMAT}, {TRAILER_VERSION})"
-        )
     try:
-        return _converter.structure(fields, kind)
+        value = _converter.structure(json.loads(line), kind)
     except cattrs.BaseValidationError as error:
         raise ValueError("; ".join(cattrs.transform_error(error))) from error
+    except TypeError as error:
+        raise ValueError(f"the document is no {kind.__name__}: {error}") from error
+    if isinstance(value, Meta) and (value.format > FORMAT or value.trailer > TRAILER_VERSION):
+        raise NewerFormatError(
+            f"format {value.format}, trailer {value.trailer} are newer than this version "
+            f"knows ({FORMAT}, {TRAILER_VERSION})"
+        )
+    return value
 
 
 @attrs.frozen

@@ -217,11 +217,13 @@ def find_frame(
     """
     read_offset = struct.Struct("<Q").unpack_from
     # The upper half of an offset hardly varies within a segment: let bytes.find do the stepping.
+    # No frame begins in zeros that go on to the end (a preallocated tail, which is long).
+    stop = len(data.rstrip(b"\0")) + 4
     uppers = {(lowest >> 32), (max(lowest, highest - 1) >> 32)}
     best: tuple[int, int] | None = None
     for upper in uppers:
         pattern = _U32.pack(upper)
-        at = data.find(pattern, position + 4)
+        at = data.find(pattern, position + 4, stop)
         while at >= 0 and (best is None or at - 4 < best[0]):
             offset: int = read_offset(data, at - 4)[0]
             if lowest <= offset < highest:
@@ -229,5 +231,5 @@ def find_frame(
                 if result.end_offset > offset:
                     best = (at - 4, offset)
                     break
-            at = data.find(pattern, at + 1)
+            at = data.find(pattern, at + 1, stop)
     return best

@@ -90,6 +90,11 @@ class LogNames:
         matches = (self.segment_pattern.fullmatch(name) for name in listing)
         return sorted(int(m[1]) for m in matches if m)
 
+    def index_bases(self, listing: list[str]) -> list[int]:
+        """Base offsets of the segments that have an index in a directory listing."""
+        pattern = re.compile(rf"{re.escape(self.stem)}\.(\d{{20}})\.idx")
+        return [int(m[1]) for m in map(pattern.fullmatch, listing) if m]
+
     def leftovers(self, listing: list[str]) -> list[str]:
         """Unfinished replacements of this log's own files."""
         mine = re.compile(rf"{re.escape(self.stem)}\.((\d{{20}}\.)?[a-z]+)\.tmp")
