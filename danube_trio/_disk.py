@@ -297,7 +297,7 @@ def _check_can_write(path: str) -> None:
 
 
 def _try_lock(fd: int) -> bool:
-    """Take the lock; a few tries, because a tool that looks for the holder holds it for a moment."""
+    """Take the lock; try a few times, as a tool that looks for the holder takes it for a moment."""
     for _ in range(5):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,8 +15,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
@@ -33,27 +31,12 @@ from danube_trio.errors import DanubeError, LogBrokenError, LogClosedError
 if TYPE_CHECKING:
     from danube_trio._reader import Reader
 
-__all__ = ["Engine", "Piece", "Work"]
+__all__ = ["Engine", "Work"]
 
 
-@attrs.define(eq=False)
-class Piece:
-    """From writer to flusher: a block, which may hold only a part of a large batch.
-
-    Attributes:
-        goes_on: the last batch goes on in the next piece, so nothing may come between.
-        reserve_bytes: what this and the rest of its batch need in the segment, at the most.
-        release_bytes: accepted bytes that are off our hands when this is written.
-    """
-
-    block: Block
-    goes_on: bool
-    reserve_bytes: int
-    release_bytes: int
-
-
-# None only wakes the flusher, to look at what is due.
-Work = Piece | None
+# From writer to flusher: a block and the accepted bytes that it stands for. None only wakes the
+# flusher, to look at what is due.
+Work = tuple[Block, int] | None
 
 
 class Engine:
@@ -158,8 +141,8 @@ class Engine:
         return first
 
     def _settle_in_memory(self, first: int) -> None:
-        ((time, records, size),) = self.intake.take(0)
-        block = encode_block([(time, records, 0)], first, self.codec.encode_uint)
+        batches, size = self.intake.take(0)
+        block = encode_block(batches, first, self.codec.encode_uint)
         self.intake.release(size)
         self.cache.add(block)
         self.marks.settle_in_memory(self.cache.start)
@@ -168,14 +151,13 @@ class Engine:
 
     # ---- what the flusher reports
 
-    def piece_written(self, piece: Piece) -> None:
-        """Write returned for the block of `piece`."""
+    def block_written(self, block: Block, accepted_bytes: int) -> None:
+        """Write returned for `block`."""
         if self.log.broken:
             return
-        block = piece.block
         self.marks.written(block.end)
         self.active.add_block(block)
-        self.intake.release(piece.release_bytes)
+        self.intake.release(accepted_bytes)
         self.room_bell.ring()
         self._count(block)
         self.written.release(block.end)

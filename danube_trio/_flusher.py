@@ -5,9 +5,9 @@ when `max_batch_bytes` wait unsynced or the interval is over, write + sync + mar
 the hop, in one synchronous step: the marks, the cache, the acks, the live readers.
 
 States, by what is unsynced: *clean* (waits for work without a timer), *dirty* (waits until
-`fsync_interval_ms` after the first unsynced write, then syncs by itself), *inside* a large batch
-(waits for its next piece; no timer, no mark and no roll may come between). A batch that does not
-fit into the active segment rolls first, so it never crosses segments.
+`fsync_interval_ms` after the first unsynced write, then syncs by itself). A block holds whole
+batches; one that does not fit into the active segment rolls first, so a batch never crosses
+segments.
 
 Any failure of the disk breaks the log: nothing is retried on the same bytes. When the log was
 broken from elsewhere (a failed trim), the hop under way ends and reports nothing any more.
@@ -18,7 +18,8 @@ from __future__ import annotations
 import trio
 
 from danube_trio._core.disk import Lane
-from danube_trio._engine import Engine, Piece, Work
+from danube_trio._core.frame import Block
+from danube_trio._engine import Engine, Work
 from danube_trio._tail import Tail
 
 __all__ = ["run_flusher"]
@@ -49,7 +50,6 @@ class _Flusher:
         self._segment_limit = engine.config.segment_bytes
         self._unsynced_bytes = 0
         self._sync_at = NEVER
-        self._inside = False
 
     async def serve(self, inbox: trio.MemoryReceiveChannel[Work]) -> None:
         """Handle work until the channel ends."""
@@ -57,7 +57,7 @@ class _Flusher:
         while not log.broken:
             work: Work = None
             try:
-                if self._inside or self._sync_at == NEVER:
+                if self._sync_at == NEVER:
                     work = await inbox.receive()
                 else:
                     with trio.move_on_at(self._sync_at):
@@ -69,33 +69,29 @@ class _Flusher:
                 self._engine.synced()
                 return
             if work is not None:
-                needed = tail.position + work.reserve_bytes
-                if needed > self._segment_limit and tail.position and work.reserve_bytes:
+                block, accepted_bytes = work
+                if tail.position and tail.position + len(block.data) > self._segment_limit:
                     await self._roll()
-                await self._write(work)
+                await self._write(block, accepted_bytes)
             elif log.roll_wanted:
                 await self._roll()
             elif self._unsynced_bytes and (log.sync_due or trio.current_time() >= self._sync_at):
                 await self._sync()
         await self._lane.run(tail.abandon)
 
-    async def _write(self, piece: Piece) -> None:
-        engine, tail = self._engine, self._tail
-        data = piece.block.data
-        self._inside = piece.goes_on
-        due = engine.log.sync_due or self._unsynced_bytes + len(data) >= self._batch_limit
+    async def _write(self, block: Block, accepted_bytes: int) -> None:
+        engine, size = self._engine, len(block.data)
         started = trio.current_time()
-        if due and not piece.goes_on:
-            await self._lane.run(tail.commit, data, piece.block.end)
-            engine.piece_written(piece)
+        if engine.log.sync_due or self._unsynced_bytes + size >= self._batch_limit:
+            await self._lane.run(self._tail.commit, block.data, block.end)
+            engine.block_written(block, accepted_bytes)
             self._synced(started)
-            return
-        # A batch is acknowledged as a whole: before its last piece no mark moves.
-        await self._lane.run(tail.write_through if due else tail.write, data)
-        engine.piece_written(piece)
-        self._unsynced_bytes += len(data)
-        if self._sync_at == NEVER and not piece.goes_on:
-            self._sync_at = started + self._interval
+        else:
+            await self._lane.run(self._tail.write, block.data)
+            engine.block_written(block, accepted_bytes)
+            self._unsynced_bytes += size
+            if self._sync_at == NEVER:
+                self._sync_at = started + self._interval
 
     async def _sync(self) -> None:
         started = trio.current_time()

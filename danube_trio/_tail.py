@@ -85,16 +85,6 @@ class Tail:
         self.position = end
         self._unsynced = True
 
-    def write_through(self, data: bytes) -> None:
-        """Append `data` with a write that returns when it is durable: one call, not two.
-
-        That it is one call matters more than what it does: after each one the thread must take the
-        interpreter's lock back from the loop, which is busy framing the next piece.
-        """
-        end = self._make_room(data)
-        self._file.write_durable_at(data, self.position)
-        self.position = end
-
     def _make_room(self, data: bytes) -> int:
         end = self.position + len(data)
         if self._preallocate and end > self._allocated:
@@ -125,12 +115,18 @@ class Tail:
         self._mark.put(durable_end, self.base, self.position)
 
     def commit(self, data: bytes, durable_end: int) -> None:
-        """Write and sync in one hop, and move the mark to `durable_end`."""
+        """Write and sync in one hop, and move the mark to `durable_end`.
+
+        With one call of the system where there is one, because after each call the thread must take
+        the interpreter's lock back from the loop, which may be busy framing the next block.
+        """
         if self._unsynced:  # a durable write speaks only for its own bytes
             self.write(data)
             self.sync(durable_end)
         else:
-            self.write_through(data)
+            end = self._make_room(data)
+            self._file.write_durable_at(data, self.position)
+            self.position = end
             self._mark.put(durable_end, self.base, self.position)
 
     def sync_mark(self) -> None:

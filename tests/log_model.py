@@ -1,6 +1,6 @@
 """A model of a whole log: what was sent, what is known about it, and what must be true after all.
 
-The model is a plain list (`payloads`, by offset) and a set of batches of which nobody knows whether
+The model is a plain list (`payloads`, by offset), and the batches of which nobody knows whether
 they were accepted, because the log broke or the process died. Whatever a log shows is checked
 against it: order, density, atomic batches, append times, and that nothing which somebody was told
 or has seen ever disappears.
@@ -8,13 +8,25 @@ or has seen ever disappears.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Literal
 
 import attrs
 import trio
 
-from danube_trio import LogBrokenError, Receipt, StartPosition, UnexpectedOffsetError, Wal
+from danube_trio import (
+    LogBrokenError,
+    OffsetTrimmedError,
+    Reader,
+    Receipt,
+    Record,
+    StartPosition,
+    StreamMessage,
+    UnexpectedOffsetError,
+    Wal,
+)
+from danube_trio._core.codec import get_codec
 from danube_trio.config import Durability
 
 __all__ = ["End", "Model", "Sent"]
@@ -38,8 +50,8 @@ class Model:
     def __init__(self) -> None:
         self.clock = 1_000_000.0
         self.payloads: dict[int, bytes] = {}  # accepted, and not trimmed as far as known
-        self.batches: dict[int, Sent] = {}  # by first offset
-        self.unknown: dict[bytes, Sent] = {}  # by first payload
+        self.batches: dict[int, Sent] = {}  # accepted, by first offset
+        self.possible: dict[bytes, Sent] = {}  # accepted, or nobody knows; by each payload
         self.seen: dict[int, bytes] = {}  # what a reader has handed out
         self.start = 0  # the log starts here or later
         self.trimmed = 0  # and here or earlier, unless `retains`
@@ -58,12 +70,18 @@ class Model:
     def make(self, sizes: list[int]) -> Sent:
         """New payloads; each is unique."""
         payloads = tuple(b"%d." % next(self._serial) + b"x" * size for size in sizes)
-        return Sent(payloads, int(self.clock * 1e6))
+        sent = Sent(payloads, int(self.clock * 1e6))
+        self.possible |= dict.fromkeys(payloads, sent)
+        return sent
+
+    def refused(self, sent: Sent) -> None:
+        """It was not accepted, and never appears."""
+        for payload in sent.payloads:
+            del self.possible[payload]
 
     async def append(self, wal: Wal, sizes: list[int], level: Durability, expected: bool) -> None:
         """One append, with what its outcome tells."""
         sent = self.make(sizes)
-        self.unknown[sent.payloads[0]] = sent
         offset = wal.next_offset if expected else None
         try:
             if len(sizes) == 1:
@@ -74,7 +92,7 @@ class Model:
                     sent.payloads, durability=level, expected_offset=offset
                 )
         except (trio.Cancelled, UnexpectedOffsetError):
-            del self.unknown[sent.payloads[0]]  # it was not accepted, and never appears
+            self.refused(sent)
             raise
         self.accepted(sent, offsets)
         if level == "fsync":
@@ -95,6 +113,7 @@ class Model:
                 receipt = wal.append_batch_nowait(sent.payloads)
         except trio.WouldBlock:
             assert wal.next_offset == offset
+            self.refused(sent)
             return None
         assert receipt.offset == offset
         self.accepted(sent, receipt.offsets)
@@ -103,7 +122,6 @@ class Model:
     def accepted(self, sent: Sent, offsets: range) -> None:
         """The log said that it took `sent` at these offsets."""
         assert len(offsets) == len(sent.payloads)
-        self.unknown.pop(sent.payloads[0], None)
         self.batches[offsets.start] = sent
         for offset, payload in zip(offsets, sent.payloads, strict=True):
             assert offset not in self.payloads, "an offset was given twice"
@@ -125,30 +143,53 @@ class Model:
         if not self.early:
             self.told_durable(offset + 1)
 
+    async def all_records(self, wal: Wal) -> dict[int, Record]:
+        """Everything that there is, undecoded."""
+        start = wal.start_offset
+        try:
+            records = [r async for r in wal.reader(end="current", raw=True)]
+        except OffsetTrimmedError:
+            assert self.retains and start < wal.start_offset
+            return await self.all_records(wal)
+        offsets = [r.offset for r in records]
+        assert offsets == list(range(offsets[0], offsets[0] + len(offsets))) if offsets else True
+        assert not offsets or start <= offsets[0] <= wal.start_offset
+        return {r.offset: r for r in records}
+
     async def look(self, wal: Wal, part: float) -> None:
-        """Read everything that there is in every way; nothing else may be under way."""
-        start, end = wal.start_offset, wal.statistics().durable_end
-        if self.early:
-            end = wal.statistics().written_end
-        raw = [r async for r in wal.reader(end="current", raw=True)]
-        assert [r.offset for r in raw] == list(range(start, end))
-        self.check_times({r.offset: r.append_time for r in raw})
-        messages = [m async for m in wal.reader(end="current")]
-        assert [m.offset for m in messages] == list(range(start, end))
-        for message in messages:
-            assert message.msg_id.topic_offset == message.offset
-            self.saw(message.offset, message.payload)
+        """Read everything in every way; the log is at rest, but for retention."""
+        raw = await self.all_records(wal)
+        self.check_times({offset: record.append_time for offset, record in raw.items()})
+        start, end = min(raw, default=wal.next_offset), wal.next_offset
+        assert len(raw) == end - start
         at = start + int(part * (end - start))
         stop = at + (end - at) // 2
-        found = [m.offset async for m in wal.reader(StartPosition.offset(at), end=stop)]
-        assert found == list(range(at, stop))
-        found = [m.offset async for m in wal.reader(StartPosition.offset(at), count=stop - at)]
-        assert found == list(range(at, stop))
-        if at < end:
-            time = raw[at - start].append_time + (int(part * 97) % 3 - 1)
-            timed = wal.reader(StartPosition.timestamp(time / 1e6), end="current")
-            expected = [r.offset for r in raw if r.append_time >= time]
-            assert [m.offset async for m in timed] == expected
+        time = (raw[at].append_time if raw else 0) + int(part * 97) % 3 - 1
+        ways: dict[str, Callable[[], Reader[StreamMessage]]] = {
+            "all": lambda: wal.reader(StartPosition.offset(start), end="current"),
+            "end": lambda: wal.reader(StartPosition.offset(at), end=stop),
+            "count": lambda: wal.reader(StartPosition.offset(at), count=stop - at),
+            "time": lambda: wal.reader(StartPosition.timestamp(time / 1e6), end="current"),
+        }
+        expected: dict[str, list[int]] = {
+            "all": list(range(start, end)),
+            "end": list(range(at, stop)),
+            "count": list(range(at, stop)),
+            "time": [offset for offset, record in raw.items() if record.append_time >= time],
+        }
+        for way, open_reader in ways.items():
+            try:
+                messages = [m async for m in open_reader()]
+            except OffsetTrimmedError:
+                assert self.retains and start < wal.start_offset
+                return
+            for message in messages:
+                assert message.msg_id.topic_offset == message.offset
+                self.saw(message.offset, message.payload)
+            found = [m.offset for m in messages]
+            if self.retains and way == "time":  # it begins where the log does
+                expected[way] = [o for o in expected[way] if o >= min(wal.start_offset, *found)]
+            assert found == expected[way], way
 
     def check_times(self, times: dict[int, int]) -> None:
         """Each is the clock at acceptance, made monotone."""
@@ -181,26 +222,28 @@ class Model:
     async def recovered(self, wal: Wal, end: End) -> None:
         """The log was opened again: everything that must be there is, and nothing else."""
         self.check_opened(wal, end)
-        found = {m.offset: m.payload async for m in wal.reader(end="current")}
-        first, stop = wal.start_offset, wal.next_offset
-        assert list(found) == list(range(first, stop))
+        decode = get_codec(wal._engine.codec.name).decode
+        found = {o: decode(r.body).payload for o, r in (await self.all_records(wal)).items()}
+        stop = wal.next_offset
+        first = min(found, default=stop)
+        assert len(found) == stop - first
+        self.batches.clear()
         offset = first
-        kept: dict[int, Sent] = {}
-        while offset < stop:  # whole batches only, each one that was sent, once
-            payload = found[offset]
-            sent = self.batches.get(offset) or self.unknown.pop(payload)
-            payloads = tuple(found.get(offset + i) for i in range(len(sent.payloads)))
-            assert payloads == sent.payloads, f"at offset {offset}"
-            kept[offset] = sent
-            offset += len(payloads)
+        while offset < stop:  # whole batches, each one that was sent
+            sent = self.possible[found[offset]]
+            done = sent.payloads.index(found[offset])
+            assert done == 0 or offset == first  # trimmed up to there
+            self.batches[offset - done] = sent
+            for payload in sent.payloads[done:]:
+                assert found.get(offset) == payload == self.payloads.get(offset, payload)
+                offset += 1
         for at, payload in self.seen.items():
             if at >= first and (at < self.durable or end != "power" or not self.early):
                 assert found.get(at) == payload, f"offset {at} was seen, and is not there now"
-        self.batches = kept
-        self.payloads = {offset: payload for offset, payload in found.items() if offset is not None}
-        self.seen = dict(self.payloads)
-        self.unknown.clear()
-        self.start = first
+        self.payloads = found
+        self.seen = dict(found)
+        self.possible = {p: sent for sent in self.batches.values() for p in sent.payloads}
+        self.start = wal.start_offset
         self.written = self.durable = stop  # served, so it must stay
 
     def check_opened(self, wal: Wal, end: End) -> None:
@@ -213,7 +256,6 @@ class Model:
             assert s.next_offset >= self.written, "what was written is gone"
         accepted = max(self.payloads, default=-1) + 1
         if end == "left":
-            assert not self.unknown
             assert s.next_offset == max(accepted, self.start)
 
     async def receipt(self, receipt: Receipt, level: Durability) -> None:

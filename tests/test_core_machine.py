@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import get_codec
 from danube_trio._core.frame import Block, batch_boundaries, frame_time, scan
-from danube_trio._core.framing import encode_block, pieces
+from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, Marks
 from danube_trio._core.route import Tier, route
@@ -59,7 +59,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.clock += later
         payloads = [(b"%d." % (len(self.payloads) + i)).ljust(n, b".") for i, n in enumerate(sizes)]
         parts = [(HEAD, payload, TAIL) for payload in payloads]
-        size = sum(map(len, payloads)) + 60 * len(payloads)
+        size = sum(map(len, payloads)) + 80 * len(payloads)
         room = self.intake.has_room(size)
         assert room == (self.intake.held_bytes + size <= LIMIT or not self.intake.held_bytes)
         if not room:
@@ -71,21 +71,17 @@ class CoreMachine(RuleBasedStateMachine):
         self.batch_ends.add(len(self.payloads))
 
     @precondition(lambda self: len(self.intake) > 0)
-    @rule(limit=st.integers(1, 1500), piece=st.integers(100, 1000))
-    def write(self, limit: int, piece: int) -> None:
-        batches = self.intake.take(limit)
+    @rule(limit=st.integers(1, 1500))
+    def write(self, limit: int) -> None:
+        batches, size = self.intake.take(limit)
+        block = encode_block(batches, self.marks.written_end, CODEC.encode_uint)
         file = self.files[self.segments.active_base]
-        inside = False
-        for part in pieces(batches, piece):
-            offset = self.marks.written_end
-            block = encode_block(part, offset, CODEC.encode_uint, continues=inside)
-            inside = part[-1][2] > 0
-            file.data += block.data
-            file.index.add_block(block)
-            self.marks.written(block.end)
-            self.unsynced.append(block)
-        assert not inside
-        self.intake.release(sum(size for *_, size in batches))
+        file.data += block.data
+        file.index.add_block(block)
+        self.marks.written(block.end)
+        self.unsynced.append(block)
+        assert self.intake.held_bytes >= size >= block.size_bytes
+        self.intake.release(size)
 
     @rule()
     def sync(self) -> None:
@@ -171,7 +167,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_bounded(self) -> None:
-        assert self.intake.peak_bytes <= max(LIMIT, 6 * 360)
+        assert self.intake.peak_bytes <= max(LIMIT, 6 * 380)
         newest = self.cache.blocks_from(self.cache.end - 1, 1)
         if self.cache.start < self.cache.end and newest[0].start > self.cache.start:
             assert self.cache.end - self.cache.start <= CACHED_RECORDS

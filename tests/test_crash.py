@@ -102,7 +102,7 @@ async def retention(disk: SimDisk, journal: Journal) -> None:
         await journal.append(wal, b"the last one")
 
 
-async def large_batch_in_pieces(disk: SimDisk, journal: Journal) -> None:
+async def large_batches(disk: SimDisk, journal: Journal) -> None:
     async with open_wal(attrs.evolve(CONFIG, segment_bytes=5000), disk=disk) as wal:
         await journal.append(wal, b"before")
         await journal.append(wal, *(bytes([i]) * 300 for i in range(12)))
@@ -125,7 +125,7 @@ WORKLOADS = [
     reopen_and_go_on,
     die_and_go_on,
     retention,
-    large_batch_in_pieces,
+    large_batches,
 ]
 
 
@@ -147,10 +147,7 @@ def check(journal: Journal, op_count: int, start: int, payloads: list[bytes], wh
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.__name__)
-async def test_every_crash_state_recovers(
-    workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("danube_trio._writer.PIECE_BYTES", 1000)
+async def test_every_crash_state_recovers(workload: Workload) -> None:
     disk = SimDisk(seed=workload.__name__)
     journal = Journal(disk)
     await workload(disk, journal)

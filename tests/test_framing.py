@@ -1,9 +1,8 @@
-"""Framing: the bytes of `docs/format.md`, batches and pieces, and what Danube makes of them."""
+"""Framing: the bytes of `docs/format.md`, batches, and what Danube makes of them."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -19,12 +18,11 @@ from danube_trio._core.crc import crc32
 from danube_trio._core.frame import (
     HINT_BYTES,
     TRAILER_BYTES,
-    Parts,
     batch_boundaries,
     frame_time,
     scan,
 )
-from danube_trio._core.framing import encode_block, pieces
+from danube_trio._core.framing import encode_block
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -33,10 +31,10 @@ def test_frames_are_those_of_the_format(run: str, wire: str) -> None:
     offset, batches = RUNS[run]
     encode_uint = WIRES[wire]
     expected: list[bytes] = []
-    for time, parts, more in batches:
+    for time, parts in batches:
         for i, (head, payload, tail) in enumerate(parts):
             message = head + encode_uint(offset + len(expected)) + encode_uint(len(payload))
-            left = len(parts) - i - 1 + more
+            left = len(parts) - i - 1
             expected.append(frame(offset + len(expected), message + payload + tail, left, time))
     block = framed(run, wire)
     assert block.data == b"".join(expected)
@@ -50,7 +48,7 @@ def test_frames_are_those_of_the_format(run: str, wire: str) -> None:
 def test_our_frames_are_danube_s_with_bytes_that_its_decoders_ignore(name: str) -> None:
     codec = CODECS[name]
     message = sample(name)
-    block = encode_block([(7, [codec.encode_parts(message)] * 2, 0)], OFFSET, codec.encode_uint)
+    block = encode_block([(7, [codec.encode_parts(message)] * 2)], OFFSET, codec.encode_uint)
     assert scan(block.data, 0, OFFSET, trailer=False).end_offset == OFFSET + 2
     for i in range(2):
         message.msg_id.topic_offset = OFFSET + i
@@ -78,7 +76,7 @@ def test_our_frames_are_danube_s_with_bytes_that_its_decoders_ignore(name: str) 
 )
 def test_any_message_goes_through_a_frame(message: StreamMessage, offset: int, name: str) -> None:
     codec = CODECS[name]
-    block = encode_block([(1, [codec.encode_parts(message)], 0)], offset, codec.encode_uint)
+    block = encode_block([(1, [codec.encode_parts(message)])], offset, codec.encode_uint)
     assert scan(block.data, 0, offset).end_offset == offset + 1
     message.msg_id.topic_offset = offset
     assert codec.decode(block.data[16:-TRAILER_BYTES], strict=True) == message
@@ -89,13 +87,12 @@ def test_batch_boundaries_are_where_nothing_is_left() -> None:
     assert batch_boundaries(block.data, block.positions) == [(2, 1), (3, 2), (5, 3)]
     assert batch_boundaries(block.data, block.positions[:2]) == []
     assert batch_boundaries(block.data, block.positions[1:4]) == [(1, 1), (2, 2)]
-    assert batch_boundaries(framed("goes on").data, framed("goes on").positions) == []
     assert [frame_time(block.data, end) for end in block.positions[1:]] == [1, 1, 2, 3, 3]
 
 
 def test_hints_are_batch_boundaries_and_far_enough_apart() -> None:
     kib = bytes(1024)
-    batches = [(time, records(*[kib] * (1 + time % 40)), 0) for time in range(1, 60)]
+    batches = [(time, records(*[kib] * (1 + time % 40))) for time in range(1, 60)]
     block = encode_block(batches, 10, STANDARD)
     starts = {10: 0} | {
         10 + i: block.positions[i] for i, _ in batch_boundaries(block.data, block.positions)
@@ -107,39 +104,6 @@ def test_hints_are_batch_boundaries_and_far_enough_apart() -> None:
         assert frame_time(block.data, block.positions[offset - 10 + 1]) == time
     positions = [position for _, position, _ in block.hints]
     assert all(b - a >= HINT_BYTES for a, b in pairwise(positions))
-    inside = encode_block([(7, records(kib, kib), 0)], 0, STANDARD, continues=True)
-    assert inside.hints == []
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=12),
-    st.integers(1, 400),
-)
-def test_pieces_hold_the_batches_in_order_and_frame_to_the_same_bytes(
-    shape: list[tuple[int, int]], limit: int
-) -> None:
-    """`shape`: records and payload size of each batch."""
-    batches: list[tuple[int, Sequence[Parts], int]] = []
-    for time, (count, size) in enumerate(shape):
-        parts = [(b"h", bytes([time]) * size, b"t%d" % i) for i in range(count)]
-        batches.append((time, parts, sum(map(len, (b"".join(p) for p in parts)))))
-    cut = list(pieces(batches, limit))
-    whole = encode_block([(time, parts, 0) for time, parts, _ in batches], 0, STANDARD)
-    data: list[bytes] = []
-    offset, inside = 0, False
-    for piece in cut:
-        assert all(parts for _, parts, _ in piece)
-        assert all(not left for _, _, left in piece[:-1])
-        goes_on = piece[-1][2] > 0
-        if goes_on or inside:
-            assert len(piece) == 1  # a part of a large batch travels alone
-        elif len(piece) > 1:
-            assert sum(batches[time][2] for time, _, _ in piece) <= limit
-        block = encode_block(piece, offset, STANDARD, continues=inside)
-        data.append(block.data)
-        offset, inside = block.end, goes_on
-    assert not inside
-    assert b"".join(data) == whole.data
 
 
 def test_our_crc_is_the_one_of_zlib() -> None:

@@ -64,8 +64,8 @@ _U32 = struct.Struct("<I")
 
 # head (the encoding before the offset), payload, tail (the encoding after the payload)
 Parts = tuple[bytes, bytes, bytes]
-# append time (us), records, how many records of the same batch follow behind these
-Batch = tuple[int, Sequence[Parts], int]
+# append time (us), records
+Batch = tuple[int, Sequence[Parts]]
 
 
 @attrs.define(eq=False)

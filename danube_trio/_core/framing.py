@@ -10,7 +10,7 @@ payload. So a frame is three chunks (front, payload, after), front and after are
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from danube_trio._core.crc import crc32
@@ -21,10 +21,9 @@ from danube_trio._core.frame import (
     TRAILER_MARKER,
     Batch,
     Block,
-    Parts,
 )
 
-__all__ = ["encode_block", "pieces"]
+__all__ = ["encode_block"]
 
 _HEADER_START = struct.Struct("<QI")
 # By the width of an encoded integer: the bytes before the number proper, its struct code, and the
@@ -56,14 +55,11 @@ def encode_block(
     batches: Iterable[Batch],
     offset: int,
     encode_uint: Callable[[int], bytes],
-    *,
-    continues: bool = False,
 ) -> Block:
     """Frame batches.
 
     The first record gets `offset`, the others follow densely. `encode_uint` is the codec's integer
-    encoding, for the stamped offset and the payload's length. The block is said to continue a batch
-    when the first one began in an earlier block.
+    encoding, for the stamped offset and the payload's length.
     """
     header_start = _HEADER_START.pack
     chunks: list[bytes] = []
@@ -74,7 +70,7 @@ def encode_block(
     start = offset
     first_time = time = 0
     hints: list[tuple[int, int, int]] = []
-    next_hint = 1 if continues else 0
+    next_hint = 0
 
     known_head: bytes | None = None
     known_payload_bytes = known_tail_bytes = length_bytes = -1
@@ -85,12 +81,12 @@ def encode_block(
     pack_front: Callable[..., bytes]
     pack_front = pack_middle = pack_after = header_start
 
-    for time, records, left in batches:
+    for time, records in batches:
         first_time = first_time or time
         if position >= next_hint:
             hints.append((offset, position, time))
             next_hint = position + HINT_BYTES
-        left += len(records)
+        left = len(records)
         for head, payload, tail in records:
             left -= 1
             payload_bytes = len(payload)
@@ -123,30 +119,3 @@ def encode_block(
             mark(position)
             offset += 1
     return Block(start, offset, b"".join(chunks), positions, first_time, time, hints)
-
-
-def pieces(
-    batches: Iterable[tuple[int, Sequence[Parts], int]], limit: int
-) -> Iterator[list[Batch]]:
-    """Cut accepted batches, `(time, records, size in bytes)`, into pieces of about `limit` bytes.
-
-    Small batches share a piece; one that is larger than the limit is spread over several, which
-    hold nothing else. A batch that goes on in the next piece shows in the number that follows.
-    """
-    piece: list[Batch] = []
-    size = 0
-    for time, records, batch_bytes in batches:
-        if piece and size + batch_bytes > limit:
-            yield piece
-            piece, size = [], 0
-        count = len(records)
-        step = -(-count // -(-batch_bytes // limit))  # as even as whole records allow
-        if step >= count:
-            piece.append((time, records, 0))
-            size += batch_bytes
-            continue
-        for first in range(0, count, step):
-            part = records[first : first + step]
-            yield [(time, part, count - first - len(part))]
-    if piece:
-        yield piece

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from danube_trio._core.frame import Parts
+from danube_trio._core.frame import Batch, Parts
 
 __all__ = ["Intake", "LogState", "Marks", "Phase"]
 
@@ -152,17 +152,17 @@ class Intake:
         if self.held_bytes > self.peak_bytes:
             self.peak_bytes = self.held_bytes
 
-    def take(self, limit_bytes: int) -> list[tuple[int, Sequence[Parts], int]]:
-        """Whole batches up to `limit_bytes` (at least one): `(time, records, size in bytes)`."""
-        taken: list[tuple[int, Sequence[Parts], int]] = []
+    def take(self, limit_bytes: int) -> tuple[list[Batch], int]:
+        """Whole batches up to `limit_bytes` (at least one), and their size in bytes."""
+        taken: list[Batch] = []
         size = 0
         queue = self._queue
         while queue and (not taken or size + queue[0].size_bytes <= limit_bytes):
             batch = queue.popleft()
             size += batch.size_bytes
-            taken.append((batch.time, batch.records, batch.size_bytes))
+            taken.append((batch.time, batch.records))
         self.queued_bytes -= size
-        return taken
+        return taken, size
 
     def release(self, size_bytes: int) -> None:
         """Batches of this size were written."""
