@@ -16,7 +16,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## run the demonstration
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)

@@ -164,7 +164,7 @@ class Model:
         assert len(raw) == end - start
         at = start + int(part * (end - start))
         stop = at + (end - at) // 2
-        time = (raw[at].append_time if raw else 0) + int(part * 97) % 3 - 1
+        time = max(0, (raw[at].append_time if at in raw else 0) + int(part * 97) % 3 - 1)
         ways: dict[str, Callable[[], Reader[StreamMessage]]] = {
             "all": lambda: wal.reader(StartPosition.offset(start), end="current"),
             "end": lambda: wal.reader(StartPosition.offset(at), end=stop),
