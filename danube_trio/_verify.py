@@ -103,10 +103,7 @@ class Verification:
         yield from self._small_files(small)
         codec: Codec | None = None
         if small.meta is not None:
-            codec = CODECS.get(small.meta.codec)
-            if codec is None:
-                reason = f"the codec {small.meta.codec!r} is unknown: no message can be decoded"
-                yield Finding("problem", reason, self._names.meta)
+            codec = CODECS[small.meta.codec]
         kept = yield from self._listing(small)
         self.start_offset = self.end_offset = small.start
         self.total_bytes = sum(map(self._size, kept))

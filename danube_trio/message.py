@@ -82,8 +82,8 @@ class StreamMessage(_Undecoded):
     `routing_key` exist in newer layouts only: setting one under an older layout is a `ValueError`
     when the message is encoded.
 
-    `offset` is where the log that the message was read from has it, None for a message that was
-    not read from a log. It is neither encoded nor compared.
+    `offset` is where the log that the message was read from has it, -1 for a message that was not
+    read from a log. It is neither encoded nor compared.
 
     Raises:
         DecodeError: by the first access to a field, when the message was read from a log and its
@@ -100,7 +100,7 @@ class StreamMessage(_Undecoded):
     schema_id: int | None = None
     schema_version: int | None = None
     routing_key: str | None = None
-    offset: int | None = attrs.field(default=None, eq=False)
+    offset: int = attrs.field(default=-1, eq=False)
 
     if not TYPE_CHECKING:  # type checkers would take it as leave to use any attribute name
 

@@ -279,5 +279,6 @@ class Model:
         except LogBrokenError:
             self.check_marks(wal)
             raise
-        assert start <= self.start <= max(start, before)
+        assert start <= self.start
+        assert self.retains or self.start <= max(start, before)
         assert self.start <= wal.statistics().sealed_end

@@ -285,7 +285,7 @@ def test_a_deleted_field_is_an_attribute_error() -> None:
 def test_what_was_assigned_stays() -> None:
     message = late()
     message.publish_time = 7
-    message.offset = None
+    message.offset = -1
     assert message.producer_name == "p1"
     assert message.publish_time == 7
     assert message.msg_id.topic_offset == OFFSET

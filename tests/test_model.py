@@ -73,23 +73,21 @@ QUIET = [
     st.tuples(st.just("trim"), PART),
     st.tuples(st.just("leave"), st.none()),
 ]
+DEATH = st.tuples(st.integers(1, 15), st.none() | st.integers(0, 30))
 CRASHES = [
     st.tuples(st.just("kill"), st.none()),
     st.tuples(st.just("power"), st.integers(0, 30)),
-    st.tuples(st.just("die later"), st.integers(1, 12)),
+    st.tuples(st.just("die later"), DEATH),
+    st.tuples(st.just("die opening"), DEATH),
 ]
-FAULTS = [
-    st.tuples(
-        st.just("fault"),
-        st.tuples(
-            st.sampled_from(
-                ["write", "sync_data", "create", "sync_dir", "rename", "truncate", "unlink", "read"]
-            ),
-            st.integers(1, 8),
-            st.sampled_from([errno.EIO, errno.ENOSPC, errno.EMFILE]),
-        ),
-    )
-]
+FAULT = st.tuples(
+    st.sampled_from(
+        ["write", "sync_data", "create", "sync_dir", "rename", "truncate", "unlink", "read", "open"]
+    ),
+    st.integers(1, 8),
+    st.sampled_from([errno.EIO, errno.ENOSPC, errno.EMFILE]),
+)
+FAULTS = [st.tuples(st.just("fault"), FAULT), st.tuples(st.just("fault opening"), FAULT)]
 Step = tuple[str, Any]
 
 
@@ -97,12 +95,21 @@ Step = tuple[str, Any]
 class Life:
     """One open log, and what goes with it."""
 
-    wal: Wal
     disk: SimDisk
-    nursery: trio.Nursery
+    wal: Wal = attrs.field(init=False)
+    nursery: trio.Nursery = attrs.field(init=False)
+    killed: bool = False
     receipts: list[Receipt] = attrs.Factory(list[Receipt])
     readers: list[list[Any]] = attrs.Factory(list[list[Any]])  # reader, cursor, records to come
     faults: list[Fault] = attrs.Factory(list[Fault])
+
+    @property
+    def failed(self) -> bool:
+        return any(fault.hits for fault in self.faults)
+
+    def kill(self) -> None:
+        self.killed = True
+        self.disk.kill()
 
 
 class Program:
@@ -115,55 +122,54 @@ class Program:
         self.config = WalConfig(dir="/data/log", **settings)
         self.disk = SimDisk(latency=latency, sector_bytes=64)
         self.steps = steps
+        self.at_open: Callable[[Life], Awaitable[None]] | None = None  # a fault or a death to come
+        self.power_at_death: int | None = None
 
     async def run(self) -> None:
-        steps = iter(self.steps)
-        end: End = "left"
-        more = True
-        while more:
-            end, more = await self.live(steps, end)
-        await self.live(iter([("look", 0.5)]), end)
+        steps = iter([*self.steps, ("leave", None), ("look", 0.5)])
+        end: End | None = "left"
+        while end is not None:
+            end = await self.live(steps, end)
 
-    async def live(self, steps: Iterator[Step], before: End) -> tuple[End, bool]:
-        """One life: open, check, go on until a step ends it. Also says if there are more steps."""
-        disk = self.disk.process()
-        end: End = "left"
-        faults: list[Fault] = []
-        more = False
+    async def live(self, steps: Iterator[Step], before: End) -> End | None:
+        """One life: open, check, go on until a step ends it. None when there are no more steps."""
+        life = Life(self.disk.process())
+        arm, self.at_open = self.at_open, None
+        end: End | None = None
         try:
-            async with open_wal(self.config, disk=disk, clock=self.model.now) as wal:
-                await self.model.recovered(wal, before)
-                async with trio.open_nursery() as nursery:
-                    life = Life(wal, disk, nursery, faults=faults)
-                    try:
-                        for step in steps:
-                            more = True
-                            end = await self.take(life, *step)
-                            if end != "left" or step[0] == "leave":
-                                break
-                        else:
-                            more = False
-                    finally:
-                        nursery.cancel_scope.cancel()
+            if arm is not None:
+                await arm(life)
+            async with open_wal(self.config, disk=life.disk, clock=self.model.now) as life.wal:
+                await self.model.recovered(life.wal, before)
+                before = "left"
+                async with trio.open_nursery() as life.nursery:
+                    for step in steps:
+                        end = await self.take(life, *step)
+                        if end is not None:
+                            break
+                    life.nursery.cancel_scope.cancel()
         except* LogBrokenError:
-            end = "killed" if disk.on_operation is not None or end == "killed" else end
-            end = "failed" if end == "left" else end
+            assert life.killed or life.failed, "it broke by itself"
         except* OSError:
-            assert any(fault.hits for fault in faults)
-            end = "failed"
-        assert end != "failed" or any(fault.hits for fault in faults), "it broke by itself"
-        for fault in faults:
-            fault.cancel()
+            assert life.killed or life.failed
         self.disk.on_operation = None
+        for fault in life.faults:
+            fault.cancel()
+        if end != "power" and (life.killed or life.failed):
+            worse: End = "killed" if life.killed else "failed"
+            end = "power" if before == "power" else worse
+        if self.power_at_death is not None and life.killed and end is not None:
+            end = await self.power(life, self.power_at_death)
+        self.power_at_death = None
         event(f"ended: {end}")
-        return end, more
+        return end
 
-    async def take(self, life: Life, name: str, argument: Any) -> End:
+    async def take(self, life: Life, name: str, argument: Any) -> End | None:
         step: Callable[[Life, Any], Awaitable[End | None]]
         step = getattr(self, name.replace(" ", "_"))
         end = await step(life, argument)
         self.model.check_marks(life.wal)
-        return end or "left"
+        return end
 
     # ---- writing
 
@@ -278,24 +284,28 @@ class Program:
 
     # ---- the end of a life
 
-    async def leave(self, life: Life, _: None) -> None:
-        """The tasks of this life end, then the log is left."""
+    async def leave(self, life: Life, _: None) -> End:
+        return "left"
 
     async def kill(self, life: Life, _: None) -> End:
-        life.disk.kill()
+        life.kill()
         return "killed"
 
-    async def die_later(self, life: Life, operations: int) -> None:
-        """The process dies at an operation of the disk, wherever that is."""
-        left = operations
+    async def die_later(self, life: Life, how: tuple[int, int | None]) -> None:
+        """The process dies at an operation of the disk, wherever that is; maybe by a power cut."""
+        left, self.power_at_death = how
 
         def count(_: Operation) -> None:
             nonlocal left
             left -= 1
             if left == 0:
-                life.disk.kill()
+                life.kill()
 
         life.disk.on_operation = count
+
+    async def die_opening(self, life: Life, how: tuple[int, int | None]) -> End:
+        self.at_open = lambda after: self.die_later(after, how)
+        return "left"
 
     async def power(self, life: Life, number: int) -> End:
         """The power is cut; `number` chooses what was kept."""
@@ -306,6 +316,10 @@ class Program:
     async def fault(self, life: Life, how: tuple[str, int, int]) -> None:
         operation, nth, number = how
         life.faults.append(life.disk.fail(operation, nth, error=number))
+
+    async def fault_opening(self, life: Life, how: tuple[str, int, int]) -> End:
+        self.at_open = lambda after: self.fault(after, how)
+        return "left"
 
 
 def run(settings: dict[str, Any], latency: float, steps: list[Step]) -> None:
