@@ -52,7 +52,7 @@ HARMLESS_OS = {
 HARMLESS_OS_PATH = {"basename", "dirname", "join", "normpath", "split", "splitext"}
 
 NOT_IN_CORE = {
-    *("anyio", "asyncio", "trio", "trio_util"),
+    *("anyio", "asyncio", "trio"),
     *("concurrent", "multiprocessing", "queue", "select", "signal", "threading"),
     *("io", "os", "random", "secrets", "socket", "subprocess", "sys", "time"),
     *FILE_MODULES,
