@@ -8,6 +8,7 @@ encoded once a millisecond.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from typing import cast
 
 from danube_trio._core.codec import Codec
@@ -108,12 +109,12 @@ class Encoder:
         if set(map(type, batch)) == {bytes}:
             payloads = cast("list[bytes]", batch)
             head, tail = self._head, self._plain_tail()
-            largest = max(map(len, payloads))
-            if largest > self._message_limit:
-                raise MessageTooLargeError(largest, self._message_limit, "max_message_bytes")
-            records: list[Parts] = [(head, payload, tail) for payload in payloads]
+            sizes = list(map(len, payloads))
+            if max(sizes) > self._message_limit:
+                raise MessageTooLargeError(max(sizes), self._message_limit, "max_message_bytes")
+            records: list[Parts] = list(zip(repeat(head), payloads, repeat(tail), strict=False))
             around = FRAME_EXTRA_BYTES + len(head) + len(tail)
-            size = sum(map(len, payloads)) + around * len(payloads)
+            size = sum(sizes) + around * len(payloads)
         else:
             records = [self.one(message) for message in batch]
             size = sum(map(parts_bytes, records))

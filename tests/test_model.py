@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -197,7 +198,7 @@ class Program:
                         await self.model.append(life.wal, sizes, level, False)
 
                 for number, how_one in enumerate(appends):
-                    nursery.start_soon(lambda h=how_one, p=number % 2 == 0: one(h, patient=p))
+                    nursery.start_soon(partial(one, how_one, patient=number % 2 == 0))
                 for _ in range(patience):
                     await trio.lowlevel.checkpoint()
                 scope.cancel()
