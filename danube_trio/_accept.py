@@ -87,7 +87,9 @@ class Acceptor:
     ) -> int:
         if self._log.phase is not Phase.OPEN:
             raise self._engine.refusal()
-        if expected_offset is not None and expected_offset != self._marks.next_offset:
+        if expected_offset is not None and (
+            expected_offset.__class__ is not int or expected_offset != self._marks.next_offset
+        ):
             raise UnexpectedOffsetError(expected_offset, self._marks.next_offset)
         return self._engine.accept(records, size_bytes)
 

@@ -93,9 +93,10 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
     return listing, meta
 
 
-def look(disk: Disk, names: LogNames) -> Directory | None:
+def look(disk: Disk, names: LogNames, *, skip: bool = False) -> Directory | None:
     """Read the small files; None if there is no log yet.
 
+    With `skip` a segment that is missing between others is no error: readers get a gap there.
     Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
     """
     listing, meta = refuse_foreign(disk, names)
@@ -112,19 +113,20 @@ def look(disk: Disk, names: LogNames) -> Directory | None:
     start = trim.start_offset if trim is not None else 0
     mark = read_mark(disk, names, _directory_crc(meta))
     kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
+    existing = set(bases)
     orphans = [
         names.index(base).rpartition("/")[2]
         for base in names.index_bases(listing)
-        if base not in bases
+        if base not in existing
     ]
     checkpoint = _read_checkpoint(disk, names)
-    _check_bases(names, kept, start, mark, checkpoint)
+    _check_bases(names, kept, start, mark, checkpoint, skip=skip)
     return Directory(
         names,
         meta,
         start,
         kept,
-        [b for b in bases if b not in kept],
+        bases[: len(bases) - len(kept)],
         names.leftovers(listing) + orphans,
         mark,
         checkpoint,
@@ -141,9 +143,13 @@ def _check_bases(
     start: int,
     mark: Mark | None,
     checkpoint: dict[int, Segment],
+    *,
+    skip: bool,
 ) -> None:
     """A segment that must exist and does not is corruption, never a shorter log."""
     expected = {s.base for s in checkpoint.values() if s.end > start}
+    # Where the sealed segments end another one begins, the active one of then.
+    expected |= {max(s.end for s in checkpoint.values())} if expected else set()
     if mark is not None and mark.durable_end > start:
         expected.add(mark.base)
     if not bases and not expected and not start:
@@ -152,8 +158,13 @@ def _check_bases(
     if not bases or bases[0] > start or bases[-1] < start:
         expected.add(start)
     for base in sorted(expected.difference(bases)):
+        if skip and bases and bases[0] <= start and base < bases[-1]:
+            continue
         raise CorruptDataError(
-            "the segment is missing", path=names.segment(base), offset=max(base, start)
+            "the segment is missing",
+            path=names.segment(base),
+            offset=max(base, start),
+            advice="Restore the file from a copy of the directory",
         )
 
 
@@ -187,6 +198,10 @@ def _read_checkpoint(disk: Disk, names: LogNames) -> dict[int, Segment]:
 def read_mark(disk: Disk, names: LogNames, directory_crc: int) -> Mark | None:
     """The durability mark, or None if it is missing or damaged."""
     try:
-        return decode_marks(read_file(disk, names.mark, MARK_FILE_BYTES), directory_crc)
+        file = disk.open(names.mark, "r")
     except FileNotFoundError:
         return None
+    try:
+        return decode_marks(file.read_at(MARK_FILE_BYTES, 0), directory_crc)
+    finally:
+        file.close()

@@ -23,6 +23,7 @@ import os
 import stat
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -70,6 +71,7 @@ elif sys.platform == "linux":
 
 # The flag of a write that is its own fdatasync (Linux); 0 where there is none.
 _DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)
+_NO_DURABLE_WRITE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class _RealFile:
@@ -103,14 +105,19 @@ class _RealFile:
             written += more
 
     def write_durable_at(self, data: bytes, position: int) -> None:
-        if not _DURABLE_WRITE:
-            self.write_at(data, position)
-            self.sync_data()
-            return
         view = memoryview(data)
         written = 0
         while written < len(view):
-            more = os.pwritev(self._fd, [view[written:]], position + written, _DURABLE_WRITE)
+            try:
+                flags = _DURABLE_WRITE
+                more = os.pwritev(self._fd, [view[written:]], position + written, flags)
+            except OSError as error:
+                # Refused before anything was done: by a sandbox, or a file system without it.
+                if error.errno not in _NO_DURABLE_WRITE:
+                    raise
+                self.write_at(view[written:], position + written)
+                self.sync_data()
+                return
             if more == 0:
                 raise OSError(errno.EIO, "a write wrote nothing", self.path)
             written += more
@@ -147,10 +154,20 @@ class _RealFile:
 
 
 class _RealLock:
-    __slots__ = ("_fd",)
+    __slots__ = ("__weakref__", "_fd")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        _held_locks.add(self)
+
+    def after_fork(self) -> None:
+        """In the child: close the descriptor, which would hold the lock beyond the parent's death.
+
+        Only close it: to unlock would unlock the parent's.
+        """
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def release(self) -> None:
         fd, self._fd = self._fd, -1
@@ -161,6 +178,18 @@ class _RealLock:
                 fcntl.flock(fd, fcntl.LOCK_UN)
             finally:
                 os.close(fd)
+
+
+_held_locks: weakref.WeakSet[_RealLock] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for lock in _held_locks:
+        lock.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class RealDisk:

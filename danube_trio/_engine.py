@@ -11,6 +11,7 @@ and the readers hold no state of the log of their own.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from danube_trio._reader import Reader
 
 __all__ = ["Engine", "Work"]
+
+log = logging.getLogger("danube_trio.engine")
 
 
 # From writer to flusher: a block and the accepted bytes that it stands for. None only wakes the
@@ -132,8 +135,11 @@ class Engine:
 
     def accept(self, records: Sequence[Parts], size_bytes: int) -> int:
         """Take the next offsets and queue the records, in one step. Returns the first offset."""
+        now = int(self.clock() * 1e6)
+        if not 0 <= now < 1 << 63:
+            raise ValueError(f"the clock says {now} us since 1970, which no trailer can hold")
         first = self.marks.accept(len(records))
-        self.intake.put(records, size_bytes, int(self.clock() * 1e6))
+        self.intake.put(records, size_bytes, now)
         if self.disk is None:
             self._settle_in_memory(first)
         else:
@@ -147,7 +153,8 @@ class Engine:
         self.cache.add(block)
         self.marks.settle_in_memory(self.cache.start)
         self._count(block)
-        self.visible.release(self.marks.durable_end)
+        for waiters in (self.written, self.durable, self.visible):
+            waiters.release(block.end)
 
     # ---- what the flusher reports
 
@@ -197,6 +204,7 @@ class Engine:
             Segment(index.base, index.end, index.size_bytes, index.first_time, index.last_time)
         )
         self.unindexed.append(index)
+        self.indexes[index.base] = index  # readers need not wait for the file
         self.active = SparseIndex(index.end)
         self.marks.sealed(index.end)
         self.log.roll_wanted = False
@@ -242,7 +250,7 @@ class Engine:
             syncs=self.syncs,
             rolls=self.rolls,
             sync_seconds=self.sync_seconds.view(),
-            readers=tuple(reader.statistics() for reader in self.readers),
+            readers=tuple(r.statistics() for r in self.readers if not r.closed),
             waiting_appends=self.waiting_appends,
             janitor_failures=self.janitor_failures,
             notes=self.notes,
@@ -250,6 +258,8 @@ class Engine:
 
     def break_(self, failure: BaseException) -> None:
         """A write or sync failed: everyone who waits is told, nothing is retried."""
+        if not self.log.broken:
+            log.error("the log %s is broken: %r", self.config.dir, failure)
         self.log.break_(failure)
         self.intake.discard()
         self._unsynced.clear()

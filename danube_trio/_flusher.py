@@ -70,7 +70,8 @@ class _Flusher:
                 return
             if work is not None:
                 block, accepted_bytes = work
-                if tail.position and tail.position + len(block.data) > self._segment_limit:
+                full = tail.position + len(block.data) > self._segment_limit
+                if tail.position and (full or log.roll_wanted):
                     await self._roll()
                 await self._write(block, accepted_bytes)
             elif log.roll_wanted:

@@ -243,7 +243,7 @@ class Follower:
             segments=len(source.segments) + 1,
             size_bytes=source.segments.size_bytes + source.active.size_bytes,
             looks=source.looks,
-            readers=tuple(reader.statistics() for reader in source.readers),
+            readers=tuple(r.statistics() for r in source.readers if not r.closed),
         )
 
     def _check_open(self) -> None:

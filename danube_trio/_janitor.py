@@ -17,7 +17,7 @@ from functools import partial
 import attrs
 import trio
 
-from danube_trio._core.disk import Disk, Lane, replace_file
+from danube_trio._core.disk import Disk, Lane, put_in_place, replace_file
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Phase
@@ -26,6 +26,7 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine import Engine
 from danube_trio._segment_io import load_index
 from danube_trio._tail import Tail
+from danube_trio.errors import DanubeError
 
 __all__ = ["Janitor"]
 
@@ -47,13 +48,14 @@ class Janitor:
         self._tail = tail
         self._lock = trio.Lock()
         self._checkpointed = -1
+        self._tried: set[int] = set()
 
     async def run(self) -> None:
         """Go round until the log leaves the OPEN phase."""
         engine = self._engine
         while engine.log.phase is Phase.OPEN:
             config = engine.config
-            pause = min(ROUND_SECONDS, config.segment_age or ROUND_SECONDS)
+            pause = min(ROUND_SECONDS, max(config.segment_age or ROUND_SECONDS, 0.05))
             with trio.move_on_after(pause):
                 await engine.janitor_bell.wait()
             if engine.log.phase is not Phase.OPEN:
@@ -75,15 +77,23 @@ class Janitor:
                 max_age=config.retain_age,
                 now=now,
             )
-            if start > engine.marks.start_offset:
-                await self.trim(start)
+            try:
+                if start > engine.marks.start_offset:
+                    await self.trim(start)
+            except OSError as error:
+                self._failed(error)
+            except DanubeError:
+                return  # the log broke, or is being left
 
     async def _learn_times(self) -> None:
-        """Find the times of sealed segments that no checkpoint described."""
+        """Find the times of sealed segments that no checkpoint described; each is tried once."""
         engine = self._engine
         for segment in engine.segments.sealed():
-            if segment.last_time:
+            if segment.last_time or segment.base in self._tried:
                 continue
+            if engine.log.phase is not Phase.OPEN:
+                return
+            self._tried.add(segment.base)
             load = partial(load_index, trailer=True)
             try:
                 index = await self._disk.run(load, self._disk, self._names, segment)
@@ -96,7 +106,7 @@ class Janitor:
 
     def _failed(self, error: OSError) -> None:
         self._engine.janitor_failures += 1
-        log.warning("an index or checkpoint could not be read or written, later again: %s", error)
+        log.warning("housekeeping failed and will be tried again: %s", error)
 
     def _age_segment(self) -> None:
         """Ask the flusher to seal an active segment that is old enough."""
@@ -124,24 +134,42 @@ class Janitor:
         except OSError as error:
             self._failed(error)
 
+    async def finish(self) -> None:
+        """The last hints, and no trim any more. For the end, when the other tasks are done."""
+        async with self._lock:  # a trim that began before goes to its end
+            if not self._engine.log.broken:
+                await self.tidy()
+
     async def trim(self, before: int) -> int:
-        """Drop everything below `before` that is sealed. Returns the new start offset."""
+        """Drop everything below `before` that is sealed. Returns the new start offset.
+
+        Raises OSError when a file could not be written or removed: nothing is lost, and the log
+        goes on. Raises LogBrokenError when the directory could not be synced.
+        """
         engine = self._engine
         async with self._lock:
+            if engine.log.phase is not Phase.OPEN:
+                raise engine.refusal()
             start = min(before, engine.marks.sealed_end)
             if start <= engine.marks.start_offset:
                 return engine.marks.start_offset
             # From here on not to be interrupted: the durable start and ours must agree.
             with trio.CancelScope(shield=True):
                 data = encode_document(Trim(start))
-                try:
-                    await self._disk.run(replace_file, self._disk, self._names.trim, data)
-                    gone = engine.trimmed(start)
-                    await self._disk.run(_unlink, self._disk, self._names, gone)
-                except OSError as error:
-                    engine.break_(error)
-                    raise engine.refusal() from error
+                await self._disk.run(put_in_place, self._disk, self._names.trim, data)
+                await self._sync_directory()
+                gone = engine.trimmed(start)
+                # What cannot be removed now is a leftover, which the next open removes.
+                await self._disk.run(_unlink, self._disk, self._names, gone)
+                await self._sync_directory()
             return start
+
+    async def _sync_directory(self) -> None:
+        try:
+            await self._disk.run(self._disk.sync_dir, self._names.directory)
+        except OSError as error:
+            self._engine.break_(error)
+            raise self._engine.refusal() from error
 
 
 def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:
@@ -150,10 +178,8 @@ def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:
 
 def _unlink(disk: Disk, names: LogNames, segments: list[Segment]) -> None:
     for segment in segments:
-        disk.unlink(names.segment(segment.base))
-        try:
-            disk.unlink(names.index(segment.base))
-        except FileNotFoundError:
-            log.debug("segment %d had no index file", segment.base)
-    if segments:
-        disk.sync_dir(names.directory)
+        for path in (names.segment(segment.base), names.index(segment.base)):
+            try:
+                disk.unlink(path)
+            except FileNotFoundError:
+                log.debug("%s was gone already", path)

@@ -21,9 +21,11 @@ import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from danube_trio._core.codec import get_codec
 from danube_trio._core.disk import Disk, Lane, Lock
@@ -35,6 +37,7 @@ from danube_trio._engine import Engine, Work
 from danube_trio._flusher import run_flusher
 from danube_trio._janitor import Janitor
 from danube_trio._recover import Recovered, recover
+from danube_trio._tail import Tail
 from danube_trio._wal import Wal
 from danube_trio._writer import run_writer
 from danube_trio.config import WalConfig
@@ -46,13 +49,14 @@ _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """The child has the parent's descriptors and lock, but none of its tasks and threads."""
+    """The child has the parent's descriptors, but none of its tasks and threads."""
     for engine in _open_engines:
         engine.forked = True
         engine.log.phase = Phase.CLOSED
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def open_wal(
@@ -91,6 +95,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._janitor: Janitor | None = None
         self._lane: Lane | None = None
         self._lock: Lock | None = None
+        self._recovered: Recovered | None = None
         self._running = 0
         self._bugs: list[BaseException] = []
         self._drained = trio.Event()
@@ -105,33 +110,36 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                 source=self,
             )
 
+    @enable_ki_protection
     async def __aenter__(self) -> Wal:
         if self._engine is not None:
             raise RuntimeError("open_wal(...) can be entered once: call it again")
-        if self._config.dir is None:
-            await trio.lowlevel.checkpoint()
-            engine = Engine(self._config, get_codec(self._config.codec), Marks(), clock=self._clock)
-            self._engine = engine
-            return Wal(engine, None)
-        disk = self._disk if self._disk is not None else RealDisk()
         await trio.lowlevel.checkpoint()
+        config = self._config
+        if config.dir is None:
+            codec = get_codec(config.codec)
+            self._engine = Engine(config, codec, Marks(), clock=self._clock)
+            return Wal(self._engine, None)
+        disk = self._disk if self._disk is not None else RealDisk()
         self._lane = lane = disk.open_lane()
-        recovered: Recovered | None = None
         try:
-            recovered = await lane.run(self._acquire, disk)
-            engine = self._engine = _engine_of(self._config, disk, recovered, self._clock)
-            _open_engines.add(engine)
-            self._janitor = await self._start(engine, disk, lane, recovered)
+            await lane.run(self._acquire, disk)
+            assert self._recovered is not None
+            engine = _engine_of(config, disk, self._recovered, self._clock)
+            names, tail = self._recovered.directory.names, self._recovered.tail
+            janitor = Janitor(engine, disk, names, lane, tail)
+            wal = Wal(engine, janitor)
+            nursery = await self._nursery.__aenter__()
         except BaseException:
-            if recovered is not None:
-                await lane.run(recovered.tail.abandon)
-            if self._lock is not None:
-                await lane.run(self._lock.release)
+            await lane.run(self._give_up)
             await lane.aclose()
             raise
-        return Wal(engine, self._janitor)
+        self._engine, self._janitor = engine, janitor
+        _open_engines.add(engine)
+        self._start(nursery, engine, janitor, lane, tail)
+        return wal
 
-    def _acquire(self, disk: Disk) -> Recovered:
+    def _acquire(self, disk: Disk) -> None:
         """Lock and recover; runs in the lane."""
         config = self._config
         assert config.dir is not None
@@ -140,23 +148,30 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         refuse_foreign(disk, names)  # before the lock file could be made
         holder = f"process {os.getpid()} on {socket.gethostname()}"
         self._lock = disk.lock(names.lock, holder)
-        return recover(disk, config, uuid.uuid4().hex)
+        self._recovered = recover(disk, config, uuid.uuid4().hex)
 
-    async def _start(self, engine: Engine, disk: Disk, lane: Lane, recovered: Recovered) -> Janitor:
+    def _give_up(self) -> None:
+        """Close what opening opened; runs in the lane."""
+        if self._recovered is not None:
+            self._recovered.tail.abandon()
+        self._release()
+
+    def _start(
+        self, nursery: trio.Nursery, engine: Engine, janitor: Janitor, lane: Lane, tail: Tail
+    ) -> None:
         send, receive = trio.open_memory_channel[Work](0)
-        janitor = Janitor(engine, disk, recovered.directory.names, lane, recovered.tail)
-        nursery = await self._nursery.__aenter__()
         for name, task in (
             ("writer", lambda: run_writer(engine, send)),
-            ("flusher", lambda: run_flusher(engine, receive, lane, recovered.tail)),
+            ("flusher", lambda: run_flusher(engine, receive, lane, tail)),
             ("janitor", janitor.run),
         ):
             self._running += 1
             nursery.start_soon(
                 self._supervise, task, name=f"danube_trio {name} {engine.config.dir}"
             )
-        return janitor
 
+    # Ctrl-C is for the body, not for a task in the middle of a block: the log then drains.
+    @enable_ki_protection
     async def _supervise(self, task: Callable[[], Awaitable[None]]) -> None:
         assert self._engine is not None
         try:
@@ -171,6 +186,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if not self._running:
                 self._drained.set()
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -180,20 +196,29 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         engine = self._engine
         assert engine is not None
         engine.close_acceptance()
-        if self._lane is not None:
+        interrupt: KeyboardInterrupt | None = None
+        if self._lane is not None and self._janitor is not None:
+            steps = (
+                self._drained.wait,
+                self._janitor.finish,
+                partial(self._lane.run, self._release),
+                self._lane.aclose,
+            )
             with trio.CancelScope(shield=True):
-                await self._drained.wait()
-                if self._janitor is not None and engine.log.phase is not Phase.BROKEN:
-                    await self._janitor.tidy()
-                await self._lane.run(self._release)
-                await self._lane.aclose()
+                for step in steps:
+                    interrupt = await _to_its_end(step) or interrupt
         engine.closed()
         if self._lane is not None:
             await self._leave_nursery(exc_type, exc, traceback)
         else:
             await trio.lowlevel.checkpoint()
-        if exc is None and engine.log.lost:
-            raise self._lost(engine)
+        if engine.log.lost:
+            error = self._lost(engine)
+            if exc is None or isinstance(exc, trio.Cancelled):
+                raise error
+            exc.add_note(str(error))
+        if interrupt is not None:
+            raise interrupt
 
     async def _leave_nursery(
         self,
@@ -242,3 +267,19 @@ def _engine_of(
         last_time=recovered.last_time,
         notes=recovered.notes,
     )
+
+
+async def _to_its_end(step: Callable[[], Awaitable[object]]) -> KeyboardInterrupt | None:
+    """Run a step of leaving, whatever happens; a KeyboardInterrupt is for afterwards.
+
+    Trio raises it into the main task's waits, through shields. A wait is repeated; a call to the
+    disk goes to its end before it raises.
+    """
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            await step()
+        except KeyboardInterrupt as error:
+            interrupt = error
+        else:
+            return interrupt

@@ -15,7 +15,7 @@ memory: a hole is an error that names what is missing.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -75,10 +75,11 @@ class Reader(Generic[T_co]):
         # (segment base, offset, position): where the frame after the last fetched one begins.
         self._place: tuple[int, int, int] = (-1, 0, 0)
         self._busy = False
-        self._closed = False
+        self.closed = False
+        self._waiting = trio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Reader at {self.cursor}, {'closed' if self._closed else self._tier.value}>"
+        return f"<Reader at {self.cursor}, {'closed' if self.closed else self._tier.value}>"
 
     @property
     def cursor(self) -> int:
@@ -122,11 +123,14 @@ class Reader(Generic[T_co]):
         return BatchIterator(self)
 
     async def aclose(self) -> None:
-        """Close it: whatever is asked of it later raises LogClosedError. Idempotent."""
-        self._closed = True
-        self._items = []
-        self._next = 0
+        """Close it: who waits in it, or asks later, gets LogClosedError. Idempotent."""
+        self._close()
         await trio.lowlevel.checkpoint()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._items, self._next = [], 0
+        self._waiting.cancel()
 
     async def __aenter__(self) -> Reader[T_co]:
         return self
@@ -137,9 +141,7 @@ class Reader(Generic[T_co]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._closed = True
-        self._items = []
-        self._next = 0
+        self._close()
 
     # ---- blocks
 
@@ -150,7 +152,7 @@ class Reader(Generic[T_co]):
         self._busy = True
         try:
             while True:
-                if self._closed:
+                if self.closed:
                     raise LogClosedError("the reader is closed: make another one with reader()")
                 if self._cursor >= self._end or self._count <= 0:
                     raise StopAsyncIteration
@@ -162,6 +164,8 @@ class Reader(Generic[T_co]):
     async def _fetch(self) -> bool:
         """One step; True if there are items now."""
         source = self._source
+        if self._next >= len(self._items):
+            self._items, self._next = [], 0  # handed out: never again
         self._tier = tier = route(
             self._cursor,
             start_offset=source.marks.start_offset,
@@ -175,24 +179,26 @@ class Reader(Generic[T_co]):
                 return False
             raise OffsetTrimmedError(self._cursor, source.marks.start_offset)
         if tier is Tier.LIVE:
-            await source.wait_visible(self._cursor + 1)
+            with trio.CancelScope() as self._waiting:
+                await source.wait_visible(self._cursor + 1)
             return False
         if tier is Tier.CACHE:
             await trio.lowlevel.checkpoint()
-            blocks = source.cache.blocks_from(self._cursor, source.config.read_block_bytes)
-            for block in blocks:
-                if self._cursor < self._end and self._count > 0:
-                    self._take(block)
+            limit = source.config.read_block_bytes
+            for block in source.cache.blocks_from(self._cursor, limit):
+                if limit > 0 and self._cursor < self._end and self._count > 0:
+                    limit -= self._take(block, limit)
             return bool(self._items)
         assert tier is Tier.FILE, tier
         await self._fetch_file()
         return bool(self._items)
 
-    def _take(self, block: Block) -> None:
-        """Hand out what the reader wants of `block`, which must hold the cursor."""
-        if self._items and self._next >= len(self._items):
-            self._items = []
-        self._next = 0
+    def _take(self, block: Block, limit_bytes: int) -> int:
+        """Hand out what the reader wants of `block`, which must hold the cursor.
+
+        Takes about `limit_bytes` at the most (a batch in the cache may be much larger), at least
+        one record. Returns how many bytes it took.
+        """
         if not block.start <= self._cursor < block.end:
             raise CorruptDataError(
                 f"records {self._cursor} to {block.start} are missing", offset=self._cursor
@@ -202,11 +208,13 @@ class Reader(Generic[T_co]):
             first = self._skip_to_time(block, first)
             self._cursor = block.start + first
             if self._cursor == block.end:
-                return
-        last = min(block.end, self._end) - block.start
+                return 0
+        positions = block.positions
+        fits = bisect_right(positions, positions[first] + limit_bytes) - 1
+        last = min(max(fits, first + 1), min(block.end, self._end) - block.start)
         last = min(last, first + self._count)
         if last <= first:
-            return
+            return 0
         items = self._decode(block, first, last)
         if self._items:
             self._items.extend(items)
@@ -214,6 +222,7 @@ class Reader(Generic[T_co]):
             self._items = items
         self._cursor = block.start + last
         self._count -= last - first
+        return positions[last] - positions[first]
 
     def _skip_to_time(self, block: Block, first: int) -> int:
         """Index of the first record at or after the wanted time; times never fall."""
@@ -251,7 +260,10 @@ class Reader(Generic[T_co]):
             if self._cursor < source.marks.start_offset:
                 return  # retention overtook us: route will say so
             raise CorruptDataError(
-                "the segment is missing", path=names.segment(base), offset=self._cursor
+                "the segment is missing",
+                path=names.segment(base),
+                offset=self._cursor,
+                advice="Restore the file from a copy of the directory",
             ) from error
         self._place = (base, fetched.next_offset, fetched.next_position)
         if fetched.gap is not None:
@@ -259,7 +271,7 @@ class Reader(Generic[T_co]):
         elif fetched.block is not None and fetched.block.end > self._cursor:
             if self._time and fetched.block.start > self._cursor:
                 self._cursor = fetched.block.start  # all before is older, says the index
-            self._take(fetched.block)
+            self._take(fetched.block, max(source.config.read_block_bytes, fetched.block.size_bytes))
         # else: only records before the cursor; the place moved on, and so does the loop
 
     async def _locate(self, segment: Segment | None, base: int, stop: int) -> tuple[int, int]:
@@ -280,10 +292,10 @@ class Reader(Generic[T_co]):
     def _take_gap(self, gap: Gap) -> None:
         if gap.end <= self._cursor:
             return
-        start = max(gap.start, self._cursor)
-        self._items = [Gap(start, gap.end, gap.reason)]
+        start, end = max(gap.start, self._cursor), min(gap.end, self._end)
+        self._items = [Gap(start, end, gap.reason)]
         self._next = 0
-        self._cursor = gap.end
+        self._cursor = end
 
     async def _index(self, segment: Segment | None) -> SparseIndex:
         source = self._source
@@ -329,6 +341,10 @@ def make_reader(
     raw: bool,
 ) -> Reader[Any]:
     """Check the arguments of `wal.reader`, and make the reader."""
+    if not isinstance(start, StartPosition):
+        raise TypeError(
+            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
+        )
     if end == "current":
         end = source.visible_end
     for name, value in (("end", end), ("count", count)):

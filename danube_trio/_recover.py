@@ -15,6 +15,7 @@ allows a crash anywhere (running it again gives the same state):
 
 from __future__ import annotations
 
+import errno
 import logging
 from contextlib import ExitStack
 
@@ -24,6 +25,7 @@ from danube_trio._core.disk import Disk, File, replace_file
 from danube_trio._core.files import (
     Mark,
     Meta,
+    Trim,
     encode_document,
 )
 from danube_trio._core.index import SparseIndex
@@ -37,6 +39,8 @@ from danube_trio.errors import CorruptDataError
 __all__ = ["Recovered", "recover"]
 
 log = logging.getLogger("danube_trio.recover")
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @attrs.define(eq=False)
@@ -59,7 +63,9 @@ def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:
     """
     assert config.dir is not None
     names = LogNames.of(config.dir, config.file_name)
-    directory = look(disk, names)
+    skip = config.on_corruption == "skip"
+    directory = look(disk, names, skip=skip)
+    fresh = directory is None
     if directory is None:
         meta = Meta(directory_id=directory_id, codec=config.codec)
         replace_file(disk, names.meta, encode_document(meta))
@@ -67,6 +73,10 @@ def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:
         assert directory is not None
     with ExitStack() as undo:
         recovered = _recover_tail(disk, config, directory, undo)
+        if not fresh:
+            _renew(disk, names.meta, directory.meta, recovered.notes)
+        if directory.start_offset:
+            _renew(disk, names.trim, Trim(directory.start_offset), recovered.notes)
         _remove_leftovers(disk, directory)
         undo.pop_all()
     for note in recovered.notes:
@@ -77,7 +87,7 @@ def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:
 def _remove_leftovers(disk: Disk, directory: Directory) -> None:
     names = directory.names
     for name in directory.leftovers:
-        disk.unlink(f"{names.directory}/{name}")
+        _unlink_if_there(disk, f"{names.directory}/{name}")
     for base in directory.leftover_bases:
         disk.unlink(names.segment(base))
         _unlink_if_there(disk, names.index(base))
@@ -92,12 +102,13 @@ def _recover_tail(
     names = directory.names
     notes: list[str] = []
     base = directory.bases[-1] if directory.bases else directory.start_offset
-    file = disk.open(names.segment(base), "rw" if directory.bases else "create")
+    file = _open_last(disk, names.segment(base), exists=bool(directory.bases))
     with ExitStack() as files:
         files.callback(file.close)
         size = file.size()
         index, walk = build_index(file, base, size=size, trailer=directory.trailer)
         next_offset = _settle(disk, config, directory, file, size, index, walk, notes)
+        _write_again(file, directory, index)
         file.sync_data()
         segments = _sealed_segments(disk, directory, base)
         last_time = index.last_time or _last_sealed_time(disk, directory, segments)
@@ -130,6 +141,46 @@ def _recover_tail(
     return Recovered(directory, segments, active, tail, next_offset, last_time, notes)
 
 
+def _open_last(disk: Disk, path: str, *, exists: bool) -> File:
+    """Open the last segment. An empty one is made anew, since its name may not be durable.
+
+    After a sync of the directory that failed at the roll, one that succeeds later proves nothing.
+    """
+    if exists:
+        file = disk.open(path, "rw")
+        if file.size():
+            return file
+        file.close()
+        disk.unlink(path)
+    return disk.open(path, "create")
+
+
+def _write_again(file: File, directory: Directory, index: SparseIndex) -> None:
+    """Write what the mark does not vouch for once more, in place, before the sync.
+
+    After a failed sync the kernel takes the pages for clean: they can be read, they are not on
+    disk, and the next sync succeeds without writing them. Written again, they are dirty again.
+    """
+    mark = directory.mark
+    position = mark.position if mark is not None and mark.base == index.base else 0
+    while position < index.size_bytes:
+        data = file.read_at(min(CHUNK_BYTES, index.size_bytes - position), position)
+        if not data:
+            break
+        file.write_at(data, position)
+        position += len(data)
+
+
+def _renew(disk: Disk, path: str, document: object, notes: list[str]) -> None:
+    """Replace a small file by itself: its name may not be durable either."""
+    try:
+        replace_file(disk, path, encode_document(document))
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        notes.append(f"{path}: no space to write it again")
+
+
 def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -> int:
     """Time of the newest record when the active segment has none: append times never fall."""
     if not len(segments):
@@ -154,11 +205,11 @@ def _sealed_segments(disk: Disk, directory: Directory, active_base: int) -> Segm
 
 
 def _open_mark(disk: Disk, directory: Directory) -> MarkFile:
+    newest = read_mark(disk, directory.names, directory.directory_crc)
     try:
         file = disk.open(directory.names.mark, "rw")
     except FileNotFoundError:
         file = disk.open(directory.names.mark, "create")
-    newest = read_mark(disk, directory.names, directory.directory_crc)
     return MarkFile(file, directory.directory_crc, newest.sequence if newest is not None else 0)
 
 
@@ -234,6 +285,22 @@ def _save_cut_bytes(
     listing = set(disk.list_dir(names.directory))
     while (target := names.cut_bytes(base, position, kind, number)).rpartition("/")[2] in listing:
         number += 1
+    what = f"{names.segment(base)}: cut at byte {position}"
+    try:
+        kept = _copy_to(disk, file, position, size, target)
+    except OSError as error:
+        _unlink_if_there(disk, target)
+        # What was never acknowledged must not keep a full disk from being opened, and trimmed.
+        if kind != "torn" or error.errno not in NO_SPACE:
+            raise
+        notes.append(f"{what} (never acknowledged as durable); no space to keep the bytes")
+        return
+    disk.sync_dir(names.directory)
+    why = "never acknowledged as durable" if kind == "torn" else "damaged"
+    notes.append(f"{what} ({why}); the {kept} bytes are kept in {target}")
+
+
+def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> int:
     copy = disk.open(target, "create")
     try:
         done = kept = position
@@ -249,12 +316,7 @@ def _save_cut_bytes(
         copy.sync_data()
     finally:
         copy.close()
-    disk.sync_dir(names.directory)
-    notes.append(
-        f"{names.segment(base)}: cut {kept - position} bytes at byte {position} "
-        f"({'never acknowledged as durable' if kind == 'torn' else 'damaged'}); "
-        f"they are kept in {target}"
-    )
+    return kept - position
 
 
 def _lower_mark(disk: Disk, directory: Directory, index: SparseIndex) -> None:

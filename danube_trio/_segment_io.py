@@ -157,7 +157,12 @@ def find_after(
     highest = lowest + (size - position) // HEADER_BYTES + 1
     while position < size:
         data = file.read_at(min(window, size - position), position)
-        found = find_frame(data, 0, lowest, highest, trailer=trailer)
+        base = position
+
+        def read(count: int, at: int, base: int = base) -> bytes:
+            return file.read_at(count, base + at) if base + at + count <= size else b""
+
+        found = find_frame(data, 0, lowest, highest, trailer=trailer, read=read)
         if found is not None:
             return position + found[0], found[1]
         if len(data) < window:

@@ -26,7 +26,9 @@ __all__ = ["ReaderSource", "StartPosition", "resolve"]
 class StartPosition:
     """Where a reader begins. Made by `earliest`, `latest`, `offset` and `timestamp`."""
 
-    kind: str
+    kind: str = attrs.field(
+        validator=attrs.validators.in_(("earliest", "latest", "offset", "timestamp"))
+    )
     value: int = 0
 
     @classmethod

@@ -159,5 +159,8 @@ class Tail:
 
     def abandon(self) -> None:
         """Close the files as they are; recovery does the rest."""
-        self._file.close()
-        self._mark.close()
+        for file in (self._file, self._mark):
+            try:
+                file.close()
+            except OSError as error:  # it was broken before, or is being closed as it is
+                log.warning("closing failed: %s", error)

@@ -226,6 +226,8 @@ class Wal:
 
         Raises LogBrokenError or LogClosedError when that will not be. Can be cancelled.
         """
+        if isinstance(end, bool) or not isinstance(end, int):
+            raise TypeError(f"end={end!r} must be an offset")
         engine = self._engine
         if engine.marks.durable_end >= end:
             await checkpoint()
@@ -290,8 +292,9 @@ class Wal:
     async def trim(self, before: int) -> int:
         """Drop records below offset `before` from the front; returns the new `start_offset`.
 
-        Only sealed segments are freed, so the start may stay lower than asked. Raises
-        LogBrokenError if the disk failed.
+        Only sealed segments are freed, so the start may stay lower than asked. Raises OSError when
+        a file could not be written or removed (the log goes on, nothing is lost), LogBrokenError
+        when the directory could not be synced, LogClosedError when the log is being left.
         """
         if isinstance(before, bool) or not isinstance(before, int) or before < 0:
             raise ValueError(f"before={before!r} must be an offset, 0 or more")

@@ -39,6 +39,17 @@ def _between(low: float, high: float, *, optional: bool = False) -> _Validator:
     return check
 
 
+def _whole(low: int, high: int, *, optional: bool = False) -> _Validator:
+    in_range = _between(low, high, optional=optional)
+
+    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        in_range(instance, field, value)
+        if isinstance(value, float):
+            raise ValueError(f"{field.name}={value!r} must be a whole number")
+
+    return check
+
+
 def _one_of(*allowed: str) -> _Validator:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
@@ -50,6 +61,10 @@ def _one_of(*allowed: str) -> _Validator:
 def _text(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{field.name}={value!r} must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field.name}={value!r} cannot be encoded as UTF-8") from error
 
 
 def _directory(value: str | os.PathLike[str] | None) -> str | None:
@@ -58,7 +73,7 @@ def _directory(value: str | os.PathLike[str] | None) -> str | None:
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "\0" in path:
         raise ValueError(f"dir={value!r} must be the path of a directory, or None")
-    return path.rstrip("/") or "/"
+    return os.path.abspath(path)  # now, so that a later chdir does not split the log
 
 
 @attrs.frozen(kw_only=True)
@@ -78,14 +93,14 @@ class WalConfig:
             `CorruptDataError`; ``truncate`` cuts the last segment there at open (a copy is kept);
             ``skip`` gives readers `Gap` items in its place.
         fsync_interval_ms: how long a record may wait unsynced when nobody waits for it.
-        max_batch_bytes: how many bytes may; also the size of the largest single write.
+        max_batch_bytes: how many bytes may; also how much goes into one write (but a batch is
+            written whole).
         max_pending_bytes: accepted and not yet written; beyond it `append` waits.
         max_message_bytes: largest payload. Danube's broker has the same default.
         max_atomic_batch_bytes: largest encoded size of one `append_batch`.
         cache_capacity: records kept in memory for readers; with ``dir=None`` all that there is.
-        cache_bytes: bytes kept there.
+        cache_bytes: bytes kept there; the newest block stays, however large its batch is.
         read_block_bytes: how much a reader fetches at once, and so about half of what it holds.
-        max_open_reads: file reads under way at once, over all readers.
         segment_bytes: a segment is sealed when it would exceed this. Opening scans one segment.
         segment_age: seconds after which a segment with records is sealed, or None.
         preallocate_bytes: the active segment's file grows in such steps, which makes a sync about a
@@ -108,23 +123,20 @@ class WalConfig:
         default="refuse", validator=_one_of("refuse", "truncate", "skip")
     )
     fsync_interval_ms: float = attrs.field(default=100, validator=_between(1, 3_600_000))
-    max_batch_bytes: int = attrs.field(default=4 * MIB, validator=_between(1, 256 * MIB))
-    max_pending_bytes: int = attrs.field(default=32 * MIB, validator=_between(1, 1 << 40))
-    max_message_bytes: int = attrs.field(default=10 * MIB, validator=_between(1, 60 * MIB))
-    max_atomic_batch_bytes: int = attrs.field(
-        default=32 * MIB, validator=_between(1, MAX_BODY_BYTES)
-    )
-    cache_capacity: int = attrs.field(default=65_536, validator=_between(1, 1 << 32))
-    cache_bytes: int = attrs.field(default=16 * MIB, validator=_between(1, 1 << 40))
-    read_block_bytes: int = attrs.field(default=512 * KIB, validator=_between(1, 64 * MIB))
-    max_open_reads: int = attrs.field(default=8, validator=_between(1, 1024))
-    segment_bytes: int = attrs.field(default=64 * MIB, validator=_between(1, 1 << 40))
+    max_batch_bytes: int = attrs.field(default=4 * MIB, validator=_whole(1, 256 * MIB))
+    max_pending_bytes: int = attrs.field(default=32 * MIB, validator=_whole(1, 1 << 40))
+    max_message_bytes: int = attrs.field(default=10 * MIB, validator=_whole(1, 60 * MIB))
+    max_atomic_batch_bytes: int = attrs.field(default=32 * MIB, validator=_whole(1, MAX_BODY_BYTES))
+    cache_capacity: int = attrs.field(default=65_536, validator=_whole(1, 1 << 32))
+    cache_bytes: int = attrs.field(default=16 * MIB, validator=_whole(1, 1 << 40))
+    read_block_bytes: int = attrs.field(default=512 * KIB, validator=_whole(1, 64 * MIB))
+    segment_bytes: int = attrs.field(default=64 * MIB, validator=_whole(1, 1 << 40))
     segment_age: float | None = attrs.field(
         default=None, validator=_between(0.001, 1e9, optional=True)
     )
-    preallocate_bytes: int = attrs.field(default=8 * MIB, validator=_between(0, 1 << 32))
+    preallocate_bytes: int = attrs.field(default=8 * MIB, validator=_whole(0, 1 << 32))
     retain_bytes: int | None = attrs.field(
-        default=None, validator=_between(0, 1 << 62, optional=True)
+        default=None, validator=_whole(0, 1 << 62, optional=True)
     )
     retain_age: float | None = attrs.field(default=None, validator=_between(0, 1e10, optional=True))
     topic_name: str = attrs.field(default="", validator=_text)

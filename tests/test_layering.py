@@ -49,7 +49,7 @@ HARMLESS_OS = {
     "register_at_fork",
     "urandom",
 }
-HARMLESS_OS_PATH = {"basename", "dirname", "join", "normpath", "split", "splitext"}
+HARMLESS_OS_PATH = {"abspath", "basename", "dirname", "join", "normpath", "split", "splitext"}
 
 NOT_IN_CORE = {
     *("anyio", "asyncio", "trio"),

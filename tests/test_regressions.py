@@ -93,7 +93,7 @@ async def test_a_trim_that_fails_while_an_append_is_in_flight_breaks_the_log_onl
     async with open_wal(config, disk=disk) as wal:
         for _ in range(5):
             await wal.append(bytes(300))
-        disk.fail("rename", path_contains=".trim")
+        disk.fail("sync_dir")
 
         async def broken(call: Awaitable[object]) -> None:
             with pytest.raises(LogBrokenError):

@@ -32,7 +32,17 @@ from typing import Literal, Protocol, TypeVar
 
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Disk", "File", "Lane", "Lock", "OpenMode", "parent_of", "read_file", "replace_file"]
+__all__ = [
+    "Disk",
+    "File",
+    "Lane",
+    "Lock",
+    "OpenMode",
+    "parent_of",
+    "put_in_place",
+    "read_file",
+    "replace_file",
+]
 
 OpenMode = Literal["r", "rw", "create"]
 TMP_SUFFIX = ".tmp"
@@ -223,6 +233,12 @@ def replace_file(disk: Disk, path: str, data: bytes) -> None:
     this promise on every file system. Delete what the file replaces only after this returned. On
     an error before the rename the old content stays.
     """
+    put_in_place(disk, path, data)
+    disk.sync_dir(parent_of(path))
+
+
+def put_in_place(disk: Disk, path: str, data: bytes) -> None:
+    """`replace_file` without its last step: if this raises, nothing has changed."""
     temporary = path + TMP_SUFFIX
     try:
         file = disk.open(temporary, "create")
@@ -242,4 +258,3 @@ def replace_file(disk: Disk, path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             disk.unlink(temporary)
         raise
-    disk.sync_dir(parent_of(path))

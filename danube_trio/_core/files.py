@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import cattrs
@@ -96,18 +96,25 @@ def decode_document(data: bytes, kind: type[T]) -> T:
     line, newline, check = data.partition(b"\n")
     if not newline or check != b"crc32 %08x\n" % crc32(line + newline):
         raise ValueError("the document does not match its CRC")
+    fields = json.loads(line)
     try:
-        value = _converter.structure(json.loads(line), kind)
+        if kind is Meta:
+            _refuse_newer(fields)
+        return _converter.structure(fields, kind)
     except cattrs.BaseValidationError as error:
         raise ValueError("; ".join(cattrs.transform_error(error))) from error
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"the document is no {kind.__name__}: {error}") from error
-    if isinstance(value, Meta) and (value.format > FORMAT or value.trailer > TRAILER_VERSION):
+
+
+def _refuse_newer(fields: dict[str, Any]) -> None:
+    """Before anything else is looked at: whatever else a later format says, it is newer."""
+    found = (fields.get("format", FORMAT), fields.get("trailer", TRAILER_VERSION))
+    if found[0] > FORMAT or found[1] > TRAILER_VERSION:
         raise NewerFormatError(
-            f"format {value.format}, trailer {value.trailer} are newer than this version "
-            f"knows ({FORMAT}, {TRAILER_VERSION})"
+            f"format {found[0]}, trailer {found[1]} are newer than this version knows "
+            f"({FORMAT}, {TRAILER_VERSION})"
         )
-    return value
 
 
 @attrs.frozen

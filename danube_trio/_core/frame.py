@@ -23,7 +23,7 @@ durability mark.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -208,12 +208,19 @@ def batch_boundaries(data: bytes, positions: Sequence[int]) -> list[tuple[int, i
 
 
 def find_frame(
-    data: bytes, position: int, lowest: int, highest: int, *, trailer: bool = True
+    data: bytes,
+    position: int,
+    lowest: int,
+    highest: int,
+    *,
+    trailer: bool = True,
+    read: Callable[[int, int], bytes] | None = None,
 ) -> tuple[int, int] | None:
     """Look for the next valid frame after damage: `(position, offset)`, or None.
 
     Tries every byte from `position` on; the frame's offset must be in `[lowest, highest)` and the
-    frame must be whole and valid, which a random match is not.
+    frame must be whole and valid, which a random match is not. `read(size, position)` gives bytes
+    of a frame that reaches beyond `data`.
     """
     read_offset = struct.Struct("<Q").unpack_from
     # The upper half of an offset hardly varies within a segment: let bytes.find do the stepping.
@@ -228,6 +235,9 @@ def find_frame(
             offset: int = read_offset(data, at - 4)[0]
             if lowest <= offset < highest:
                 result = scan(data, at - 4, offset, stop_offset=offset + 1, trailer=trailer)
+                if read is not None and result.need_bytes > HEADER_BYTES:
+                    whole = read(result.need_bytes, at - 4)
+                    result = scan(whole, 0, offset, stop_offset=offset + 1, trailer=trailer)
                 if result.end_offset > offset:
                     best = (at - 4, offset)
                     break

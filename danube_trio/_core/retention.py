@@ -24,13 +24,16 @@ def retained_start(
     """The start offset that retention asks for; `max_age` and `now` in seconds."""
     start = segments.first_base
     size = segments.size_bytes + active_bytes
-    for segment in segments.sealed():
+    sealed = segments.sealed()
+    # The newest record's time; where damage hides it, that of the next segment is not older.
+    newest: list[int] = []
+    known = 0
+    for segment in reversed(sealed):
+        newest.append(segment.last_time or known)
+        known = segment.first_time or newest[-1]
+    for segment, last_time in zip(sealed, reversed(newest), strict=True):
         too_large = max_bytes is not None and size > max_bytes
-        too_old = (
-            max_age is not None
-            and segment.last_time > 0
-            and segment.last_time / 1e6 < now - max_age
-        )
+        too_old = max_age is not None and 0 < last_time / 1e6 < now - max_age
         if not (too_large or too_old):
             break
         start = segment.end

@@ -88,7 +88,7 @@ class LogNames:
     def segment_bases(self, listing: list[str]) -> list[int]:
         """Base offsets of the segments in a directory listing, ascending."""
         matches = (self.segment_pattern.fullmatch(name) for name in listing)
-        return sorted(int(m[1]) for m in matches if m)
+        return sorted(int(m[1]) for m in matches if m and int(m[1]) < 1 << 63)
 
     def index_bases(self, listing: list[str]) -> list[int]:
         """Base offsets of the segments that have an index in a directory listing."""
@@ -97,7 +97,8 @@ class LogNames:
 
     def leftovers(self, listing: list[str]) -> list[str]:
         """Unfinished replacements of this log's own files."""
-        mine = re.compile(rf"{re.escape(self.stem)}\.((\d{{20}}\.)?[a-z]+)\.tmp")
+        kinds = r"(meta|trim|ckpt|\d{20}\.idx)"
+        mine = re.compile(rf"{re.escape(self.stem)}\.{kinds}\.tmp")
         return [name for name in listing if mine.fullmatch(name)]
 
     def danube_files(self, listing: list[str]) -> list[str]:
