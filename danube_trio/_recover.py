@@ -146,11 +146,9 @@ def _open_last(disk: Disk, path: str, *, exists: bool) -> File:
 
     After a sync of the directory that failed at the roll, one that succeeds later proves nothing.
     """
+    if exists and disk.file_size(path):
+        return disk.open(path, "rw")
     if exists:
-        file = disk.open(path, "rw")
-        if file.size():
-            return file
-        file.close()
         disk.unlink(path)
     return disk.open(path, "create")
 

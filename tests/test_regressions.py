@@ -93,6 +93,7 @@ async def test_a_trim_that_fails_while_an_append_is_in_flight_breaks_the_log_onl
     async with open_wal(config, disk=disk) as wal:
         for _ in range(5):
             await wal.append(bytes(300))
+        await trio.sleep(4)  # the hints of the rolls are written
         disk.fail("sync_dir")
 
         async def broken(call: Awaitable[object]) -> None:
@@ -101,7 +102,7 @@ async def test_a_trim_that_fails_while_an_append_is_in_flight_breaks_the_log_onl
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broken, wal.trim(3))
-            await trio.sleep(0.5)
+            await trio.sleep(1.5)  # the directory is being synced
             nursery.start_soon(broken, wal.append(b"x"))
 
 
@@ -229,3 +230,43 @@ async def test_time_zero_is_the_earliest_record_even_after_a_trim() -> None:
 async def test_searching_behind_damage_does_not_crawl_through_zeros() -> None:
     """It would try each byte of a preallocated tail."""
     assert find_frame(bytes(8 << 20), 0, 0, 1 << 40) is None
+
+
+async def test_an_eviction_during_the_checkpoint_hands_nothing_out_twice() -> None:
+    config = WalConfig(
+        dir="/log", preallocate_bytes=0, cache_capacity=1, segment_bytes=300, max_batch_bytes=1
+    )
+    async with open_wal(config, disk=SimDisk()) as wal, trio.open_nursery() as nursery:
+        seen: list[int] = []
+
+        async def follow() -> None:
+            async for message in wal.reader(count=60):
+                seen.append(message.offset)
+
+        nursery.start_soon(follow)
+        for i in range(20):
+            await wal.append_batch([b"%d" % i] * 3, durability="accepted")
+        await wal.flush()
+    assert seen == list(range(60))
+
+
+async def test_a_slow_reader_that_comes_back_through_a_file_gets_nothing_twice() -> None:
+    config = WalConfig(dir="/log", cache_capacity=6, read_block_bytes=400, preallocate_bytes=0)
+    async with open_wal(config, disk=SimDisk()) as wal:
+        for i in range(20):
+            await wal.append(b"%d" % i * 50)
+        reader = wal.reader(StartPosition.offset(18))  # served from the cache
+        assert [(await reader.__anext__()).offset for _ in range(2)] == [18, 19]
+        for i in range(20, 60):
+            await wal.append(b"%d" % i * 50)
+        found = [(await reader.__anext__()).offset for _ in range(40)]  # from the file now
+        assert found == list(range(20, 60))
+
+
+async def test_a_later_format_is_newer_whatever_else_it_says() -> None:
+    disk = SimDisk()
+    line = b'{"codec": {"name": "s6"}, "epochs": 7, "format": 2, "trailer": 1}\n'
+    disk.write_file("/log/wal.meta", line + b"crc32 %08x\n" % crc32(line))
+    with pytest.raises(UnsupportedFormatError, match="newer"):
+        async with open_wal(WalConfig(dir="/log"), disk=disk):
+            pass

@@ -1,0 +1,74 @@
+"""After a sync that failed: what recovery serves must not depend on pages that only look written.
+
+A failed fdatasync leaves pages that can be read, are not on disk, and are taken for clean: a later
+sync succeeds without writing them. The same holds for a directory and the names in it. So recovery
+writes what the mark does not vouch for again, and makes new names where they matter.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
+from danube_trio.testing import SimDisk
+
+CONFIG = WalConfig(dir="/log", preallocate_bytes=0, segment_bytes=500)
+
+
+async def payloads(wal: Wal) -> list[bytes]:
+    return [m.payload async for m in wal.reader(end="current")]
+
+
+async def test_what_is_served_after_a_failed_sync_survives_the_next_power_cut() -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        await wal.append(b"first")
+        disk.fail("sync_data", path_contains=".log")
+        with pytest.raises(LogBrokenError):
+            await wal.append(b"second")
+    async with open_wal(CONFIG, disk=disk) as wal:
+        served = await payloads(wal)
+        assert served[:1] == [b"first"]
+    for state in disk.crash_states():
+        async with open_wal(CONFIG, disk=state.disk) as wal:
+            assert await payloads(wal) == served, state.name
+
+
+async def test_appends_after_a_failed_directory_sync_survive_a_power_cut() -> None:
+    """The name of a new segment, or of wal.meta, may be visible and not durable."""
+    for path in (".log", None):
+        disk = SimDisk()
+        if path is None:
+            disk.fail("sync_dir", nth=1, path_contains="/log")
+            with pytest.raises(OSError, match="5"):
+                async with open_wal(CONFIG, disk=disk):
+                    pass
+        else:
+            async with open_wal(CONFIG, disk=disk) as wal:
+                disk.fail("sync_dir", path_contains="/log")
+                with pytest.raises(LogBrokenError):
+                    for _ in range(9):
+                        await wal.append(bytes(100))
+        async with open_wal(CONFIG, disk=disk) as wal:
+            await wal.append(b"acked")
+            served = await payloads(wal)
+        for state in disk.crash_states():
+            async with open_wal(CONFIG, disk=state.disk) as wal:
+                assert await payloads(wal) == served, state.name
+
+
+async def test_a_trim_whose_directory_sync_failed_does_not_lose_the_log() -> None:
+    """Else recovery would believe a wal.trim that a power cut takes back, and remove segments."""
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        for _ in range(9):
+            await wal.append(bytes(100))
+        await wal.flush()
+        disk.fail("sync_dir", path_contains="/log", sticky=False)
+        with pytest.raises(LogBrokenError):
+            await wal.trim(6)
+    async with open_wal(CONFIG, disk=disk) as wal:
+        served = await payloads(wal)
+    for state in disk.crash_states():
+        async with open_wal(CONFIG, disk=state.disk) as wal:
+            assert (await payloads(wal))[-len(served) :] == served, state.name
