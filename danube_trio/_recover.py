@@ -21,7 +21,7 @@ from contextlib import ExitStack
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, replace_file
+from danube_trio._core.disk import Disk, File, put_in_place, replace_file
 from danube_trio._core.files import (
     Mark,
     Meta,
@@ -146,11 +146,11 @@ def _open_last(disk: Disk, path: str, *, exists: bool) -> File:
 
     After a sync of the directory that failed at the roll, one that succeeds later proves nothing.
     """
-    if exists and disk.file_size(path):
-        return disk.open(path, "rw")
-    if exists:
-        disk.unlink(path)
-    return disk.open(path, "create")
+    if not exists:
+        return disk.open(path, "create")
+    if not disk.file_size(path):
+        put_in_place(disk, path, b"")  # by renaming: the name must never be gone in between
+    return disk.open(path, "rw")
 
 
 def _write_again(file: File, directory: Directory, index: SparseIndex) -> None:

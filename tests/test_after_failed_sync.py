@@ -8,6 +8,8 @@ writes what the mark does not vouch for again, and makes new names where they ma
 from __future__ import annotations
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
 from danube_trio.testing import SimDisk
@@ -72,3 +74,23 @@ async def test_a_trim_whose_directory_sync_failed_does_not_lose_the_log() -> Non
     for state in disk.crash_states():
         async with open_wal(CONFIG, disk=state.disk) as wal:
             assert (await payloads(wal))[-len(served) :] == served, state.name
+
+
+async def test_an_empty_last_segment_survives_a_crash_in_any_opening(
+    autojump_clock: MockClock,
+) -> None:
+    """It is made anew at each open; the mark names it, so its name must never be gone."""
+    disk = SimDisk()
+    config = WalConfig(dir="/log", preallocate_bytes=0, segment_age=1.0)
+    async with open_wal(config, disk=disk, clock=lambda: 1e9 + trio.current_time()) as wal:
+        await wal.append(b"x")
+        await trio.sleep(20)
+        assert wal.statistics().sealed_end == 1
+    for _ in range(2):
+        opened = disk.op_count
+        async with open_wal(config, disk=disk):
+            pass
+        for point in disk.crash_points(start=opened):
+            for state in point.states:
+                async with open_wal(config, disk=state.disk) as wal:
+                    assert wal.next_offset == 1

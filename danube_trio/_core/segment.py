@@ -97,7 +97,7 @@ class LogNames:
 
     def leftovers(self, listing: list[str]) -> list[str]:
         """Unfinished replacements of this log's own files."""
-        kinds = r"(meta|trim|ckpt|\d{20}\.idx)"
+        kinds = rf"(meta|trim|ckpt|\d{{20}}\.(idx|{re.escape(self.suffix)}))"
         mine = re.compile(rf"{re.escape(self.stem)}\.{kinds}\.tmp")
         return [name for name in listing if mine.fullmatch(name)]
 
