@@ -9,8 +9,9 @@ or has seen ever disappears.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from itertools import count
-from typing import Literal
+from typing import Literal, cast
 
 import attrs
 import trio
@@ -64,6 +65,14 @@ class Model:
     def now(self) -> float:
         """The clock of the log."""
         return self.clock
+
+    def copy(self) -> Model:
+        """The same knowledge, to go on with elsewhere."""
+        other = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                setattr(other, name, copy(cast("dict[object, object]", value)))
+        return other
 
     # ---- appending
 

@@ -109,7 +109,7 @@ def test_all_names_come_from_the_file_name() -> None:
 
 def test_a_listing_is_sorted_into_what_is_ours_and_what_is_not() -> None:
     names = LogNames.of("/d", "wal.log")
-    ours = [f"wal.{n:020d}.log" for n in (200, 9, 10**19)]
+    ours = [f"wal.{n:020d}.log" for n in (200, 9, 9 * 10**18)]
     tmp = ["wal.meta.tmp", "wal.00000000000000000009.idx.tmp"]
     danube = ["wal.log", "wal.1.log", "wal.12.log"]
     other = [
@@ -118,13 +118,14 @@ def test_a_listing_is_sorted_into_what_is_ours_and_what_is_not() -> None:
         "xwal.00000000000000000001.log",
         "wal.0000000000000000001x.log",
         "wal.000000000000000000001.log",  # 21 digits
+        f"wal.{2**63:020d}.log",  # no offset goes so far
         "walX00000000000000000001.log",
         "wal.a.b.tmp",
         "other.tmp",
         "wal.00000000000000000009.idx",
     ]
     listing = [*other, *ours, *tmp, *danube, "orders.meta", "wal.meta"]
-    assert names.segment_bases(listing) == [9, 200, 10**19]
+    assert names.segment_bases(listing) == [9, 200, 9 * 10**18]
     assert names.leftovers(listing) == tmp
     assert names.danube_files(listing) == danube
     assert names.other_logs(listing) == ["orders.meta"]

@@ -32,7 +32,7 @@ from danube_trio import (
     WalConfig,
     open_wal,
 )
-from danube_trio.testing import Fault, Operation, SimDisk
+from danube_trio.testing import CrashState, Fault, Operation, SimDisk
 
 SIZES = st.lists(st.integers(0, 250), min_size=1, max_size=7)
 LEVELS = st.sampled_from(["accepted", "written", "fsync"])
@@ -125,6 +125,7 @@ class Program:
         self.steps = steps
         self.at_open: Callable[[Life], Awaitable[None]] | None = None  # a fault or a death to come
         self.power_at_death: int | None = None
+        self.cut: tuple[Model, list[CrashState]] | None = None
 
     async def run(self) -> None:
         steps = iter([*self.steps, ("leave", None), ("look", 0.5)])
@@ -162,6 +163,11 @@ class Program:
         if self.power_at_death is not None and life.killed and end is not None:
             end = await self.power(life, self.power_at_death)
         self.power_at_death = None
+        if self.cut is not None:
+            (self.model, states), self.cut = self.cut, None  # what was told after it never was
+            for state in states:  # one goes on, the others are looked at
+                async with open_wal(self.config, disk=state.disk, clock=self.model.now) as wal:
+                    await self.model.copy().recovered(wal, "power")
         event(f"ended: {end}")
         return end
 
@@ -309,9 +315,10 @@ class Program:
         return "left"
 
     async def power(self, life: Life, number: int) -> End:
-        """The power is cut; `number` chooses what was kept."""
+        """The power is cut, here and now; `number` chooses what was kept."""
         states = list(self.disk.crash_states(samples=4))
-        self.disk = states[number % len(states)].disk
+        self.disk = states.pop(number % len(states)).disk
+        self.cut = (self.model.copy(), states)
         return "power"
 
     async def fault(self, life: Life, how: tuple[str, int, int]) -> None:
