@@ -77,13 +77,13 @@ def _exit_code(error: BaseException) -> int:
         case KeyboardInterrupt():
             return INTERRUPTED
         case BrokenPipeError():
-            # Or Python would complain at exit, when it flushes what nobody wants.
-            sys.stdout = io.StringIO()
+            _give_up_output()
             return 0
         case FileNotFoundError() | NotADirectoryError():
             code = USAGE
         case OSError():
             code = IO
+            _give_up_output()
         case LogLockedError():
             code = LOCKED
         case CorruptDataError() | UnsupportedFormatError() | DecodeError():
@@ -96,6 +96,14 @@ def _exit_code(error: BaseException) -> int:
             raise error
     complain(_in_words(error))
     return code
+
+
+def _give_up_output() -> None:
+    """Or Python would flush it again at exit, complain, and end with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = io.StringIO()
 
 
 def _in_words(error: BaseException) -> str:
