@@ -8,12 +8,10 @@ own. Without room, appends queue strictly in the order of their calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
-from danube_trio._core.frame import Parts
+from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
 from danube_trio._engine import Engine
 from danube_trio.config import Durability
@@ -39,7 +37,7 @@ class Acceptor:
     @enable_ki_protection
     async def append(
         self,
-        records: Sequence[Parts],
+        records: Records,
         size_bytes: int,
         level: Durability,
         expected_offset: int | None,
@@ -72,9 +70,7 @@ class Acceptor:
         return first
 
     @enable_ki_protection
-    def append_nowait(
-        self, records: Sequence[Parts], size_bytes: int, expected_offset: int | None
-    ) -> int:
+    def append_nowait(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         """Accept now or raise trio.WouldBlock. Returns the first offset."""
         if self._queue.locked() or not self._intake.has_room(size_bytes):
             if self._log.phase is not Phase.OPEN:
@@ -82,9 +78,7 @@ class Acceptor:
             raise trio.WouldBlock
         return self._accept(records, size_bytes, expected_offset)
 
-    def _accept(
-        self, records: Sequence[Parts], size_bytes: int, expected_offset: int | None
-    ) -> int:
+    def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         if self._log.phase is not Phase.OPEN:
             raise self._engine.refusal()
         if expected_offset is not None and (

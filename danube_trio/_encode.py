@@ -7,12 +7,12 @@ encoded once a millisecond.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import cast
 
 from danube_trio._core.codec import Codec
-from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Parts
+from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Parts, Records
 from danube_trio.config import WalConfig
 from danube_trio.errors import MessageTooLargeError
 from danube_trio.message import StreamMessage
@@ -101,26 +101,43 @@ class Encoder:
         if size > self._message_limit:
             raise MessageTooLargeError(size, self._message_limit, "max_message_bytes")
 
-    def batch(self, messages: Iterable[Appendable]) -> tuple[list[Parts], int]:
+    def batch(self, messages: Iterable[Appendable]) -> tuple[Records, int]:
         """The parts of all messages, and an upper bound of their frames' bytes."""
         batch = list(messages)
-        if not batch:
-            return [], 0
         if set(map(type, batch)) == {bytes}:
-            payloads = cast("list[bytes]", batch)
-            head, tail = self._head, self._plain_tail()
-            sizes = list(map(len, payloads))
-            if max(sizes) > self._message_limit:
-                raise MessageTooLargeError(max(sizes), self._message_limit, "max_message_bytes")
-            records: list[Parts] = list(zip(repeat(head), payloads, repeat(tail), strict=False))
-            around = FRAME_EXTRA_BYTES + len(head) + len(tail)
-            size = sum(sizes) + around * len(payloads)
+            records, size = self._plain(cast("list[bytes]", batch))
         else:
             records = [self.one(message) for message in batch]
             size = sum(map(parts_bytes, records))
         if size > self._batch_limit:
             raise MessageTooLargeError(size, self._batch_limit, "max_atomic_batch_bytes")
         return records, size
+
+    def _plain(self, payloads: list[bytes]) -> tuple[Records, int]:
+        sizes = list(map(len, payloads))
+        largest = max(sizes)
+        if largest > self._message_limit:
+            raise MessageTooLargeError(largest, self._message_limit, "max_message_bytes")
+        head, tail = self._head, self._plain_tail()
+        around = FRAME_EXTRA_BYTES + len(head) + len(tail)
+        return _PlainRecords(head, payloads, tail), sum(sizes) + around * len(payloads)
+
+
+class _PlainRecords:
+    """Plain payloads with the same head and tail, without an object for each."""
+
+    __slots__ = ("_head", "_payloads", "_tail")
+
+    def __init__(self, head: bytes, payloads: list[bytes], tail: bytes) -> None:
+        self._head = head
+        self._payloads = payloads
+        self._tail = tail
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def __iter__(self) -> Iterator[Parts]:
+        return zip(repeat(self._head), self._payloads, repeat(self._tail), strict=False)
 
 
 def parts_bytes(parts: Parts) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
-from danube_trio._core.frame import TRAILER_BYTES, Block, Parts
+from danube_trio._core.frame import TRAILER_BYTES, Block, Records
 from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks, Phase
@@ -133,7 +133,7 @@ class Engine:
             )
         return LogClosedError("the log is closed: open it again to continue")
 
-    def accept(self, records: Sequence[Parts], size_bytes: int) -> int:
+    def accept(self, records: Records, size_bytes: int) -> int:
         """Take the next offsets and queue the records, in one step. Returns the first offset."""
         now = int(self.clock() * 1e6)
         if not 0 <= now < 1 << 63:

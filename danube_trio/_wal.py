@@ -6,13 +6,13 @@ It only puts things together: `_encode` makes records of what is handed in, `_ac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, overload
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._accept import Acceptor
-from danube_trio._core.frame import Parts
+from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
 from danube_trio._core.stats import WalStatistics
 from danube_trio._encode import Appendable, Encoder, parts_bytes
@@ -172,7 +172,7 @@ class Wal:
         ``max_atomic_batch_bytes`` is a MessageTooLargeError.
         """
         records, size = self._encoder.batch(messages)
-        if not records:
+        if not len(records):
             await checkpoint()
             return range(self.next_offset, self.next_offset)
         first = await self._acceptor.append(
@@ -204,13 +204,11 @@ class Wal:
     ) -> Receipt:
         """Accept an atomic batch now. Raises like `append_nowait` and `append_batch`."""
         records, size = self._encoder.batch(messages)
-        if not records:
+        if not len(records):
             raise ValueError("messages is empty: a receipt needs at least one record")
         return self._receipt(records, size, expected_offset)
 
-    def _receipt(
-        self, records: Sequence[Parts], size_bytes: int, expected_offset: int | None
-    ) -> Receipt:
+    def _receipt(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         first = self._acceptor.append_nowait(records, size_bytes, expected_offset)
         return Receipt(self._engine, range(first, first + len(records)))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 import trio
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from log_model import End, Model
 from trio.testing import MockClock
@@ -228,6 +228,10 @@ class Program:
 
     # ---- reading
 
+    def visible_end(self, wal: Wal) -> int:
+        marks = wal.statistics()
+        return marks.written_end if self.model.early else marks.durable_end
+
     def position(self, wal: Wal, part: float) -> int:
         return wal.start_offset + int(part * (wal.next_offset - wal.start_offset))
 
@@ -244,10 +248,8 @@ class Program:
         entry = life.readers.pop(0)
         reader: Reader[StreamMessage] = entry[0]
         for _ in range(steps):
-            marks = life.wal.statistics()
-            end = marks.written_end if self.model.early else marks.durable_end
             assert reader.cursor == entry[1]
-            if entry[1] >= end and entry[2] != 0:
+            if entry[1] >= self.visible_end(life.wal) and entry[2] != 0:
                 break
             try:
                 message = await reader.__anext__()
@@ -276,6 +278,7 @@ class Program:
                     assert message.offset == cursor
                     self.model.saw(message.offset, message.payload)
                     cursor += 1
+                    assert cursor <= self.visible_end(life.wal)
                     if pause is not None:
                         await trio.sleep(pause)
             except OffsetTrimmedError:
@@ -335,6 +338,9 @@ def run(settings: dict[str, Any], latency: float, steps: list[Step]) -> None:
     trio.run(program.run, clock=MockClock(autojump_threshold=0))
 
 
+MORE = settings(max_examples=2 * settings().max_examples)
+
+
 def programs(*steps: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Step]]:
     return st.lists(st.one_of(*steps), min_size=10, max_size=50)
 
@@ -344,6 +350,7 @@ def test_any_program(settings: dict[str, Any], latency: float, steps: list[Step]
     run(settings, latency, steps)
 
 
+@MORE
 @given(SETTINGS, LATENCIES, programs(*QUIET, *CRASHES))
 def test_any_program_that_crashes(
     settings: dict[str, Any], latency: float, steps: list[Step]
@@ -351,6 +358,7 @@ def test_any_program_that_crashes(
     run(settings, latency, steps)
 
 
+@MORE
 @given(SETTINGS, LATENCIES, programs(*QUIET, *CRASHES, *FAULTS))
 def test_any_program_on_a_disk_that_fails(
     settings: dict[str, Any], latency: float, steps: list[Step]

@@ -23,7 +23,8 @@ durability mark.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import attrs
 
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "Block",
     "Parts",
+    "Records",
     "Scan",
     "batch_boundaries",
     "find_frame",
@@ -64,8 +66,17 @@ _U32 = struct.Struct("<I")
 
 # head (the encoding before the offset), payload, tail (the encoding after the payload)
 Parts = tuple[bytes, bytes, bytes]
+
+
+class Records(Protocol):
+    """The records of a batch: they are counted, and iterated over once."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Parts]: ...
+
+
 # append time (us), records
-Batch = tuple[int, Sequence[Parts]]
+Batch = tuple[int, Records]
 
 
 @attrs.define(eq=False)

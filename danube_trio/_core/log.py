@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
 
 import attrs
 
-from danube_trio._core.frame import Batch, Parts
+from danube_trio._core.frame import Batch, Records
 
 __all__ = ["Intake", "LogState", "Marks", "Phase"]
 
@@ -115,7 +114,7 @@ class _Accepted:
 
     size_bytes: int
     time: int
-    records: Sequence[Parts]
+    records: Records
 
 
 class Intake:
@@ -142,7 +141,7 @@ class Intake:
         """Whether a batch of this size may be accepted now. An empty intake takes any."""
         return self.held_bytes + size_bytes <= self.limit_bytes or not self.held_bytes
 
-    def put(self, records: Sequence[Parts], size_bytes: int, now: int) -> None:
+    def put(self, records: Records, size_bytes: int, now: int) -> None:
         """Queue a batch; `now` (us) is made monotone, since clocks go back and logs do not."""
         if now > self.last_time:
             self.last_time = now
