@@ -25,7 +25,8 @@ campaign: export DANUBE_FLIP_STEP := 1
 campaign: export DANUBE_CRASH_SAMPLES := 12
 campaign: export DANUBE_KILL_CYCLES := 200
 campaign: $(VENV)/.test  ## run the tests that have a long version, in full
-	$(BIN)/python -m pytest tests/test_damage.py tests/test_crash.py tests/test_kill9.py --timeout 3600 $(ARGS)
+	$(BIN)/python -m pytest tests/test_damage.py tests/test_crash.py tests/test_kill9.py tests/test_model.py \
+		--hypothesis-profile=long --timeout 7200 $(ARGS)
 
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(VENV)/.dev  ## check style and types

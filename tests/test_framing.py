@@ -18,6 +18,7 @@ from danube_trio._core.crc import crc32
 from danube_trio._core.frame import (
     HINT_BYTES,
     TRAILER_BYTES,
+    Batch,
     batch_boundaries,
     frame_time,
     scan,
@@ -25,23 +26,56 @@ from danube_trio._core.frame import (
 from danube_trio._core.framing import encode_block
 
 
+def by_hand(batches: list[Batch], offset: int, wire: str) -> list[bytes]:
+    """The same frames, put together after docs/format.md."""
+    encode_uint = WIRES[wire]
+    frames: list[bytes] = []
+    for time, parts in batches:
+        for left, (head, payload, tail) in zip(reversed(range(len(parts))), parts, strict=True):
+            at = offset + len(frames)
+            message = head + encode_uint(at) + encode_uint(len(payload)) + payload + tail
+            frames.append(frame(at, message, left, time))
+    return frames
+
+
 @pytest.mark.parametrize("wire", WIRES)
 @RUN
 def test_frames_are_those_of_the_format(run: str, wire: str) -> None:
     offset, batches = RUNS[run]
-    encode_uint = WIRES[wire]
-    expected: list[bytes] = []
-    for time, parts in batches:
-        for i, (head, payload, tail) in enumerate(parts):
-            message = head + encode_uint(offset + len(expected)) + encode_uint(len(payload))
-            left = len(parts) - i - 1
-            expected.append(frame(offset + len(expected), message + payload + tail, left, time))
+    expected = by_hand(batches, offset, wire)
     block = framed(run, wire)
     assert block.data == b"".join(expected)
     assert (block.start, block.end) == (offset, offset + len(expected))
     assert [b - a for a, b in pairwise(block.positions)] == [len(one) for one in expected]
     assert (block.first_time, block.last_time) == (batches[0][0], batches[-1][0])
     assert block.size_bytes == len(block.data)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 300),  # records
+            st.sampled_from([b"", b"head", b"another", bytes(300)]),
+            st.sampled_from([0, 1, 83, 84, 200]),  # repeats of its number in a payload
+            st.sampled_from([b"", b"tail", b"liat", bytes(90)]),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([0, 255, 256, 2**16 - 260, 2**32 - 260, 2**63, 2**64 - 1501]),
+    st.integers(0, 1),
+    st.sampled_from(sorted(WIRES)),
+)
+def test_any_run_is_framed_as_the_format_says(
+    shape: list[tuple[int, bytes, int, bytes]], offset: int, uneven: int, wire: str
+) -> None:
+    """What is carried over from one record to the next is never carried too far."""
+    batches: list[Batch] = []
+    for time, (count, head, repeats, tail) in enumerate(shape):
+        payloads = [b"%d" % i * (repeats + uneven * (i % 2)) for i in range(count)]
+        batches.append((time, [(head, payload, tail) for payload in payloads]))
+    block = encode_block(batches, offset, WIRES[wire])
+    assert block.data == b"".join(by_hand(batches, offset, wire))
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
