@@ -144,3 +144,27 @@ def test_where_nobody_knows_what_a_sync_promises_there_is_only_reading(
             call()
         assert "open the log read-only" in str(caught.value)
     assert disk.list_dir(f"{tmp_path}") == ["file"]
+
+
+@pytest.mark.parametrize("advice", ["works", "fails"])
+def test_a_large_durable_write_goes_in_parts_and_ends_in_a_sync(
+    advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def advise(*_: int) -> None:
+        calls.append("advise")
+        if advice == "fails":
+            raise OSError(errno.EINVAL, "no advice here")
+
+    def sync(_: int) -> None:
+        calls.append("sync")
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(_disk, "_sync", sync)
+    file = RealDisk().open(str(tmp_path / "file"), "create")
+    data = bytes(range(256)) * 8000
+    file.write_durable_at(data, 5)
+    assert file.read_at(len(data) + 5, 0) == bytes(5) + data
+    file.close()
+    assert calls == ["advise"] * 6 + ["sync"]
