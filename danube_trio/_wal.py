@@ -290,7 +290,8 @@ class Wal:
     async def trim(self, before: int) -> int:
         """Drop records below offset `before` from the front; returns the new `start_offset`.
 
-        Only sealed segments are freed, so the start may stay lower than asked. Raises OSError when
+        Only sealed segments are freed, so the start may stay lower than asked; inside them it is
+        exactly `before`, also in the middle of a batch. Raises OSError when
         a file could not be written or removed (the log goes on, nothing is lost), LogBrokenError
         when the directory could not be synced, LogClosedError when the log is being left.
         """

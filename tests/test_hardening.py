@@ -1,4 +1,4 @@
-"""What a hostile review found: interrupts, failing housekeeping, odd input, bounds."""
+"""Interrupts, failing housekeeping, odd input, bounds."""
 
 from __future__ import annotations
 
