@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
-from danube_trio._core.frame import TRAILER_BYTES, Block, Records
+from danube_trio._core.frame import Block, Records
 from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks, Phase
@@ -61,7 +61,6 @@ class Engine:
     ) -> None:
         self.config = config
         self.codec = codec
-        self.trailer_bytes = TRAILER_BYTES
         self.clock = clock
         self.disk = disk
         self.names = names
@@ -218,8 +217,10 @@ class Engine:
         self.marks.trimmed(start)
         self.cache.trim(start)
         gone: list[Segment] = []
-        while len(self.segments) and self.segments.sealed()[0].end <= start:
-            segment = self.segments.drop_first()
+        for segment in self.segments.sealed():
+            if segment.end > start:
+                break
+            self.segments.drop_first()
             self.indexes.pop(segment.base, None)
             gone.append(segment)
         self.unindexed = [i for i in self.unindexed if i.end > start]
