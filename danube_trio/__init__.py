@@ -23,6 +23,7 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 from danube_trio.message import Gap, MessageID, Record, StreamMessage
+from danube_trio.storage import PersistentStorage, WalStorage
 
 __all__ = [
     "CorruptDataError",
@@ -35,6 +36,7 @@ __all__ = [
     "MessageID",
     "MessageTooLargeError",
     "OffsetTrimmedError",
+    "PersistentStorage",
     "Reader",
     "Receipt",
     "Record",
@@ -44,6 +46,7 @@ __all__ = [
     "UnsupportedFormatError",
     "Wal",
     "WalConfig",
+    "WalStorage",
     "__version__",
     "open_follower",
     "open_wal",

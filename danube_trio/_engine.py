@@ -212,6 +212,13 @@ class Engine:
 
     # ---- the janitor
 
+    def segment_start(self, offset: int) -> int:
+        """Where the segment begins that holds `offset`; without a directory, `offset` itself."""
+        if self.disk is None:
+            return min(offset, self.marks.durable_end)
+        segment = self.segments.find(max(offset, self.segments.first_base))
+        return segment.base if segment is not None else self.segments.active_base
+
     def trimmed(self, start: int) -> list[Segment]:
         """`start` is durable as the new start offset; returns the segments to unlink."""
         self.marks.trimmed(start)

@@ -287,11 +287,13 @@ class Wal:
         self._engine.readers.add(reader)
         return reader
 
-    async def trim(self, before: int) -> int:
+    async def trim(self, before: int, *, whole_segments: bool = False) -> int:
         """Drop records below offset `before` from the front; returns the new `start_offset`.
 
         Only sealed segments are freed, so the start may stay lower than asked; inside them it is
-        exactly `before`, also in the middle of a batch. Raises OSError when
+        exactly `before`, also in the middle of a batch. With `whole_segments` it is the beginning
+        of the segment that holds `before`, and nothing happens as long as no segment can go:
+        cheap enough to be called after every acknowledgement. Raises OSError when
         a file could not be written or removed (the log goes on, nothing is lost), LogBrokenError
         when the directory could not be synced, LogClosedError when the log is being left.
         """
@@ -301,6 +303,11 @@ class Wal:
         if engine.log.phase is not Phase.OPEN:
             await checkpoint()
             raise engine.refusal()
+        if whole_segments:
+            before = engine.segment_start(before)
+            if before <= engine.marks.start_offset:
+                await checkpoint()
+                return engine.marks.start_offset
         if self._janitor is not None:
             return await self._janitor.trim(before)
         await checkpoint()

@@ -7,6 +7,7 @@ bad arguments are plain ``ValueError`` or ``TypeError`` that name the field and 
 from __future__ import annotations
 
 __all__ = [
+    "AccessDeniedError",
     "CorruptDataError",
     "DanubeError",
     "FencedError",
@@ -14,10 +15,14 @@ __all__ = [
     "LogClosedError",
     "LogLockedError",
     "MessageTooLargeError",
+    "ObjectNotFoundError",
     "OffsetTrimmedError",
+    "PreconditionFailedError",
+    "StoreError",
     "StoreUnavailableError",
     "UnexpectedOffsetError",
     "UnsupportedFormatError",
+    "WatchLostError",
 ]
 
 
@@ -133,8 +138,34 @@ class FencedError(DanubeError):
         super().__init__(f"the writer of epoch {epoch} was fenced by {by}: open the log there")
 
 
-class StoreUnavailableError(DanubeError):
-    """The object or metadata store does not answer; the same call may succeed later."""
+class StoreError(DanubeError):
+    """Base of what an object or metadata store answers. A cause, if there is one, is chained."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer, or not now: the same call may succeed later.
+
+    The outcome of the call is unknown: a write may have happened, or may yet happen.
+    """
+
+
+class ObjectNotFoundError(StoreError):
+    """There is no such object."""
+
+
+class PreconditionFailedError(StoreError):
+    """The object exists already, or is not the one that was expected.
+
+    Of a retried call it may be one's own first try that got there: read, and compare.
+    """
+
+
+class AccessDeniedError(StoreError):
+    """The store refuses these credentials: retrying does not help."""
+
+
+class WatchLostError(StoreError):
+    """Changes were missed that the store cannot replay any more: list, then watch again."""
 
 
 class MessageTooLargeError(DanubeError):

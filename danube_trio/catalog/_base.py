@@ -1,0 +1,71 @@
+"""What the log asks of its catalog, as a Protocol; the protocol of fencing is built on it.
+
+`publish` is the only change, and it is conditional: `after` becomes the newest state if `before`
+still is. `_core.catalog` has the states and their transitions, `_manifests` keeps them in the
+object store itself, `_danube` in a metadata store under Danube's keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Protocol
+
+import attrs
+
+from danube_trio._core.catalog import CatalogState
+
+__all__ = ["Catalog", "fresh"]
+
+
+def fresh(state: CatalogState) -> CatalogState:
+    """The same state, to be published once."""
+    return attrs.evolve(state, nonce=secrets.token_hex(8))
+
+
+class Catalog(Protocol):
+    """The catalog of one log. Any number of writers and readers, in any number of processes."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people."""
+        ...
+
+    async def latest(self) -> CatalogState | None:
+        """The newest published state, or None if nothing was ever published.
+
+        What it returns was the newest at some moment after the call began. Raises CorruptDataError
+        when what is stored is no state, or an index page of it is missing.
+        """
+        ...
+
+    async def publish(self, before: CatalogState | None, after: CatalogState) -> CatalogState:
+        """Make `after` the newest state if `before` still is; returns it with its sequence.
+
+        Settles unknown outcomes by itself: it returns only when `after` is in the history, and was
+        the newest when looked at last. ``after.nonce`` is the caller's, fresh for each change and
+        the same when the call is repeated (`fresh`).
+
+        Raises:
+            FencedError: somebody else published since; `after` is not in the history, or is and
+                another epoch began since (`latest` tells which).
+            StoreUnavailableError: not settled. `after` may or may not be, or become, part of the
+                history. Calling again with the same arguments settles it; it is never published
+                twice.
+        """
+        ...
+
+    async def collect(self, state: CatalogState) -> int:
+        """Remove superseded entries of the history; never the newest. For the owner of `state`.
+
+        Returns how many it removed. Best effort: what it cannot remove goes another time.
+        """
+        ...
+
+    def object_key(self, object_id: str) -> str:
+        """The key of an object of this log in the object store."""
+        ...
+
+    @property
+    def object_prefix(self) -> str:
+        """What the keys of all objects of this log begin with, without the "/"."""
+        ...

@@ -1,0 +1,5 @@
+"""Object stores: where sealed segments go."""
+
+from danube_trio.cloud._store import CloudStore, ObjectInfo
+
+__all__ = ["CloudStore", "ObjectInfo"]

@@ -1,0 +1,5 @@
+"""Metadata stores: small consistent maps for catalogs and cursors."""
+
+from danube_trio.metadata._store import MetadataStore, Revised, WatchEvent
+
+__all__ = ["MetadataStore", "Revised", "WatchEvent"]
