@@ -41,14 +41,17 @@ class Directory:
     """What the small files and the listing of a log's directory say.
 
     Attributes:
-        bases: base offsets of the segments from the one that holds `start_offset` on.
-        leftover_bases: segments wholly below `start_offset`, still to be removed.
+        start_offset: where the log begins.
+        local_start: where its local files begin; what lies before is in the object store only.
+        bases: base offsets of the segments from the one that holds `local_start` on.
+        leftover_bases: segments wholly below `local_start`, still to be removed.
         leftovers: names of unfinished replacements, and of indexes without a segment.
     """
 
     names: LogNames
     meta: Meta
     start_offset: int
+    local_start: int
     bases: list[int]
     leftover_bases: list[int]
     leftovers: list[str]
@@ -93,10 +96,14 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
     return listing, meta
 
 
-def look(disk: Disk, names: LogNames, *, skip: bool = False) -> Directory | None:
+def look(
+    disk: Disk, names: LogNames, *, skip: bool = False, covered_end: int = 0
+) -> Directory | None:
     """Read the small files; None if there is no log yet.
 
     With `skip` a segment that is missing between others is no error: readers get a gap there.
+    Below `covered_end` no segment is missed, because verified objects hold the same records: what
+    comes before a hole there is a leftover.
     Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
     """
     listing, meta = refuse_foreign(disk, names)
@@ -110,9 +117,10 @@ def look(disk: Disk, names: LogNames, *, skip: bool = False) -> Directory | None
             )
         return None
     trim = _read_document(disk, names.trim, Trim)
-    start = trim.start_offset if trim is not None else 0
+    trim = trim if trim is not None else Trim(0)
+    first = trim.first_local
     mark = read_mark(disk, names, _directory_crc(meta))
-    kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
+    kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > first]
     existing = set(bases)
     orphans = [
         names.index(base).rpartition("/")[2]
@@ -120,11 +128,18 @@ def look(disk: Disk, names: LogNames, *, skip: bool = False) -> Directory | None
         if base not in existing
     ]
     checkpoint = _read_checkpoint(disk, names)
-    _check_bases(names, kept, start, mark, checkpoint, skip=skip)
+    missing = _missing_bases(kept, first, mark, checkpoint)
+    hole_end = _covered_hole(kept, first, mark, checkpoint, missing, covered_end)
+    if hole_end is not None:
+        first = max(first, hole_end)
+        kept = [base for base in kept if base >= hole_end]
+    else:
+        _refuse_missing(names, kept, first, missing, skip=skip)
     return Directory(
         names,
         meta,
-        start,
+        trim.start_offset,
+        first,
         kept,
         bases[: len(bases) - len(kept)],
         names.leftovers(listing) + orphans,
@@ -137,27 +152,47 @@ def _directory_crc(meta: Meta) -> int:
     return crc32(meta.directory_id.encode())
 
 
-def _check_bases(
-    names: LogNames,
-    bases: list[int],
-    start: int,
-    mark: Mark | None,
-    checkpoint: dict[int, Segment],
-    *,
-    skip: bool,
-) -> None:
-    """A segment that must exist and does not is corruption, never a shorter log."""
+def _missing_bases(
+    bases: list[int], start: int, mark: Mark | None, checkpoint: dict[int, Segment]
+) -> list[int]:
+    """Base offsets of segments that must exist and do not, ascending."""
     expected = {s.base for s in checkpoint.values() if s.end > start}
     # Where the sealed segments end another one begins, the active one of then.
     expected |= {max(s.end for s in checkpoint.values())} if expected else set()
     if mark is not None and mark.durable_end > start:
         expected.add(mark.base)
     if not bases and not expected and not start:
-        return  # a crash between creating meta and the first segment
+        return []  # a crash between creating meta and the first segment
     # The segment of the start, or, if the start is past the last segment, one that is missing too.
     if not bases or bases[0] > start or bases[-1] < start:
         expected.add(start)
-    for base in sorted(expected.difference(bases)):
+    return sorted(expected.difference(bases))
+
+
+def _covered_hole(
+    bases: list[int],
+    start: int,
+    mark: Mark | None,
+    checkpoint: dict[int, Segment],
+    missing: list[int],
+    covered_end: int,
+) -> int | None:
+    """Where the last hole ends, if all holes lie below `covered_end`; else None."""
+    if not missing or not covered_end:
+        return None
+    after = [base for base in bases if base > missing[-1]]
+    known = [s.end for s in checkpoint.values()]
+    if mark is not None:
+        known.append(mark.durable_end)
+    end = after[0] if after else max([start, *known])
+    return end if end <= covered_end else None
+
+
+def _refuse_missing(
+    names: LogNames, bases: list[int], start: int, missing: list[int], *, skip: bool
+) -> None:
+    """A segment that must exist and does not is corruption, never a shorter log."""
+    for base in missing:
         if skip and bases and bases[0] <= start and base < bases[-1]:
             continue
         raise CorruptDataError(

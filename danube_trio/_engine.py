@@ -199,9 +199,7 @@ class Engine:
         if self.log.broken:
             return
         index = self.active
-        self.segments.seal(
-            Segment(index.base, index.end, index.size_bytes, index.first_time, index.last_time)
-        )
+        self.segments.seal(index.segment())
         self.unindexed.append(index)
         self.indexes[index.base] = index  # readers need not wait for the file
         self.active = SparseIndex(index.end)

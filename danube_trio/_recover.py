@@ -36,7 +36,7 @@ from danube_trio._tail import MarkFile, Tail
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Recovered", "recover"]
+__all__ = ["Cover", "Recovered", "recover"]
 
 log = logging.getLogger("danube_trio.recover")
 
@@ -54,34 +54,86 @@ class Recovered:
     next_offset: int
     last_time: int
     notes: list[str]
+    unindexed: list[SparseIndex] = attrs.Factory(list[SparseIndex])
 
 
-def recover(disk: Disk, config: WalConfig, directory_id: str) -> Recovered:
+@attrs.frozen
+class Cover:
+    """What an object store says of the log that a directory belongs to.
+
+    Attributes:
+        end: verified objects hold everything below it that still exists; the log goes on there
+            if the directory knows less.
+        start_offset: where the log begins.
+        codec: the message layout of the log, for a new directory; "" to take the settings'.
+    """
+
+    end: int = 0
+    start_offset: int = 0
+    codec: str = ""
+
+
+def recover(
+    disk: Disk, config: WalConfig, directory_id: str, cover: Cover | None = None
+) -> Recovered:
     """Open the log in `config.dir`, or make a new one with `directory_id`.
+
+    With a `cover` the log's active segment is empty afterwards, for a new epoch to begin in.
 
     Raises CorruptDataError (by policy), UnsupportedFormatError, ValueError, OSError.
     """
     assert config.dir is not None
     names = LogNames.of(config.dir, config.file_name)
     skip = config.on_corruption == "skip"
-    directory = look(disk, names, skip=skip)
+    covered_end = cover.end if cover is not None else 0
+    directory = look(disk, names, skip=skip, covered_end=covered_end)
     fresh = directory is None
     if directory is None:
-        meta = Meta(directory_id=directory_id, codec=config.codec)
+        codec = (cover.codec if cover is not None else "") or config.codec
+        meta = Meta(directory_id=directory_id, codec=codec)
         replace_file(disk, names.meta, encode_document(meta))
-        directory = look(disk, names)
+        directory = look(disk, names, covered_end=covered_end)
         assert directory is not None
+    if cover is not None:
+        directory = _under_cover(directory, cover)
     with ExitStack() as undo:
-        recovered = _recover_tail(disk, config, directory, undo)
+        recovered = _recover_tail(disk, config, directory, undo, cover)
+        if recovered.next_offset < covered_end:
+            recovered.tail.abandon()
+            directory = _continue_at(disk, directory, covered_end)
+            recovered = _recover_tail(disk, config, directory, undo, cover)
         if not fresh:
             _renew(disk, names.meta, directory.meta, recovered.notes)
-        if directory.start_offset:
-            _renew(disk, names.trim, Trim(directory.start_offset), recovered.notes)
+        if directory.local_start:
+            _renew(disk, names.trim, _trim_of(directory), recovered.notes)
         _remove_leftovers(disk, directory)
         undo.pop_all()
     for note in recovered.notes:
         log.warning("%s", note)
     return recovered
+
+
+def _under_cover(directory: Directory, cover: Cover) -> Directory:
+    start = max(directory.start_offset, cover.start_offset)
+    local_start = directory.local_start
+    if not directory.bases:
+        local_start = max(local_start, start, cover.end)
+    return attrs.evolve(directory, start_offset=start, local_start=local_start)
+
+
+def _continue_at(disk: Disk, directory: Directory, end: int) -> Directory:
+    """Objects hold more of the log than the directory does: its files may go, all of them."""
+    names = directory.names
+    gone = [*directory.leftover_bases, *directory.bases]
+    directory = attrs.evolve(directory, local_start=end, bases=[], leftover_bases=gone)
+    replace_file(disk, names.trim, encode_document(_trim_of(directory)))
+    log.info("%s: the log continues at %d, as the catalog says", names.directory, end)
+    return directory
+
+
+def _trim_of(directory: Directory) -> Trim:
+    local = directory.local_start
+    return Trim(directory.start_offset, local if local > directory.start_offset else 0)
 
 
 def _remove_leftovers(disk: Disk, directory: Directory) -> None:
@@ -96,18 +148,19 @@ def _remove_leftovers(disk: Disk, directory: Directory) -> None:
 
 
 def _recover_tail(
-    disk: Disk, config: WalConfig, directory: Directory, undo: ExitStack
+    disk: Disk, config: WalConfig, directory: Directory, undo: ExitStack, cover: Cover | None
 ) -> Recovered:
     """Scan, judge, cut and sync the last segment. `undo` closes the files if opening fails."""
     names = directory.names
     notes: list[str] = []
-    base = directory.bases[-1] if directory.bases else directory.start_offset
+    base = directory.bases[-1] if directory.bases else directory.local_start
     file = _open_last(disk, names.segment(base), exists=bool(directory.bases))
     with ExitStack() as files:
         files.callback(file.close)
         size = file.size()
         index, walk = build_index(file, base, size=size, trailer=directory.trailer)
-        next_offset = _settle(disk, config, directory, file, size, index, walk, notes)
+        covered_end = cover.end if cover is not None else 0
+        next_offset = _settle(disk, config, directory, file, size, index, walk, notes, covered_end)
         _write_again(file, directory, index)
         file.sync_data()
         segments = _sealed_segments(disk, directory, base)
@@ -125,20 +178,27 @@ def _recover_tail(
             position=index.size_bytes,
             preallocate_bytes=config.preallocate_bytes,
             segment_bytes=config.segment_bytes,
+            checksum=cover is not None,
         )
+        unindexed: list[SparseIndex] = []
         if next_offset != index.end:
             # Damage stays where it is (policy "skip"): the log goes on in a new segment behind it.
             segments.seal(Segment(base, next_offset, size, index.first_time, index.last_time))
             tail.position = size
             tail.roll(next_offset)
             active = SparseIndex(next_offset)
+        elif cover is not None and index.size_bytes:
+            segments.seal(index.segment())
+            tail.roll(next_offset)
+            active = SparseIndex(next_offset)
+            unindexed.append(index)
         else:
             active = index
             mark_file.put(next_offset, base, index.size_bytes)
             mark_file.sync()
         files.pop_all()
         undo.callback(tail.abandon)
-    return Recovered(directory, segments, active, tail, next_offset, last_time, notes)
+    return Recovered(directory, segments, active, tail, next_offset, last_time, notes, unindexed)
 
 
 def _open_last(disk: Disk, path: str, *, exists: bool) -> File:
@@ -220,6 +280,7 @@ def _settle(
     index: SparseIndex,
     walk: SegmentWalk,
     notes: list[str],
+    covered_end: int,
 ) -> int:
     """Judge what follows the last whole batch, and cut it if that is right. Returns next_offset."""
     names, mark = directory.names, directory.mark
@@ -241,10 +302,11 @@ def _settle(
             position=walk.position,
             offset=walk.offset,
         )
-        if config.on_corruption == "refuse":
+        covered = here.durable_end <= covered_end
+        if config.on_corruption == "refuse" and not covered:
             raise problem
-        notes.append(str(problem))
-        if config.on_corruption == "skip":
+        notes.append(f"{problem}{' (healed from the object store)' if covered else ''}")
+        if config.on_corruption == "skip" and not covered:
             return _last_readable(file, size, walk, here, trailer=directory.trailer)
         _save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
         _lower_mark(disk, directory, index)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 
+from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File
 from danube_trio._core.files import Mark, mark_position
 from danube_trio._core.segment import LogNames
@@ -66,6 +67,7 @@ class Tail:
         position: int,
         preallocate_bytes: int,
         segment_bytes: int,
+        checksum: bool = False,
     ) -> None:
         self._disk = disk
         self._names = names
@@ -77,13 +79,22 @@ class Tail:
         self._unsynced = False
         self.base = base
         self.position = position
+        self._checksum = checksum
+        # Of all bytes of the active segment; None if it is not kept, or began before this run.
+        self.crc: int | None = 0 if checksum and not position else None
+        self.sealed_crc: int | None = None  # of the segment that was rolled last
 
     def write(self, data: bytes) -> None:
         """Append `data`; it is in the page cache then."""
         end = self._make_room(data)
         self._file.write_at(data, self.position)
-        self.position = end
+        self._wrote(data, end)
         self._unsynced = True
+
+    def _wrote(self, data: bytes, end: int) -> None:
+        self.position = end
+        if self.crc is not None:
+            self.crc = crc32(data, self.crc)
 
     def _make_room(self, data: bytes) -> int:
         end = self.position + len(data)
@@ -126,7 +137,7 @@ class Tail:
         else:
             end = self._make_room(data)
             self._file.write_durable_at(data, self.position)
-            self.position = end
+            self._wrote(data, end)
             self._mark.put(durable_end, self.base, self.position)
 
     def sync_mark(self) -> None:
@@ -149,6 +160,7 @@ class Tail:
         old.close()
         self._disk.sync_dir(self._names.directory)
         self.base, self.position, self._allocated = end, 0, 0
+        self.sealed_crc, self.crc = self.crc, 0 if self._checksum else None
 
     def close(self, end: int) -> None:
         """Leave everything durable and exact."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import trio
 
 from danube_trio._core.framing import encode_block
-from danube_trio._core.log import Phase
 from danube_trio._engine import Engine, Work
 
 __all__ = ["run_writer"]
@@ -37,7 +36,7 @@ async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> No
                     told = log.sync_wanted
                     await _send(outbox, (block, size))
                     continue
-                if log.phase is not Phase.OPEN:
+                if not log.running:
                     return
                 if log.sync_wanted > told or log.roll_wanted:
                     told = log.sync_wanted

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 import cattrs
+import cattrs.gen
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.frame import TRAILER_VERSION
@@ -59,9 +60,18 @@ class Meta:
 
 @attrs.frozen
 class Trim:
-    """`wal.trim`: everything before `start_offset` is gone."""
+    """`wal.trim`: everything before `start_offset` is gone.
+
+    Records from `start_offset` to `local_start`, if it is higher, are in the object store only.
+    """
 
     start_offset: int
+    local_start: int = 0
+
+    @property
+    def first_local(self) -> int:
+        """The first offset that must be in a local file."""
+        return max(self.start_offset, self.local_start)
 
 
 @attrs.frozen
@@ -83,6 +93,12 @@ class Checkpoint:
 
 
 _converter = cattrs.Converter(forbid_extra_keys=False)
+_converter.register_unstructure_hook(
+    Trim,
+    cattrs.gen.make_dict_unstructure_fn(
+        Trim, _converter, local_start=cattrs.gen.override(omit_if_default=True)
+    ),
+)
 
 
 def encode_document(value: object) -> bytes:

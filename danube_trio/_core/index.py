@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.frame import HINT_BYTES, Block
+from danube_trio._core.segment import Segment
 
 __all__ = ["SparseIndex"]
 
@@ -49,6 +50,18 @@ class SparseIndex:
     def first_time(self) -> int:
         """Time (us) of the first record, 0 if there is none."""
         return self.times[0] if self.times else 0
+
+    def segment(self) -> Segment:
+        """The segment that this index describes, to its end."""
+        return Segment(self.base, self.end, self.size_bytes, self.first_time, self.last_time)
+
+    def thinned(self, distance_bytes: int) -> list[tuple[int, int, int]]:
+        """Entries at least so far apart, as `(offset, position, time)`; the first is kept."""
+        kept: list[tuple[int, int, int]] = []
+        for entry in self.entries():
+            if not kept or entry[1] - kept[-1][1] >= distance_bytes:
+                kept.append(entry)
+        return kept
 
     def add_block(self, block: Block) -> None:
         """A block was appended at the segment's end."""

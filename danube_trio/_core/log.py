@@ -11,7 +11,9 @@ and ``uploaded_end`` moves with ``start_offset``.
 
 A log is OPEN until it is left (CLOSING: accepts nothing, drains; then CLOSED), or until a write or
 sync fails (BROKEN: accepts nothing, promises nothing, readers of durable records go on). BROKEN
-never ends but by reopening.
+never ends but by reopening. With an object store there are two more ways to accept nothing while
+everything else goes on, for readers above all: SEALED (on purpose: all of it goes to the store, to
+be opened elsewhere), and FENCED (another writer took the log over).
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Phase(enum.Enum):
     """Where a log is in its life."""
 
     OPEN = "open"
+    SEALED = "sealed"
+    FENCED = "fenced"
     CLOSING = "closing"
     CLOSED = "closed"
     BROKEN = "broken"
@@ -47,9 +51,16 @@ class Marks:
         "written_end",  # handed to the operating system: write returned
     )
 
-    def __init__(self, start_offset: int = 0, sealed_end: int = 0, next_offset: int = 0) -> None:
+    def __init__(
+        self,
+        start_offset: int = 0,
+        sealed_end: int = 0,
+        next_offset: int = 0,
+        *,
+        uploaded_end: int = 0,
+    ) -> None:
         self.start_offset = start_offset
-        self.uploaded_end = start_offset
+        self.uploaded_end = max(start_offset, uploaded_end)
         self.sealed_end = sealed_end
         self.durable_end = next_offset
         self.written_end = next_offset
@@ -99,6 +110,12 @@ class Marks:
         assert start >= self.start_offset, (start, self)
         self.start_offset = start
         self.uploaded_end = max(self.uploaded_end, start)
+        self._check()
+
+    def uploaded(self, end: int) -> None:
+        """The catalog names verified objects for everything below `end`."""
+        assert end >= self.uploaded_end, (end, self)
+        self.uploaded_end = end
         self._check()
 
     def settle_in_memory(self, start: int) -> None:
@@ -175,20 +192,31 @@ class Intake:
 
 
 class LogState:
-    """Marks, phase and what is asked of the flusher.
+    """Marks, phase and what is asked of the flusher and the uploader.
 
     Attributes:
         sync_wanted: somebody waits until everything below this offset is durable.
+        upload_wanted: somebody waits until everything below this offset is uploaded.
         roll_wanted: the active segment shall be sealed at the next occasion.
         failure: why the log is broken.
     """
 
-    __slots__ = ("_failed", "_told", "failure", "marks", "phase", "roll_wanted", "sync_wanted")
+    __slots__ = (
+        "_failed",
+        "_told",
+        "failure",
+        "marks",
+        "phase",
+        "roll_wanted",
+        "sync_wanted",
+        "upload_wanted",
+    )
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
         self.phase = Phase.OPEN
         self.sync_wanted = 0
+        self.upload_wanted = 0
         self.roll_wanted = False
         self.failure: BaseException | None = None
         self._failed = range(0)
@@ -198,6 +226,11 @@ class LogState:
         """Ask the flusher to sync everything below `end`."""
         if end > self.sync_wanted:
             self.sync_wanted = end
+
+    @property
+    def running(self) -> bool:
+        """Whether the tasks have work: the log is not being left, and not broken."""
+        return self.phase in (Phase.OPEN, Phase.SEALED, Phase.FENCED)
 
     @property
     def broken(self) -> bool:
