@@ -3,7 +3,8 @@
 With room at hand (``max_pending_bytes``) the offsets are taken and the records queued in one
 synchronous step. Before it, `Cancelled` means that nothing was accepted. After it nothing is
 interruptible: an append waits for its durability, which is bounded by the block in flight and its
-own. Without room, appends queue strictly in the order of their calls.
+own, or, for the level "uploaded", by ``upload_timeout``. Without room, appends queue strictly in
+the order of their calls.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
 from danube_trio._engine import Engine
 from danube_trio.config import Durability
-from danube_trio.errors import LogBrokenError, UnexpectedOffsetError
+from danube_trio.errors import LogBrokenError, StoreUnavailableError, UnexpectedOffsetError
 
 __all__ = ["Acceptor"]
 
@@ -31,6 +32,7 @@ class Acceptor:
         self._intake = engine.intake
         self._marks = engine.marks
         self._in_memory = engine.disk is None
+        self._cloud = engine.cloud
         # Held while an append waits for room; who comes then queues behind it.
         self._queue = trio.StrictFIFOLock()
 
@@ -45,34 +47,60 @@ class Acceptor:
         """Accept, and wait for the level. Returns the first offset."""
         if level not in LEVELS:
             raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
-        if level == "uploaded":
-            raise ValueError("durability='uploaded' needs an object store, and none is configured")
+        if level == "uploaded" and self._cloud is None:
+            raise ValueError(
+                "durability='uploaded' needs an object store: open_wal(..., store=...)"
+            )
         waits = not self._in_memory and level != "accepted"
         # No checkpoint may follow acceptance, so one that never waits has its checkpoint here.
         if waits:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-        if self._queue.locked() or not self._intake.has_room(size_bytes):
+        if self._queue.locked() or not self._has_room(size_bytes):
             await self._wait_for_room(size_bytes)
         first = self._accept(records, size_bytes, expected_offset)
         if waits:
             end = first + len(records)
             try:
-                if level == "fsync":
+                if level == "written":
+                    await self._engine.written.wait_shielded(end)
+                else:
                     self._log.want_durable(end)
                     await self._engine.durable.wait_shielded(end)
-                else:
-                    await self._engine.written.wait_shielded(end)
+                    if level == "uploaded":
+                        await self._wait_uploaded(first, end)
             except LogBrokenError:
                 self._log.told(range(first, first + len(records)))
                 raise
         return first
 
+    async def _wait_uploaded(self, first: int, end: int) -> None:
+        """Wait for the store, not to be interrupted, but no longer than the settings say."""
+        engine = self._engine
+        if engine.log.phase is Phase.FENCED:
+            raise engine.refusal()
+        engine.want_uploaded(end)
+        with trio.move_on_after(engine.config.cloud.upload_timeout, shield=True) as scope:
+            if engine.marks.uploaded_end < end:
+                await engine.uploaded.wait(end)
+        if scope.cancelled_caught:
+            cloud = engine.cloud
+            raise StoreUnavailableError(
+                f"records {first} to {end} are durable in {engine.config.dir}, and will be "
+                f"uploaded, but the store has not got them after "
+                f"{engine.config.cloud.upload_timeout} s"
+                f"{f': {cloud.uploads.error}' if cloud is not None and cloud.uploads.error else ''}"
+            )
+
+    def _has_room(self, size_bytes: int) -> bool:
+        cloud = self._cloud
+        return self._intake.has_room(size_bytes) and (cloud is None or not cloud.full)
+
     @enable_ki_protection
     def append_nowait(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         """Accept now or raise trio.WouldBlock. Returns the first offset."""
-        if self._queue.locked() or not self._intake.has_room(size_bytes):
+        if self._queue.locked() or not self._has_room(size_bytes):
             if self._log.phase is not Phase.OPEN:
                 raise self._engine.refusal()
             raise trio.WouldBlock
@@ -93,7 +121,7 @@ class Acceptor:
         engine.waiting_appends += 1
         try:
             async with self._queue:
-                while self._log.phase is Phase.OPEN and not self._intake.has_room(size_bytes):
+                while self._log.phase is Phase.OPEN and not self._has_room(size_bytes):
                     await engine.room_bell.wait()
         finally:
             engine.waiting_appends -= 1

@@ -27,7 +27,7 @@ from danube_trio._core.files import (
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
-__all__ = ["Directory", "look", "read_mark", "refuse_foreign"]
+__all__ = ["Directory", "directory_crc", "look", "read_document", "read_mark", "refuse_foreign"]
 
 log = logging.getLogger("danube_trio.directory")
 
@@ -66,7 +66,7 @@ class Directory:
     @property
     def directory_crc(self) -> int:
         """Ties the mark to this directory."""
-        return _directory_crc(self.meta)
+        return directory_crc(self.meta)
 
 
 def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]:
@@ -86,7 +86,7 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
             f"dir={names.directory!r} already holds the log of {others[0]!r}: "
             f"file_name={names.file_name!r} does not match, and a directory holds one log"
         )
-    meta = _read_document(disk, names.meta, Meta)
+    meta = read_document(disk, names.meta, Meta)
     if meta is not None and meta.codec not in CODECS:
         raise UnsupportedFormatError(
             names.meta,
@@ -116,10 +116,10 @@ def look(
                 advice="Restore it from a copy: it says how the messages are encoded",
             )
         return None
-    trim = _read_document(disk, names.trim, Trim)
+    trim = read_document(disk, names.trim, Trim)
     trim = trim if trim is not None else Trim(0)
     first = trim.first_local
-    mark = read_mark(disk, names, _directory_crc(meta))
+    mark = read_mark(disk, names, directory_crc(meta))
     kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > first]
     existing = set(bases)
     orphans = [
@@ -148,7 +148,8 @@ def look(
     )
 
 
-def _directory_crc(meta: Meta) -> int:
+def directory_crc(meta: Meta) -> int:
+    """What ties the mark of a log to its directory."""
     return crc32(meta.directory_id.encode())
 
 
@@ -203,7 +204,11 @@ def _refuse_missing(
         )
 
 
-def _read_document(disk: Disk, path: str, kind: type[T]) -> T | None:
+def read_document(disk: Disk, path: str, kind: type[T]) -> T | None:
+    """A meta, trim or checkpoint; None if there is none.
+
+    Raises UnsupportedFormatError, CorruptDataError, OSError.
+    """
     try:
         data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
     except FileNotFoundError:
@@ -223,7 +228,7 @@ def _read_document(disk: Disk, path: str, kind: type[T]) -> T | None:
 def _read_checkpoint(disk: Disk, names: LogNames) -> dict[int, Segment]:
     """A hint: damaged or missing is the same as empty."""
     try:
-        checkpoint = _read_document(disk, names.checkpoint, Checkpoint)
+        checkpoint = read_document(disk, names.checkpoint, Checkpoint)
     except CorruptDataError as error:
         log.warning("ignoring the checkpoint: %s", error.reason)
         return {}

@@ -7,6 +7,10 @@ and the readers hold no state of the log of their own.
 ::
 
     append --accept--> intake --writer--> block --flusher--> written --> durable --> cache, readers
+                                            sealed segment --uploader--> uploaded --> CLOUD readers
+
+With an object store a segment is in two places for a while. What the store holds is said by the
+tier's catalog state; what the directory holds by `segments`: everything from `local_start` on.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import trio
+
+from danube_trio._cloud_side import CloudSide
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
@@ -25,9 +32,11 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks, Phase
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._core.stats import Histogram, WalStatistics
+from danube_trio._pins import Pins
+from danube_trio._tier import CloudTier
 from danube_trio._waiters import Doorbell, OffsetWaiters
 from danube_trio.config import WalConfig
-from danube_trio.errors import DanubeError, LogBrokenError, LogClosedError
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
 
 if TYPE_CHECKING:
     from danube_trio._reader import Reader
@@ -58,6 +67,7 @@ class Engine:
         active: SparseIndex | None = None,
         last_time: int = 0,
         notes: Sequence[str] = (),
+        tier: CloudTier | None = None,
     ) -> None:
         self.config = config
         self.codec = codec
@@ -75,12 +85,20 @@ class Engine:
         self.unindexed: list[SparseIndex] = []  # sealed, index file not written yet
         self.early_visible = config.visibility == "written"
         self._unsynced: list[Block] = []  # written, not yet visible
+        self.tier = tier
+        self.pins = Pins()
+        self.damaged: dict[int, str] = {}  # local segments that are not what was written, and why
+        self.fence: FencedError | None = None
+        self.fence_told = False
         self.written = OffsetWaiters()
         self.durable = OffsetWaiters()
         self.visible = OffsetWaiters()
+        self.uploaded = OffsetWaiters()
         self.writer_bell = Doorbell()
         self.room_bell = Doorbell()
         self.janitor_bell = Doorbell()
+        self.uploader_bell = Doorbell()
+        self.cloud = CloudSide(self, tier) if tier is not None else None
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
         self.janitor_failures = 0
@@ -114,6 +132,23 @@ class Engine:
             raise self.refusal()
         await self.visible.wait(end)
 
+    async def look_again(self) -> None:
+        """Nobody but this process changes the log."""
+        await trio.lowlevel.checkpoint()
+
+    def heal(self, base: int, reason: str) -> None:
+        """A local segment is damaged, but stored: it is read from there from now on, and goes."""
+        if base not in self.damaged:
+            log.warning(
+                "%s: the segment from %d on is damaged (%s); its records come from the object "
+                "store now",
+                self.config.dir,
+                base,
+                reason,
+            )
+            self.damaged[base] = reason
+            self.janitor_bell.ring()
+
     # ---- acceptance
 
     def refusal(self) -> DanubeError:
@@ -125,6 +160,14 @@ class Engine:
             )
             error.__cause__ = self.log.failure
             return error
+        if self.log.phase is Phase.FENCED:
+            assert self.fence is not None
+            self.fence_told = True
+            return FencedError(self.fence.epoch, self.fence.by)
+        if self.log.phase is Phase.SEALED:
+            return LogClosedError(
+                "the log was sealed, to be opened elsewhere: open it again to append here"
+            )
         if self.forked:
             return LogClosedError(
                 "the log was opened before a fork and belongs to the parent process: "
@@ -164,6 +207,8 @@ class Engine:
         self.marks.written(block.end)
         self.active.add_block(block)
         self.intake.release(accepted_bytes)
+        if self.cloud is not None:
+            self.cloud.look_at_room()
         self.room_bell.ring()
         self._count(block)
         self.written.release(block.end)
@@ -194,11 +239,13 @@ class Engine:
         self.appended_records += block.end - block.start
         self.appended_bytes += block.size_bytes
 
-    def rolled(self) -> None:
-        """The active segment was sealed, and the next one begun."""
+    def rolled(self, crc: int | None) -> None:
+        """The active segment was sealed, and the next one begun; `crc` of its bytes, if known."""
         if self.log.broken:
             return
         index = self.active
+        if crc is not None and self.cloud is not None:
+            self.cloud.checksums[index.base] = crc
         self.segments.seal(index.segment())
         self.unindexed.append(index)
         self.indexes[index.base] = index  # readers need not wait for the file
@@ -207,6 +254,57 @@ class Engine:
         self.log.roll_wanted = False
         self.rolls += 1
         self.janitor_bell.ring()
+        self.uploader_bell.ring()
+
+    # ---- the object store
+
+    def want_uploaded(self, end: int) -> None:
+        """Ask the uploader for everything below `end`."""
+        if end > self.log.upload_wanted:
+            self.log.upload_wanted = end
+            self.uploader_bell.ring()
+
+    def ask_for_roll(self) -> None:
+        """Ask the flusher to seal the active segment."""
+        self.log.roll_wanted = True
+        self.writer_bell.ring()
+
+    def fenced(self, error: FencedError) -> None:
+        """Another writer took the log over: nothing is accepted or uploaded any more."""
+        if not self.log.running:
+            return
+        log.error("the log %s is fenced: %s", self.config.dir, error)
+        self.fence = error
+        self.log.phase = Phase.FENCED
+        if len(self.uploaded):
+            self.uploaded.fail(self.refusal)
+        self._ring_all()
+
+    def seal(self) -> None:
+        """Nothing more is accepted; what was goes to the object store, all of it."""
+        if self.log.phase is not Phase.OPEN:
+            return
+        self.log.phase = Phase.SEALED
+        self.log.want_durable(self.marks.next_offset)
+        self.want_uploaded(self.marks.next_offset)
+        self._ring_all()
+
+    def pruned(self, local_start: int) -> list[Segment]:
+        """Local files begin at `local_start` now, durably; returns the segments to unlink."""
+        assert local_start <= self.marks.uploaded_end, (local_start, self.marks)
+        return self._drop_segments(local_start)
+
+    def _drop_segments(self, before: int) -> list[Segment]:
+        gone: list[Segment] = []
+        for segment in self.segments.sealed():
+            if segment.end > before:
+                break
+            self.segments.drop_first()
+            self.indexes.pop(segment.base, None)
+            self.damaged.pop(segment.base, None)
+            gone.append(segment)
+        self.unindexed = [i for i in self.unindexed if i.end > before]
+        return gone
 
     # ---- the janitor
 
@@ -221,15 +319,7 @@ class Engine:
         """`start` is durable as the new start offset; returns the segments to unlink."""
         self.marks.trimmed(start)
         self.cache.trim(start)
-        gone: list[Segment] = []
-        for segment in self.segments.sealed():
-            if segment.end > start:
-                break
-            self.segments.drop_first()
-            self.indexes.pop(segment.base, None)
-            gone.append(segment)
-        self.unindexed = [i for i in self.unindexed if i.end > start]
-        return gone
+        return self._drop_segments(start)
 
     # ---- the end
 
@@ -260,6 +350,7 @@ class Engine:
             waiting_appends=self.waiting_appends,
             janitor_failures=self.janitor_failures,
             notes=self.notes,
+            cloud=self.cloud.statistics() if self.cloud is not None else None,
         )
 
     def break_(self, failure: BaseException) -> None:
@@ -273,7 +364,7 @@ class Engine:
 
     def close_acceptance(self) -> None:
         """Nothing more is accepted; what was accepted drains."""
-        if self.log.phase is Phase.OPEN:
+        if self.log.running:
             self.log.phase = Phase.CLOSING
         self.log.want_durable(self.marks.next_offset)
         self._ring_all()
@@ -285,10 +376,10 @@ class Engine:
         self._fail_waiters()
 
     def _fail_waiters(self) -> None:
-        for waiters in (self.written, self.durable, self.visible):
+        for waiters in (self.written, self.durable, self.visible, self.uploaded):
             waiters.fail(self.refusal)
         self._ring_all()
 
     def _ring_all(self) -> None:
-        for bell in (self.writer_bell, self.room_bell, self.janitor_bell):
+        for bell in (self.writer_bell, self.room_bell, self.janitor_bell, self.uploader_bell):
             bell.ring()

@@ -115,4 +115,4 @@ class _Flusher:
         started = trio.current_time()
         await self._lane.run(self._tail.roll, self._engine.marks.written_end)
         self._synced(started)
-        self._engine.rolled()
+        self._engine.rolled(self._tail.sealed_crc)

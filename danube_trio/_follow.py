@@ -36,8 +36,10 @@ from danube_trio._core.stats import ReaderStatistics
 from danube_trio._directory import Directory
 from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
+from danube_trio._pins import Pins
 from danube_trio._reader import Reader, make_reader
 from danube_trio._source import StartPosition
+from danube_trio._tier import CloudTier
 from danube_trio.config import WalConfig
 from danube_trio.errors import LogClosedError
 from danube_trio.message import Record, StreamMessage
@@ -79,6 +81,9 @@ class _FollowedSource:
         self.disk: Disk | None = _ReadOnlyDisk(disk, self.refresh)
         self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
         self.indexes: dict[int, SparseIndex] = {}
+        self.tier: CloudTier | None = None
+        self.pins = Pins()
+        self.damaged: dict[int, str] = {}
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.closed = False
         self.looks = 0
@@ -101,6 +106,14 @@ class _FollowedSource:
     @property
     def local_start(self) -> int:
         return self.segments.first_base
+
+    async def look_again(self) -> None:
+        """See what the writer did."""
+        await self.refresh()
+
+    def heal(self, base: int, reason: str) -> None:
+        """A follower changes nothing; it just goes on with the store."""
+        self.damaged[base] = reason
 
     async def refresh(self) -> None:
         """Look at the directory now."""

@@ -2,21 +2,30 @@
 
 After each roll, and every few seconds: write the index of newly sealed segments and the checkpoint
 (hints, rebuilt when missing), make the durability mark itself durable, seal an active segment that
-is old enough, and free segments past retention. It owns ``start_offset``.
+is old enough, and free segments past retention. It owns ``start_offset`` and `local_start`.
 
-Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: the new start
-offset becomes durable first; then readers are told; then files go, oldest first; then the directory
-is synced. The active segment never goes.
+Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: with an object
+store the catalog begins later first, since it is what others see; then the new start becomes
+durable here; then readers are told, and fetches below it waited for; then files go, oldest first;
+then the directory is synced; then objects go. The active segment never goes. Objects that could not
+be removed are tried again each round, and by the next owner.
+
+*Pruning* frees local files that verified objects cover, down to `keep_local_bytes`: the same steps,
+with `local_start` instead of the start. A local file that turned out damaged goes this way too,
+with all before it, and is kept beside as ``*.corrupt``: from then on its records come from the
+store.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from functools import partial
 
 import attrs
 import trio
 
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.disk import Disk, Lane, put_in_place, replace_file
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
@@ -26,7 +35,9 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine import Engine
 from danube_trio._segment_io import load_index
 from danube_trio._tail import Tail
-from danube_trio.errors import DanubeError
+from danube_trio.catalog import CatalogSession
+from danube_trio.cloud import CloudStore
+from danube_trio.errors import DanubeError, FencedError, StoreError
 
 __all__ = ["Janitor"]
 
@@ -40,7 +51,17 @@ ROUND_SECONDS = 5.0
 class Janitor:
     """The task, and `trim`, which callers may use at any time."""
 
-    def __init__(self, engine: Engine, disk: Disk, names: LogNames, lane: Lane, tail: Tail) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        disk: Disk,
+        names: LogNames,
+        lane: Lane,
+        tail: Tail,
+        cloud: tuple[CloudStore, CatalogSession] | None = None,
+    ) -> None:
+        self._cloud = cloud
+        self._gone: list[str] = []  # keys of objects that the catalog does not name any more
         self._engine = engine
         self._disk = disk
         self._names = names
@@ -53,12 +74,13 @@ class Janitor:
     async def run(self) -> None:
         """Go round until the log leaves the OPEN phase."""
         engine = self._engine
-        while engine.log.phase is Phase.OPEN:
+        while engine.log.running:
             config = engine.config
-            pause = min(ROUND_SECONDS, max(config.segment_age or ROUND_SECONDS, 0.05))
+            age = self._segment_age
+            pause = min(ROUND_SECONDS, max(age if age is not None else ROUND_SECONDS, 0.05))
             with trio.move_on_after(pause):
                 await engine.janitor_bell.wait()
-            if engine.log.phase is not Phase.OPEN:
+            if not engine.log.running:
                 return
             try:
                 await self._lane.run(self._tail.sync_mark)
@@ -69,21 +91,83 @@ class Janitor:
             self._age_segment()
             if config.retain_age is not None:
                 await self._learn_times()
-            now = engine.clock()
-            start = retained_start(
-                engine.segments,
-                active_bytes=engine.active.size_bytes,
-                max_bytes=config.retain_bytes,
-                max_age=config.retain_age,
-                now=now,
-            )
             try:
-                if start > engine.marks.start_offset:
-                    await self.trim(start)
-            except OSError as error:
+                await self._free()
+            except (OSError, StoreError) as error:
                 self._failed(error)
+            except FencedError as error:
+                engine.fenced(error)
             except DanubeError:
                 return  # the log broke, or is being left
+
+    async def _free(self) -> None:
+        """One round of retention, pruning, and removing of objects."""
+        engine, config = self._engine, self._engine.config
+        if engine.log.phase is Phase.FENCED:
+            return  # the log is somebody else's now; our readers still have our files
+        asked = 0
+        if self._cloud is not None:
+            await self._prune()
+            await self._delete_objects()
+            # A trim that was cancelled may have got this far.
+            asked = self._cloud[1].state.start_offset
+        start = retained_start(
+            self._extents(),
+            active_bytes=engine.active.size_bytes,
+            max_bytes=config.retain_bytes,
+            max_age=config.retain_age,
+            now=engine.clock(),
+        )
+        start = max(start, asked)
+        if start > engine.marks.start_offset:
+            await self.trim(start)
+
+    def _extents(self) -> list[Segment]:
+        """Every sealed segment once, wherever it is, oldest first."""
+        engine = self._engine
+        local = engine.segments.sealed()
+        if engine.tier is None:
+            return local
+        end = engine.tier.state.end
+        stored = [
+            Segment(d.base, d.end, d.size_bytes, d.first_time, d.last_time)
+            for d in engine.tier.state.segments
+        ]
+        return stored + [segment for segment in local if segment.base >= end]
+
+    async def _prune(self) -> None:
+        """Free local files that verified objects cover."""
+        engine = self._engine
+        keep = engine.config.cloud.keep_local_bytes
+        if engine.cloud is not None and engine.cloud.left_sealed.is_set():
+            keep = 0  # whoever opens it next has the objects
+        start = engine.segments.first_base
+        total = engine.segments.size_bytes
+        last_damaged = max(engine.damaged, default=-1)
+        for segment in engine.segments.sealed():
+            covered = segment.end <= engine.marks.uploaded_end
+            if not covered or (total <= keep and segment.base > last_damaged):
+                break
+            total -= segment.size_bytes
+            start = segment.end
+        if start == engine.segments.first_base:
+            return
+        async with self._lock:
+            with trio.CancelScope(shield=True):
+                damaged = [base for base in engine.damaged if base < start]
+                await self._save_trim(engine.marks.start_offset, start)
+                gone = engine.pruned(start)
+                await engine.pins.released(start)
+                remove = partial(_unlink, damaged=damaged)
+                await self._disk.run(remove, self._disk, self._names, gone)
+                await self._sync_directory()
+
+    async def _delete_objects(self) -> None:
+        assert self._cloud is not None
+        store, _ = self._cloud
+        while self._gone:
+            await store.delete(self._gone[0])
+            self._gone.pop(0)
 
     async def _learn_times(self) -> None:
         """Find the times of sealed segments that no checkpoint described; each is tried once."""
@@ -91,7 +175,7 @@ class Janitor:
         for segment in engine.segments.sealed():
             if segment.last_time or segment.base in self._tried:
                 continue
-            if engine.log.phase is not Phase.OPEN:
+            if not engine.log.running:
                 return
             self._tried.add(segment.base)
             load = partial(load_index, trailer=True)
@@ -104,17 +188,24 @@ class Janitor:
                 attrs.evolve(segment, first_time=index.first_time, last_time=index.last_time)
             )
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         self._engine.janitor_failures += 1
         log.warning("housekeeping failed and will be tried again: %s", error)
 
     def _age_segment(self) -> None:
         """Ask the flusher to seal an active segment that is old enough."""
         engine = self._engine
-        age, first = engine.config.segment_age, engine.active.first_time
+        age, first = self._segment_age, engine.active.first_time
         if age is not None and first and engine.clock() - first / 1e6 >= age:
-            engine.log.roll_wanted = True
-            engine.writer_bell.ring()
+            engine.ask_for_roll()
+
+    @property
+    def _segment_age(self) -> float | None:
+        config = self._engine.config
+        ages = [config.segment_age]
+        if self._cloud is not None:
+            ages.append(config.cloud.upload_interval)
+        return min((age for age in ages if age is not None), default=None)
 
     async def tidy(self) -> None:
         """Write the hints that are due. A failure here costs a later open some time, no more."""
@@ -151,18 +242,49 @@ class Janitor:
             if engine.log.phase is not Phase.OPEN:
                 raise engine.refusal()
             start = min(before, engine.marks.sealed_end)
+            if self._cloud is not None:
+                start = self._aligned(start)
             if start <= engine.marks.start_offset:
                 return engine.marks.start_offset
+            if self._cloud is not None:
+                await self._trim_catalog(start)
             # From here on not to be interrupted: the durable start and ours must agree.
             with trio.CancelScope(shield=True):
-                data = encode_document(Trim(start))
-                await self._disk.run(put_in_place, self._disk, self._names.trim, data)
-                await self._sync_directory()
+                await self._save_trim(start, max(start, engine.segments.first_base))
                 gone = engine.trimmed(start)
+                await engine.pins.released(start)
                 # What cannot be removed now is a leftover, which the next open removes.
                 await self._disk.run(_unlink, self._disk, self._names, gone)
                 await self._sync_directory()
+            if self._cloud is not None and engine.cloud is not None:
+                engine.cloud.committed(self._cloud[1].state)
+                engine.janitor_bell.ring()  # objects go in the next round
             return start
+
+    def _aligned(self, start: int) -> int:
+        """Beyond what is uploaded, a log can begin only where a segment does."""
+        engine = self._engine
+        return start if start <= engine.marks.uploaded_end else engine.segment_start(start)
+
+    async def _trim_catalog(self, start: int) -> None:
+        assert self._cloud is not None
+        _, session = self._cloud
+        before = {d.object_id for d in session.state.segments}
+        try:
+            state = await session.change(
+                lambda state: state.trimmed(max(start, state.start_offset))
+            )
+        except FencedError as error:
+            self._engine.fenced(error)
+            raise
+        gone = sorted(before - {d.object_id for d in state.segments})
+        self._gone += [session.catalog.object_key(object_id) for object_id in gone]
+
+    async def _save_trim(self, start: int, local_start: int) -> None:
+        """Make the new start durable. Before anything that lies below it is removed."""
+        trim = Trim(start, local_start if local_start > start else 0)
+        await self._disk.run(put_in_place, self._disk, self._names.trim, encode_document(trim))
+        await self._sync_directory()
 
     async def _sync_directory(self) -> None:
         try:
@@ -172,14 +294,30 @@ class Janitor:
             raise self._engine.refusal() from error
 
 
+def _trimmed(state: CatalogState, start: int) -> CatalogState:
+    return state.trimmed(max(start, state.start_offset))
+
+
 def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:
     replace_file(disk, names.index(index.base), index.encode())
 
 
-def _unlink(disk: Disk, names: LogNames, segments: list[Segment]) -> None:
+def _unlink(
+    disk: Disk, names: LogNames, segments: list[Segment], damaged: Collection[int] = ()
+) -> None:
     for segment in segments:
-        for path in (names.segment(segment.base), names.index(segment.base)):
-            try:
-                disk.unlink(path)
-            except FileNotFoundError:
-                log.debug("%s was gone already", path)
+        path = names.segment(segment.base)
+        if segment.base in damaged:
+            kept = names.cut_bytes(segment.base, 0, "corrupt")
+            log.warning("%s is damaged; its records are in the store, its bytes in %s", path, kept)
+            disk.rename(path, kept)
+        else:
+            _unlink_if_there(disk, path)
+        _unlink_if_there(disk, names.index(segment.base))
+
+
+def _unlink_if_there(disk: Disk, path: str) -> None:
+    try:
+        disk.unlink(path)
+    except FileNotFoundError:
+        log.debug("%s was gone already", path)

@@ -27,6 +27,8 @@ from types import TracebackType
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from danube_trio._attach import attach
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import get_codec
 from danube_trio._core.disk import Disk, Lane, Lock
 from danube_trio._core.log import Marks, Phase
@@ -37,9 +39,14 @@ from danube_trio._engine import Engine, Work
 from danube_trio._flusher import run_flusher
 from danube_trio._janitor import Janitor
 from danube_trio._recover import Recovered, recover
+from danube_trio._stores import default_catalog, probe_once
 from danube_trio._tail import Tail
+from danube_trio._tier import CloudTier
+from danube_trio._uploader import Uploader
 from danube_trio._wal import Wal
 from danube_trio._writer import run_writer
+from danube_trio.catalog import Catalog, CatalogSession, acquire
+from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
 from danube_trio.errors import LogBrokenError
 
@@ -60,7 +67,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def open_wal(
-    config: WalConfig, *, disk: Disk | None = None, clock: Callable[[], float] = time.time
+    config: WalConfig,
+    *,
+    store: CloudStore | None = None,
+    catalog: Catalog | None = None,
+    disk: Disk | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> AbstractAsyncContextManager[Wal]:
     """Open a log for appending and reading: ``async with open_wal(WalConfig(dir=...)) as wal:``.
 
@@ -69,26 +81,51 @@ def open_wal(
 
     Args:
         config: the settings; ``WalConfig()`` is a log in memory.
+        store: where sealed segments go. Opening takes the log over from any other writer: its next
+            change of the catalog is refused. The store stays the caller's.
+        catalog: says which objects there are; by default numbered manifests in the store itself.
         disk: the file system; for tests, see `danube_trio.testing`.
         clock: seconds since 1970, for append and publish times and for retention by age.
 
     Raises, on entering:
         LogLockedError: another process or block holds the log.
+        StoreUnavailableError, AccessDeniedError: the store or catalog does not answer.
+        DishonestStoreError: the store lets two writers create the same object.
+        FencedError: other writers take the log over again and again.
         CorruptDataError: damage, with the file, position and offset; nothing was changed.
         UnsupportedFormatError: the directory is Danube's own, or of a later version.
         OSError, ValueError: the directory cannot be used.
 
     Raises, on leaving:
         LogBrokenError: the disk failed, and accepted records were lost of which no caller was told.
+        FencedError: another writer took the log over, and no caller was told: what was not
+            uploaded is kept here, and will not be part of the log.
     """
-    return _OpenWal(config, disk, clock)
+    if store is None and catalog is not None:
+        raise ValueError("catalog: a catalog of objects needs a store to keep them in")
+    if store is None and config.durability == "uploaded":
+        raise ValueError("durability='uploaded' needs an object store: open_wal(..., store=...)")
+    if store is not None and config.dir is None:
+        raise ValueError("dir=None: a log with an object store needs a directory too")
+    if store is not None and catalog is None:
+        catalog = default_catalog(config, store)
+    cloud = (store, catalog) if store is not None and catalog is not None else None
+    return _OpenWal(config, disk, clock, cloud)
 
 
 class _OpenWal(AbstractAsyncContextManager[Wal]):
     """The block: everything that must be undone on leaving."""
 
-    def __init__(self, config: WalConfig, disk: Disk | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: WalConfig,
+        disk: Disk | None,
+        clock: Callable[[], float],
+        cloud: tuple[CloudStore, Catalog] | None,
+    ) -> None:
         self._config = config
+        self._cloud = cloud
+        self._uploader: Uploader | None = None
         self._disk = disk
         self._clock = clock
         self._engine: Engine | None = None
@@ -124,10 +161,20 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._lane = lane = disk.open_lane()
         try:
             await lane.run(self._acquire, disk)
+            session = None
+            if self._cloud is None:
+                await lane.run(self._recover, disk)
+            else:
+                await probe_once(self._cloud[0])
+                state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
+                session = CatalogSession(self._cloud[1], state)
             assert self._recovered is not None
-            engine = _engine_of(config, disk, self._recovered, self._clock)
+            engine = self._engine_of(disk, session)
             names, tail = self._recovered.directory.names, self._recovered.tail
-            janitor = Janitor(engine, disk, names, lane, tail)
+            shared = (self._cloud[0], session) if self._cloud is not None and session else None
+            janitor = Janitor(engine, disk, names, lane, tail, shared)
+            if shared is not None:
+                self._uploader = Uploader(engine, disk, names, *shared)
             wal = Wal(engine, janitor)
             nursery = await self._nursery.__aenter__()
         except BaseException:
@@ -140,15 +187,27 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         return wal
 
     def _acquire(self, disk: Disk) -> None:
-        """Lock and recover; runs in the lane."""
+        """Lock; runs in the lane."""
         config = self._config
         assert config.dir is not None
         names = LogNames.of(config.dir, config.file_name)
         disk.make_dir(config.dir)
         refuse_foreign(disk, names)  # before the lock file could be made
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
-        self._lock = disk.lock(names.lock, holder)
-        self._recovered = recover(disk, config, uuid.uuid4().hex)
+        self._lock = disk.lock(names.lock, _holder())
+
+    def _recover(self, disk: Disk) -> None:
+        self._recovered = recover(disk, self._config, uuid.uuid4().hex)
+
+    async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
+        """Make the directory agree with this state; returns the one that takes the next epoch."""
+        return await lane.run(self._attach, disk, state)
+
+    def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
+        if self._recovered is not None:  # somebody published meanwhile: all of it again
+            self._recovered.tail.abandon()
+            self._recovered = None
+        self._recovered, after = attach(disk, self._config, uuid.uuid4().hex, _holder(), state)
+        return after
 
     def _give_up(self) -> None:
         """Close what opening opened; runs in the lane."""
@@ -156,15 +215,60 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._recovered.tail.abandon()
         self._release()
 
+    def _engine_of(self, disk: Disk, session: CatalogSession | None) -> Engine:
+        recovered, config = self._recovered, self._config
+        assert recovered is not None
+        directory, tier, uploaded_end = recovered.directory, None, 0
+        if session is not None and self._cloud is not None:
+            store, catalog = self._cloud
+            tier = CloudTier(
+                store,
+                catalog.object_key,
+                session.state,
+                run=disk.run,
+                cache_bytes=config.cloud.cache_bytes,
+                readahead=config.cloud.readahead,
+            )
+            uploaded_end = session.state.end
+        else:
+            # What is in a store only is not ours to free; nobody uploads.
+            uploaded_end = directory.local_start
+        marks = Marks(
+            directory.start_offset,
+            recovered.segments.active_base,
+            recovered.next_offset,
+            uploaded_end=uploaded_end,
+        )
+        engine = Engine(
+            config,
+            get_codec(directory.meta.codec),
+            marks,
+            clock=self._clock,
+            disk=disk,
+            names=directory.names,
+            segments=recovered.segments,
+            active=recovered.active,
+            last_time=recovered.last_time,
+            notes=recovered.notes,
+            tier=tier,
+        )
+        for index in recovered.unindexed:
+            engine.unindexed.append(index)
+            engine.indexes[index.base] = index
+        return engine
+
     def _start(
         self, nursery: trio.Nursery, engine: Engine, janitor: Janitor, lane: Lane, tail: Tail
     ) -> None:
         send, receive = trio.open_memory_channel[Work](0)
-        for name, task in (
+        tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("writer", lambda: run_writer(engine, send)),
             ("flusher", lambda: run_flusher(engine, receive, lane, tail)),
             ("janitor", janitor.run),
-        ):
+        ]
+        if self._uploader is not None and engine.tier is not None:
+            tasks += [("uploader", self._uploader.run), ("readahead", engine.tier.serve)]
+        for name, task in tasks:
             self._running += 1
             nursery.start_soon(
                 self._supervise, task, name=f"danube_trio {name} {engine.config.dir}"
@@ -196,6 +300,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         engine = self._engine
         assert engine is not None
         engine.close_acceptance()
+        if self._uploader is not None and engine.tier is not None:
+            self._uploader.stop()
+            engine.tier.close()
         interrupt: KeyboardInterrupt | None = None
         if self._lane is not None and self._janitor is not None:
             steps = (
@@ -217,6 +324,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise error
             exc.add_note(str(error))
+        if engine.fence is not None and not engine.fence_told and exc is None:
+            if engine.marks.next_offset > engine.marks.uploaded_end:
+                raise engine.fence
         if interrupt is not None:
             raise interrupt
 
@@ -250,23 +360,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         return error
 
 
-def _engine_of(
-    config: WalConfig, disk: Disk, recovered: Recovered, clock: Callable[[], float]
-) -> Engine:
-    directory = recovered.directory
-    marks = Marks(directory.start_offset, recovered.segments.active_base, recovered.next_offset)
-    return Engine(
-        config,
-        get_codec(directory.meta.codec),
-        marks,
-        clock=clock,
-        disk=disk,
-        names=directory.names,
-        segments=recovered.segments,
-        active=recovered.active,
-        last_time=recovered.last_time,
-        notes=recovered.notes,
-    )
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 async def _to_its_end(step: Callable[[], Awaitable[object]]) -> KeyboardInterrupt | None:

@@ -23,19 +23,25 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import trio
 
-from danube_trio._core.codec import Codec
-from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Block, frame_time
+from danube_trio._core.frame import Block, frame_time
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.route import Tier, route
 from danube_trio._core.segment import Segment
 from danube_trio._core.stats import ReaderStatistics
+from danube_trio._decode import message_decoder, raw_decoder
 from danube_trio._fetch import fetch_block
 from danube_trio._segment_io import load_index
 from danube_trio._source import ReaderSource, StartPosition, resolve
-from danube_trio.errors import CorruptDataError, LogClosedError, OffsetTrimmedError
-from danube_trio.message import Gap, Record, StreamMessage
+from danube_trio.errors import (
+    CorruptDataError,
+    LogClosedError,
+    ObjectNotFoundError,
+    OffsetTrimmedError,
+    StoreUnavailableError,
+)
+from danube_trio.message import Gap, Record
 
-__all__ = ["BatchIterator", "Reader", "make_reader", "message_decoder", "raw_decoder"]
+__all__ = ["BatchIterator", "Reader", "make_reader"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -189,8 +195,11 @@ class Reader(Generic[T_co]):
                 if limit > 0 and self._cursor < self._end and self._count > 0:
                     limit -= self._take(block, limit)
             return bool(self._items)
-        assert tier is Tier.FILE, tier
-        await self._fetch_file()
+        with source.pins.hold(self._cursor):
+            if tier is Tier.CLOUD:
+                await self._fetch_cloud()
+            else:
+                await self._fetch_file()
         return bool(self._items)
 
     def _take(self, block: Block, limit_bytes: int) -> int:
@@ -234,6 +243,30 @@ class Reader(Generic[T_co]):
             self._time = 0
         return found
 
+    # ---- objects
+
+    async def _fetch_cloud(self) -> None:
+        source = self._source
+        if source.tier is None:
+            raise StoreUnavailableError(
+                f"records {self._cursor} to {source.local_start} are in the object store only: "
+                f"open the log with its store to read them"
+            )
+        try:
+            block = await source.tier.fetch(self._cursor)
+        except (LookupError, ObjectNotFoundError) as error:
+            await source.look_again()
+            if self._cursor < source.marks.start_offset:
+                return  # retention overtook us: route will say so
+            raise CorruptDataError(
+                "the object is missing"
+                if isinstance(error, ObjectNotFoundError)
+                else "no object holds the record",
+                offset=self._cursor,
+                advice="Restore it from a copy or an older version of the store",
+            ) from error
+        self._take(block, block.size_bytes)
+
     # ---- files
 
     async def _fetch_file(self) -> None:
@@ -242,6 +275,9 @@ class Reader(Generic[T_co]):
         assert disk is not None
         assert names is not None
         segment = source.segments.find(self._cursor)
+        if segment is not None and segment.base in source.damaged:
+            await self._fetch_cloud()
+            return
         base = segment.base if segment is not None else source.segments.active_base
         stop = min(segment.end if segment is not None else source.visible_end, source.visible_end)
         try:
@@ -254,11 +290,19 @@ class Reader(Generic[T_co]):
                 offset,
                 stop,
                 source.config.read_block_bytes,
-                source.config.on_corruption == "skip",
+                source.config.on_corruption == "skip" and not self._stored(),
             )
+        except CorruptDataError as error:
+            if segment is None or not self._stored():
+                raise
+            source.heal(segment.base, error.reason)
+            return  # the next try fetches it from the store
         except FileNotFoundError as error:
-            if self._cursor < source.marks.start_offset:
+            if self._cursor < max(source.marks.start_offset, source.local_start):
                 return  # retention overtook us: route will say so
+            if segment is not None and self._stored():
+                source.heal(segment.base, "the file is missing")
+                return
             raise CorruptDataError(
                 "the segment is missing",
                 path=names.segment(base),
@@ -273,6 +317,11 @@ class Reader(Generic[T_co]):
                 self._cursor = fetched.block.start  # all before is older, says the index
             self._take(fetched.block, max(source.config.read_block_bytes, fetched.block.size_bytes))
         # else: only records before the cursor; the place moved on, and so does the loop
+
+    def _stored(self) -> bool:
+        """Whether a verified object holds the record at the cursor."""
+        tier = self._source.tier
+        return tier is not None and tier.state.find(self._cursor) is not None
 
     async def _locate(self, segment: Segment | None, base: int, stop: int) -> tuple[int, int]:
         """`(offset, position)` of a frame at or before the cursor to read from."""
@@ -354,28 +403,3 @@ def make_reader(
             raise ValueError(f"{name}={value!r} must be 0 or more")
     decode = raw_decoder if raw else message_decoder(source.codec)
     return Reader(source, start, end=end, count=count, decode=decode)
-
-
-def message_decoder(codec: Codec) -> Callable[[Block, int, int], list[object]]:
-    """Decode records of a block as messages."""
-
-    def decode(block: Block, first: int, last: int) -> list[object]:
-        messages: list[StreamMessage] = codec.decode_block(
-            block.data, block.positions, block.start, first, last, TRAILER_BYTES
-        )
-        return cast("list[object]", messages)
-
-    return decode
-
-
-def raw_decoder(block: Block, first: int, last: int) -> list[object]:
-    """Take records of a block as they are."""
-    data, positions, start = block.data, block.positions, block.start
-    return [
-        Record(
-            start + i,
-            data[positions[i] + HEADER_BYTES : positions[i + 1] - TRAILER_BYTES],
-            frame_time(data, positions[i + 1]),
-        )
-        for i in range(first, last)
-    ]

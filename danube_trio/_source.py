@@ -16,6 +16,8 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
+from danube_trio._pins import Pins
+from danube_trio._tier import CloudTier
 from danube_trio.config import WalConfig
 from danube_trio.errors import OffsetTrimmedError
 
@@ -68,12 +70,22 @@ class ReaderSource(Protocol):
     segments: SegmentList
     active: SparseIndex
     indexes: dict[int, SparseIndex]
+    tier: CloudTier | None
+    pins: Pins
+    damaged: dict[int, str]
 
     @property
     def visible_end(self) -> int: ...
     @property
     def local_start(self) -> int: ...
     async def wait_visible(self, end: int) -> None: ...
+    async def look_again(self) -> None:
+        """Something that should be there is gone: see what is there now."""
+        ...
+
+    def heal(self, base: int, reason: str) -> None:
+        """This local segment is damaged, and its records are in the object store."""
+        ...
 
 
 def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
@@ -98,6 +110,8 @@ def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
 def _cursor_for_time(source: ReaderSource, time: int) -> int:
     """The newest known offset whose record, and so all before it, is older than `time` (us)."""
     cursor = source.marks.start_offset
+    if source.tier is not None:
+        cursor = max(cursor, source.tier.before_time(time))
     for segment in source.segments.sealed():
         if segment.first_time and segment.first_time < time:
             cursor = max(cursor, segment.base)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, overload
 
+import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._accept import Acceptor
+from danube_trio._cloud_side import CloudSide
 from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
 from danube_trio._core.stats import WalStatistics
@@ -72,12 +74,25 @@ class Receipt:
         engine.writer_bell.ring()
         return await self._wait(engine.durable, engine.marks.durable_end)
 
+    async def uploaded(self) -> range:
+        """Wait until the records are in the object store: they survive the loss of the directory.
+
+        Asks for an upload now instead of at the next interval. Raises FencedError when another
+        writer took the log over before that, ValueError when the log has no object store.
+        """
+        engine = self._engine
+        _check_store(engine)
+        engine.want_uploaded(self.offsets.stop)
+        return await self._wait(engine.uploaded, engine.marks.uploaded_end)
+
     async def _wait(self, waiters: OffsetWaiters, mark: int) -> range:
         engine = self._engine
         try:
             if mark >= self.offsets.stop:
                 await checkpoint()
-            elif engine.log.phase is Phase.BROKEN:
+            elif engine.log.phase is Phase.BROKEN or (
+                engine.log.phase is Phase.FENCED and waiters is engine.uploaded
+            ):
                 await checkpoint()
                 raise engine.refusal()
             else:
@@ -122,6 +137,11 @@ class Wal:
         """The first offset that is not durable: the high watermark."""
         return self._engine.marks.durable_end
 
+    @property
+    def uploaded_end(self) -> int:
+        """The first offset that is not in the object store; without one, `start_offset`."""
+        return self._engine.marks.uploaded_end
+
     # ---- appending
 
     @enable_ki_protection
@@ -147,6 +167,9 @@ class Wal:
         Raises:
             MessageTooLargeError, UnexpectedOffsetError, LogClosedError: it was not accepted.
             LogBrokenError: a write or sync failed; if it was accepted, its outcome is unknown.
+            FencedError: another writer took the log over.
+            StoreUnavailableError: only with ``durability="uploaded"``: the record is durable here,
+                and not in the store within ``upload_timeout``.
             TypeError, ValueError: the message cannot be encoded; names the field.
 
         Cancellation: if this raises Cancelled, the record was not accepted and will never appear.
@@ -241,6 +264,46 @@ class Wal:
             engine.log.told(range(end))
             raise
 
+    async def wait_uploaded(self, end: int) -> None:
+        """Wait until everything below offset `end` is in the object store.
+
+        Can be cancelled. Raises FencedError, LogBrokenError or LogClosedError when that will not
+        be, ValueError when the log has no object store.
+        """
+        if isinstance(end, bool) or not isinstance(end, int):
+            raise TypeError(f"end={end!r} must be an offset")
+        engine = self._engine
+        _check_store(engine)
+        if engine.marks.uploaded_end >= end:
+            await checkpoint()
+            return
+        engine.want_uploaded(min(end, engine.marks.next_offset))
+        if engine.log.phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
+            await checkpoint()
+            raise engine.refusal()
+        await engine.uploaded.wait(end)
+
+    async def seal(self) -> int:
+        """Hand the log over: accept nothing more, upload everything, and say so in the catalog.
+
+        Returns the end offset, where whoever opens it next goes on. Readers here go on too. Can
+        be cancelled: the log stays sealed for appends, and a second call goes on waiting. Raises
+        like `wait_uploaded`.
+        """
+        engine = self._engine
+        cloud = _check_store(engine)
+        engine.seal()
+        end = engine.marks.next_offset
+        await self.wait_durable(end)
+        await self.wait_uploaded(end)
+        while not cloud.left_sealed.is_set():
+            if engine.log.phase is not Phase.SEALED:
+                raise engine.refusal()
+            engine.uploader_bell.ring()
+            with trio.move_on_after(1):  # a log that is fenced meanwhile sets no event
+                await cloud.left_sealed.wait()
+        return end
+
     # ---- reading and trimming
 
     @overload
@@ -318,3 +381,9 @@ class Wal:
     def statistics(self) -> WalStatistics:
         """Everything that can be counted, at this moment."""
         return self._engine.statistics()
+
+
+def _check_store(engine: Engine) -> CloudSide:
+    if engine.cloud is None:
+        raise ValueError("this needs an object store: open_wal(..., store=...)")
+    return engine.cloud

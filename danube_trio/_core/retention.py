@@ -8,30 +8,35 @@ rule of the whole log in which a wall clock takes part.
 
 from __future__ import annotations
 
-from danube_trio._core.segment import SegmentList
+from danube_trio._core.segment import Segment
 
 __all__ = ["retained_start"]
 
 
 def retained_start(
-    segments: SegmentList,
+    segments: list[Segment],
     *,
     active_bytes: int,
     max_bytes: int | None,
     max_age: float | None,
     now: float,
 ) -> int:
-    """The start offset that retention asks for; `max_age` and `now` in seconds."""
-    start = segments.first_base
-    size = segments.size_bytes + active_bytes
-    sealed = segments.sealed()
+    """The start offset that retention asks for, 0 if nothing has to go.
+
+    Args:
+        segments: all sealed ones, oldest first.
+        active_bytes: size of the active one, which never goes.
+        max_bytes, max_age: the limits; `max_age` and `now` in seconds.
+    """
+    start = 0
+    size = sum(segment.size_bytes for segment in segments) + active_bytes
     # The newest record's time; where damage hides it, that of the next segment is not older.
     newest: list[int] = []
     known = 0
-    for segment in reversed(sealed):
+    for segment in reversed(segments):
         newest.append(segment.last_time or known)
         known = segment.first_time or newest[-1]
-    for segment, last_time in zip(sealed, reversed(newest), strict=True):
+    for segment, last_time in zip(segments, reversed(newest), strict=True):
         too_large = max_bytes is not None and size > max_bytes
         too_old = max_age is not None and 0 < last_time / 1e6 < now - max_age
         if not (too_large or too_old):

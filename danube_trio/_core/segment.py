@@ -8,7 +8,7 @@ last one is *active*.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 import attrs
 
@@ -166,6 +166,11 @@ class SegmentList:
         self.active_base = segment.end
         self.size_bytes += segment.size_bytes
         self._check()
+
+    def size_from(self, offset: int) -> int:
+        """Bytes of the sealed segments that begin at or after `offset`."""
+        first = bisect_left(self._bases, offset)
+        return sum(segment.size_bytes for segment in self._sealed[first:])
 
     def drop_first(self) -> Segment:
         """Forget the oldest sealed segment, and return it."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Histogram", "HistogramView", "ReaderStatistics", "WalStatistics"]
+__all__ = [
+    "CloudStatistics",
+    "Histogram",
+    "HistogramView",
+    "ReaderStatistics",
+    "UploadCounts",
+    "WalStatistics",
+]
 
 _FIRST_BOUND = 16e-6  # a sync below it would mean that nothing was synced
 _BUCKETS = 20  # doubling from there: 8 seconds, then one bucket for all above
@@ -66,12 +73,57 @@ class ReaderStatistics:
     lag: int
 
 
+@attrs.define(eq=False)
+class UploadCounts:
+    """What the uploader counts; `error` is why its last try failed, "" after one that did not."""
+
+    done: int = 0
+    bytes: int = 0
+    failures: int = 0
+    error: str = ""
+    seconds: Histogram = attrs.Factory(Histogram)
+
+
+@attrs.frozen
+class CloudStatistics:
+    """The object store's part of a log at one moment. Sizes in bytes.
+
+    Attributes:
+        epoch: of this writer.
+        objects, object_bytes: that the catalog names.
+        local_start: the first offset that is in a local file.
+        waiting_bytes: in local files and not in the store yet.
+        appends_held: that is as much as ``max_local_bytes`` allows: appends wait.
+        uploads, uploaded_bytes, upload_failures: since open.
+        upload_error: why the last try failed; "" if it did not.
+        upload_seconds: how long uploads took, from reading the file to the catalog.
+        fetches, fetched_bytes, cached_bytes: reading from the store.
+        pins: blocks that are being fetched, from files or the store.
+    """
+
+    epoch: int
+    objects: int
+    object_bytes: int
+    local_start: int
+    waiting_bytes: int
+    appends_held: bool
+    uploads: int
+    uploaded_bytes: int
+    upload_failures: int
+    upload_error: str
+    upload_seconds: HistogramView
+    fetches: int
+    fetched_bytes: int
+    cached_bytes: int
+    pins: int
+
+
 @attrs.frozen
 class WalStatistics:
     """A log at one moment. Offsets are exclusive ends; sizes in bytes; times in seconds.
 
     Attributes:
-        phase: ``open``, ``closing``, ``closed`` or ``broken``.
+        phase: ``open``, ``sealed``, ``fenced``, ``closing``, ``closed`` or ``broken``.
         start_offset, uploaded_end, sealed_end, durable_end, written_end, next_offset: the marks.
         segments: files, the active one included.
         size_bytes: frames in them.
@@ -83,6 +135,7 @@ class WalStatistics:
         waiting_appends: appends that wait for room.
         janitor_failures: index and checkpoint files that could not be written (they are hints).
         notes: what recovery had to cut or step over at open.
+        cloud: the object store's part, or None.
     """
 
     phase: str
@@ -108,3 +161,4 @@ class WalStatistics:
     waiting_appends: int
     janitor_failures: int
     notes: tuple[str, ...]
+    cloud: CloudStatistics | None = None

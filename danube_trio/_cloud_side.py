@@ -1,0 +1,102 @@
+"""What an open log has besides, when it has an object store.
+
+Like the engine's own, every method is one synchronous step. The uploader and the janitor report
+here what the catalog says now; `uploaded_end`, the readers' CLOUD tier and the room for appends
+follow in the same step.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.stats import CloudStatistics, UploadCounts
+from danube_trio._tier import CloudTier
+
+if TYPE_CHECKING:
+    from danube_trio._engine import Engine
+
+__all__ = ["CloudSide"]
+
+log = logging.getLogger("danube_trio.engine")
+
+
+class CloudSide:
+    """The store's side of an engine.
+
+    Attributes:
+        tier: reads objects, and holds the catalog's newest state.
+        uploads: what the uploader counts.
+        checksums: of whole local segments by base, as they were written.
+        left_sealed: set when the catalog says that the log was left sealed.
+        full: as much waits for the store as ``max_local_bytes`` allows.
+    """
+
+    def __init__(self, engine: Engine, tier: CloudTier) -> None:
+        self.tier = tier
+        self.uploads = UploadCounts()
+        self.checksums: dict[int, int] = {}
+        self.left_sealed = trio.Event()
+        self.full = False
+        self._engine = engine
+        self.look_at_room()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the local files that are not in the object store."""
+        engine = self._engine
+        return engine.segments.size_from(engine.marks.uploaded_end) + engine.active.size_bytes
+
+    def look_at_room(self) -> None:
+        """Whether appends have to wait for the store."""
+        limit = self._engine.config.cloud.max_local_bytes
+        if limit is None:
+            return
+        full = self.waiting_bytes >= limit
+        if full and not self.full:
+            log.warning(
+                "%s: %d bytes wait for the object store, which is all that max_local_bytes "
+                "allows: appends wait",
+                self._engine.config.dir,
+                self.waiting_bytes,
+            )
+            self._engine.uploader_bell.ring()
+        self.full = full
+
+    def committed(self, state: CatalogState) -> None:
+        """The catalog's newest state: it names more objects, or begins later."""
+        engine, marks = self._engine, self._engine.marks
+        self.tier.state = state
+        if state.end <= marks.uploaded_end:
+            return
+        marks.uploaded(state.end)
+        engine.uploaded.release(state.end)
+        for base in [base for base in self.checksums if base < state.end]:
+            del self.checksums[base]
+        self.look_at_room()
+        engine.room_bell.ring()
+        engine.janitor_bell.ring()
+
+    def statistics(self) -> CloudStatistics:
+        """Everything that can be counted, now."""
+        state, reading = self.tier.state, self.tier.statistics()
+        return CloudStatistics(
+            epoch=state.epoch,
+            objects=len(state.segments),
+            object_bytes=sum(d.size_bytes for d in state.segments),
+            local_start=self._engine.local_start,
+            waiting_bytes=self.waiting_bytes,
+            appends_held=self.full,
+            uploads=self.uploads.done,
+            uploaded_bytes=self.uploads.bytes,
+            upload_failures=self.uploads.failures,
+            upload_error=self.uploads.error,
+            upload_seconds=self.uploads.seconds.view(),
+            fetches=reading.fetches,
+            fetched_bytes=reading.fetched_bytes,
+            cached_bytes=reading.cached_bytes,
+            pins=len(self._engine.pins),
+        )

@@ -1,0 +1,128 @@
+"""Whose is the local tail? What a directory does when it meets the catalog of its log.
+
+Records that are acknowledged in a directory and not uploaded yet, its *tail*, are part of the log
+as long as nobody else took the log over. `belongs` decides it, from what is durable on both sides:
+
+- the catalog names the *owner*, a directory id, and since which epoch it is the owner;
+- ``wal.meta`` has the epochs that this directory took, each saved before it was published, with the
+  first offset that was written under it.
+
+A directory that is not the owner any more, or whose id took an epoch that its meta knows nothing of
+(somebody copied the directory, and opened the copy), must not bring its tail back: other records
+have these offsets now. `set_aside` moves it to ``*.fenced``, says which offsets, and leaves a
+directory that begins where the catalog ends. Segments that the catalog holds byte for byte are just
+local copies, and go.
+
+It may crash anywhere: as long as the directory does not own the log it begins again, and finds the
+rest. Nothing is renamed or removed before the catalog was read.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.crc import crc32
+from danube_trio._core.disk import Disk, File, replace_file
+from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
+from danube_trio._core.segment import LogNames
+from danube_trio._directory import directory_crc, read_mark
+from danube_trio._segment_io import CHUNK_BYTES, build_index
+
+__all__ = ["belongs", "set_aside"]
+
+log = logging.getLogger("danube_trio.fencing")
+
+
+def belongs(meta: Meta, state: CatalogState) -> bool:
+    """Whether the tail of this directory still is part of the log."""
+    if not state.owner:
+        return True
+    if state.owner != meta.directory_id or state.epoch > meta.epochs[-1][0]:
+        return False
+    tail_epoch = max((epoch for epoch, first in meta.epochs if first <= state.end), default=0)
+    return state.owner_since_epoch <= tail_epoch
+
+
+def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> list[str]:
+    """Take everything out of the way that the catalog does not hold. Returns what to tell."""
+    mark = read_mark(disk, names, directory_crc(meta))
+    listing = set(disk.list_dir(names.directory))
+    moved: list[tuple[int, str]] = []
+    end = 0
+    for base in names.segment_bases(sorted(listing)):
+        path = names.segment(base)
+        copied = state.find(base)
+        if not disk.file_size(path) or (
+            not moved and copied is not None and _same(disk, path, copied)
+        ):
+            continue  # empty, or a copy of an object: recovery removes it as a leftover
+        end = _end_of(disk, path, base)
+        target = _free_name(names, base, listing)
+        disk.rename(path, target)
+        moved.append((base, target))
+    if moved:
+        disk.sync_dir(names.directory)
+    _begin_at(disk, names, meta, state, mark)
+    if not moved:
+        return []
+    first = moved[0][0]
+    if mark is not None:
+        end = max(end, mark.durable_end)
+    files = ", ".join(target for _, target in moved)
+    return [
+        f"{names.directory}: records {first} to {end} were kept here only when {state.writer} took "
+        f"the log over (epoch {state.epoch}), so they are not part of it; they are in {files}"
+    ]
+
+
+def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
+    file = disk.open(path, "r")
+    try:
+        return file.size() == descriptor.size_bytes and _crc(file) == descriptor.crc32
+    finally:
+        file.close()
+
+
+def _crc(file: File) -> int:
+    crc = position = 0
+    while data := file.read_at(CHUNK_BYTES, position):
+        crc = crc32(data, crc)
+        position += len(data)
+    return crc
+
+
+def _end_of(disk: Disk, path: str, base: int) -> int:
+    """The offset after the last good frame; for the report."""
+    file = disk.open(path, "r")
+    try:
+        return build_index(file, base, size=file.size())[1].offset
+    finally:
+        file.close()
+
+
+def _free_name(names: LogNames, base: int, listing: set[str]) -> str:
+    number = 0
+    while (target := names.cut_bytes(base, 0, "fenced", number)).rpartition("/")[2] in listing:
+        number += 1
+    return target
+
+
+def _begin_at(
+    disk: Disk, names: LogNames, meta: Meta, state: CatalogState, mark: Mark | None
+) -> None:
+    """Make trim, checkpoint and mark agree with a directory that begins at the catalog's end."""
+    trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
+    replace_file(disk, names.trim, encode_document(trim))
+    if mark is not None:
+        file = disk.open(names.mark, "rw")
+        try:
+            for sequence in (mark.sequence + 1, mark.sequence + 2):  # both slots
+                slot = Mark(sequence, state.end, state.end, 0).encode(directory_crc(meta))
+                file.write_at(slot, mark_position(sequence))
+            file.sync_data()
+        finally:
+            file.close()
+    if names.checkpoint.rpartition("/")[2] in disk.list_dir(names.directory):
+        disk.unlink(names.checkpoint)
+    disk.sync_dir(names.directory)

@@ -1,0 +1,255 @@
+"""Reading from the object store: the CLOUD tier of a log, or of a replica.
+
+The unit of reading is a *stretch*: the bytes between two entries of an object's index, which the
+uploader put about `block_bytes` apart and at batch boundaries. So a stretch begins and ends with a
+frame, can be fetched without knowing the one before, verified by itself, and shared by all readers
+that come by. Verified stretches are kept in a cache with a bound in bytes; a reader that walks on
+has the next few fetched ahead, across objects too.
+
+One fetch a stretch is under way at a time: who wants it too waits for that one. If it fails, each
+of them tries for itself and gets an error of its own; retrying is up to them. What is fetched ahead
+and fails is not missed.
+
+The state says which objects there are; whoever owns it (the uploader's session, a replica's poll)
+puts a newer one in. A fetch that finds its object gone leaves it to the caller to look again: by
+then retention has moved the start of the log, or the object is really missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.frame import Block, frame_time, scan
+from danube_trio.cloud import CloudStore
+from danube_trio.errors import CorruptDataError, DanubeError, StoreError
+
+__all__ = ["CloudTier", "TierStatistics"]
+
+log = logging.getLogger("danube_trio.tier")
+
+T = TypeVar("T")
+# (object id, number of the stretch in it)
+_Key = tuple[str, int]
+# Where blocking work runs: `Disk.run`.
+Run = Callable[..., Awaitable[Any]]
+
+# Fetches ahead under way for all readers together. A guess: enough to hide the latency of a store
+# behind a few readers, and few enough not to fill the threads with what nobody waits for.
+MAX_AHEAD = 8
+
+
+@attrs.frozen
+class TierStatistics:
+    """Reading from the object store so far.
+
+    Attributes:
+        fetches: ranged reads of stretches.
+        fetched_bytes: by them.
+        hits: stretches that were in memory already.
+        cached_bytes: in memory now.
+    """
+
+    fetches: int
+    fetched_bytes: int
+    hits: int
+    cached_bytes: int
+
+
+class CloudTier:
+    """The objects of one log, as its readers see them."""
+
+    def __init__(
+        self,
+        store: CloudStore,
+        object_key: Callable[[str], str],
+        state: CatalogState,
+        *,
+        run: Run,
+        cache_bytes: int,
+        readahead: int,
+    ) -> None:
+        self.state = state
+        self._store = store
+        self._object_key = object_key
+        self._run = run
+        self._limit = cache_bytes
+        self._readahead = readahead
+        self._cache: OrderedDict[_Key, Block] = OrderedDict()
+        self._pending: dict[_Key, trio.Event] = {}
+        self._ahead = 0
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._fetches = self._fetched_bytes = self._hits = self._cached_bytes = 0
+
+    async def serve(self) -> None:
+        """Fetch ahead what readers will want, until `close`. A task of whoever owns the tier."""
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                await trio.sleep_forever()
+        self._nursery = None
+
+    def close(self) -> None:
+        """Fetch nothing ahead any more."""
+        self._scope.cancel()
+
+    def statistics(self) -> TierStatistics:
+        """Everything that can be counted, now."""
+        return TierStatistics(self._fetches, self._fetched_bytes, self._hits, self._cached_bytes)
+
+    def before_time(self, time: int) -> int:
+        """The newest known offset whose record, and so all before it, is older than `time` (us)."""
+        found = self.state.first_base
+        for descriptor in self.state.segments:
+            if not 0 < descriptor.first_time < time:
+                break
+            older = [entry for entry in descriptor.index if 0 < entry[2] < time]
+            found = older[-1][0] if older else descriptor.base
+        return found
+
+    async def fetch(self, offset: int) -> Block:
+        """The verified stretch that holds `offset`. Always a checkpoint.
+
+        Raises:
+            LookupError: no object holds it (any more).
+            ObjectNotFoundError: the object is gone: look at the newest state.
+            CorruptDataError: its bytes are not what was uploaded.
+            StoreUnavailableError, AccessDeniedError: from the store.
+        """
+        descriptor = self.state.find(offset)
+        if descriptor is None:
+            raise LookupError(offset)
+        number = _stretch_of(descriptor, offset)
+        key = (descriptor.object_id, number)
+        block = self._cache.get(key)
+        if block is not None:
+            await trio.lowlevel.checkpoint()
+        elif (under_way := self._pending.get(key)) is not None:
+            await under_way.wait()
+            block = self._cache.get(key)
+        if block is not None:
+            self._hits += 1
+            if key in self._cache:
+                self._cache.move_to_end(key)
+        else:
+            block = await self._load(descriptor, number)
+        self._look_ahead(descriptor, number)
+        return block
+
+    def _look_ahead(self, descriptor: Descriptor, number: int) -> None:
+        """Have the next stretches fetched that are not here, if there is room for them."""
+        if self._nursery is None:
+            return
+        for following, i in self._following(descriptor, number):
+            if self._ahead >= MAX_AHEAD:
+                return
+            key = (following.object_id, i)
+            if key not in self._cache and key not in self._pending:
+                self._ahead += 1
+                # Listed before the task runs, so that nobody asks for it twice.
+                self._pending[key] = trio.Event()
+                self._nursery.start_soon(self._load_ahead, following, i)
+
+    def _following(self, descriptor: Descriptor, number: int) -> Iterator[tuple[Descriptor, int]]:
+        left, size = self._readahead, 0
+        current: Descriptor | None = descriptor
+        while current is not None:
+            for i in range(number + 1, max(1, len(current.index))):
+                begin, end = _range_of(current, i)
+                size += end - begin
+                # Ahead of what is cached nothing is fetched: it would push out what comes first.
+                if not left or size > self._limit // 2:
+                    return
+                left -= 1
+                yield current, i
+            current, number = self.state.find(current.end), -1
+
+    async def _load_ahead(self, descriptor: Descriptor, number: int) -> None:
+        try:
+            await self._load(descriptor, number)
+        except (DanubeError, StoreError) as error:
+            log.debug("fetching ahead failed: %s", error)
+        finally:
+            self._ahead -= 1
+
+    async def _load(self, descriptor: Descriptor, number: int) -> Block:
+        key = (descriptor.object_id, number)
+        event = self._pending.setdefault(key, trio.Event())
+        try:
+            begin, end = _range_of(descriptor, number)
+            path = self._object_key(descriptor.object_id)
+            info, data = await self._store.get(path, begin, end)
+            if info.size_bytes != descriptor.size_bytes or len(data) != end - begin:
+                raise self._damage(
+                    descriptor,
+                    f"the object has {info.size_bytes} bytes, not {descriptor.size_bytes}",
+                    begin,
+                    descriptor.base,
+                )
+            block: Block = await self._run(self._verify, data, descriptor, number)
+            self._fetches += 1
+            self._fetched_bytes += len(data)
+            self._keep(key, block)
+            return block
+        finally:
+            event.set()
+            if self._pending.get(key) is event:
+                del self._pending[key]
+
+    def _verify(self, data: bytes, descriptor: Descriptor, number: int) -> Block:
+        """All frames of a stretch, or CorruptDataError. Runs off the event loop."""
+        first, stop = _offsets_of(descriptor, number)
+        begin, _ = _range_of(descriptor, number)
+        found = scan(data, 0, first, stop_offset=stop)
+        if found.end_offset != stop or found.positions[-1] != len(data):
+            reason = found.reason or "frames and index do not agree"
+            raise self._damage(descriptor, reason, begin + found.positions[-1], found.end_offset)
+        positions = found.positions
+        times = frame_time(data, positions[1]), frame_time(data, positions[-1])
+        return Block(first, stop, data, positions, *times)
+
+    def _damage(
+        self, descriptor: Descriptor, reason: str, position: int, offset: int
+    ) -> CorruptDataError:
+        return CorruptDataError(
+            reason,
+            path=f"{self._store.url}/{self._object_key(descriptor.object_id)}",
+            position=position,
+            offset=offset,
+            advice="Restore the object from a copy or an older version of it",
+        )
+
+    def _keep(self, key: _Key, block: Block) -> None:
+        before = self._cache.pop(key, None)
+        if before is not None:
+            self._cached_bytes -= len(before.data)
+        self._cache[key] = block
+        self._cached_bytes += len(block.data)
+        while self._cached_bytes > self._limit and len(self._cache) > 1:
+            _, gone = self._cache.popitem(last=False)
+            self._cached_bytes -= len(gone.data)
+
+
+def _stretch_of(descriptor: Descriptor, offset: int) -> int:
+    return max(0, bisect_right(descriptor.index, offset, key=lambda entry: entry[0]) - 1)
+
+
+def _range_of(descriptor: Descriptor, number: int) -> tuple[int, int]:
+    """Its bytes `[begin, end)`. An object without an index is one stretch."""
+    index = descriptor.index
+    begin = index[number][1] if index else 0
+    return begin, index[number + 1][1] if number + 1 < len(index) else descriptor.size_bytes
+
+
+def _offsets_of(descriptor: Descriptor, number: int) -> tuple[int, int]:
+    """Its records `[first, stop)`."""
+    index = descriptor.index
+    first = index[number][0] if index else descriptor.base
+    return first, index[number + 1][0] if number + 1 < len(index) else descriptor.end

@@ -1,0 +1,317 @@
+"""The uploader task: sealed segments become objects, in order, and the catalog says so.
+
+It owns ``uploaded_end``, and is the only one who adds to the catalog. For the segment that begins
+there::
+
+    read --> upload under a name of its own --> verify --> descriptor into the catalog --> uploaded
+
+Nothing before the last step can be seen by anybody, so a crash leaves an object that no catalog
+names, and the next owner removes it (`collect`). The last step is conditional on the writer's epoch
+(`CatalogSession`): it settles an unknown outcome before anything else is tried, so no range is ever
+catalogued twice. Names are never used again: an upload whose outcome is unknown may still arrive.
+
+A store that fails is tried again, after pauses that double up to `retry_seconds`, each one cut by
+chance so that many writers do not come back at once. Meanwhile appends go on, until
+`max_local_bytes` wait. A fenced writer uploads nothing any more; a local file that is not what was
+written is not uploaded, and says so at each round.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import trio
+
+from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.crc import crc32
+from danube_trio._core.disk import Disk
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.log import Phase
+from danube_trio._core.segment import LogNames, Segment
+from danube_trio._engine import Engine
+from danube_trio._segment_io import CHUNK_BYTES, build_index, load_index
+from danube_trio.catalog import CatalogSession
+from danube_trio.cloud import CloudStore, ObjectInfo
+from danube_trio.errors import CorruptDataError, FencedError, StoreError
+
+__all__ = ["Uploader"]
+
+log = logging.getLogger("danube_trio.uploader")
+
+FIRST_PAUSE = 0.1
+
+
+class _TrimmedError(Exception):
+    """The segment was trimmed while it was being uploaded."""
+
+
+class Uploader:
+    """The task."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        disk: Disk,
+        names: LogNames,
+        store: CloudStore,
+        session: CatalogSession,
+    ) -> None:
+        assert engine.cloud is not None
+        self._engine = engine
+        self._cloud = engine.cloud
+        self._disk = disk
+        self._names = names
+        self._store = store
+        self._session = session
+        self._settings = engine.config.cloud
+        self._epoch = session.state.epoch
+        self._scope = trio.CancelScope()
+        self._rubbish: set[str] = set()  # objects of ours that no catalog names
+        self._collected = False
+
+    async def run(self) -> None:
+        """Upload until the log is left, broken or fenced."""
+        with self._scope:
+            pause = 0.0
+            while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
+                if pause:
+                    with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
+                        await self._left()
+                    if not self._engine.log.running:
+                        return
+                try:
+                    await self._step()
+                except FencedError as error:
+                    self._engine.fenced(error)
+                    return
+                except (StoreError, CorruptDataError, OSError) as error:
+                    pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
+                    self._failed(error, pause)
+                else:
+                    pause = 0.0
+                    self._cloud.uploads.error = ""
+
+    def stop(self) -> None:
+        """Give up what is under way: the log is being left."""
+        self._scope.cancel()
+
+    async def _left(self) -> None:
+        while self._engine.log.running:
+            await self._engine.uploader_bell.wait()
+
+    def _failed(self, error: Exception, pause: float) -> None:
+        counts = self._cloud.uploads
+        counts.failures += 1
+        text = str(error)
+        if text != counts.error:
+            log.warning("uploading failed and will be tried again in %.1f s: %s", pause, text)
+        counts.error = text
+
+    async def _step(self) -> None:
+        """Upload one segment, or wait until there may be one."""
+        engine = self._engine
+        if not self._collected:
+            await self._collect()
+            self._collected = True
+        segment = self._next()
+        if segment is not None:
+            await self._upload(segment)
+            return
+        end = engine.marks.uploaded_end
+        if engine.log.phase is Phase.SEALED and end == engine.marks.next_offset:
+            await self._leave_sealed()
+        elif (engine.log.upload_wanted > end or self._cloud.full) and engine.active.size_bytes:
+            engine.ask_for_roll()
+        await engine.uploader_bell.wait()
+
+    def _next(self) -> Segment | None:
+        """The first sealed segment that is not uploaded."""
+        engine = self._engine
+        end = engine.marks.uploaded_end
+        if engine.marks.sealed_end <= end:
+            return None
+        segment = engine.segments.find(end)
+        assert segment is not None and segment.base == end, (segment, engine.marks)
+        return segment
+
+    async def _upload(self, segment: Segment) -> None:
+        engine, started = self._engine, trio.current_time()
+        index = engine.indexes.get(segment.base)
+        if index is None:
+            load = partial(load_index, trailer=True)
+            index = await self._disk.run(load, self._disk, self._names, segment)
+        crc = self._cloud.checksums.get(segment.base)
+        if crc is None:
+            crc = await self._disk.run(self._verified_crc, segment)
+            self._cloud.checksums[segment.base] = crc
+        object_id = f"{segment.base:020d}-{self._epoch:010d}-{secrets.token_hex(8)}.dnb1"
+        key = self._session.catalog.object_key(object_id)
+        self._rubbish.add(key)
+        chunks = partial(self._chunks, segment, crc)
+        info = await self._store.upload(key, chunks)
+        await self._verify(key, info, segment, crc)
+        descriptor = self._describe(segment, index, object_id, crc, info)
+        try:
+            state = await self._change(partial(_commit, descriptor=descriptor))
+        except _TrimmedError:
+            return
+        self._rubbish.discard(key)
+        self._cloud.committed(self._session.state)
+        self._cloud.uploads.done += 1
+        self._cloud.uploads.bytes += segment.size_bytes
+        self._cloud.uploads.seconds.add(trio.current_time() - started)
+        await self._sweep(state)
+
+    def _chunks(self, segment: Segment, crc: int) -> Iterator[bytes]:
+        """The file's bytes; raises at the end if they are not those that were written."""
+        path = self._names.segment(segment.base)
+        file = self._disk.open(path, "r")
+        try:
+            position = found = 0
+            while position < segment.size_bytes:
+                size = min(CHUNK_BYTES, segment.size_bytes - position)
+                data = file.read_at(size, position)
+                found = crc32(data, found)
+                position += len(data)
+                if len(data) < size:
+                    break
+                if position == segment.size_bytes and found != crc:
+                    break
+                yield data
+            else:
+                return
+            raise CorruptDataError(
+                "the sealed segment is not what was written", path=path, offset=segment.base
+            )
+        finally:
+            file.close()
+
+    def _verified_crc(self, segment: Segment) -> int:
+        """CRC of a segment that an earlier run wrote, all of whose frames are verified."""
+        path = self._names.segment(segment.base)
+        file = self._disk.open(path, "r")
+        try:
+            size = file.size()
+            _, walk = build_index(file, segment.base, size=size)
+            if (walk.position, walk.offset) != (size, segment.end) or size != segment.size_bytes:
+                reason = walk.fault.reason if walk.fault is not None else "records are missing"
+                raise CorruptDataError(
+                    reason, path=path, position=walk.position, offset=walk.offset
+                )
+            crc = position = 0
+            while position < size:
+                data = file.read_at(min(CHUNK_BYTES, size - position), position)
+                crc = crc32(data, crc)
+                position += len(data)
+                if not data:
+                    break
+            return crc
+        finally:
+            file.close()
+
+    async def _verify(self, key: str, info: ObjectInfo, segment: Segment, crc: int) -> None:
+        """What the store has now is what the file has."""
+        if self._settings.verify_uploads == "head":
+            stored, found = await self._store.head(key), crc
+        else:
+            stored, found = await self._read_back(key, segment.size_bytes)
+        if (stored.size_bytes, stored.etag, found) != (segment.size_bytes, info.etag, crc):
+            raise CorruptDataError(
+                f"the object differs from the file: size {stored.size_bytes} for "
+                f"{segment.size_bytes}, tag {stored.etag} for {info.etag}, "
+                f"CRC {found:08x} for {crc:08x}",
+                path=f"{self._store.url}/{key}",
+                offset=segment.base,
+                advice="It is uploaded again; if this stays, the store is not to be trusted",
+            )
+
+    async def _read_back(self, key: str, size: int) -> tuple[ObjectInfo, int]:
+        position = crc = 0
+        while True:
+            info, data = await self._store.get(key, position, position + 4 * CHUNK_BYTES)
+            crc = crc32(data, crc)
+            position += len(data)
+            if not data or position >= min(size, info.size_bytes):
+                return info, crc
+
+    def _describe(
+        self, segment: Segment, index: SparseIndex, object_id: str, crc: int, info: ObjectInfo
+    ) -> Descriptor:
+        return Descriptor(
+            base=segment.base,
+            end=segment.end,
+            size_bytes=segment.size_bytes,
+            object_id=object_id,
+            crc32=crc,
+            etag=info.etag,
+            created_at=int(self._engine.clock()),
+            epoch=self._epoch,
+            first_time=index.first_time,
+            last_time=index.last_time,
+            index=tuple(index.thinned(self._settings.block_bytes)),
+        )
+
+    async def _change(self, make: Callable[[CatalogState], CatalogState]) -> CatalogState:
+        """Change the catalog; an unknown outcome is settled by the same change, sooner or later."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._session.change(make)
+            except StoreError as error:
+                self._failed(error, pause)
+                await trio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, self._settings.retry_seconds)
+
+    async def _leave_sealed(self) -> None:
+        if self._cloud.left_sealed.is_set():
+            return
+        await self._change(CatalogState.left_sealed)
+        self._cloud.committed(self._session.state)
+        self._cloud.left_sealed.set()
+        self._engine.janitor_bell.ring()
+
+    # ---- objects that no catalog names
+
+    async def _collect(self) -> None:
+        """Remove what earlier epochs uploaded, or trimmed, and nobody names."""
+        state, catalog = self._session.state, self._session.catalog
+        named = {catalog.object_key(d.object_id) for d in state.segments}
+        for info in await self._store.list_objects(catalog.object_prefix):
+            epoch = _epoch_of(info.key)
+            if info.key not in named and epoch is not None and epoch < self._epoch:
+                log.info("removing %s, which no catalog names", info.key)
+                await self._store.delete(info.key)
+
+    async def _sweep(self, state: CatalogState) -> None:
+        """Remove own uploads that failed, and old entries of the catalog. Best effort."""
+        steps: list[Callable[[], Awaitable[Any]]] = [partial(self._session.catalog.collect, state)]
+        steps += [partial(self._discard, key) for key in list(self._rubbish)]
+        for step in steps:
+            try:
+                await step()
+            except StoreError as error:
+                log.info("left for another time: %s", error)
+                return
+
+    async def _discard(self, key: str) -> None:
+        await self._store.delete(key)
+        self._rubbish.discard(key)
+
+
+def _commit(state: CatalogState, descriptor: Descriptor) -> CatalogState:
+    if state.end > descriptor.base:
+        raise _TrimmedError
+    return state.committed(descriptor)
+
+
+def _epoch_of(key: str) -> int | None:
+    """The epoch in the name of an object; None if it is not one of ours."""
+    parts = key.rpartition("/")[2].split("-")
+    if len(parts) == 3 and parts[2].endswith(".dnb1") and parts[1].isdecimal():
+        return int(parts[1])
+    return None
