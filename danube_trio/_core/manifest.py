@@ -35,6 +35,7 @@ __all__ = [
     "Manifest",
     "Page",
     "PageRef",
+    "check_index",
     "check_segments",
     "check_successor",
     "decode_manifest",
@@ -109,7 +110,7 @@ class _Row:
 
 
 def _unstructure_descriptor(d: Descriptor) -> Any:
-    _check_index(d)
+    check_index(d)
     deltas: list[int] = []
     before = (d.base, 0, 0)
     for entry in d.index:
@@ -133,7 +134,7 @@ def _structure_descriptor(value: object, _: object) -> Descriptor:
         raise ValueError(f"no segment is [{row.base}, {row.end}) with {row.size_bytes} bytes")
     fields: dict[str, Any] = attrs.asdict(row) | {"index": tuple(index)}
     d = Descriptor(**fields)
-    _check_index(d)
+    check_index(d)
     return d
 
 
@@ -155,7 +156,8 @@ def check_segments(segments: Iterable[Descriptor], start_offset: int, end: int) 
         raise ValueError(f"the segments end at {covered}, the log at {end}")
 
 
-def _check_index(d: Descriptor) -> None:
+def check_index(d: Descriptor) -> None:
+    """ValueError unless a descriptor's index ascends within its object."""
     offset, position = d.base - 1, -1
     for entry in d.index:
         if not (offset < entry[0] < d.end and position < entry[1] < d.size_bytes):
