@@ -30,6 +30,8 @@ __all__ = [
     "decode_marks",
     "encode_document",
     "mark_position",
+    "with_crc",
+    "without_crc",
 ]
 
 FORMAT = 1
@@ -101,18 +103,28 @@ _converter.register_unstructure_hook(
 )
 
 
+def with_crc(line: bytes) -> bytes:
+    """A document of one line, with the line that guards it."""
+    line += b"\n"
+    return line + b"crc32 %08x\n" % crc32(line)
+
+
+def without_crc(data: bytes) -> bytes:
+    """The guarded line of a document; ValueError if it is not exactly what was written."""
+    line, newline, check = data.partition(b"\n")
+    if not newline or check != b"crc32 %08x\n" % crc32(line + newline):
+        raise ValueError("the document does not match its CRC")
+    return line
+
+
 def encode_document(value: object) -> bytes:
     """The bytes of a `Meta`, `Trim` or `Checkpoint`."""
-    line = json.dumps(_converter.unstructure(value), sort_keys=True).encode() + b"\n"
-    return line + b"crc32 %08x\n" % crc32(line)
+    return with_crc(json.dumps(_converter.unstructure(value), sort_keys=True).encode())
 
 
 def decode_document(data: bytes, kind: type[T]) -> T:
     """The document in `data`; ValueError says what is wrong with it."""
-    line, newline, check = data.partition(b"\n")
-    if not newline or check != b"crc32 %08x\n" % crc32(line + newline):
-        raise ValueError("the document does not match its CRC")
-    fields = json.loads(line)
+    fields = json.loads(without_crc(data))
     try:
         if kind is Meta:
             _refuse_newer(fields)

@@ -13,13 +13,19 @@ from typing import Protocol
 import attrs
 
 from danube_trio._core.catalog import CatalogState
+from danube_trio._core.manifest import object_name
 
-__all__ = ["Catalog", "fresh"]
+__all__ = ["Catalog", "fresh", "new_object_id"]
 
 
 def fresh(state: CatalogState) -> CatalogState:
     """The same state, to be published once."""
     return attrs.evolve(state, nonce=secrets.token_hex(8))
+
+
+def new_object_id(base: int, epoch: int) -> str:
+    """The id of an object that was never written: of the segment at `base`, by this epoch."""
+    return object_name(base, epoch, secrets.token_hex(8))
 
 
 class Catalog(Protocol):

@@ -1,0 +1,379 @@
+"""The catalog in a metadata store, under Danube's keys and with its JSON.
+
+`_core.danube_catalog` has the keys and the values.
+
+**The rule.** ``head`` holds the newest state but for the segments, and its nonce. Each publication
+is one transaction, which changes ``head`` (a new epoch also ``epoch``) and puts and deletes only
+what differs, if ``epoch`` and ``head`` have the revisions that a look just now found. The look
+compares their values with what is to be replaced: a cluster restored from a backup gives the same
+revisions again, to other values.
+
+**Unknown outcomes.** Look again. The head has our nonce: done. It is still the one before: the same
+transaction again, whose expectations the first one spoils if it is late. Anything else: fenced.
+
+**Reading** is not one operation, so the head is read before and after the rest: the same revision
+twice means that nothing of what counts changed in between.
+
+**The limit** of etcd, 128 changes in a transaction, bounds what one publication can add (see
+`MAX_ADDED`), and what it can drop at once. Entries of segments below ``start_offset`` do not count,
+whether they are there or not, and their keys are never used again. So a large trim changes the head
+and drops as many as fit; the rest goes right after, and what is left then goes with `collect`.
+
+**Danube's own entries.** A topic that Danube wrote has descriptors and no head of ours: it is
+refused, untouched. Within our range an entry that is not ours is corruption; outside of it, it is
+nobody's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.danube_catalog import (
+    Details,
+    EpochEntry,
+    Head,
+    SealedState,
+    TopicKeys,
+    decode_segment,
+    encode_cur,
+    encode_segment,
+    join_segment,
+    split_segment,
+)
+from danube_trio._core.documents import compact
+from danube_trio._core.files import NewerFormatError
+from danube_trio._core.manifest import check_successor
+from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.errors import (
+    CorruptDataError,
+    FencedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+from danube_trio.metadata import MetadataStore, Revised
+
+__all__ = ["MAX_ADDED", "MetadataCatalog"]
+
+log = logging.getLogger("danube_trio.catalog")
+
+MAX_CHANGES = 128  # etcd's --max-txn-ops
+_OWN_CHANGES = 4  # epoch, head, cur, state
+# Two entries each; half of what fits, so that a publication can add and drop at once.
+MAX_ADDED = (MAX_CHANGES - _OWN_CHANGES) // 4
+
+
+@attrs.frozen
+class _Look:
+    """`epoch` and `head`, as they were a moment ago."""
+
+    epoch: Revised | None
+    head: Revised | None
+    epoch_entry: EpochEntry | None
+    head_entry: Head | None
+
+    def is_before(self, before: CatalogState | None) -> bool:
+        """Whether this is the state that is to be replaced."""
+        if before is None or self.head_entry is None or self.epoch_entry is None:
+            return before is None and self.head is None and self.epoch is None
+        return (
+            self.head_entry.nonce == before.nonce
+            and self.head_entry.sequence == before.sequence
+            and self.epoch_entry.epoch == before.epoch
+        )
+
+
+class MetadataCatalog:
+    """A `Catalog` of one topic in a metadata store.
+
+    Args:
+        metadata: the store.
+        topic: ``/namespace/name``. ValueError for names that Danube would take for others.
+        root: Danube's `metadata_root`.
+        broker_id: what to call ourselves in Danube's sealed marker.
+        clock: gives its time, in seconds since 1970.
+        backoff: for unknown outcomes.
+    """
+
+    def __init__(
+        self,
+        metadata: MetadataStore,
+        topic: str,
+        *,
+        root: str = "/danube",
+        broker_id: int = 0,
+        clock: Callable[[], float] = time.time,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._metadata = metadata
+        self._keys = TopicKeys.of(root, topic)
+        self._broker_id = broker_id
+        self._clock = clock
+        self._backoff = backoff or Backoff()
+        # The newest state seen, and the bytes of its head.
+        self._newest: tuple[bytes, CatalogState] | None = None
+
+    def __repr__(self) -> str:
+        sequence = self._newest[1].sequence if self._newest else 0
+        return f"<MetadataCatalog {self.url}, number {sequence} seen>"
+
+    @property
+    def url(self) -> str:
+        """See `Catalog`."""
+        return f"{self._metadata.url.rstrip('/')}{self._keys.base}"
+
+    @property
+    def object_prefix(self) -> str:
+        """See `Catalog`. Danube's, without the metadata's root."""
+        return self._keys.objects
+
+    def object_key(self, object_id: str) -> str:
+        """See `Catalog`."""
+        return f"{self.object_prefix}/{object_id}"
+
+    # ---- looking
+
+    async def latest(self) -> CatalogState | None:
+        """See `Catalog`.
+
+        Raises UnsupportedFormatError for a topic that Danube itself wrote, StoreUnavailableError
+        also when it was overtaken too often.
+        """
+        tries = Tries(self._backoff, f"reading {self.url}")
+        while True:
+            look = await self._look()
+            if look.head is None or look.head_entry is None:
+                await self._refuse_foreign()
+                return None
+            if self._newest and self._newest[0] == look.head.value:
+                return self._newest[1]
+            segments = await self._metadata.list_entries(self._keys.segments)
+            details = await self._metadata.list_entries(self._keys.details)
+            again = await self._look()
+            if again == look:
+                return self._learn(look, self._assemble(look, segments, details))
+            await tries.again(None)
+
+    async def _look(self) -> _Look:
+        """Two reads: a transaction, or a second look, tells whether they belong together."""
+        epoch = await self._metadata.get(self._keys.epoch)
+        head = await self._metadata.get(self._keys.head)
+        if epoch is not None and head is None:  # they came together, and neither ever goes
+            raise self._corrupt("there is an epoch, and no head any more")
+        try:
+            return _Look(
+                epoch,
+                head,
+                EpochEntry.decode(epoch.value) if epoch else None,
+                Head.decode(head.value) if head else None,
+            )
+        except NewerFormatError as error:
+            advice = "Use a newer version of danube-trio"
+            raise UnsupportedFormatError(self.url, str(error), advice) from error
+        except ValueError as error:
+            raise self._corrupt(f"epoch or head cannot be read: {error}") from error
+
+    def _learn(self, look: _Look, state: CatalogState) -> CatalogState:
+        assert look.head is not None
+        self._newest = (look.head.value, state)
+        return state
+
+    def _assemble(
+        self, look: _Look, segments: list[Revised], details: list[Revised]
+    ) -> CatalogState:
+        """The state of these entries, which belong together."""
+        head, epoch = look.head_entry, look.epoch_entry
+        assert head is not None
+        if epoch is None or epoch.epoch != head.epoch:
+            raise self._corrupt(f"the head is of epoch {head.epoch}, the epoch says {epoch}")
+        ours = {entry.key: entry.value for entry in details}
+        found: list[Descriptor] = []
+        for entry in segments:
+            base = TopicKeys.start_of(entry.key)
+            # `cur`, and what others may have put there; beyond the end nothing counts.
+            if base is None or base >= head.end:
+                continue
+            detail = ours.get(self._keys.detail(base))
+            try:
+                if (d := self._join(base, entry.value, detail)).end > head.start_offset:
+                    found.append(d)
+            except ValueError as error:
+                if base >= head.start_offset:
+                    raise self._corrupt(f"{entry.key}: {error}", base) from error
+                log.debug("%s is not ours, and before the log: %s", entry.key, error)
+        try:
+            return head.state(found)
+        except ValueError as error:
+            raise self._corrupt(str(error), head.start_offset) from error
+
+    def _join(self, base: int, segment: bytes, detail: bytes | None) -> Descriptor:
+        danube = decode_segment(segment)
+        if danube.start_offset != base:
+            raise ValueError(f"it says that it starts at {danube.start_offset}")
+        if detail is None:
+            raise ValueError("danube-trio did not write it")
+        return join_segment(danube, Details.decode(detail))
+
+    async def _refuse_foreign(self) -> None:
+        """A topic without a head of ours must have no segments."""
+        entries = await self._metadata.list_entries(self._keys.segments)
+        if not any(TopicKeys.start_of(entry.key) is not None for entry in entries):
+            return
+        if (await self._look()).head is None:  # else it was begun just now
+            raise UnsupportedFormatError(
+                self.url,
+                f"Danube wrote {len(entries)} entries there, and danube-trio none",
+                "Choose another topic or root, and import Danube's",
+            )
+
+    def _corrupt(self, reason: str, offset: int | None = None) -> CorruptDataError:
+        advice = (
+            "Nothing was changed. Compare the metadata store with a backup; Danube must not write "
+            "to a topic of danube-trio"
+        )
+        return CorruptDataError(reason, path=self.url, offset=offset, advice=advice)
+
+    # ---- publishing
+
+    async def publish(self, before: CatalogState | None, after: CatalogState) -> CatalogState:
+        """See `Catalog`.
+
+        Raises ValueError if `after` is no successor of `before`, or adds more than `MAX_ADDED`
+        segments; CorruptDataError if there is an entry in the place of a new one. Cancelled
+        anywhere, the same call can be made again.
+        """
+        after = check_successor(before, after)
+        if before is None:
+            await self._refuse_foreign()
+        change = self._change(before, after)
+        tries = Tries(self._backoff, f"publishing number {after.sequence} of {self.url}")
+        while True:
+            try:
+                look = await self._look()
+                if look.head_entry is not None and look.head_entry.nonce == after.nonce:
+                    break
+                if not look.is_before(before):
+                    raise self._fenced(after, look)
+                if await self._transact(look, change):
+                    break
+                await self._refuse_occupied(look, change)
+                await tries.again(None)
+            except StoreUnavailableError as error:
+                await tries.again(error)
+        self._newest = (change.put[self._keys.head], after)
+        await self._remove(change.later)
+        return after
+
+    def _fenced(self, after: CatalogState, look: _Look) -> FencedError:
+        head = look.head_entry
+        if head is None:
+            return FencedError(after.epoch, "nobody: the catalog that it published in is gone")
+        return FencedError(after.epoch, f"{head.writer or 'a writer'} (epoch {head.epoch})")
+
+    def _change(self, before: CatalogState | None, after: CatalogState) -> _Change:
+        """What a publication puts and deletes. Pure, but for the time in the marker."""
+        keys = self._keys
+        old = before.segments if before else ()
+        added = [d for d in after.segments if before is None or d.base >= before.end]
+        if len(added) > MAX_ADDED:
+            raise ValueError(f"{len(added)} new segments in one change: at most {MAX_ADDED} fit")
+        put = {keys.head: compact(Head.of(after))}
+        if before is None or after.epoch != before.epoch:
+            put[keys.epoch] = compact(EpochEntry(after.epoch, after.writer))
+        for d in added:
+            danube, details = split_segment(d)
+            put[keys.segment(d.base)] = encode_segment(danube)
+            put[keys.detail(d.base)] = compact(details)
+        delete = [key(d.base) for d in old if d.base < after.first_base for key in keys.of_segment]
+        if added:
+            put[keys.current] = encode_cur(added[-1].base)
+        elif not after.segments:
+            delete.insert(0, keys.current)
+        if after.sealed and not after.deleted and after.end:
+            put[keys.sealed] = compact(self._marker(after))
+        else:
+            delete.insert(0, keys.sealed)
+        fits = MAX_CHANGES - len(put)
+        return _Change(put, delete[:fits], delete[fits:], [keys.segment(d.base) for d in added])
+
+    def _marker(self, state: CatalogState) -> SealedState:
+        return SealedState(True, state.end - 1, self._broker_id, int(self._clock()))
+
+    async def _transact(self, look: _Look, change: _Change) -> bool:
+        expect = {
+            self._keys.epoch: look.epoch.revision if look.epoch else 0,
+            self._keys.head: look.head.revision if look.head else 0,
+            **dict.fromkeys(change.absent, 0),
+        }
+        done = await self._metadata.transact(expect, put=change.put, delete=change.delete)
+        return done is not None
+
+    async def _refuse_occupied(self, look: _Look, change: _Change) -> None:
+        """After a transaction that failed: nobody may have put an entry where ours is to go."""
+        for key in change.absent:
+            there = await self._metadata.get(key)
+            if there is not None and await self._look() == look:
+                raise self._corrupt(f"{key} exists, and is not of this log")
+
+    # ---- collecting
+
+    async def collect(self, state: CatalogState) -> int:
+        """See `Catalog`: entries of segments that were trimmed, and are still there.
+
+        Safe to call at any time, also for a writer that is fenced: keys below `start_offset` are
+        never used again. Entries that Danube wrote stay.
+        """
+        removed = 0
+        try:
+            details = await self._metadata.list_entries(self._keys.details)
+            old: list[str] = []
+            for entry in details:
+                base = TopicKeys.start_of(entry.key)
+                if base is not None and self._end_of(entry.value) <= state.start_offset:
+                    old += [key(base) for key in self._keys.of_segment]
+            removed = await self._remove(old)
+        except StoreError as error:
+            log.warning("collecting %s stopped, and goes on another time: %s", self.url, error)
+        return removed
+
+    @staticmethod
+    def _end_of(value: bytes) -> float:
+        try:
+            return Details.decode(value).end
+        except ValueError:
+            return float("inf")
+
+    async def _remove(self, keys: Iterable[str]) -> int:
+        """Delete entries that do not count any more, the oldest first; returns how many went."""
+        left = list(keys)
+        removed = 0
+        while left:
+            try:
+                await self._metadata.transact({}, delete=left[:MAX_CHANGES])
+            except StoreError as error:
+                log.warning("old entries of %s stay for another time: %s", self.url, error)
+                break
+            removed += len(left[:MAX_CHANGES])
+            del left[:MAX_CHANGES]
+        return removed
+
+
+@attrs.frozen
+class _Change:
+    """What one publication does.
+
+    Attributes:
+        put, delete: in its transaction.
+        later: what did not fit: entries that do not count any more.
+        absent: keys that must not be there before.
+    """
+
+    put: dict[str, bytes]
+    delete: list[str]
+    later: list[str]
+    absent: list[str]

@@ -1,0 +1,356 @@
+"""The catalog in the object store itself: numbered manifests, each created once.
+
+It needs put-if-absent and strong listing, nothing else: no server besides the store, no clock, no
+lease. `_core.manifest` has the keys and the bytes.
+
+**The rule.** Manifest ``n + 1`` follows manifest ``n``; of all that want to be it, `create` lets
+one win. The highest number that was ever created counts, and is never deleted.
+
+**Why creating is not enough.** Manifests below the highest are removed in time, so their numbers
+become free, and a writer that slept through it (or a request that was late) can create one again.
+Such a manifest never counts, and two looks find that out:
+
+- *publish*: create ``n + 1``; then list what comes after it. Nothing: it counts, and was the newest
+  just now. Anything: fenced.
+- *latest*: list, get the highest, list what comes after it. Nothing: what was got is what counts.
+  It cannot be a manifest that was created again, because then a higher one would exist. Anything
+  (or the get found nothing): start again. A lower number is never an answer.
+
+**Unknown outcomes.** The answer to a create may be lost, may come from the library's own second
+try, or may be a conflict although nothing was stored. So whatever it says but success, only a look
+counts: get ``n + 1``. Ours (it has our nonce): created. Another's: fenced. Nothing: list what comes
+after it; anything: fenced, nothing: create again. A create that is still on its way then meets
+either itself or a number that does not count.
+
+**Index pages** are written before the manifest that names them first, and belong to it by number
+and nonce. One that the newest manifest does not name, with a number that is not higher, can be
+named by no later one: it is garbage, whoever finds that out.
+
+**What is kept in memory**: the newest state seen, and its pages. A manifest that was the highest
+and still is has not changed, so looking again costs one listing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import attrs
+
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.files import NewerFormatError
+from danube_trio._core.manifest import (
+    Manifest,
+    Page,
+    PageRef,
+    check_successor,
+    decode_manifest,
+    decode_page,
+    encode_manifest,
+    fold,
+    manifest_name,
+    manifest_sequence,
+    page_sequence,
+)
+from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.cloud import CloudStore
+from danube_trio.errors import (
+    CorruptDataError,
+    FencedError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+
+__all__ = ["ManifestCatalog"]
+
+log = logging.getLogger("danube_trio.catalog")
+
+
+@attrs.frozen
+class _Known:
+    """A published state, and the pages that its manifest names."""
+
+    state: CatalogState
+    pages: tuple[Page, ...] = ()
+
+
+class ManifestCatalog:
+    """A `Catalog` of one log, below `prefix` in an object store.
+
+    Args:
+        store: the store. It must keep the promise of `create`; some servers do not.
+        prefix: of all keys of this log, whole parts, ``topics/default/orders``. Nobody else's keys
+            begin with it.
+        fold_segments, fold_bytes: more segments than this, or about so many bytes of descriptors,
+            and the oldest go into an index page. Guesses: a manifest is written at each upload, a
+            page of 256 KiB once in many.
+        keep: how many manifests `collect` leaves, the newest included: readers that just found
+            one still get it.
+        backoff: for unknown outcomes.
+    """
+
+    def __init__(
+        self,
+        store: CloudStore,
+        prefix: str,
+        *,
+        fold_segments: int = 1000,
+        fold_bytes: int = 256 * 1024,
+        keep: int = 8,
+        backoff: Backoff | None = None,
+    ) -> None:
+        for name, value in (("fold_segments", fold_segments), ("keep", keep)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        if not prefix or prefix != prefix.strip("/"):
+            raise ValueError(f'prefix={prefix!r} must have parts, and no "/" around them')
+        self._store = store
+        self._prefix = prefix
+        self._fold_segments = fold_segments
+        self._fold_bytes = fold_bytes
+        self._keep = keep
+        self._backoff = backoff or Backoff()
+        self._newest: _Known | None = None
+
+    def __repr__(self) -> str:
+        sequence = self._newest.state.sequence if self._newest else 0
+        return f"<ManifestCatalog {self.url}, number {sequence} seen>"
+
+    @property
+    def url(self) -> str:
+        """See `Catalog`."""
+        return f"{self._store.url.rstrip('/')}/{self._prefix}"
+
+    @property
+    def object_prefix(self) -> str:
+        """See `Catalog`."""
+        return f"{self._prefix}/segments"
+
+    def object_key(self, object_id: str) -> str:
+        """See `Catalog`."""
+        return f"{self.object_prefix}/{object_id}"
+
+    @property
+    def _manifests(self) -> str:
+        return f"{self._prefix}/manifest"
+
+    def _key(self, sequence: int) -> str:
+        return f"{self._manifests}/{manifest_name(sequence)}"
+
+    def _page_key(self, name: str) -> str:
+        return f"{self._prefix}/pages/{name}"
+
+    # ---- looking
+
+    async def latest(self) -> CatalogState | None:
+        """See `Catalog`. Raises StoreUnavailableError also when it was overtaken too often."""
+        tries = Tries(self._backoff, f"reading {self.url}")
+        while True:
+            top = await self._highest()
+            if top is None:
+                return None
+            known = await self._read(top)
+            if known is not None:
+                return known.state
+            await tries.again(None)
+
+    async def _highest(self) -> int | None:
+        """The highest manifest's number; None if there is none and never was."""
+        known = self._newest
+        seen = known.state.sequence if known else 0
+        top = max(await self._list_manifests(max(seen - 1, 0)), default=None)
+        if known and (top is None or top < seen):
+            raise self._corrupt(
+                f"manifest {seen} was the newest, and there is none as new any more", seen
+            )
+        return top
+
+    async def _read(self, sequence: int) -> _Known | None:
+        """The manifest with this number, if it is the highest and has its pages; else None."""
+        known = self._newest
+        if known and known.state.sequence == sequence:
+            return known
+        manifest = await self._get(sequence)
+        if manifest is None or await self._superseded(sequence):
+            return None
+        pages = await self._load(manifest.pages)
+        if None in pages:
+            if await self._superseded(sequence):
+                return None
+            missing = manifest.pages[pages.index(None)]
+            raise self._corrupt(f"the index page {missing.name} is missing", sequence)
+        try:
+            whole = tuple(page for page in pages if page is not None)
+            state = manifest.state(whole)
+        except ValueError as error:
+            raise self._corrupt(str(error), sequence) from error
+        return self._learn(_Known(state, whole))
+
+    def _learn(self, known: _Known) -> _Known:
+        newest = self._newest
+        if newest is None or newest.state.sequence < known.state.sequence:
+            self._newest = known
+        return known
+
+    async def _list_manifests(self, after: int) -> list[int]:
+        """The numbers of the manifests after this one."""
+        listed = await self._store.list_objects(self._manifests, after=self._key(after))
+        names = (info.key.removeprefix(f"{self._manifests}/") for info in listed)
+        numbers = (manifest_sequence(name) for name in names)
+        return [number for number in numbers if number is not None and number > after]
+
+    async def _superseded(self, sequence: int) -> bool:
+        """Whether a higher number exists. The second look of the protocol."""
+        return bool(await self._list_manifests(sequence))
+
+    async def _get(self, sequence: int) -> Manifest | None:
+        try:
+            _, data = await self._store.get(self._key(sequence))
+        except ObjectNotFoundError:
+            return None
+        try:
+            return decode_manifest(data, sequence)
+        except NewerFormatError as error:
+            raise self._newer(self._key(sequence), error) from error
+        except ValueError as error:
+            raise self._corrupt(str(error), sequence) from error
+
+    async def _load(self, refs: Sequence[PageRef]) -> list[Page | None]:
+        """These pages; None for each that is not there."""
+        known = {page.ref: page for page in self._newest.pages} if self._newest else {}
+        pages: list[Page | None] = []
+        for ref in refs:
+            pages.append(known.get(ref) or await self._load_page(ref))
+        return pages
+
+    async def _load_page(self, ref: PageRef) -> Page | None:
+        key = self._page_key(ref.name)
+        try:
+            _, data = await self._store.get(key)
+            return decode_page(data, ref)
+        except ObjectNotFoundError:
+            return None
+        except NewerFormatError as error:
+            raise self._newer(key, error) from error
+        except ValueError as error:
+            raise CorruptDataError(str(error), path=key, offset=ref.base, advice=_ADVICE) from error
+
+    def _corrupt(self, reason: str, sequence: int) -> CorruptDataError:
+        where = f"{self.url}/manifest/{manifest_name(sequence)}"
+        return CorruptDataError(reason, path=where, advice=_ADVICE)
+
+    def _newer(self, key: str, error: NewerFormatError) -> UnsupportedFormatError:
+        where = f"{self._store.url.rstrip('/')}/{key}"
+        return UnsupportedFormatError(where, str(error), "Use a newer version of danube-trio")
+
+    # ---- publishing
+
+    async def publish(self, before: CatalogState | None, after: CatalogState) -> CatalogState:
+        """See `Catalog`.
+
+        Raises ValueError if `after` is no successor of `before`. Cancelled anywhere, the same call
+        can be made again.
+        """
+        after = check_successor(before, after)
+        known = self._newest
+        kept, groups, listed = fold(
+            after.segments,
+            known.pages if known and before and known.state.nonce == before.nonce else (),
+            limit=self._fold_segments,
+            limit_bytes=self._fold_bytes,
+        )
+        new = [Page.of(group, after.sequence, after.nonce) for group in groups]
+        pages = (*kept, *new)
+        data = encode_manifest(after, pages, listed)
+        tries = Tries(self._backoff, f"publishing number {after.sequence} of {self.url}")
+        while (stored := await self._try(after, data, new, tries)) is None:
+            pass
+        # Another handle may have published the same, in other pages: those are not known here.
+        if stored == tuple(page.ref for page in pages):
+            self._learn(_Known(after, pages))
+        return after
+
+    async def _try(
+        self, after: CatalogState, data: bytes, pages: list[Page], tries: Tries
+    ) -> tuple[PageRef, ...] | None:
+        """One attempt: the pages that the published manifest names, or None: not known, try again.
+
+        Raises FencedError. Removes from `pages` what is stored.
+        """
+        try:
+            while pages:
+                await self._store.put(self._page_key(pages[0].ref.name), pages[0].encode())
+                del pages[0]
+            try:
+                await self._store.create(self._key(after.sequence), data)
+                ours = decode_manifest(data, after.sequence)
+            except (PreconditionFailedError, StoreUnavailableError) as error:
+                found = await self._find(after)
+                if found is None:
+                    await tries.again(error)
+                    return None
+                ours = found
+            if await self._superseded(after.sequence):
+                raise FencedError(after.epoch, f"a writer that published after {after.sequence}")
+        except StoreUnavailableError as error:
+            await tries.again(error)
+            return None
+        return ours.pages
+
+    async def _find(self, after: CatalogState) -> Manifest | None:
+        """The manifest, if it is there and ours; None if there is none.
+
+        FencedError if it is another's, or later ones exist.
+        """
+        found = await self._get(after.sequence)
+        if found is not None:
+            if found.nonce == after.nonce:
+                return found
+            raise FencedError(after.epoch, f"{found.writer or 'a writer'} (epoch {found.epoch})")
+        if await self._superseded(after.sequence):
+            raise FencedError(after.epoch, f"a writer that published after {after.sequence}")
+        return None
+
+    # ---- collecting
+
+    async def collect(self, state: CatalogState) -> int:
+        """See `Catalog`: manifests below the newest few, and pages that `state` does not name.
+
+        Safe to call at any time, even for a writer that is fenced and does not know: what it
+        removes counts no more, and never will.
+        """
+        removed = 0
+        try:
+            numbers = await self._list_manifests(0)
+            # Later ones may exist; what is far below `state` is superseded all the more.
+            old = [n for n in numbers if n <= state.sequence - self._keep and n < max(numbers)]
+            keys = [self._key(number) for number in old]
+            known = self._newest
+            if known and known.state.nonce == state.nonce:
+                keys += await self._list_unnamed_pages(known)
+            for key in keys:
+                await self._store.delete(key)
+                removed += 1
+        except StoreError as error:
+            log.warning("collecting %s stopped, and goes on another time: %s", self.url, error)
+        return removed
+
+    async def _list_unnamed_pages(self, known: _Known) -> list[str]:
+        named = {page.ref.name for page in known.pages}
+        prefix = f"{self._prefix}/pages/"
+        unnamed: list[str] = []
+        for info in await self._store.list_objects(prefix.rstrip("/")):
+            name = info.key.removeprefix(prefix)
+            number = page_sequence(name)
+            if number is not None and number <= known.state.sequence and name not in named:
+                unnamed.append(info.key)
+        return unnamed
+
+
+_ADVICE = (
+    "Nothing was changed. Compare the store with a copy, or restore the catalog from the newest "
+    "manifest that is whole"
+)
