@@ -5,9 +5,11 @@ command: hand it to a log, let your program work, then recover from every state 
 have left. Its module documents the model.
 
 `SimStore` is an object store in memory that loses answers, carries requests out late, and lets a
-test stop its clients at every step.
+test stop its clients at every step. `check_store` checks any store against the contract of
+`danube_trio.cloud.CloudStore`.
 """
 
+from danube_trio.testing._check_store import check_store
 from danube_trio.testing._cloud_faults import (
     STORE_OPERATIONS,
     StoreFault,
@@ -31,4 +33,5 @@ __all__ = [
     "StoreFault",
     "StoreFaultKind",
     "StoreOperation",
+    "check_store",
 ]
