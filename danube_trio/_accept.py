@@ -48,9 +48,7 @@ class Acceptor:
         if level not in LEVELS:
             raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
         if level == "uploaded" and self._cloud is None:
-            raise ValueError(
-                "durability='uploaded' needs an object store: open_wal(..., store=...)"
-            )
+            raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
         waits = not self._in_memory and level != "accepted"
         # No checkpoint may follow acceptance, so one that never waits has its checkpoint here.
         if waits:

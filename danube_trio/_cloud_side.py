@@ -31,7 +31,8 @@ class CloudSide:
         tier: reads objects, and holds the catalog's newest state.
         uploads: what the uploader counts.
         checksums: of whole local segments by base, as they were written.
-        left_sealed: set when the catalog says that the log was left sealed.
+        left_sealed: the catalog says that the log was left sealed.
+        over: set when nothing will be uploaded any more, for whatever reason.
         full: as much waits for the store as ``max_local_bytes`` allows.
     """
 
@@ -39,7 +40,8 @@ class CloudSide:
         self.tier = tier
         self.uploads = UploadCounts()
         self.checksums: dict[int, int] = {}
-        self.left_sealed = trio.Event()
+        self.left_sealed = False
+        self.over = trio.Event()
         self.full = False
         self._engine = engine
         self.look_at_room()

@@ -280,6 +280,11 @@ class Engine:
             self.uploaded.fail(self.refusal)
         self._ring_all()
 
+    @property
+    def fence_untold(self) -> bool:
+        """Whether records were fenced off, and no caller was told."""
+        return not self.fence_told and self.marks.next_offset > self.marks.uploaded_end
+
     def seal(self) -> None:
         """Nothing more is accepted; what was goes to the object store, all of it."""
         if self.log.phase is not Phase.OPEN:

@@ -18,6 +18,7 @@ store.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection
 from functools import partial
@@ -139,7 +140,7 @@ class Janitor:
         """Free local files that verified objects cover."""
         engine = self._engine
         keep = engine.config.cloud.keep_local_bytes
-        if engine.cloud is not None and engine.cloud.left_sealed.is_set():
+        if engine.cloud is not None and engine.cloud.left_sealed:
             keep = 0  # whoever opens it next has the objects
         start = engine.segments.first_base
         total = engine.segments.size_bytes
@@ -310,7 +311,8 @@ def _unlink(
         if segment.base in damaged:
             kept = names.cut_bytes(segment.base, 0, "corrupt")
             log.warning("%s is damaged; its records are in the store, its bytes in %s", path, kept)
-            disk.rename(path, kept)
+            with contextlib.suppress(FileNotFoundError):
+                disk.rename(path, kept)
         else:
             _unlink_if_there(disk, path)
         _unlink_if_there(disk, names.index(segment.base))

@@ -324,9 +324,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise error
             exc.add_note(str(error))
-        if engine.fence is not None and not engine.fence_told and exc is None:
-            if engine.marks.next_offset > engine.marks.uploaded_end:
-                raise engine.fence
+        if exc is None and engine.fence is not None and engine.fence_untold:
+            raise engine.fence
         if interrupt is not None:
             raise interrupt
 

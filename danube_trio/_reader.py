@@ -259,9 +259,7 @@ class Reader(Generic[T_co]):
             if self._cursor < source.marks.start_offset:
                 return  # retention overtook us: route will say so
             raise CorruptDataError(
-                "the object is missing"
-                if isinstance(error, ObjectNotFoundError)
-                else "no object holds the record",
+                f"no object holds the record ({error})",
                 offset=self._cursor,
                 advice="Restore it from a copy or an older version of the store",
             ) from error
@@ -292,17 +290,15 @@ class Reader(Generic[T_co]):
                 source.config.read_block_bytes,
                 source.config.on_corruption == "skip" and not self._stored(),
             )
-        except CorruptDataError as error:
-            if segment is None or not self._stored():
-                raise
-            source.heal(segment.base, error.reason)
-            return  # the next try fetches it from the store
-        except FileNotFoundError as error:
-            if self._cursor < max(source.marks.start_offset, source.local_start):
+        except (CorruptDataError, FileNotFoundError) as error:
+            gone = isinstance(error, FileNotFoundError)
+            if gone and self._cursor < max(source.marks.start_offset, source.local_start):
                 return  # retention overtook us: route will say so
             if segment is not None and self._stored():
-                source.heal(segment.base, "the file is missing")
-                return
+                source.heal(segment.base, str(error))
+                return  # the next try fetches it from the store
+            if not gone:
+                raise
             raise CorruptDataError(
                 "the segment is missing",
                 path=names.segment(base),

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
@@ -35,7 +34,7 @@ from danube_trio._core.log import Phase
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine import Engine
 from danube_trio._segment_io import CHUNK_BYTES, build_index, load_index
-from danube_trio.catalog import CatalogSession
+from danube_trio.catalog import CatalogSession, new_object_id, object_parts
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import CorruptDataError, FencedError, StoreError
 
@@ -76,25 +75,31 @@ class Uploader:
 
     async def run(self) -> None:
         """Upload until the log is left, broken or fenced."""
-        with self._scope:
-            pause = 0.0
-            while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
-                if pause:
-                    with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
-                        await self._left()
-                    if not self._engine.log.running:
-                        return
-                try:
-                    await self._step()
-                except FencedError as error:
-                    self._engine.fenced(error)
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            self._cloud.over.set()
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
+            if pause:
+                with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
+                    await self._left()
+                if not self._engine.log.running:
                     return
-                except (StoreError, CorruptDataError, OSError) as error:
-                    pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
-                    self._failed(error, pause)
-                else:
-                    pause = 0.0
-                    self._cloud.uploads.error = ""
+            try:
+                await self._step()
+            except FencedError as error:
+                self._engine.fenced(error)
+                return
+            except (StoreError, CorruptDataError, OSError) as error:
+                pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
+                self._failed(error, pause)
+            else:
+                pause = 0.0
+                self._cloud.uploads.error = ""
 
     def stop(self) -> None:
         """Give up what is under way: the log is being left."""
@@ -149,7 +154,7 @@ class Uploader:
         if crc is None:
             crc = await self._disk.run(self._verified_crc, segment)
             self._cloud.checksums[segment.base] = crc
-        object_id = f"{segment.base:020d}-{self._epoch:010d}-{secrets.token_hex(8)}.dnb1"
+        object_id = new_object_id(segment.base, self._epoch)
         key = self._session.catalog.object_key(object_id)
         self._rubbish.add(key)
         chunks = partial(self._chunks, segment, crc)
@@ -157,7 +162,7 @@ class Uploader:
         await self._verify(key, info, segment, crc)
         descriptor = self._describe(segment, index, object_id, crc, info)
         try:
-            state = await self._change(partial(_commit, descriptor=descriptor))
+            await self._change(partial(_commit, descriptor=descriptor))
         except _TrimmedError:
             return
         self._rubbish.discard(key)
@@ -165,7 +170,7 @@ class Uploader:
         self._cloud.uploads.done += 1
         self._cloud.uploads.bytes += segment.size_bytes
         self._cloud.uploads.seconds.add(trio.current_time() - started)
-        await self._sweep(state)
+        await self._sweep()
 
     def _chunks(self, segment: Segment, crc: int) -> Iterator[bytes]:
         """The file's bytes; raises at the end if they are not those that were written."""
@@ -268,11 +273,12 @@ class Uploader:
                 pause = min(pause * 2, self._settings.retry_seconds)
 
     async def _leave_sealed(self) -> None:
-        if self._cloud.left_sealed.is_set():
+        if self._cloud.left_sealed:
             return
         await self._change(CatalogState.left_sealed)
         self._cloud.committed(self._session.state)
-        self._cloud.left_sealed.set()
+        self._cloud.left_sealed = True
+        self._cloud.over.set()
         self._engine.janitor_bell.ring()
 
     # ---- objects that no catalog names
@@ -282,14 +288,14 @@ class Uploader:
         state, catalog = self._session.state, self._session.catalog
         named = {catalog.object_key(d.object_id) for d in state.segments}
         for info in await self._store.list_objects(catalog.object_prefix):
-            epoch = _epoch_of(info.key)
-            if info.key not in named and epoch is not None and epoch < self._epoch:
+            parts = object_parts(info.key.rpartition("/")[2])
+            if info.key not in named and parts is not None and parts[1] < self._epoch:
                 log.info("removing %s, which no catalog names", info.key)
                 await self._store.delete(info.key)
 
-    async def _sweep(self, state: CatalogState) -> None:
+    async def _sweep(self) -> None:
         """Remove own uploads that failed, and old entries of the catalog. Best effort."""
-        steps: list[Callable[[], Awaitable[Any]]] = [partial(self._session.catalog.collect, state)]
+        steps: list[Callable[[], Awaitable[Any]]] = [self._session.collect]
         steps += [partial(self._discard, key) for key in list(self._rubbish)]
         for step in steps:
             try:
@@ -307,11 +313,3 @@ def _commit(state: CatalogState, descriptor: Descriptor) -> CatalogState:
     if state.end > descriptor.base:
         raise _TrimmedError
     return state.committed(descriptor)
-
-
-def _epoch_of(key: str) -> int | None:
-    """The epoch in the name of an object; None if it is not one of ours."""
-    parts = key.rpartition("/")[2].split("-")
-    if len(parts) == 3 and parts[2].endswith(".dnb1") and parts[1].isdecimal():
-        return int(parts[1])
-    return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, overload
 
-import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._accept import Acceptor
@@ -296,12 +295,9 @@ class Wal:
         end = engine.marks.next_offset
         await self.wait_durable(end)
         await self.wait_uploaded(end)
-        while not cloud.left_sealed.is_set():
-            if engine.log.phase is not Phase.SEALED:
-                raise engine.refusal()
-            engine.uploader_bell.ring()
-            with trio.move_on_after(1):  # a log that is fenced meanwhile sets no event
-                await cloud.left_sealed.wait()
+        await cloud.over.wait()
+        if not cloud.left_sealed:
+            raise engine.refusal()
         return end
 
     # ---- reading and trimming

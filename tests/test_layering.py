@@ -27,7 +27,9 @@ RANKS = {
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
-    **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),  # the tasks, and the state that they share
+    **dict.fromkeys(
+        ("_engine", "_cloud_side", "_accept", *TASKS), 2
+    ),  # the tasks, and the state that they share
     **dict.fromkeys(("_wal", "_observe", "_verify", "_verify_segment", "_attach", "_stores"), 3),
     **dict.fromkeys(("_open", "_follow"), 4),  # they wire it all to the real disk
     "storage": 5,
