@@ -54,11 +54,11 @@ class Reader(Generic[T_co]):
 
     Waits for new records at the end of the log unless it was given an end. Only one task may use
     it at a time (trio.BusyResourceError). Cancelling loses nothing: the cursor moves only when
-    records are handed out. Keeps nothing open between blocks; closing it is good manners, not a
-    must.
+    records are handed out. Keeps nothing open between blocks; closing it is good manners, no must.
 
     Raises, from the iteration: OffsetTrimmedError when retention overtook it, CorruptDataError,
-    LogBrokenError or LogClosedError when it waits for records that will never come.
+    LogBrokenError or LogClosedError when it waits for records that will never come, and what the
+    object store raises: after StoreUnavailableError the same reader may be asked again.
     """
 
     def __init__(
@@ -109,8 +109,7 @@ class Reader(Generic[T_co]):
             await self._refill()
             i = 0
         self._next = i + 1
-        item = self._items[i]
-        return cast("T_co", item)
+        return cast("T_co", self._items[i])
 
     async def next_batch(self) -> list[T_co]:
         """The next records, as many as are at hand, at least one; empty at the reader's end."""
@@ -295,8 +294,7 @@ class Reader(Generic[T_co]):
             if gone and self._cursor < max(source.marks.start_offset, source.local_start):
                 return  # retention overtook us: route will say so
             if segment is not None and self._stored():
-                source.heal(segment.base, str(error))
-                return  # the next try fetches it from the store
+                return source.heal(segment.base, str(error))  # the next try asks the store
             if not gone:
                 raise
             raise CorruptDataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from danube_trio import WalConfig, open_wal
+from danube_trio import Wal, WalConfig, open_wal
 from danube_trio.config import CloudConfig
 from danube_trio.testing import SimDisk, SimStore
 
