@@ -140,7 +140,7 @@ class Verification:
         listing = disk.list_dir(names.directory)
         small.bases = names.segment_bases(listing)
         trim = yield from self._document(names.trim, Trim, "problem")
-        small.start = trim.start_offset if trim is not None else 0
+        small.start = trim.first_local if trim is not None else 0
         if small.meta is None and names.meta.rpartition("/")[2] not in listing:
             if not small.bases:
                 raise FileNotFoundError(
@@ -201,7 +201,9 @@ class Verification:
                 continue
             if name in unfinished:
                 reason = "a replacement that was never finished; the next open removes it"
-            elif name.startswith(f"{names.stem}.") and name.endswith((".torn", ".corrupt")):
+            elif name.startswith(f"{names.stem}.") and name.endswith(
+                (".torn", ".corrupt", ".fenced")
+            ):
                 reason = "bytes that an open cut off; nothing depends on them"
             elif name.startswith(f"{names.stem}.") and name.endswith(".idx"):
                 reason = "an index without its segment; nothing depends on it"
@@ -240,7 +242,7 @@ class Verification:
             file = self._disk.open(path, "r")
         except FileNotFoundError:
             trim = yield from self._document(self._names.trim, Trim, "problem")
-            if trim is None or end is None or trim.start_offset < end:
+            if trim is None or end is None or trim.first_local < end:
                 yield Finding("problem", "the segment is missing", path, offset=base)
             return None
         try:

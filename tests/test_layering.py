@@ -30,15 +30,17 @@ RANKS = {
     **dict.fromkeys(
         ("_engine", "_cloud_side", "_accept", *TASKS), 2
     ),  # the tasks, and the state that they share
-    **dict.fromkeys(("_wal", "_observe", "_verify", "_verify_segment", "_attach", "_stores"), 3),
-    **dict.fromkeys(("_open", "_follow"), 4),  # they wire it all to the real disk
+    **dict.fromkeys(
+        ("_wal", "_observe", "_verify", "_verify_segment", "_attach", "_stores", "_readable"), 3
+    ),
+    **dict.fromkeys(("_open", "_follow", "_replica"), 4),  # they wire it all to the real disk
     "storage": 5,
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,
 }
 
-MAY_IMPORT_DISK = {"_open", "_follow", "storage", "testing", "cli"}
+MAY_IMPORT_DISK = {"_open", "_follow", "_replica", "storage", "testing", "cli"}
 TOUCHES_FILES = {"_disk.py", "_lane.py"}
 FILE_MODULES = {"fcntl", "glob", "mmap", "pathlib", "shutil", "tempfile"}
 # What is left of `os` for everyone else: nothing that asks or changes the file system.
