@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from servers import Server
+
 from danube_trio._disk import RealDisk
-from danube_trio.cloud import DirectoryStore, MemoryStore
+from danube_trio.cloud import DirectoryStore, MemoryStore, open_store, probe_store
 from danube_trio.testing import SimDisk, SimStore, check_store
 
 
@@ -29,3 +31,15 @@ async def test_a_directory_on_a_simulated_disk_keeps_the_rules() -> None:
     store = DirectoryStore("/store", SimDisk())
     await check_store(store, many_keys=30)
     await store.aclose()
+
+
+async def test_s3_keeps_the_rules(s3: Server) -> None:
+    async with open_store(f"{s3.url}/rules/of", s3.options) as store:
+        await probe_store(store)
+        await check_store(store)
+
+
+async def test_another_s3_keeps_the_rules(more_s3: Server) -> None:
+    async with open_store(f"{more_s3.url}/rules", more_s3.options) as store:
+        await probe_store(store)
+        await check_store(store)

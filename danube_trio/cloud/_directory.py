@@ -20,6 +20,7 @@ from urllib.parse import quote
 import trio
 
 from danube_trio._core.disk import Disk
+from danube_trio.cloud._closing import Closing
 from danube_trio.cloud._keys import Chunks, as_bytes, check_key, check_prefix, check_range
 from danube_trio.cloud._object_files import ObjectFiles, Temporary
 from danube_trio.cloud._store import ObjectInfo
@@ -41,7 +42,7 @@ LOCK_RETRY_SECONDS = 0.005
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP})
 
 
-class DirectoryStore:
+class DirectoryStore(Closing):
     """A `CloudStore` of files below a directory, which is made when something is first written.
 
     Any number of processes may use it, if the file system has links and flock(2). An object is a
