@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
+import fake_gcs
 import pytest
 
 from danube_trio.cloud import StoreOptions
@@ -175,3 +176,11 @@ def more_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("a second opinion is asked for with DANUBE_MORE_SERVERS=1")
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[Server]:
+    """A fake of Google's for all tests; each uses a prefix of its own."""
+    with fake_gcs.serving() as (endpoint, _):
+        options = StoreOptions(endpoint=endpoint, anonymous=True, allow_http=True)
+        yield Server(f"gs://{BUCKET}", options)

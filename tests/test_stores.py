@@ -43,3 +43,9 @@ async def test_another_s3_keeps_the_rules(more_s3: Server) -> None:
     async with open_store(f"{more_s3.url}/rules", more_s3.options) as store:
         await probe_store(store)
         await check_store(store)
+
+
+async def test_google_keeps_the_rules(gcs: Server) -> None:
+    async with open_store(f"{gcs.url}/rules", gcs.options) as store:
+        await probe_store(store)
+        await check_store(store, many_keys=250)

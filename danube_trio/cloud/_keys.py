@@ -19,7 +19,8 @@ __all__ = [
 
 # One more than 900 bytes would still fit S3 and GCS (1024), less a store's own prefix.
 MAX_KEY_BYTES = 900
-_CONTROL = frozenset(map(chr, (*range(32), 127, 0xFFFE, 0xFFFF)))
+# What XML cannot carry, and what some servers take for a slash.
+_FORBIDDEN = frozenset(map(chr, (*range(32), 127, 0xFFFE, 0xFFFF))) | {"\\"}
 
 Chunks = Callable[[], Iterator[bytes]]
 
@@ -33,8 +34,8 @@ def _fault_of(key: object) -> str | None:
         return "must not be empty, nor begin or end with a slash, nor have two in a row"
     if "." in parts or ".." in parts:
         return "must have no part . or .."
-    if not _CONTROL.isdisjoint(key):
-        return "must have no control characters"
+    if not _FORBIDDEN.isdisjoint(key):
+        return "must have no control characters and no backslash"
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +25,12 @@ SCHEMES = ("s3", "gs", "az")
 # The first pause of the library's own repetitions, and the longest; guesses.
 FIRST_BACKOFF = timedelta(milliseconds=100)
 LONGEST_BACKOFF = timedelta(seconds=2)
+
+
+# Google's writes ask for a token even when nothing is to be signed, but not for this account.
+_NOBODY = json.dumps(
+    {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+)
 
 
 @attrs.frozen
@@ -118,7 +125,7 @@ def _gcs(options: StoreOptions) -> dict[str, object]:
     return {
         "base_url": options.endpoint,
         "service_account": options.service_account,
-        "service_account_key": options.service_account_key,
+        "service_account_key": _NOBODY if options.anonymous else options.service_account_key,
         "bearer_token": options.bearer_token,
         "skip_signature": options.anonymous or None,
     }
