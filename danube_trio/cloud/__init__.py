@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from danube_trio.cloud._chunks import read_chunks
 from danube_trio.cloud._directory import DirectoryStore
 from danube_trio.cloud._memory import MemoryStore
-from danube_trio.cloud._open import open_store
+from danube_trio.cloud._open import load_obstore_store, open_store
 from danube_trio.cloud._options import StoreOptions
 from danube_trio.cloud._probe import probe_store
 from danube_trio.cloud._store import CloudStore, ObjectInfo
@@ -29,9 +29,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Only when asked for: it needs a library that not everybody has.
     if name == "ObstoreStore":
-        from danube_trio.cloud._obstore import ObstoreStore
-
-        return ObstoreStore
+        return load_obstore_store()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from danube_trio.cloud._options import StoreOptions
 if TYPE_CHECKING:
     from danube_trio.cloud._obstore import ObstoreStore
 
-__all__ = ["open_store"]
+__all__ = ["load_obstore_store", "open_store"]
 
 
 def open_store(
@@ -53,9 +53,20 @@ def open_store(
         return DirectoryStore(path, disk)
     plain = attrs.asdict(options) if options is not None else {}
     merged = StoreOptions.from_plain({**plain, **more})
-    from danube_trio.cloud._obstore import ObstoreStore
+    return load_obstore_store()(url, merged)
 
-    return ObstoreStore(url, merged)
+
+def load_obstore_store() -> type[ObstoreStore]:
+    """Import it only now: it needs a library that not everybody has."""
+    try:
+        from danube_trio.cloud._obstore import ObstoreStore
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "obstore":
+            raise
+        raise ImportError(
+            "s3://, gs:// and az:// need the package obstore: pip install 'danube-trio[cloud]'"
+        ) from error
+    return ObstoreStore
 
 
 def _refuse_options(url: str, options: StoreOptions | None, more: dict[str, object]) -> None:
