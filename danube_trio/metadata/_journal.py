@@ -202,31 +202,24 @@ def install(disk: Disk, names: Names, header: JournalHeader, snapshot: bytes) ->
     knows whether it happened.
     """
     mark = Mark(2, BATCHES_START, header.base)
-    file: File | None = None
     try:
-        file = _write_new(disk, names.journal_tmp, header.encode(mark))
-        _write_new(disk, names.snapshot_tmp, snapshot).close()
+        _write_new(disk, names.journal_tmp, header.encode(mark))
+        _write_new(disk, names.snapshot_tmp, snapshot)
     except OSError as error:
-        if file is not None:
-            _close(file)
         # They hold space that somebody needs; the first error counts.
         for path in (names.journal_tmp, names.snapshot_tmp):
             with contextlib.suppress(OSError):
                 disk.unlink(path)
         raise NotInstalledError(error) from error
-    try:
-        disk.rename(names.journal_tmp, names.journal(header.base))
-        disk.sync_dir(names.directory)
-        disk.rename(names.snapshot_tmp, names.snapshot)
-        disk.sync_dir(names.directory)
-    except OSError:
-        _close(file)
-        raise
-    return file, mark
+    disk.rename(names.journal_tmp, names.journal(header.base))
+    disk.sync_dir(names.directory)
+    disk.rename(names.snapshot_tmp, names.snapshot)
+    disk.sync_dir(names.directory)
+    return disk.open(names.journal(header.base), "rw"), mark
 
 
-def _write_new(disk: Disk, path: str, data: bytes) -> File:
-    """A new file with this content, synced (its name is not); replaces a leftover."""
+def _write_new(disk: Disk, path: str, data: bytes) -> None:
+    """Make a file with this content, synced (its name is not); replaces a leftover."""
     try:
         file = disk.open(path, "create")
     except FileExistsError:
@@ -236,10 +229,8 @@ def _write_new(disk: Disk, path: str, data: bytes) -> File:
     try:
         file.write_at(data, 0)
         file.sync_data()
-    except OSError:
+    finally:
         _close(file)
-        raise
-    return file
 
 
 def _close(file: File) -> None:
