@@ -13,6 +13,7 @@ Every call has a limit of time, for a server that takes connections and says not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 from collections.abc import AsyncGenerator
@@ -110,6 +111,12 @@ class Gateway:
         """Whether `aclose` was called."""
         return self._closed
 
+    @property
+    def http_errors(self) -> tuple[type[Exception], ...]:
+        """What the HTTP library raises when a connection fails, or is closed."""
+        httpx = self._httpx
+        return httpx.HTTPError, httpx.StreamError, OSError
+
     async def aclose(self) -> None:
         """End all calls and watches, and the connections; idempotent."""
         self._closed = True
@@ -133,10 +140,10 @@ class Gateway:
             try:
                 return await self._with_token(endpoint, path, body)
             except StoreUnavailableError as error:
+                self.next_endpoint(endpoint)
                 if self._closed or not (repeatable or isinstance(error, _NotSentError)):
                     raise
                 failure = failure or error
-                self.next_endpoint(endpoint)
         assert failure is not None
         raise StoreUnavailableError(*failure.args) from failure.__cause__
 
@@ -191,7 +198,7 @@ class Gateway:
                     endpoint + path, json=body, headers=headers, timeout=timeout
                 )
                 return _answer(endpoint, response)
-            except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            except self.http_errors as error:
                 self._raise(endpoint, error)
             finally:
                 self._scopes.discard(scope)
@@ -242,7 +249,7 @@ class Gateway:
                     await response.aread()
                     _answer(endpoint, response)
                 return Lines(self, endpoint, token, response)
-            except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            except self.http_errors as error:
                 self._raise(endpoint, error)
             finally:
                 self._scopes.discard(scope)
@@ -256,7 +263,7 @@ class Gateway:
             self._scopes.add(scope)
             try:
                 return await anext(chunks, None)
-            except (self._httpx.HTTPError, self._httpx.StreamError, OSError) as error:
+            except self.http_errors as error:
                 self._raise(lines.endpoint, error)
             finally:
                 self._scopes.discard(scope)
@@ -310,10 +317,14 @@ class Lines:
         raise error
 
     async def aclose(self) -> None:
-        """End it; idempotent."""
+        """End it, and its connection; idempotent."""
         with trio.CancelScope(shield=True):
-            await self._chunks.aclose()
             await self._response.aclose()
+            # The library's generators stand in each other, and closing the outer one leaves an
+            # inner one to the garbage collector, which warns. Reading from what is closed ends all.
+            with contextlib.suppress(*self._gateway.http_errors):
+                while await anext(self._chunks, None) is not None:
+                    pass
 
 
 def _answer(endpoint: str, response: httpx2.Response) -> Json:
