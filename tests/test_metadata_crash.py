@@ -214,8 +214,9 @@ async def test_a_killed_process_and_then_a_power_cut() -> None:
             assert await recover(state.disk) == found, (nth, state.name)
 
 
-async def test_every_flipped_bit_is_noticed_or_harmless() -> None:
-    disk, record = await recorded(starting_over)
+@pytest.mark.parametrize("workload", [one_by_one, starting_over], ids=lambda w: w.__name__)
+async def test_every_flipped_bit_is_noticed_or_harmless(workload: Workload) -> None:
+    disk, record = await recorded(workload)
     expected = await recover(disk)
     assert expected[1] == record.states[expected[0]]
     noticed = harmless = 0
@@ -223,7 +224,8 @@ async def test_every_flipped_bit_is_noticed_or_harmless() -> None:
         if path.endswith(".lock"):
             continue
         for position in range(len(data)):
-            for bit in range(8):
+            # Of the padding between the slots one bit is enough.
+            for bit in range(8 if data[position] or position > 1500 else 1):
                 other = disk.crash()
                 other.corrupt(path, position, bit)
                 before = other.tree()

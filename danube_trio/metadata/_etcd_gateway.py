@@ -27,7 +27,15 @@ from danube_trio.metadata._etcd_config import EtcdConfig
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["CompactedError", "Gateway", "LeaseGoneError", "Lines", "refusal", "understood"]
+__all__ = [
+    "CompactedError",
+    "Gateway",
+    "LeaseGoneError",
+    "Lines",
+    "SilentError",
+    "refusal",
+    "understood",
+]
 
 Json = dict[str, Any]
 
@@ -36,6 +44,7 @@ _INVALID_ARGUMENT, _NOT_FOUND, _PERMISSION_DENIED = 3, 5, 7
 _OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
 # Refusals with "invalid argument" that are about who is asking.
 _LOGIN_WORDS = ("user name is empty", "authentication failed", "auth:")
+CLOSE_SECONDS = 1.0  # a connection that cannot say goodbye is closed without
 MAX_LINE_BYTES = 64 << 20  # etcd sends fragments of 2 MiB at most; base64 and JSON add to that
 
 
@@ -45,6 +54,10 @@ class CompactedError(StoreError):
 
 class LeaseGoneError(StoreError):
     """There is no such lease; nothing was done."""
+
+
+class SilentError(StoreUnavailableError):
+    """Nothing was heard for `watch_silence`: no failure, but perhaps the connection is dead."""
 
 
 class _TokenError(StoreError):
@@ -133,7 +146,7 @@ class Gateway:
         self._closed = True
         for scope in self._scopes:
             scope.cancel()
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._client.aclose()
 
     async def read(self, path: str, body: Json) -> Json:
@@ -273,7 +286,7 @@ class Gateway:
         raise StoreUnavailableError(f"etcd at {endpoint} did not begin to answer")
 
     async def next_chunk(self, lines: Lines, chunks: AsyncGenerator[bytes]) -> bytes | None:
-        """More bytes of an answer; None when it has ended, or says nothing for too long."""
+        """More bytes of an answer; None when it has ended."""
         self._check_open()
         with trio.move_on_after(self.config.watch_silence) as scope:
             self._scopes.add(scope)
@@ -284,7 +297,7 @@ class Gateway:
             finally:
                 self._scopes.discard(scope)
         self._check_open()
-        return None
+        raise SilentError(f"etcd at {lines.endpoint} was silent for {self.config.watch_silence} s")
 
 
 class Lines:
@@ -337,7 +350,7 @@ class Lines:
 
     async def aclose(self) -> None:
         """End it, and its connection; idempotent."""
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._response.aclose()
             # The library's generators stand in each other, and closing the outer one leaves an
             # inner one to the garbage collector, which warns. Reading from what is closed ends all.

@@ -26,7 +26,13 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio.errors import StoreUnavailableError, WatchLostError
-from danube_trio.metadata._etcd_gateway import CompactedError, Gateway, Lines, understood
+from danube_trio.metadata._etcd_gateway import (
+    CompactedError,
+    Gateway,
+    Lines,
+    SilentError,
+    understood,
+)
 from danube_trio.metadata._store import WatchEvent
 
 __all__ = ["EtcdWatch", "decode_key", "encode", "range_of"]
@@ -167,7 +173,7 @@ class EtcdWatch:
             self._gateway.next_endpoint(self._lines.endpoint)
             await self._hang_up()
         now = trio.current_time()
-        if now >= self._good_from:
+        if now >= self._good_from or isinstance(error, SilentError):
             self._pause, self._give_up = 0.0, math.inf
         self._good_from = math.inf
         self._give_up = min(self._give_up, now + self._gateway.config.watch_retry)
