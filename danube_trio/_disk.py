@@ -266,6 +266,10 @@ class RealDisk:
         _check_can_write(target)
         os.rename(source, target)
 
+    def link(self, source: str, target: str) -> None:
+        _check_can_write(target)
+        os.link(source, target, follow_symlinks=False)
+
     def unlink(self, path: str) -> None:
         _check_can_write(path)
         os.unlink(path)

@@ -346,6 +346,9 @@ class _ReadOnlyDisk:
     def rename(self, source: str, target: str) -> None:
         _refuse(target)
 
+    def link(self, source: str, target: str) -> None:
+        _refuse(target)
+
     def unlink(self, path: str) -> None:
         _refuse(path)
 

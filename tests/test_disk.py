@@ -245,6 +245,45 @@ def test_rename_and_unlink_need_a_file(disk: Disk, root: str) -> None:
         disk.file_size(f"{root}/none")
 
 
+def test_link_gives_a_file_a_further_name(disk: Disk, root: str) -> None:
+    make_file(disk, f"{root}/file", b"data")
+    disk.make_dir(f"{root}/dir")
+    disk.link(f"{root}/file", f"{root}/dir/name")
+    assert read_file(disk, f"{root}/dir/name", 10) == b"data"
+    disk.unlink(f"{root}/file")
+    assert read_file(disk, f"{root}/dir/name", 10) == b"data"
+    assert (disk.list_dir(root), disk.list_dir(f"{root}/dir")) == (["dir"], ["name"])
+
+
+def test_link_replaces_nothing(disk: Disk, root: str) -> None:
+    make_file(disk, f"{root}/file", b"new")
+    make_file(disk, f"{root}/taken", b"old")
+    disk.make_dir(f"{root}/dir")
+    for taken in ("taken", "file", "dir"):
+        with pytest.raises(FileExistsError):
+            disk.link(f"{root}/file", f"{root}/{taken}")
+    assert read_file(disk, f"{root}/taken", 10) == b"old"
+    with pytest.raises(FileNotFoundError):
+        disk.link(f"{root}/none", f"{root}/new")
+    with pytest.raises(FileNotFoundError):
+        disk.link(f"{root}/file", f"{root}/none/new")
+    with pytest.raises(NotADirectoryError):
+        disk.link(f"{root}/file", f"{root}/taken/new")
+    with raises_errno(errno.EPERM):
+        disk.link(f"{root}/dir", f"{root}/new")
+
+
+def test_a_rename_takes_one_name_of_a_file_that_has_two(disk: Disk, root: str) -> None:
+    make_file(disk, f"{root}/a", b"data")
+    disk.link(f"{root}/a", f"{root}/b")
+    disk.rename(f"{root}/a", f"{root}/c")
+    assert disk.list_dir(root) == ["b", "c"]
+    disk.rename(f"{root}/b", f"{root}/c")  # two names of one file: nothing happens
+    assert disk.list_dir(root) == ["b", "c"]
+    disk.unlink(f"{root}/b")
+    assert read_file(disk, f"{root}/c", 10) == b"data"
+
+
 def test_an_unlinked_file_lives_until_it_is_closed(disk: Disk, root: str) -> None:
     make_file(disk, f"{root}/file", b"data")
     file = disk.open(f"{root}/file", "rw")

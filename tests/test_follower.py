@@ -565,6 +565,7 @@ async def test_its_readers_get_a_disk_that_refuses_every_change() -> None:
             lambda: view.open(path, "rw"),
             lambda: view.open(path, "create"),
             lambda: view.rename(path, f"{path}2"),
+            lambda: view.link(path, f"{path}2"),
             lambda: view.unlink(path),
             lambda: view.sync_dir(DIR),
             lambda: view.lock(path, "me"),

@@ -130,6 +130,28 @@ def test_what_is_kept_of_overlapping_writes_has_their_order() -> None:
     assert contents(disk.crash_states(samples=100)) == {b"....", b"AAA.", b".BBB", b"ABBB"}
 
 
+def test_a_link_is_kept_or_lost_and_synced_with_its_directory() -> None:
+    disk = new_disk()
+    durable_file(disk, b"1")
+    disk.link(f"{D}/a", f"{D}/b")
+    assert contents(disk.crash_states(samples=20), "b") == {None, b"1"}
+    disk.unlink(f"{D}/a")
+    found = {tuple(state.disk.tree()) for state in disk.crash_states(samples=50)}
+    assert found == {(), (f"{D}/a",), (f"{D}/b",), (f"{D}/a", f"{D}/b")}
+    disk.sync_dir(D)
+    assert disk.crash().tree() == {f"{D}/b": b"1"}
+
+
+def test_a_rename_keeps_the_links_of_its_file() -> None:
+    disk = new_disk()
+    durable_file(disk, b"1")
+    disk.link(f"{D}/a", f"{D}/b")
+    disk.sync_dir(D)
+    disk.rename(f"{D}/a", f"{D}/c")
+    found = {tuple(state.disk.tree()) for state in disk.crash_states(samples=50)}
+    assert found == {(f"{D}/a", f"{D}/b"), (f"{D}/b", f"{D}/c")}
+
+
 def test_syncing_one_file_does_nothing_for_another() -> None:
     disk = new_disk()
     file, other = durable_file(disk, b"1", "a"), durable_file(disk, b"1", "b")

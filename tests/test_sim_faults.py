@@ -159,6 +159,7 @@ def test_every_operation_can_fail() -> None:
         "create": lambda disk, _: disk.open(f"{D}/b", "create"),
         "file_size": lambda disk, _: disk.file_size(f"{D}/a"),
         "free_bytes": lambda disk, _: disk.free_bytes(D),
+        "link": lambda disk, _: disk.link(f"{D}/a", f"{D}/l"),
         "list_dir": lambda disk, _: disk.list_dir(D),
         "lock": lambda disk, _: disk.lock(f"{D}/lock", ""),
         "make_dir": lambda disk, _: disk.make_dir(f"{D}/b"),

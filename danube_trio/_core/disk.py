@@ -17,7 +17,8 @@ nothing that a call has done):
 
 - `File.sync_data` makes the bytes and the size of that file durable, not its name;
 - `Disk.sync_dir` makes the names in that directory durable, not what they name;
-- `Disk.rename` is atomic: afterwards the target is the old file or the new one.
+- `Disk.rename` is atomic: afterwards the target is the old file or the new one; so is `Disk.link`:
+  the name is there or not.
 
 Everything else may be lost, kept, torn or reordered. Errors are `OSError` with the errno of the
 operating system. A sync that failed once says nothing when it succeeds the next time.
@@ -165,6 +166,15 @@ class Disk(Protocol):
 
     def rename(self, source: str, target: str) -> None:
         """Rename within one directory, atomically replacing `target`; durable by `sync_dir`."""
+        ...
+
+    def link(self, source: str, target: str) -> None:
+        """Give the file `source` the further name `target`, atomically; durable by `sync_dir`.
+
+        FileExistsError if anything has that name: of all who try, one succeeds. The content must
+        be durable before, because the name may be at any time. An `OSError` where the file system
+        has no such thing (EPERM, EOPNOTSUPP). Never follows a symbolic link.
+        """
         ...
 
     def unlink(self, path: str) -> None:

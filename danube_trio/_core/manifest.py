@@ -294,7 +294,8 @@ class Manifest:
         if not 0 <= self.owner_since_epoch <= self.epoch:
             raise ValueError(f"epoch {self.epoch} is before {self.owner_since_epoch}")
         fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in attrs.fields(CatalogState)}
-        return CatalogState(**fields | {"segments": segments})
+        fields["segments"] = segments
+        return CatalogState(**fields)
 
 
 def encode_manifest(
@@ -302,7 +303,8 @@ def encode_manifest(
 ) -> bytes:
     """The bytes of a published state whose segments are in `pages` and, after them, `listed`."""
     fields: dict[str, Any] = {f.name: getattr(state, f.name) for f in attrs.fields(CatalogState)}
-    fields |= {"segments": tuple(listed), "pages": tuple(page.ref for page in pages)}
+    fields["segments"] = tuple(listed)
+    fields["pages"] = tuple(page.ref for page in pages)
     manifest = Manifest(**fields)
     again = manifest.state(pages)
     assert again == state, (again, state)

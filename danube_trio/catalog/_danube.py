@@ -11,8 +11,10 @@ revisions again, to other values.
 **Unknown outcomes.** Look again. The head has our nonce: done. It is still the one before: the same
 transaction again, whose expectations the first one spoils if it is late. Anything else: fenced.
 
-**Reading** is not one operation, so the head is read before and after the rest: the same revision
-twice means that nothing of what counts changed in between.
+**Reading** is not one operation: the head first, then the segments. Those that came after it lie
+beyond its end, and do not count; those of its own are still there, and the same, unless they were
+trimmed in between. So if anything is missing, the head is read again: another one means that this
+was the reason, the same one that it is corruption.
 
 **The limit** of etcd, 128 changes in a transaction, bounds what one publication can add (see
 `MAX_ADDED`), and what it can drop at once. Entries of segments below ``start_offset`` do not count,
@@ -144,7 +146,7 @@ class MetadataCatalog:
         Raises UnsupportedFormatError for a topic that Danube itself wrote, StoreUnavailableError
         also when it was overtaken too often.
         """
-        tries = Tries(self._backoff, f"reading {self.url}")
+        tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:
             look = await self._look()
             if look.head is None or look.head_entry is None:
@@ -154,10 +156,15 @@ class MetadataCatalog:
                 return self._newest[1]
             segments = await self._metadata.list_entries(self._keys.segments)
             details = await self._metadata.list_entries(self._keys.details)
-            again = await self._look()
-            if again == look:
-                return self._learn(look, self._assemble(look, segments, details))
-            await tries.again(None)
+            try:
+                state = self._assemble(look, segments, details)
+            except CorruptDataError:
+                if await self._look() == look:
+                    raise
+                await tries.again(None)
+                continue
+            self._newest = (look.head.value, state)
+            return state
 
     async def _look(self) -> _Look:
         """Two reads: a transaction, or a second look, tells whether they belong together."""
@@ -177,11 +184,6 @@ class MetadataCatalog:
             raise UnsupportedFormatError(self.url, str(error), advice) from error
         except ValueError as error:
             raise self._corrupt(f"epoch or head cannot be read: {error}") from error
-
-    def _learn(self, look: _Look, state: CatalogState) -> CatalogState:
-        assert look.head is not None
-        self._newest = (look.head.value, state)
-        return state
 
     def _assemble(
         self, look: _Look, segments: list[Revised], details: list[Revised]

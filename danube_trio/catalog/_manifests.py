@@ -147,7 +147,7 @@ class ManifestCatalog:
 
     async def latest(self) -> CatalogState | None:
         """See `Catalog`. Raises StoreUnavailableError also when it was overtaken too often."""
-        tries = Tries(self._backoff, f"reading {self.url}")
+        tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:
             top = await self._highest()
             if top is None:

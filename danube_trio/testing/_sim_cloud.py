@@ -356,9 +356,13 @@ class SimStore:
     def _fault_of(
         self, operation: StoreOperation
     ) -> tuple[StoreFault | None, StoreFaultKind | None]:
-        """Let every fault count the operation; return the first that hits it."""
-        hits = [(fault, fault.kind_for(operation)) for fault in self._faults]
-        return next((hit for hit in hits if hit[1] is not None), (None, None))
+        """Let every fault count the operation; return the first that hits it, and how."""
+        hit: tuple[StoreFault, StoreFaultKind] | None = None
+        for fault in self._faults:
+            kind = fault.kind_for(operation)
+            if kind is not None and hit is None:
+                hit = fault, kind
+        return hit or (None, None)
 
     def _error(self, kind: StoreFaultKind | None, operation: StoreOperation) -> StoreError:
         call = f"{URL} {operation.name} of {operation.key!r}"

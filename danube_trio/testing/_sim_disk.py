@@ -12,8 +12,9 @@ and breaks all others. It starts no threads, is deterministic, and its seed repe
    those of that file durable. It does nothing for its name. `write_durable_at` makes its own bytes
    and the size durable, and nothing that was written before.
 2. *A directory* has durable names and a list of unsynced changes of them: creations (of files and
-   directories), renames, removals. `sync_dir` makes those of that directory durable. It does
-   nothing for the files. A file is lost with its name, or with that of a directory above it.
+   directories), further names (`link`), renames, removals. `sync_dir` makes those of that directory
+   durable. It does nothing for the files. A file is lost with its last name, or with that of a
+   directory above it.
 3. *A power cut* keeps any subset of the unsynced changes, each on its own, in any order of arrival:
    a later write without an earlier one, a size without the data that it covers (zeros), data
    beyond the size that was kept (lost), a name without the content, a removal without the creation
@@ -23,7 +24,8 @@ and breaks all others. It starts no threads, is deterministic, and its seed repe
 5. *A rename is atomic* and names an inode: if it is kept, its target is that file, and the file has
    no other name, whether or not the creation of its source was kept. If it is lost, the target is
    what it was, and the source exists if its creation was kept. Renames stay within one directory
-   (OSError EXDEV), because what a crash makes of others is each file system's own affair.
+   (OSError EXDEV), because what a crash makes of others is each file system's own affair. Names
+   that the file had before by `link` stay, as far as they were kept.
 6. *A killed process* (kill -9) loses nothing that a call has done: the page cache survives it, and
    so do the unsynced changes, as unsynced changes: the next power cut may still take them. Only a
    write during which the process dies may be there in part.
@@ -166,7 +168,7 @@ class SimDisk(SimProcess):
             nth: counts the matching operations from 1.
             error: the errno. None makes the disk lie: "write", "sync_data" and "sync_dir" return
                 as if they had worked, and did nothing; "read" returns `short` bytes.
-            path_contains: only operations whose path contains this (of a rename: the target).
+            path_contains: only operations whose path contains this (of a rename, link: the target).
             after: the operation takes effect, and then fails.
             short: of a "write" or "read", do this many bytes (by default none) before failing.
             sticky: fail all matching operations from the `nth` on, until `Fault.cancel`.

@@ -16,6 +16,7 @@ OPERATIONS = frozenset(
         "create",
         "file_size",
         "free_bytes",
+        "link",
         "list_dir",
         "lock",
         "make_dir",
@@ -51,7 +52,7 @@ class Operation:
 
     Attributes:
         name: one of `OPERATIONS`, or "write_file" or "corrupt" for what a test did by itself.
-        path: what it was called with; for a rename the target.
+        path: what it was called with; for a rename or link the target.
         position: where it reads or writes, or the new size; else 0.
         size_bytes: how much it reads or writes; else 0.
         number: 0 for the first one on this disk.

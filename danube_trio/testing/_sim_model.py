@@ -198,7 +198,9 @@ class Unlink(_Change):
 
 @attrs.frozen(eq=False)
 class Rename(_Change):
-    """Change of a directory: the inode has this name and no other; what had it is replaced.
+    """Change of a directory: the inode has this name; what had it is replaced.
+
+    It has no other name there but the `others` that it had by `link`.
 
     It needs nothing but the inode, so it also holds when the crash took the creation of `source`
     or an earlier rename. Were it otherwise, replacing a file by write, sync, rename could lose the
@@ -208,6 +210,7 @@ class Rename(_Change):
     source: str
     name: str
     target: int
+    others: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"rename of {self.source!r} to {self.name!r}"
@@ -236,7 +239,8 @@ def apply_to_dir(entries: dict[str, int], change: DirChange) -> None:
             del entries[change.name]
     else:
         for name in [name for name, ident in entries.items() if ident == change.target]:
-            del entries[name]
+            if name not in change.others:
+                del entries[name]
         entries[change.name] = change.target
 
 

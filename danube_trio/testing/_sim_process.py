@@ -16,7 +16,7 @@ import trio
 from danube_trio._core.disk import parent_of
 from danube_trio.errors import LogLockedError
 from danube_trio.testing._sim_faults import Fault, Operation, ProcessKilledError
-from danube_trio.testing._sim_model import Cut, Grow, Rename, Unlink
+from danube_trio.testing._sim_model import Cut, Grow, Link, Rename, Unlink
 from danube_trio.testing._sim_store import Store, os_error
 
 if TYPE_CHECKING:
@@ -235,10 +235,25 @@ class SimProcess:
             if replaced is not None and store.model.inodes[replaced].is_dir:
                 raise os_error(errno.EISDIR, target)
             if replaced != ident:
-                store.apply(Rename(parent, target, store.model.serial, old, new, ident))
+                names = store.model.inodes[parent].names.items()
+                others = frozenset(n for n, i in names if i == ident and n not in (old, new))
+                store.apply(Rename(parent, target, store.model.serial, old, new, ident, others))
 
         store = self._store
         self._process.perform("rename", target, rename)
+
+    def link(self, source: str, target: str) -> None:
+        def link() -> None:
+            ident = store.find(source)
+            if store.model.inodes[ident].is_dir:
+                raise os_error(errno.EPERM, source)
+            parent, name = store.find_parent(target)
+            if name in store.model.inodes[parent].names:
+                raise os_error(errno.EEXIST, target)
+            store.apply(Link(parent, target, store.model.serial, name, ident))
+
+        store = self._store
+        self._process.perform("link", target, link)
 
     def unlink(self, path: str) -> None:
         def unlink() -> None:
