@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from trio.testing import MockClock
 
 from danube_trio.catalog import Catalog, ManifestCatalog, MetadataCatalog
 from danube_trio.cloud import MemoryStore
@@ -45,5 +46,7 @@ KINDS = [manifests, small_pages, danube, danube_remote]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_catalog_keeps_the_contract(kind: Callable[[], Make], autojump_clock) -> None:
+async def test_the_catalog_keeps_the_contract(
+    kind: Callable[[], Make], autojump_clock: MockClock
+) -> None:
     await check_catalog(kind())

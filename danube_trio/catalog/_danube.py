@@ -340,7 +340,7 @@ class MetadataCatalog:
                     old += [key(base) for key in self._keys.of_segment]
             removed = await self._remove(old)
         except StoreError as error:
-            log.warning("collecting %s stopped, and goes on another time: %s", self.url, error)
+            log.info("collecting %s stopped, and goes on another time: %s", self.url, error)
         return removed
 
     @staticmethod
@@ -358,7 +358,7 @@ class MetadataCatalog:
             try:
                 await self._metadata.transact({}, delete=left[:MAX_CHANGES])
             except StoreError as error:
-                log.warning("old entries of %s stay for another time: %s", self.url, error)
+                log.info("old entries of %s stay for another time: %s", self.url, error)
                 break
             removed += len(left[:MAX_CHANGES])
             del left[:MAX_CHANGES]

@@ -335,7 +335,7 @@ class ManifestCatalog:
                 await self._store.delete(key)
                 removed += 1
         except StoreError as error:
-            log.warning("collecting %s stopped, and goes on another time: %s", self.url, error)
+            log.info("collecting %s stopped, and goes on another time: %s", self.url, error)
         return removed
 
     async def _list_unnamed_pages(self, known: _Known) -> list[str]:
