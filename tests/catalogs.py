@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -56,6 +56,21 @@ LIFE: tuple[Change, ...] = (
 )
 
 
+async def live_with_cancellation(handles: Sequence[Catalog]) -> CatalogState:
+    """The whole life; if a handle hangs, it is cancelled, and the next one goes on."""
+    state: CatalogState | None = None
+    for change in (None, *LIFE):
+        after = fresh(change(state) if change and state else begin())
+        for handle in handles:
+            with trio.move_on_after(1):
+                state = await handle.publish(state, after)
+                break
+        else:
+            raise AssertionError("every handle hung")
+    assert state is not None
+    return state
+
+
 async def publish(
     catalog: Catalog, state: CatalogState | None, after: CatalogState
 ) -> CatalogState:
@@ -91,7 +106,7 @@ class Gate:
 
 
 @asynccontextmanager
-async def held(gate: Gate, call: Callable[[], Awaitable[object]]) -> AsyncIterator[list[object]]:
+async def held(gate: Gate, call: Callable[[], Awaitable[object]]) -> AsyncGenerator[list[object]]:
     """Start a call that runs into the gate; it goes on after the block, which gets its result.
 
     The result, or the exception, is in the list after the block.

@@ -43,7 +43,8 @@ def quick(client: Client) -> Backoff:
 
 
 def manifests(client: Client, kind: type[ManifestCatalog] = ManifestCatalog) -> Catalog:
-    return kind(client, "log", fold_segments=3, keep=1, backoff=quick(client))
+    # one request at a time: the order of several would not be the seed's
+    return kind(client, "log", fold_segments=3, keep=1, requests=1, backoff=quick(client))
 
 
 def danube(client: Client, kind: type[MetadataCatalog] = MetadataCatalog) -> Catalog:

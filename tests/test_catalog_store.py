@@ -6,10 +6,21 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from catalogs import LIFE, QUICK, Gate, begin, commit, held, live, publish, segment, take_over
+from catalogs import (
+    LIFE,
+    QUICK,
+    Gate,
+    begin,
+    commit,
+    held,
+    live,
+    live_with_cancellation,
+    publish,
+    segment,
+    take_over,
+)
 from trio.testing import MockClock
 
-from danube_trio._core.catalog import CatalogState
 from danube_trio._core.files import with_crc
 from danube_trio._core.manifest import decode_manifest
 from danube_trio.catalog import ManifestCatalog, fresh
@@ -71,16 +82,7 @@ async def test_cancelled_at_any_step_the_same_call_settles_it(
         client = store.client()
         catalog = open_catalog(client)
         client.fail(None, nth, kind=kind)
-        state: CatalogState | None = None
-        for change in (lambda _: begin(), *LIFE):
-            after = fresh(change(state or begin()))
-            for handle in (catalog, catalog, open_catalog(store)):
-                with trio.move_on_after(1) as scope:
-                    result = await handle.publish(state, after)
-                if not scope.cancelled_caught:
-                    state = result
-                    break
-        assert state is not None
+        state = await live_with_cancellation([catalog, catalog, open_catalog(store)])
         assert state.sequence == len(LIFE) + 1
         assert await open_catalog(store).latest() == state
 
@@ -240,6 +242,25 @@ async def test_the_segments_of_a_long_log_are_in_pages() -> None:
     assert await other.latest() == after  # and is read once
     names = [name for name, key in store.history[before:] if "pages" in key or name == "get"]
     assert names == ["get"]
+
+
+async def test_pages_are_read_several_at_a_time(autojump_clock: MockClock) -> None:
+    store = SimStore(latency=1.0)
+    state = await live(open_catalog(store, fold=1), (commit,) * 41)
+    start = trio.current_time()
+    assert await open_catalog(store).latest() == state
+    assert trio.current_time() - start == 3 + 40 / 8
+
+
+async def test_a_page_that_cannot_be_read_is_an_error_of_its_own() -> None:
+    store = SimStore()
+    state = await live(open_catalog(store, fold=1), (commit,) * 20)
+    client = store.client()
+    client.fail("get", 7)
+    client.fail("get", 9, kind="denied")
+    with pytest.raises(StoreUnavailableError):
+        await open_catalog(client).latest()
+    assert await open_catalog(store).latest() == state
 
 
 async def test_manifests_stay_small_also_when_descriptors_are_large() -> None:

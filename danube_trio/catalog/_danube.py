@@ -274,7 +274,7 @@ class MetadataCatalog:
     def _fenced(self, after: CatalogState, look: _Look) -> FencedError:
         head = look.head_entry
         if head is None:
-            return FencedError(after.epoch, "nobody: the catalog that it published in is gone")
+            return FencedError(after.epoch, "an unknown writer, which left no catalog")
         return FencedError(after.epoch, f"{head.writer or 'a writer'} (epoch {head.epoch})")
 
     def _change(self, before: CatalogState | None, after: CatalogState) -> _Change:
