@@ -1,6 +1,37 @@
 """Object stores: where sealed segments go."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from danube_trio.cloud._chunks import read_chunks
+from danube_trio.cloud._directory import DirectoryStore
 from danube_trio.cloud._memory import MemoryStore
+from danube_trio.cloud._open import open_store
+from danube_trio.cloud._options import StoreOptions
+from danube_trio.cloud._probe import probe_store
 from danube_trio.cloud._store import CloudStore, ObjectInfo
 
-__all__ = ["CloudStore", "MemoryStore", "ObjectInfo"]
+if TYPE_CHECKING:
+    from danube_trio.cloud._obstore import ObstoreStore
+
+__all__ = [
+    "CloudStore",
+    "DirectoryStore",
+    "MemoryStore",
+    "ObjectInfo",
+    "ObstoreStore",
+    "StoreOptions",
+    "open_store",
+    "probe_store",
+    "read_chunks",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Only when asked for: it needs a library that not everybody has.
+    if name == "ObstoreStore":
+        from danube_trio.cloud._obstore import ObstoreStore
+
+        return ObstoreStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
