@@ -167,7 +167,7 @@ async def trimming_drops_segments(log: _Log) -> None:
     await log.publish(log.newest.trimmed(first.end))
     await log.publish(log.newest.trimmed(second.base + 1))
     await log.publish(log.newest.trimmed(log.newest.end + 1000))
-    for _ in range(150):
+    for _ in range(70):
         log.state = await log.catalog.publish(
             log.state, fresh(log.newest.committed(_segment(log.newest)))
         )
