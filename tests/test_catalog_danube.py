@@ -275,6 +275,42 @@ async def test_a_reader_that_meets_a_trim_looks_again(autojump_clock: MockClock)
     assert seen == [newest]
 
 
+async def test_a_reader_reads_only_what_is_new() -> None:
+    metadata = SimMetadata()
+    writer, reader = open_catalog(metadata), open_catalog(metadata.client())
+    state = await live(writer, (commit,) * 10)
+    assert await reader.latest() == state
+    for change in (commit, take_over, commit, trim_one, commit):
+        state = await publish(writer, state, change(state))
+        before = metadata.op_count
+        assert await reader.latest() == state
+        assert {operation.name for operation in metadata.operations[before:]} == {"get"}
+    for _ in range(20):
+        state = await publish(writer, state, commit(state))
+    assert await reader.latest() == state
+    state = await publish(writer, state, state.trimmed(state.end + 5))
+    assert await reader.latest() == state
+    state = await publish(writer, state, commit(state))
+    assert await reader.latest() == state
+
+
+async def test_a_reader_forgets_a_history_that_a_backup_took_back() -> None:
+    metadata = MemoryMetadata()
+    writer, reader = open_catalog(metadata), open_catalog(metadata)
+    state = await live(writer, (commit,) * 3)
+    backup = await metadata.list_entries(f"{BASE}/")
+    lost = await publish(writer, state, commit(state))
+    assert await reader.latest() == lost
+    for entry in await metadata.list_entries(f"{BASE}/"):
+        await metadata.delete(entry.key)
+    for entry in backup:
+        await metadata.put(entry.key, entry.value)
+    state = await publish(open_catalog(metadata), state, take_over(state))
+    state = await publish(open_catalog(metadata), state, commit(state))
+    state = await publish(open_catalog(metadata), state, commit(state))
+    assert await reader.latest() == state
+
+
 # ---- what others wrote, and damage
 
 
