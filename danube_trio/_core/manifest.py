@@ -293,16 +293,18 @@ class Manifest:
             raise ValueError(f"the log cannot be [{self.start_offset}, {self.end})")
         if not 0 <= self.owner_since_epoch <= self.epoch:
             raise ValueError(f"epoch {self.epoch} is before {self.owner_since_epoch}")
-        fields = {f.name: getattr(self, f.name) for f in attrs.fields(CatalogState)}
-        return CatalogState(**fields | {"segments": segments})
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in attrs.fields(CatalogState)}
+        fields["segments"] = segments
+        return CatalogState(**fields)
 
 
 def encode_manifest(
     state: CatalogState, pages: Sequence[Page], listed: Sequence[Descriptor]
 ) -> bytes:
     """The bytes of a published state whose segments are in `pages` and, after them, `listed`."""
-    fields = {f.name: getattr(state, f.name) for f in attrs.fields(CatalogState)}
-    fields |= {"segments": tuple(listed), "pages": tuple(page.ref for page in pages)}
+    fields: dict[str, Any] = {f.name: getattr(state, f.name) for f in attrs.fields(CatalogState)}
+    fields["segments"] = tuple(listed)
+    fields["pages"] = tuple(page.ref for page in pages)
     manifest = Manifest(**fields)
     again = manifest.state(pages)
     assert again == state, (again, state)

@@ -36,6 +36,7 @@ import logging
 from collections.abc import Sequence
 
 import attrs
+import trio
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.files import NewerFormatError
@@ -87,6 +88,7 @@ class ManifestCatalog:
         fold_segments, fold_bytes: more segments than this, or about so many bytes of descriptors,
             and the oldest go into an index page. Guesses: a manifest is written at each upload, a
             page of 256 KiB once in many.
+        requests: how many pages are read at a time.
         keep: how many manifests `collect` leaves, the newest included: readers that just found
             one still get it.
         backoff: for unknown outcomes.
@@ -100,9 +102,11 @@ class ManifestCatalog:
         fold_segments: int = 1000,
         fold_bytes: int = 256 * 1024,
         keep: int = 8,
+        requests: int = 8,
         backoff: Backoff | None = None,
     ) -> None:
-        for name, value in (("fold_segments", fold_segments), ("keep", keep)):
+        counts = (("fold_segments", fold_segments), ("keep", keep), ("requests", requests))
+        for name, value in counts:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
         if not prefix or prefix != prefix.strip("/"):
@@ -112,6 +116,7 @@ class ManifestCatalog:
         self._fold_segments = fold_segments
         self._fold_bytes = fold_bytes
         self._keep = keep
+        self._requests = requests
         self._backoff = backoff or Backoff()
         self._newest: _Known | None = None
 
@@ -147,7 +152,7 @@ class ManifestCatalog:
 
     async def latest(self) -> CatalogState | None:
         """See `Catalog`. Raises StoreUnavailableError also when it was overtaken too often."""
-        tries = Tries(self._backoff, f"reading {self.url}")
+        tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:
             top = await self._highest()
             if top is None:
@@ -219,12 +224,26 @@ class ManifestCatalog:
             raise self._corrupt(str(error), sequence) from error
 
     async def _load(self, refs: Sequence[PageRef]) -> list[Page | None]:
-        """These pages; None for each that is not there."""
-        known = {page.ref: page for page in self._newest.pages} if self._newest else {}
-        pages: list[Page | None] = []
-        for ref in refs:
-            pages.append(known.get(ref) or await self._load_page(ref))
-        return pages
+        """These pages; None for each that is not there. Several at a time: a log may have many."""
+        known = self._newest.pages if self._newest else ()
+        pages: dict[PageRef, Page | None] = {page.ref: page for page in known}
+        wanted = iter([ref for ref in refs if ref not in pages])
+        errors: list[Exception] = []
+
+        async def load() -> None:
+            try:
+                for ref in wanted:
+                    pages[ref] = await self._load_page(ref)
+            except Exception as error:
+                errors.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._requests):
+                nursery.start_soon(load)
+        if errors:
+            raise errors[0]
+        return [pages[ref] for ref in refs]
 
     async def _load_page(self, ref: PageRef) -> Page | None:
         key = self._page_key(ref.name)
@@ -335,7 +354,7 @@ class ManifestCatalog:
                 await self._store.delete(key)
                 removed += 1
         except StoreError as error:
-            log.warning("collecting %s stopped, and goes on another time: %s", self.url, error)
+            log.info("collecting %s stopped, and goes on another time: %s", self.url, error)
         return removed
 
     async def _list_unnamed_pages(self, known: _Known) -> list[str]:

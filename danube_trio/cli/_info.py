@@ -19,9 +19,9 @@ from danube_trio._verify_segment import Preview, preview
 from danube_trio.cli._holder import find_holder
 from danube_trio.cli._values import counted, time_text
 
-CUT_OFF = (".torn", ".corrupt", ".fenced")
-
 __all__ = ["print_info"]
+
+CUT_OFF = (".torn", ".corrupt", ".fenced")
 
 
 def print_info(directory: str, file_name: str, as_json: bool) -> None:
