@@ -53,10 +53,11 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
     for base in names.segment_bases(sorted(listing)):
         path = names.segment(base)
         copied = state.find(base)
-        if not disk.file_size(path) or (
-            not moved and copied is not None and _same(disk, path, copied)
-        ):
-            continue  # empty, or a copy of an object: recovery removes it as a leftover
+        if not disk.file_size(path):
+            disk.unlink(path)
+            continue
+        if not moved and copied is not None and _same(disk, path, copied):
+            continue  # recovery removes it as a leftover
         end = _end_of(disk, path, base)
         target = _free_name(names, base, listing)
         disk.rename(path, target)

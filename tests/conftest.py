@@ -9,4 +9,4 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("long", settings.get_profile("default"), max_examples=20_000)
 settings.load_profile("default")
 
-pytest_plugins = ["servers"]
+pytest_plugins = ["servers", "cloud_places"]
