@@ -70,10 +70,12 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
     if mark is not None:
         end = max(end, mark.durable_end)
     files = ", ".join(target for _, target in moved)
-    return [
+    note = (
         f"{names.directory}: records {first} to {end} were kept here only when {state.writer} took "
         f"the log over (epoch {state.epoch}), so they are not part of it; they are in {files}"
-    ]
+    )
+    log.warning("%s", note)
+    return [note]
 
 
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
