@@ -16,7 +16,12 @@ from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
 from danube_trio._engine import Engine
 from danube_trio.config import Durability
-from danube_trio.errors import LogBrokenError, StoreUnavailableError, UnexpectedOffsetError
+from danube_trio.errors import (
+    LogBrokenError,
+    LogClosedError,
+    StoreUnavailableError,
+    UnexpectedOffsetError,
+)
 
 __all__ = ["Acceptor"]
 
@@ -76,20 +81,26 @@ class Acceptor:
     async def _wait_uploaded(self, first: int, end: int) -> None:
         """Wait for the store, not to be interrupted, but no longer than the settings say."""
         engine = self._engine
-        if engine.log.phase is Phase.FENCED:
-            raise engine.refusal()
+        cloud = engine.cloud
+        assert cloud is not None
+        if engine.marks.uploaded_end >= end:
+            return
         engine.want_uploaded(end)
-        with trio.move_on_after(engine.config.cloud.upload_timeout, shield=True) as scope:
-            if engine.marks.uploaded_end < end:
+        timeout = engine.config.cloud.upload_timeout
+        why = f"has not got them after {timeout} s"
+        try:
+            if engine.log.phase in (Phase.FENCED, Phase.BROKEN, Phase.CLOSED):
+                raise engine.refusal()
+            with trio.move_on_after(timeout, shield=True):
                 await engine.uploaded.wait(end)
-        if scope.cancelled_caught:
-            cloud = engine.cloud
-            raise StoreUnavailableError(
-                f"records {first} to {end} are durable in {engine.config.dir}, and will be "
-                f"uploaded, but the store has not got them after "
-                f"{engine.config.cloud.upload_timeout} s"
-                f"{f': {cloud.uploads.error}' if cloud is not None and cloud.uploads.error else ''}"
-            )
+                return
+        except LogClosedError:
+            why = "had not got them when the log was left"
+        last = f": {cloud.uploads.error}" if cloud.uploads.error else ""
+        raise StoreUnavailableError(
+            f"records {first} to {end} are durable in {engine.config.dir}, and will be uploaded, "
+            f"but the store {why}{last}"
+        )
 
     def _has_room(self, size_bytes: int) -> bool:
         cloud = self._cloud

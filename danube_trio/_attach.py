@@ -71,7 +71,7 @@ def _take_over(
     before = state
     if before is None:
         before = CatalogState.begin(segments.first_base, meta.codec, meta.trailer)
-    _check_seam(directory.names, segments, before.end)
+    _check_seam(directory.names, segments, before.end, start)
     known = meta.epochs[-1][0]
     after = before.taken_over(meta.directory_id, holder, least_epoch=known)
     start = aligned_start(segments, after.end, start)
@@ -98,9 +98,9 @@ def _epochs_from(meta: Meta, end: int) -> tuple[tuple[int, int], ...]:
     return (*covering, *(pair for pair in meta.epochs if pair[1] > end))
 
 
-def _check_seam(names: LogNames, segments: SegmentList, end: int) -> None:
-    """Where the objects end a local segment must begin."""
-    if end == segments.active_base:
+def _check_seam(names: LogNames, segments: SegmentList, end: int, start: int) -> None:
+    """Where the objects end a local segment must begin, unless all in between was trimmed."""
+    if end == segments.active_base or end < segments.first_base <= start:
         return
     if end < segments.first_base:
         raise CorruptDataError(

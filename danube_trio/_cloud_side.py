@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from danube_trio._core.catalog import CatalogState
+from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.stats import CloudStatistics, UploadCounts
 from danube_trio._tier import CloudTier
 
@@ -33,6 +33,7 @@ class CloudSide:
         checksums: of whole local segments by base, as they were written.
         left_sealed: the catalog says that the log was left sealed.
         over: set when nothing will be uploaded any more, for whatever reason.
+        trimmed: objects that the catalog does not name any more, still to be removed.
         full: as much waits for the store as ``max_local_bytes`` allows.
     """
 
@@ -43,6 +44,7 @@ class CloudSide:
         self.left_sealed = False
         self.over = trio.Event()
         self.full = False
+        self.trimmed: list[Descriptor] = []
         self._engine = engine
         self.look_at_room()
 
@@ -53,7 +55,9 @@ class CloudSide:
         return engine.segments.size_from(engine.marks.uploaded_end) + engine.active.size_bytes
 
     def look_at_room(self) -> None:
-        """Whether appends have to wait for the store."""
+        """Whether appends have to wait for the store, or somebody waits for what is there now."""
+        if self._engine.log.upload_wanted > self._engine.marks.uploaded_end:
+            self._engine.uploader_bell.ring()
         limit = self._engine.config.cloud.max_local_bytes
         if limit is None:
             return
@@ -71,11 +75,11 @@ class CloudSide:
     def committed(self, state: CatalogState) -> None:
         """The catalog's newest state: it names more objects, or begins later."""
         engine, marks = self._engine, self._engine.marks
-        self.tier.state = state
-        if state.end <= marks.uploaded_end:
-            return
-        marks.uploaded(state.end)
-        engine.uploaded.release(state.end)
+        before, self.tier.state = self.tier.state, state
+        self.trimmed += [d for d in before.segments if d.end <= state.start_offset]
+        if state.end > marks.uploaded_end:
+            marks.uploaded(state.end)
+        engine.uploaded.release(marks.uploaded_end)
         for base in [base for base in self.checksums if base < state.end]:
             del self.checksums[base]
         self.look_at_room()

@@ -133,8 +133,10 @@ class Engine:
         await self.visible.wait(end)
 
     async def look_again(self) -> None:
-        """Nobody but this process changes the log."""
+        """Nobody but this process changes the log, unless it is fenced."""
         await trio.lowlevel.checkpoint()
+        if self.log.phase is Phase.FENCED:
+            raise self.refusal()
 
     def heal(self, base: int, reason: str) -> None:
         """A local segment is damaged, but stored: it is read from there from now on, and goes."""
@@ -317,7 +319,10 @@ class Engine:
         """Where the segment begins that holds `offset`; without a directory, `offset` itself."""
         if self.disk is None:
             return min(offset, self.marks.durable_end)
-        segment = self.segments.find(max(offset, self.segments.first_base))
+        if offset < self.segments.first_base:  # it is in an object, or nowhere
+            found = self.tier.state.find(offset) if self.tier is not None else None
+            return found.base if found is not None else self.marks.start_offset
+        segment = self.segments.find(offset)
         return segment.base if segment is not None else self.segments.active_base
 
     def trimmed(self, start: int) -> list[Segment]:

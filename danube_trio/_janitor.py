@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -38,11 +39,19 @@ from danube_trio._segment_io import load_index
 from danube_trio._tail import Tail
 from danube_trio.catalog import CatalogSession
 from danube_trio.cloud import CloudStore
-from danube_trio.errors import DanubeError, FencedError, StoreError
+from danube_trio.errors import (
+    CorruptDataError,
+    DanubeError,
+    FencedError,
+    StoreError,
+    UnsupportedFormatError,
+)
 
 __all__ = ["Janitor"]
 
 log = logging.getLogger("danube_trio.janitor")
+
+T = TypeVar("T")
 
 # A guess: an old mark only costs protection against damage to the newest records, and a power cut
 # within these seconds of it.
@@ -62,7 +71,8 @@ class Janitor:
         cloud: tuple[CloudStore, CatalogSession] | None = None,
     ) -> None:
         self._cloud = cloud
-        self._gone: list[str] = []  # keys of objects that the catalog does not name any more
+        self._stopped = False
+        self._scopes: set[trio.CancelScope] = set()  # of what is under way with the store
         self._engine = engine
         self._disk = disk
         self._names = names
@@ -94,7 +104,7 @@ class Janitor:
                 await self._learn_times()
             try:
                 await self._free()
-            except (OSError, StoreError) as error:
+            except (OSError, StoreError, CorruptDataError, UnsupportedFormatError) as error:
                 self._failed(error)
             except FencedError as error:
                 engine.fenced(error)
@@ -103,15 +113,20 @@ class Janitor:
 
     async def _free(self) -> None:
         """One round of retention, pruning, and removing of objects."""
-        engine, config = self._engine, self._engine.config
+        engine = self._engine
         if engine.log.phase is Phase.FENCED:
             return  # the log is somebody else's now; our readers still have our files
-        asked = 0
         if self._cloud is not None:
             await self._prune()
+        if engine.log.phase is Phase.OPEN:
+            await self._retain()
+        if self._cloud is not None:
             await self._delete_objects()
-            # A trim that was cancelled may have got this far.
-            asked = self._cloud[1].state.start_offset
+
+    async def _retain(self) -> None:
+        engine, config = self._engine, self._engine.config
+        # A trim that was cancelled may have got as far as the catalog.
+        asked = self._cloud[1].state.start_offset if self._cloud is not None else 0
         start = retained_start(
             self._extents(),
             active_bytes=engine.active.size_bytes,
@@ -164,11 +179,33 @@ class Janitor:
                 await self._sync_directory()
 
     async def _delete_objects(self) -> None:
-        assert self._cloud is not None
-        store, _ = self._cloud
-        while self._gone:
-            await store.delete(self._gone[0])
-            self._gone.pop(0)
+        """Remove what was trimmed, after the readers were told, and were waited for."""
+        assert self._cloud is not None and self._engine.cloud is not None
+        store, session = self._cloud
+        gone = self._engine.cloud.trimmed
+        while gone and gone[0].end <= self._engine.marks.start_offset:
+            await self._engine.pins.released(gone[0].end)
+            key = session.catalog.object_key(gone[0].object_id)
+            await self._with_store(partial(store.delete, key))
+            gone.pop(0)
+
+    def stop(self) -> None:
+        """Give up what is under way with the store: the log is being left."""
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _with_store(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store something; the refusal of the log if it is left meanwhile."""
+        with trio.CancelScope() as scope:
+            if self._stopped:
+                scope.cancel()
+            self._scopes.add(scope)
+            try:
+                return await call()
+            finally:
+                self._scopes.discard(scope)
+        raise self._engine.refusal()
 
     async def _learn_times(self) -> None:
         """Find the times of sealed segments that no checkpoint described; each is tried once."""
@@ -253,13 +290,12 @@ class Janitor:
             with trio.CancelScope(shield=True):
                 await self._save_trim(start, max(start, engine.segments.first_base))
                 gone = engine.trimmed(start)
+                if self._cloud is not None and engine.cloud is not None:
+                    engine.cloud.committed(self._cloud[1].state)  # objects go in the next round
                 await engine.pins.released(start)
                 # What cannot be removed now is a leftover, which the next open removes.
                 await self._disk.run(_unlink, self._disk, self._names, gone)
                 await self._sync_directory()
-            if self._cloud is not None and engine.cloud is not None:
-                engine.cloud.committed(self._cloud[1].state)
-                engine.janitor_bell.ring()  # objects go in the next round
             return start
 
     def _aligned(self, start: int) -> int:
@@ -269,17 +305,12 @@ class Janitor:
 
     async def _trim_catalog(self, start: int) -> None:
         assert self._cloud is not None
-        _, session = self._cloud
-        before = {d.object_id for d in session.state.segments}
+        change = partial(self._cloud[1].change, partial(_trimmed, start=start))
         try:
-            state = await session.change(
-                lambda state: state.trimmed(max(start, state.start_offset))
-            )
+            await self._with_store(change)
         except FencedError as error:
             self._engine.fenced(error)
             raise
-        gone = sorted(before - {d.object_id for d in state.segments})
-        self._gone += [session.catalog.object_key(object_id) for object_id in gone]
 
     async def _save_trim(self, start: int, local_start: int) -> None:
         """Make the new start durable. Before anything that lies below it is removed."""
@@ -296,7 +327,7 @@ class Janitor:
 
 
 def _trimmed(state: CatalogState, start: int) -> CatalogState:
-    return state.trimmed(max(start, state.start_offset))
+    return state.trimmed(start) if start > state.start_offset else state
 
 
 def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:

@@ -296,6 +296,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if self._uploader is not None and engine.tier is not None:
             self._uploader.stop()
             engine.tier.close()
+        if self._janitor is not None:
+            self._janitor.stop()
         interrupt: KeyboardInterrupt | None = None
         if self._lane is not None and self._janitor is not None:
             steps = (

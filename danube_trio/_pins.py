@@ -1,8 +1,10 @@
 """Pins: nothing is deleted while a block of it is being fetched.
 
 A reader holds a pin on the offset that it fetches, for one fetch. Who deletes moves the start
-first, so that no new fetch begins below it, and then waits for the pins below to go. A fetch is
-bounded by the timeouts of disk and store, and so is the wait.
+first, so that no new fetch begins below it, and then waits for the pins below that are held at that
+moment. (Later ones there are of readers that read the same records from elsewhere; however many
+there are, nobody waits for them.) A fetch is bounded by the timeouts of disk and store, and so is
+the wait.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import attrs
 import trio
 
 __all__ = ["Pins"]
@@ -21,26 +24,34 @@ class Pins:
     __slots__ = ("_changed", "_held")
 
     def __init__(self) -> None:
-        self._held: dict[int, int] = {}
+        self._held: set[_Pin] = set()
         self._changed = trio.Event()
 
     def __len__(self) -> int:
-        return sum(self._held.values())
+        return len(self._held)
 
     @contextmanager
     def hold(self, offset: int) -> Iterator[None]:
         """Keep everything from `offset` on where it is."""
-        self._held[offset] = self._held.get(offset, 0) + 1
+        pin = _Pin(offset)
+        self._held.add(pin)
         try:
             yield
         finally:
-            self._held[offset] -= 1
-            if not self._held[offset]:
-                del self._held[offset]
+            self._held.discard(pin)
             self._changed.set()
 
     async def released(self, below: int) -> None:
-        """Wait until nothing below this offset is being fetched. Not always a checkpoint."""
-        while any(offset < below for offset in self._held):
+        """Wait until nothing is held any more of what is held below this offset now.
+
+        Not always a checkpoint.
+        """
+        waited_for = {pin for pin in self._held if pin.offset < below}
+        while not waited_for.isdisjoint(self._held):
             self._changed = trio.Event()
             await self._changed.wait()
+
+
+@attrs.frozen(eq=False)
+class _Pin:
+    offset: int

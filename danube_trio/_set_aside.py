@@ -11,7 +11,7 @@ A directory that is not the owner any more, or whose id took an epoch that its m
 (somebody copied the directory, and opened the copy), must not bring its tail back: other records
 have these offsets now. `set_aside` moves it to ``*.fenced``, says which offsets, and leaves a
 directory that begins where the catalog ends. Segments that the catalog holds byte for byte are just
-local copies, and go.
+local copies, and go. What was trimmed meanwhile cannot be compared any more, and is set aside too.
 
 It may crash anywhere: as long as the directory does not own the log it begins again, and finds the
 rest. Nothing is renamed or removed before the catalog was read.
@@ -20,18 +20,21 @@ rest. Nothing is renamed or removed before the catalog was read.
 from __future__ import annotations
 
 import logging
+from itertools import zip_longest
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
 from danube_trio._core.segment import LogNames
-from danube_trio._directory import directory_crc, read_mark
+from danube_trio._directory import directory_crc, read_document, read_mark
 from danube_trio._segment_io import CHUNK_BYTES, build_index
 
 __all__ = ["belongs", "set_aside"]
 
 log = logging.getLogger("danube_trio.fencing")
+
+_LAST = 1 << 64  # no segment follows
 
 
 def belongs(meta: Meta, state: CatalogState) -> bool:
@@ -47,34 +50,46 @@ def belongs(meta: Meta, state: CatalogState) -> bool:
 def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> list[str]:
     """Take everything out of the way that the catalog does not hold. Returns what to tell."""
     mark = read_mark(disk, names, directory_crc(meta))
+    trim = read_document(disk, names.trim, Trim) or Trim(0)
     listing = set(disk.list_dir(names.directory))
-    moved: list[tuple[int, str]] = []
-    end = 0
-    for base in names.segment_bases(sorted(listing)):
+    bases = names.segment_bases(sorted(listing))
+    moved: list[tuple[int, int]] = []
+    targets: list[str] = []
+    for base, following in zip_longest(bases, bases[1:], fillvalue=_LAST):
         path = names.segment(base)
         copied = state.find(base)
-        if not disk.file_size(path):
-            disk.unlink(path)
+        if (
+            following <= trim.first_local
+            or not disk.file_size(path)
+            or (copied is not None and _same(disk, path, copied))
+        ):
+            disk.unlink(path)  # trimmed here, or empty, or a copy of an object
             continue
-        if not moved and copied is not None and _same(disk, path, copied):
-            continue  # recovery removes it as a leftover
-        end = _end_of(disk, path, base)
-        target = _free_name(names, base, listing)
-        disk.rename(path, target)
-        moved.append((base, target))
-    if moved:
-        disk.sync_dir(names.directory)
+        known = mark.durable_end if mark is not None else 0
+        end = following if following != _LAST else max(_end_of(disk, path, base), known)
+        targets.append(_free_name(names, base, listing))
+        disk.rename(path, targets[-1])
+        moved.append((base, end))
+    disk.sync_dir(names.directory)
     _begin_at(disk, names, meta, state, mark)
     if not moved:
         return []
-    first = moved[0][0]
-    if mark is not None:
-        end = max(end, mark.durable_end)
-    files = ", ".join(target for _, target in moved)
-    return [
-        f"{names.directory}: records {first} to {end} were kept here only when {state.writer} took "
-        f"the log over (epoch {state.epoch}), so they are not part of it; they are in {files}"
-    ]
+    note = (
+        f"{names.directory}: records {_ranges(moved)} were kept here only when {state.writer} took "
+        f"the log over (epoch {state.epoch}), so they are not part of it; they are in "
+        f"{', '.join(targets)}"
+    )
+    log.warning("%s", note)
+    return [note]
+
+
+def _ranges(pieces: list[tuple[int, int]]) -> str:
+    joined: list[tuple[int, int]] = []
+    for base, end in pieces:
+        if joined and joined[-1][1] == base:
+            base = joined.pop()[0]
+        joined.append((base, end))
+    return ", ".join(f"{base} to {end}" for base, end in joined)
 
 
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
@@ -94,10 +109,10 @@ def _crc(file: File) -> int:
 
 
 def _end_of(disk: Disk, path: str, base: int) -> int:
-    """The offset after the last good frame; for the report."""
+    """The offset after the last whole batch; for the report."""
     file = disk.open(path, "r")
     try:
-        return build_index(file, base, size=file.size())[1].offset
+        return build_index(file, base, size=file.size())[0].end
     finally:
         file.close()
 

@@ -31,7 +31,7 @@ from danube_trio._core.frame import Block, frame_time, scan
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
-from danube_trio.errors import CorruptDataError, DanubeError, StoreError
+from danube_trio.errors import CorruptDataError, DanubeError, OffsetTrimmedError, StoreError
 
 __all__ = ["CloudTier", "TierStatistics"]
 
@@ -141,11 +141,15 @@ class CloudTier:
         """The verified stretch that holds `offset`. Always a checkpoint.
 
         Raises:
-            LookupError: no object holds it (any more).
+            OffsetTrimmedError: it was trimmed, says the catalog.
+            LookupError: no object holds it.
             ObjectNotFoundError: the object is gone: look at the newest state.
             CorruptDataError: its bytes are not what was uploaded.
             StoreUnavailableError, AccessDeniedError: from the store.
         """
+        if offset < self.state.start_offset:
+            # The catalog knows of a trim before the log's own start moves.
+            raise OffsetTrimmedError(offset, self.state.start_offset)
         descriptor = self.state.find(offset)
         if descriptor is None:
             raise LookupError(offset)
@@ -208,7 +212,10 @@ class CloudTier:
         try:
             begin, end = _range_of(descriptor, number)
             path = self._object_key(descriptor.object_id)
-            info, data = await self._store.get(path, begin, end)
+            try:
+                info, data = await self._store.get(path, begin, end)
+            except ValueError as error:  # it does not reach as far as `begin`
+                raise self._damage(descriptor, str(error), begin, descriptor.base) from error
             if info.size_bytes != descriptor.size_bytes or len(data) != end - begin:
                 raise self._damage(
                     descriptor,

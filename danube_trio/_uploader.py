@@ -36,17 +36,22 @@ from danube_trio._engine import Engine
 from danube_trio._segment_io import CHUNK_BYTES, build_index, load_index
 from danube_trio.catalog import CatalogSession, new_object_id, object_parts
 from danube_trio.cloud import CloudStore, ObjectInfo
-from danube_trio.errors import CorruptDataError, FencedError, StoreError
+from danube_trio.errors import (
+    AccessDeniedError,
+    CorruptDataError,
+    DanubeError,
+    FencedError,
+    StoreError,
+)
 
 __all__ = ["Uploader"]
 
 log = logging.getLogger("danube_trio.uploader")
 
 FIRST_PAUSE = 0.1
-
-
-class _TrimmedError(Exception):
-    """The segment was trimmed while it was being uploaded."""
+# Failed uploads that may be in the store before they are removed, which is else done after the next
+# one that does not fail.
+MAX_RUBBISH = 8
 
 
 class Uploader:
@@ -70,7 +75,7 @@ class Uploader:
         self._settings = engine.config.cloud
         self._epoch = session.state.epoch
         self._scope = trio.CancelScope()
-        self._rubbish: set[str] = set()  # objects of ours that no catalog names
+        self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
         self._collected = False
 
     async def run(self) -> None:
@@ -92,9 +97,10 @@ class Uploader:
             try:
                 await self._step()
             except FencedError as error:
+                self._cloud.committed(self._session.state)  # what still counted
                 self._engine.fenced(error)
                 return
-            except (StoreError, CorruptDataError, OSError) as error:
+            except (DanubeError, OSError) as error:
                 pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
                 self._failed(error, pause)
             else:
@@ -137,15 +143,18 @@ class Uploader:
     def _next(self) -> Segment | None:
         """The first sealed segment that is not uploaded."""
         engine = self._engine
-        end = engine.marks.uploaded_end
+        # The catalog's own end: `uploaded_end` may be further, at a start inside this segment.
+        end = self._session.state.end
         if engine.marks.sealed_end <= end:
             return None
         segment = engine.segments.find(end)
-        assert segment is not None and segment.base == end, (segment, engine.marks)
+        assert segment is not None and segment.base == end, (segment, end, engine.marks)
         return segment
 
     async def _upload(self, segment: Segment) -> None:
         engine, started = self._engine, trio.current_time()
+        if len(self._rubbish) >= MAX_RUBBISH:
+            await self._sweep()
         index = engine.indexes.get(segment.base)
         if index is None:
             load = partial(load_index, trailer=True)
@@ -161,15 +170,12 @@ class Uploader:
         info = await self._store.upload(key, chunks)
         await self._verify(key, info, segment, crc)
         descriptor = self._describe(segment, index, object_id, crc, info)
-        try:
-            await self._change(partial(_commit, descriptor=descriptor))
-        except _TrimmedError:
-            return
-        self._rubbish.discard(key)
-        self._cloud.committed(self._session.state)
-        self._cloud.uploads.done += 1
-        self._cloud.uploads.bytes += segment.size_bytes
-        self._cloud.uploads.seconds.add(trio.current_time() - started)
+        state = await self._change(partial(_commit, descriptor=descriptor))
+        self._cloud.committed(state)
+        if state.find(segment.base) == descriptor:  # else it was trimmed meanwhile
+            self._cloud.uploads.done += 1
+            self._cloud.uploads.bytes += segment.size_bytes
+            self._cloud.uploads.seconds.add(trio.current_time() - started)
         await self._sweep()
 
     def _chunks(self, segment: Segment, crc: int) -> Iterator[bytes]:
@@ -275,7 +281,7 @@ class Uploader:
     async def _leave_sealed(self) -> None:
         if self._cloud.left_sealed:
             return
-        await self._change(CatalogState.left_sealed)
+        await self._change(lambda state: state if state.sealed else state.left_sealed())
         self._cloud.committed(self._session.state)
         self._cloud.left_sealed = True
         self._cloud.over.set()
@@ -291,12 +297,23 @@ class Uploader:
             parts = object_parts(info.key.rpartition("/")[2])
             if info.key not in named and parts is not None and parts[1] < self._epoch:
                 log.info("removing %s, which no catalog names", info.key)
-                await self._store.delete(info.key)
+                try:
+                    await self._store.delete(info.key)
+                except AccessDeniedError as error:  # a store to which one can only add
+                    log.warning("left for another time: %s", error)
+                    return
 
     async def _sweep(self) -> None:
-        """Remove own uploads that failed, and old entries of the catalog. Best effort."""
+        """Remove own uploads that failed, and old entries of the catalog. Best effort.
+
+        What a pending change names may yet be in the catalog, so nothing goes before it is settled.
+        """
+        if self._session.pending:
+            return
+        key_of = self._session.catalog.object_key
+        self._rubbish -= {key_of(d.object_id) for d in self._session.state.segments}
         steps: list[Callable[[], Awaitable[Any]]] = [self._session.collect]
-        steps += [partial(self._discard, key) for key in list(self._rubbish)]
+        steps += [partial(self._discard, key) for key in sorted(self._rubbish)]
         for step in steps:
             try:
                 await step()
@@ -311,5 +328,5 @@ class Uploader:
 
 def _commit(state: CatalogState, descriptor: Descriptor) -> CatalogState:
     if state.end > descriptor.base:
-        raise _TrimmedError
+        return state  # done by a try whose outcome was unknown, or trimmed meanwhile
     return state.committed(descriptor)
