@@ -158,3 +158,39 @@ def verify(**options: Any) -> None:
 
     if print_findings(**options):
         click.get_current_context().exit(PROBLEMS)
+
+
+@app.command("import-danube", epilog=EXIT_CODES)
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option("--codec", help="The layout of all messages; without it, it is found out.")
+@click.option(
+    "--kind",
+    type=click.Choice(["wal", "objects", "segments"]),
+    help="What to read, if SOURCE holds several: wal*.log, data-*.dnb1 or segment_*.bin.",
+)
+@click.option("--dry-run", is_flag=True, help="Check SOURCE and print what would be done.")
+@click.option(
+    "--on-damage",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="refuse: import nothing if anything is lost. skip: import all that can be read.",
+)
+@click.option(
+    "--keep-offsets", is_flag=True, help="Import nothing unless every record keeps its offset."
+)
+@click.option(
+    "--file-name", default="wal.log", show_default=True, help="The name of Danube's first file."
+)
+@as_json
+def import_danube(**options: Any) -> None:
+    """Make a log of what Danube itself wrote.
+
+    SOURCE is the directory of one topic, which is only read; stop Danube first. TARGET must not
+    exist, or be empty.
+    """
+    from danube_trio.cli._import import import_danube as run
+
+    if code := run(**options):
+        click.get_current_context().exit(code)
