@@ -93,10 +93,13 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
     return listing, meta
 
 
-def look(disk: Disk, names: LogNames, *, skip: bool = False) -> Directory | None:
+def look(
+    disk: Disk, names: LogNames, *, skip: bool = False, complete: bool = True
+) -> Directory | None:
     """Read the small files; None if there is no log yet.
 
     With `skip` a segment that is missing between others is no error: readers get a gap there.
+    Without `complete` no missing segment is one, which is for repairs only.
     Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
     """
     listing, meta = refuse_foreign(disk, names)
@@ -120,7 +123,8 @@ def look(disk: Disk, names: LogNames, *, skip: bool = False) -> Directory | None
         if base not in existing
     ]
     checkpoint = _read_checkpoint(disk, names)
-    _check_bases(names, kept, start, mark, checkpoint, skip=skip)
+    if complete:
+        _check_bases(names, kept, start, mark, checkpoint, skip=skip)
     return Directory(
         names,
         meta,
