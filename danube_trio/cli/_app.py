@@ -160,6 +160,28 @@ def verify(**options: Any) -> None:
         click.get_current_context().exit(PROBLEMS)
 
 
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option("--yes", is_flag=True, help="Do it, without asking.")
+@click.option(
+    "--policy",
+    type=click.Choice(["truncate", "skip"]),
+    help="What to do about damaged records. truncate: the log ends before the first. "
+    "skip: they stay, and readers that allow it get a gap.",
+)
+@as_json
+@file_name
+def repair(**options: Any) -> None:
+    """Print what is wrong and what can be done about it, and do it with --yes.
+
+    Refuses while a program holds the log. Nothing is thrown away: what is cut off is kept beside.
+    """
+    from danube_trio.cli._repair import repair_log
+
+    if code := repair_log(**options):
+        click.get_current_context().exit(code)
+
+
 @app.command("import-danube", epilog=EXIT_CODES)
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
