@@ -59,12 +59,15 @@ class SourceFile:
         size: its size in bytes when it was found; what is appended later is not looked at.
         format: see `_danube_frames`.
         header_bytes: how many bytes come before the first frame.
+        first, last: the offsets of its first and last record, if its name says so.
     """
 
     path: str
     size: int
     format: Format
     header_bytes: int = 0
+    first: int | None = None
+    last: int | None = None
 
 
 @attrs.frozen
@@ -121,7 +124,7 @@ def _only_kind(directory: str, names: dict[Kind, list[str]]) -> Kind:
     if len(present) > 1:
         raise ValueError(
             f"{directory} holds {' and '.join(present)} of Danube's, which may be the same "
-            f"messages: say which are meant with kind={present[0]!r} or another"
+            f"messages: say which are meant (--kind {present[0]}, or another)"
         )
     return present[0] if present else "wal"
 
@@ -174,7 +177,9 @@ def _describe(disk: Disk, path: str, kind: Kind, findings: list[Finding]) -> Sou
     size = disk.file_size(path)
     if kind == "segments":
         return SourceFile(path, size, "segment", SEGMENT_HEADER_BYTES)
+    first = last = None
     if kind == "objects":
+        first, last = _range_in(path.rpartition("/")[2])
         file = disk.open(path, "r")
         try:
             head = file.read_at(DNB1_HEADER_BYTES, 0)
@@ -184,8 +189,17 @@ def _describe(disk: Disk, path: str, kind: Kind, findings: list[Finding]) -> Sou
             if head[4] != 1:
                 reason = f"the version of this DNB1 object is {head[4]}, and only 1 is known"
                 findings.append(Finding("problem", reason, path, 4))
-            return SourceFile(path, size, "records", DNB1_HEADER_BYTES)
-    return SourceFile(path, size, "frames")
+            return SourceFile(path, size, "records", DNB1_HEADER_BYTES, first, last)
+    return SourceFile(path, size, "frames", 0, first, last)
+
+
+def _range_in(name: str) -> tuple[int | None, int | None]:
+    """The first and the last offset that an object's name promises."""
+    match = _OBJECT.fullmatch(name)
+    if match is None:
+        return None, None
+    is_offset = match[2] != "pending" and int(match[2]) < EARLIEST_UNIX_TIME
+    return int(match[1]), int(match[2]) if is_offset else None
 
 
 def _read_checkpoint(disk: Disk, path: str, findings: list[Finding]) -> DanubeCheckpoint | None:

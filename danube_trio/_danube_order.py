@@ -29,8 +29,12 @@ from itertools import pairwise
 import attrs
 
 from danube_trio._danube_survey import Run
+from danube_trio.errors import CorruptDataError
 
 __all__ = ["Generation", "Orderer", "Piece"]
+
+# One for each restart without a seal. More are taken for rubbish: placing a run looks at all.
+MOST_GENERATIONS = 10_000
 
 
 @attrs.frozen
@@ -142,6 +146,13 @@ class Orderer:
         for i in choice:
             if self._merge(generations[i], run):
                 return i
+        if len(generations) >= MOST_GENERATIONS:
+            raise CorruptDataError(
+                f"more than {MOST_GENERATIONS} histories that begin with the same offsets",
+                path=run.file.path,
+                position=run.position,
+                advice="Leave this file out: it is not what Danube writes",
+            )
         generations.append(Generation())
         generations[-1].insert(Piece(run, run.start, run.end))
         return len(generations) - 1

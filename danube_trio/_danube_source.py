@@ -11,13 +11,14 @@ that must be known, such as offsets that begin again; a `note` is as it may be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 import attrs
 
 from danube_trio._core.codec import CODECS, get_codec
 from danube_trio._core.disk import Disk
-from danube_trio._danube_dir import DanubeFiles, Kind, find_files
+from danube_trio._danube_dir import DanubeFiles, Kind, SourceFile, find_files
 from danube_trio._danube_frames import Damage, Frame
 from danube_trio._danube_order import Generation, Orderer
 from danube_trio._danube_survey import SHIPPED, FileSurvey, Run, open_walk
@@ -111,6 +112,7 @@ class DanubeSource:
             survey = FileSurvey(file, self._codec, begin_with=codec, progress=self._progress)
             yield from survey.run(self._disk)
             codec = survey.last_codec
+            yield from _against_the_name(survey, file)
             self._count(survey)
             if self.files.kind == "segments":
                 self._number(orderer, survey)
@@ -198,7 +200,7 @@ class DanubeSource:
 
     # ---- records
 
-    def batches(self) -> Iterator[list[StreamMessage]]:
+    def batches(self) -> Generator[list[StreamMessage]]:
         """All messages, in batches that fit into memory.
 
         Raises CorruptDataError if the files are not what they were, and OSError.
@@ -217,7 +219,7 @@ class DanubeSource:
         if batch:
             yield batch
 
-    def _frames(self, run: Run, start: int, end: int) -> Iterator[Frame]:
+    def _frames(self, run: Run, start: int, end: int) -> Generator[Frame]:
         """The frames of records `[start, end)` of a run."""
         if start >= end:
             return
@@ -244,5 +246,21 @@ class DanubeSource:
 
     def _same(self, one: Run, other: Run, start: int, end: int) -> bool:
         """Whether two runs have the same bytes for these offsets."""
-        pairs = zip(self._frames(one, start, end), self._frames(other, start, end), strict=True)
-        return all(a.body == b.body for a, b in pairs)
+        with (
+            closing(self._frames(one, start, end)) as ours,
+            closing(self._frames(other, start, end)) as theirs,
+        ):
+            return all(a.body == b.body for a, b in zip(ours, theirs, strict=True))
+
+
+def _against_the_name(survey: FileSurvey, file: SourceFile) -> Iterator[Finding]:
+    """An object that was cut between two frames looks whole, but its name knows better."""
+    start = min((run.start for run in survey.runs), default=None)
+    end = max((run.end for run in survey.runs), default=0)
+    if file.last is not None and end <= file.last:
+        reason = f"its name says that it goes to record {file.last}, and its records end at {end}"
+        yield Finding("problem", reason, file.path, file.size, end)
+    # The engine may have taken a wrong number for the name, so this is no proof.
+    if start is not None and file.first is not None and start > file.first:
+        reason = f"its name says that it begins with record {file.first}, and it is {start}"
+        yield Finding("warning", reason, file.path, 0, file.first)

@@ -34,6 +34,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Final
 
 import attrs
@@ -50,7 +51,7 @@ from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
-__all__ = ["Imported", "Plan", "check_target", "import_log", "plan_import"]
+__all__ = ["STAGING", "Imported", "Plan", "check_target", "import_log", "plan_import"]
 
 STAGING: Final = ".importing"
 NOTE: Final = ".importing.json"
@@ -257,16 +258,15 @@ async def _fill(
             )
         resumed = wal.next_offset - plan.first
         offset = plan.first
-        batches = plan.source.batches()
-        while batch := await disk.run(_next_batch, batches, digest, offset):
-            new = batch[max(0, wal.next_offset - offset) :]
-            offset += len(batch)
-            if new:
-                times.of_batch(new)
-                await wal.append_batch(
-                    new, durability="accepted", expected_offset=offset - len(new)
-                )
-            progress(sum(len(message.payload) for message in batch))
+        with closing(plan.source.batches()) as batches:
+            while batch := await disk.run(_next_batch, batches, digest, offset):
+                new = batch[max(0, wal.next_offset - offset) :]
+                offset += len(batch)
+                if new:
+                    times.of_batch(new)
+                    first = offset - len(new)
+                    await wal.append_batch(new, durability="accepted", expected_offset=first)
+                progress(sum(len(message.payload) for message in batch))
         await wal.flush()
     if offset != plan.end:
         raise CorruptDataError(

@@ -24,7 +24,8 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._directory import Directory, look
 from danube_trio._recover import lower_mark, recover, save_cut_bytes
-from danube_trio._repair_plan import Damage, Plan
+from danube_trio._repair_plan import Plan
+from danube_trio._repair_scan import Damage
 from danube_trio._segment_io import INDEX_LIMIT_BYTES, build_index
 from danube_trio.config import WalConfig
 

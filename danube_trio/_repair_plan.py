@@ -27,22 +27,19 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Literal
 
 import attrs
 
-from danube_trio._core.disk import Disk, File
-from danube_trio._core.files import Mark
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.disk import Disk
 from danube_trio._core.segment import LogNames
 from danube_trio._directory import Directory, look
-from danube_trio._segment_io import SegmentWalk, build_index, find_after
+from danube_trio._repair_scan import Damage, SegmentScan
 from danube_trio._verify import Finding, Verification
 from danube_trio._verify_segment import preview
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Action", "Damage", "Plan", "Policy", "Step", "plan_repair"]
+__all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
 
 Policy = Literal["truncate", "skip"]
 Action = Literal["rebuild", "cut", "remove", "truncate", "skip", "undecided", "impossible"]
@@ -67,24 +64,6 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.action}: {self.path}: {self.reason}"
-
-
-@attrs.frozen
-class Damage:
-    """The first place at which a log is not whole.
-
-    Attributes:
-        base: the segment in which it is; if it is missing, the last one before.
-        end, position: offset and position of the end of the last whole batch before it.
-        gaps: all ranges of offsets that cannot be read, from here to the end of the log.
-        log_end: where the log ends, as far as known.
-    """
-
-    base: int
-    end: int
-    position: int
-    gaps: tuple[tuple[int, int], ...]
-    log_end: int
 
 
 @attrs.frozen
@@ -159,12 +138,13 @@ class _Planner:
         self._findings = findings
         self._policy: Policy | None = policy
         self._steps: list[Step] = []
-        self._tails: list[tuple[int, int]] = []
-        self._mark_lies = False
-        self._whole: list[int] = []
+        self._scan = SegmentScan(disk, directory)
 
     def plan(self) -> Plan:
-        directory, damage = self._directory, self._damage()
+        directory, damage = self._directory, self._scan.run()
+        for path, size in self._scan.tails.items():
+            reason = f"{size} bytes behind the last record are cut and kept beside"
+            self._steps.append(Step("cut", path, reason))
         if damage is not None:
             self._damage_step(damage)
         reopen = self._reopen()
@@ -180,7 +160,7 @@ class _Planner:
             damage,
             self._policy,
             rebuild,
-            tuple(self._tails),
+            tuple(self._scan.cuts),
             reopen,
         )
 
@@ -214,105 +194,8 @@ class _Planner:
     def _leftover(self, path: str) -> None:
         self._steps.append(Step("remove", path, "a leftover, which nothing depends on"))
 
-    # ---- damage
-
-    def _damage(self) -> Damage | None:
-        """The first place where a segment or a record that must be there is not."""
-        directory = self._directory
-        bases, start = directory.bases, directory.start_offset
-        gaps: list[tuple[int, int]] = []
-        first: tuple[int, int, int] | None = None
-        end = start
-        for base, after in pairwise([*bases, None]):
-            assert base is not None
-            if base > end:  # a segment is missing
-                gaps.append((end, base))
-                first = first or (-1, end, 0)
-            place, found, end = self._scan(base, after)
-            gaps += found
-            first = first or (place if found else None)
-        mark = directory.mark
-        if mark is not None and mark.durable_end > end:  # the last segments are missing
-            gaps.append((end, mark.durable_end))
-            first = first or (bases[-1] if bases else -1, end, self._size_of_last())
-            end = mark.durable_end
-        if first is None:
-            return None
-        if first[0] < 0:
-            first = self._before(first[1])
-        return Damage(first[0], first[1], first[2], tuple(gaps), end)
-
-    def _size_of_last(self) -> int:
-        bases = self._directory.bases
-        return self._disk.file_size(self._names.segment(bases[-1])) if bases else 0
-
-    def _before(self, end: int) -> tuple[int, int, int]:
-        """The place at which the log ends when the segment at offset `end` is missing."""
-        bases = [base for base in self._directory.bases if base < end]
-        if not bases:
-            return -1, end, 0
-        return bases[-1], end, self._disk.file_size(self._names.segment(bases[-1]))
-
-    def _scan(
-        self, base: int, after: int | None
-    ) -> tuple[tuple[int, int, int], list[tuple[int, int]], int]:
-        """One segment: where its whole batches end, its gaps, and where it ends.
-
-        In the last one, only what is below the mark is damage: the rest is a torn tail.
-        """
-        path, mark = self._names.segment(base), self._directory.mark
-        file = self._disk.open(path, "r")
-        try:
-            size = file.size()
-            index, walk = build_index(file, base, size=size)
-            place = (base, index.end, index.size_bytes)
-            here = mark if mark is not None and mark.base == base else None
-            if after is not None:
-                whole = index.end == after and walk.left < 0
-            else:
-                whole = here is None or (
-                    index.end >= here.durable_end and index.size_bytes >= here.position
-                )
-            if whole:
-                self._check_whole(file, size, index, after, here)
-                return place, [], index.end
-            end = after if after is not None else max(walk.offset, here.durable_end if here else 0)
-            gaps: list[tuple[int, int]] = []
-            position, offset = walk.position, walk.offset
-            while True:
-                found = find_after(file, position + 1, offset, size=size)
-                if found is None or found[1] >= end:
-                    break
-                gaps.append((offset, found[1]))
-                onward = SegmentWalk(file, found[0], found[1], size=size)
-                for _ in onward:
-                    pass
-                position, offset = onward.position, onward.offset
-            if offset < end or not gaps:
-                gaps.append((offset, max(end, offset)))
-            return place, gaps, end
-        finally:
-            file.close()
-
-    def _check_whole(
-        self, file: File, size: int, index: SparseIndex, after: int | None, mark: Mark | None
-    ) -> None:
-        """All records are there: what is behind them, and does the mark know this segment?"""
-        if after is not None:
-            self._whole.append(index.base)
-            if size > index.size_bytes:
-                self._tails.append((index.base, index.size_bytes))
-                reason = f"{size - index.size_bytes} bytes behind the last record are cut"
-                self._steps.append(Step("cut", file.path, f"{reason} and kept beside"))
-            self._mark_lies |= mark is not None and mark.durable_end > after
-        elif mark is not None:
-            walk = SegmentWalk(file, 0, index.base, size=size, stop_offset=mark.durable_end)
-            for _ in walk:
-                pass
-            self._mark_lies |= walk.position != mark.position
-
     def _damage_step(self, damage: Damage) -> None:
-        path = self._names.segment(max(damage.base, 0))
+        path = self._names.segment(damage.base if damage.base >= 0 else damage.end)
         span = (damage.end, damage.log_end)
         truncate, skip = _truncated(damage), _skipped(damage)
         can_truncate = damage.base >= 0 and damage.end >= self._directory.start_offset
@@ -340,7 +223,7 @@ class _Planner:
         reasons: dict[str, str] = {}
         # What is not whole has, and needs, no index; and while segments are missing, the checkpoint
         # is what says so.
-        wanted = {*map(names.index, self._whole)}
+        wanted = {*map(names.index, self._scan.whole)}
         if damage is None or any(step.action == "truncate" for step in self._steps):
             wanted.add(names.checkpoint)
         if opens:
@@ -348,7 +231,7 @@ class _Planner:
         for finding in self._findings:
             if finding.path in wanted:
                 reasons.setdefault(finding.path, finding.reason)
-        if opens and self._mark_lies:
+        if opens and self._scan.mark_lies:
             reasons[names.mark] = "it does not fit the segment that it speaks of"
         for path, reason in reasons.items():
             self._steps.append(Step("rebuild", path, f"{reason}; it is written anew"))
@@ -374,7 +257,7 @@ class _Planner:
         gaps = damage.gaps if damage is not None else ()
         cut = any(step.action == "truncate" for step in self._steps)
         mark = self._directory.mark
-        if self._mark_lies and mark is not None:
+        if self._scan.mark_lies and mark is not None:
             about.add(self._names.segment(mark.base))
         for finding in self._findings:
             if finding.severity != "problem" or finding.path in about:

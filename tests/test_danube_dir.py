@@ -148,7 +148,7 @@ def test_objects_of_all_eras_are_one_history() -> None:
             "data-20-pending.dnb1": run(20, 25, "s2-standard"),
             "data-25-1768728599.dnb1": run(25, 30, "s5-standard"),
             "data-30-1768728600.dnb1": run(30, 31, "s5-standard"),
-            "data-100-1768728700.dnb1": run(31, 33, "s5-standard"),
+            "data-30-1768728700.dnb1": run(31, 33, "s5-standard"),
         }
     )
     assert not found.of("problem")
@@ -187,6 +187,18 @@ def test_what_is_not_read_is_listed() -> None:
     found = read({"wal.log": run(0, 3), "wal.tmp": b"", "uploader.ckpt": b"{}", "README": b""})
     assert len(found.of("note")) == 3
     assert not found.of("problem")
+
+
+def test_an_object_that_is_cut_between_frames_is_betrayed_by_its_name() -> None:
+    for name, data in (
+        ("data-20-29.dnb1", run(20, 25)),
+        ("data-20-29.dnb1", dnb1((i, sent(i)) for i in range(20, 25))),
+        ("data-20-29.dnb1", b""),
+    ):
+        found = read({"data-0-19.dnb1": run(0, 20), name: data})
+        assert "its name says that it goes to record 29" in found.of("problem")[0]
+    found = read({"data-0-1768728599.dnb1": run(2, 9)})
+    assert "begins with record 0, and it is 2" in found.of("warning")[0]
 
 
 # ---- directories that cannot be read
@@ -520,6 +532,12 @@ def test_a_file_of_nothing_but_pieces_is_given_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("danube_trio._danube_survey.MOST_RUNS", 10)
     with pytest.raises(CorruptDataError, match="more than 10 pieces"):
         read({"wal.log": b"".join(frame(i * 10) for i in range(20))})
+
+
+def test_too_many_histories_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("danube_trio._danube_order.MOST_GENERATIONS", 10)
+    with pytest.raises(CorruptDataError, match="more than 10 histories"):
+        read({"wal.log": frame(0) * 11})
 
 
 def test_memory_is_bounded_whatever_the_size_of_a_file() -> None:

@@ -152,6 +152,7 @@ def test_wrong_usage_is_said_before_anything_is_read(tmp_path: Path) -> None:
     full = write(tmp_path / "full", {"x": b""})
     for args, reason in (
         ((source, full), "is not empty"),
+        ((source, source / "log"), "inside the source"),
         ((source, source), "is not empty"),
         ((tmp_path / "nowhere", tmp_path / "log"), "No such file"),
         ((full, tmp_path / "log"), "there are no wal files of Danube's here"),

@@ -28,7 +28,7 @@ RANKS = {
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_engine", "_accept", *TASKS), 2),  # the tasks, and the state that they share
     **dict.fromkeys(("_wal", "_observe", "_verify", "_verify_segment"), 3),
-    **dict.fromkeys(("_repair", "_repair_plan"), 3),
+    **dict.fromkeys(("_repair", "_repair_plan", "_repair_scan"), 3),
     # a directory of Danube's own, as plain code over the Disk interface
     **dict.fromkeys(("_danube_dir", "_danube_frames", "_danube_order"), 3),
     **dict.fromkeys(("_danube_source", "_danube_survey"), 3),

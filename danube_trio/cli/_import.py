@@ -14,7 +14,7 @@ import trio
 from danube_trio._danube_dir import Kind
 from danube_trio._danube_source import DanubeSource
 from danube_trio._disk import RealDisk
-from danube_trio._import import Imported, Plan, check_target, import_log, plan_import
+from danube_trio._import import STAGING, Imported, Plan, check_target, import_log, plan_import
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted
@@ -41,6 +41,8 @@ def import_danube(
     disk = RealDisk()
     target = os.path.abspath(target)
     check_target(disk, target)
+    if f"{target}/".startswith(f"{os.path.abspath(source)}/"):
+        raise ValueError(f"{target} is inside the source, to which nothing is written")
     counts: Counter[str] = Counter()
     with open_bar("checking", None) as bar:
         danube = DanubeSource(
@@ -65,12 +67,20 @@ def import_danube(
     refusal = _refusal(plan, counts, dry_run, on_damage, keep_offsets)
     if not dry_run and refusal is None:
         with open_bar("importing", 2 * danube.payload_bytes) as bar:
-            imported = trio.run(_import, disk, plan, target, bar.advance)
+            imported = _run(disk, plan, target, bar.advance)
     _show(plan, counts, imported, target, as_json)
     if refusal is not None:
         complain(refusal)
         return CORRUPT
     return PROBLEMS if counts["problem"] else 0
+
+
+def _run(disk: RealDisk, plan: Plan, target: str, progress: Any) -> Imported:
+    try:
+        return trio.run(_import, disk, plan, target, progress)
+    except KeyboardInterrupt:
+        complain(f"interrupted: the same command goes on with what is in {target}{STAGING}")
+        raise
 
 
 async def _import(disk: RealDisk, plan: Plan, target: str, progress: Any) -> Imported:
