@@ -13,7 +13,7 @@ and reported.
 later) the message repeats the offset, inside the CRC. Where they differ, the offset that continues
 the run is right; where neither does, the message's, unless messages in this file disagree with
 their headers all the time. In the first layout a lone frame whose header does not fit between its
-neighbours in the file has the offset that is missing there.
+neighbours in the file, or before the second record, has the offset that is missing there.
 
 Memory is bounded by the runs, of which there may be `MOST_RUNS`, and one chunk of the file.
 """
@@ -255,6 +255,10 @@ class FileSurvey:
         A lone frame at the start of many whose headers are right was taken for what it says itself.
         """
         runs, healed = self.runs, list[Run]()
+        if self._is_misplaced_first():
+            reason = f"the header says offset {runs[0].start} before record 1: taken for 0"
+            yield self._finding("warning", reason, runs[0].position, 0)
+            runs[0].claimed = 0  # which is then found to be right
         i = 0
         while i < len(runs):
             run = runs[i]
@@ -285,6 +289,18 @@ class FileSurvey:
             run.claimed != run.start == run.end - 1
             and run.claimed + 1 == after.start
             and (run.codec, run.stop) == (after.codec, after.position)
+        )
+
+    def _is_misplaced_first(self) -> bool:
+        if len(self.runs) < 2:
+            return False
+        run, after = self.runs[:2]
+        return (
+            run.codec.startswith("s1-")
+            and run.position == self._source.header_bytes
+            and run.end - run.start == 1
+            and run.start != 0
+            and (after.start, after.position, after.codec) == (1, run.stop, run.codec)
         )
 
     def _is_misplaced(self, i: int, before: Run) -> bool:

@@ -45,10 +45,10 @@ skip = click.option(
 @click.version_option(__version__, prog_name="danube-trio")
 @click.option("-v", "--verbose", is_flag=True, help="Log to stderr what is done.")
 def app(verbose: bool) -> None:
-    """Append to, read and check durable logs.
+    """Append to, read, check and repair durable logs.
 
-    DIR is the directory of a log. All commands but append read only, take no lock, and work while
-    a program holds the log. Data goes to stdout, everything else to stderr.
+    DIR is the directory of a log. All commands but append, repair and import-danube read only, take
+    no lock, and work while a program holds the log. Data goes to stdout, everything else to stderr.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -150,14 +150,14 @@ def _text(totals: dict[str, Any]) -> list[str]:
     lines = [read]
     stretches = totals["stretches"]
     for stretch in stretches[:MOST_LINES]:
-        old, new = ("{start} to {end}", "{new_start} to {new_end}")
+        old = f"offsets {stretch['start']} to {stretch['end']} (exclusive)"
         if totals["keeps_offsets"]:
-            lines.append(f"offsets {old.format(**stretch)} (exclusive) are kept")
+            lines.append(f"{old} are kept")
         else:
-            lines.append(
-                f"offsets {old.format(**stretch)} (exclusive) of generation "
-                f"{stretch['generation']} become {new.format(**stretch)}"
-            )
+            new = f"{stretch['new_start']} to {stretch['new_end']}"
+            lines.append(f"{old} of generation {stretch['generation']} become {new}")
+    if len(stretches) > MOST_LINES:
+        lines.append(f"and {len(stretches) - MOST_LINES:,} more ranges: --json lists all")
     if totals["dropped_segment_ids"]:
         lines.append(
             f"the segment_id of {counted(totals['dropped_segment_ids'], 'record')} is not kept"
