@@ -155,6 +155,8 @@ async def import_log(
         codec=DEFAULT_CODEC,
         max_message_bytes=LARGEST_MESSAGE_BYTES,
         max_atomic_batch_bytes=MAX_BODY_BYTES,
+        max_pending_bytes=8 << 20,  # a few batches, which keep the disk busy
+        cache_bytes=1 << 20,  # nobody reads meanwhile
     )
     resumed, digest = await _fill(disk, config, plan, clock, progress)
     await _compare(disk, config, plan, digest, progress)

@@ -35,8 +35,9 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.segment import LogNames
 from danube_trio._directory import Directory, look
 from danube_trio._repair_scan import Damage, SegmentScan
+from danube_trio._segment_io import find_after
 from danube_trio._verify import Finding, Verification
-from danube_trio._verify_segment import preview
+from danube_trio._verify_segment import Preview, preview
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
@@ -247,9 +248,22 @@ class _Planner:
             f"a torn tail: {expected.cut_reason}; {expected.cut_bytes} bytes from byte "
             f"{expected.cut_position} on are cut and kept beside"
         )
+        path = self._names.segment(expected.base)
         if self._directory.mark is None:
-            reason += " (without a mark nobody can tell whether they were durable)"
-        self._steps.append(Step("cut", self._names.segment(expected.base), reason))
+            reason += "; without a mark nobody can tell whether they were durable"
+            if (behind := self._readable_behind(path, expected)) is not None:
+                reason += f", and record {behind} among them is whole"
+        self._steps.append(Step("cut", path, reason))
+
+    def _readable_behind(self, path: str, expected: Preview) -> int | None:
+        """The first offset after the bad frame of a tail that can still be read."""
+        file = self._disk.open(path, "r")
+        try:
+            at, lowest = expected.cut_position + 1, expected.next_offset
+            found = find_after(file, at, lowest, size=file.size())
+        finally:
+            file.close()
+        return None if found is None else found[1]
 
     def _bad_messages(self, damage: Damage | None) -> None:
         """Problems that no step above is about."""

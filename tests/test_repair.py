@@ -117,6 +117,19 @@ async def test_a_torn_tail_is_cut_and_kept() -> None:
     assert damaged(disk) == []
 
 
+async def test_a_tail_without_a_mark_is_cut_and_the_plan_says_what_is_whole_in_it() -> None:
+    files = await small_log()
+    last = segments(files)[-1]
+    base = int(last.split(".")[1])
+    disk = disk_with(without(NAMES.mark)({**files, last: flipped(files[last], 8 * 30)}))
+    plan = repair(disk)
+    assert set(actions(plan)) == {"rebuild", "cut"}
+    (step,) = [step for step in plan.steps if step.action == "cut"]
+    assert "nobody can tell whether they were durable, and record" in step.reason
+    assert disk.read_file(kept(disk)[0]) == flipped(files[last], 8 * 30)
+    assert await contents(disk) == TRUTH[:base]
+
+
 async def test_small_files_are_rebuilt_and_damaged_ones_kept() -> None:
     files = await small_log()
     for path in (NAMES.mark, NAMES.checkpoint, NAMES.index(0)):
