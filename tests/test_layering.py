@@ -27,14 +27,16 @@ RANKS = {
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
-    **dict.fromkeys(
-        ("_engine", "_cloud_side", "_accept", *TASKS), 2
-    ),  # the tasks, and the state that they share
-    **dict.fromkeys(
-        ("_wal", "_observe", "_verify", "_verify_segment", "_attach", "_stores", "_readable"), 3
-    ),
+    # the tasks, and the state that they share
+    **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
+    **dict.fromkeys(("_wal", "_readable", "_attach", "_stores"), 3),
+    **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
+    **dict.fromkeys(("_repair", "_repair_plan", "_repair_scan"), 3),
+    # a directory of Danube's own, as plain code over the Disk interface
+    **dict.fromkeys(("_danube_dir", "_danube_frames", "_danube_order"), 3),
+    **dict.fromkeys(("_danube_source", "_danube_survey"), 3),
     **dict.fromkeys(("_open", "_follow", "_replica"), 4),  # they wire it all to the real disk
-    "storage": 5,
+    **dict.fromkeys(("storage", "_import"), 5),
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,
