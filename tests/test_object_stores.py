@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fake_gcs
 import pytest
@@ -174,7 +175,7 @@ async def test_a_store_may_be_used_by_one_event_loop_after_another(s3: Server) -
 # -- uploads
 
 
-def gcs_store(endpoint: str, **more: object) -> CloudStore:
+def gcs_store(endpoint: str, **more: Any) -> CloudStore:
     options = StoreOptions(endpoint=endpoint, anonymous=True, allow_http=True)
     return open_store("gs://bucket", options, **more)
 
@@ -232,6 +233,15 @@ async def test_what_the_iterator_of_an_upload_raises_comes_out_as_it_is(error: E
         if bucket.uploads:
             assert await trio.to_thread.run_sync(bucket.aborted.wait, 60)
         await store.aclose()
+
+
+async def test_an_upload_whose_parts_are_refused_is_unavailable() -> None:
+    begun = b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+    with answering((200, begun), (500, b"")) as server:
+        options = server.options(max_retries=0, part_bytes=5 * MIB)
+        async with open_store("s3://bucket", options) as store:
+            with pytest.raises(StoreUnavailableError, match=f"upload of '{KEY}'.*500"):
+                await store.upload(KEY, lambda: iter([bytes(MIB)] * 30))
 
 
 async def test_a_large_put_goes_in_parts(s3: Server) -> None:

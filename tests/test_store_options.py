@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_options_survive_plain_data() -> None:
         ("colour", "blue"),
     ],
 )
-def test_a_bad_option_is_named(field: str, value: object) -> None:
+def test_a_bad_option_is_named(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         StoreOptions.from_plain({field: value})
     with pytest.raises(ValueError, match=field):
@@ -99,6 +100,7 @@ async def test_memory_and_directories_are_opened_by_their_urls(tmp_path: Path) -
         ("s3://key:secret@bucket/a", "name of a bucket"),
         ("s3://bucket/a//b", "two in a row"),
         ("gs://bucket/../b", "no part . or .."),
+        (f"gs://bucket/{'x' * 121}", "more than 120 bytes"),
         ("file://relative/path", "absolute path"),
     ],
 )
