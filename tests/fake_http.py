@@ -22,7 +22,7 @@ class Script:
     """What the server does: the answers in turn, the last one again and again.
 
     Attributes:
-        requests: the requests that arrived.
+        requests: the requests that arrived, and `headers` theirs.
         arrived: set by each.
         over: ends those that hang.
     """
@@ -30,6 +30,7 @@ class Script:
     answers: deque[Answer]
     endpoint: str = ""
     requests: list[str] = attrs.Factory(list[str])
+    headers: list[dict[str, str]] = attrs.Factory(list[dict[str, str]])
     arrived: threading.Event = attrs.Factory(threading.Event)
     over: threading.Event = attrs.Factory(threading.Event)
 
@@ -60,6 +61,7 @@ class Handler(BaseHTTPRequestHandler):
     def respond(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         script = self.script
+        script.headers.append({name.lower(): value for name, value in self.headers.items()})
         script.requests.append(f"{self.command} {self.path}")
         answer = script.answers.popleft() if len(script.answers) > 1 else script.answers[0]
         script.arrived.set()

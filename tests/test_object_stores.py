@@ -115,6 +115,33 @@ async def test_a_body_that_ends_early_is_unavailable() -> None:
                 await store.get(KEY, 1, 3)
 
 
+def azure(script: Script, **more: Any) -> CloudStore:
+    options = StoreOptions(endpoint=script.endpoint, account_name="account", allow_http=True)
+    return open_store("az://box/p", options, max_retries=0, **more)
+
+
+async def test_azure_is_asked_with_conditions() -> None:
+    with answering((201, b"")) as server:
+        store = azure(server, account_key="czNjcmV0")
+        await store.put(KEY, b"data")
+        await store.create(KEY, b"data")
+        await store.swap(KEY, b"data", INFO)
+        assert server.requests == [f"PUT /box/p/{KEY}"] * 3
+        conditions = [(h.get("if-none-match"), h.get("if-match")) for h in server.headers]
+        assert conditions == [(None, None), ("*", None), (None, '"tag"')]
+        await store.aclose()
+
+
+async def test_a_signature_in_a_url_is_not_shown() -> None:
+    token = "sv=2023-11-03&sp=rw&sig=s3cret%3D"
+    for answer in ((500, b""), (403, b""), (404, b""), "drop"):
+        with answering(answer) as server:
+            store = azure(server, sas_token=token)
+            await failures(store)
+            assert all("sig=s3cret" in request for request in server.requests)
+            await store.aclose()
+
+
 # -- repeating
 
 

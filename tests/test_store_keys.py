@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +60,7 @@ def test_the_longest_key_has_900_bytes() -> None:
 
 def test_an_object_is_made_of_bytes() -> None:
     assert as_bytes(bytearray(b"12")) == as_bytes(memoryview(b"12")) == b"12"
+    wrong: Any
     for wrong in (12, "12", None):
         with pytest.raises(TypeError, match=type(wrong).__name__):
-            as_bytes(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            as_bytes(wrong)
