@@ -107,6 +107,25 @@ async def test_a_conflict_is_a_failed_precondition(status: int) -> None:
                     await calls(store)[name]()
 
 
+async def test_a_long_key_hides_nothing_of_an_answer(s3: Server, gcs: Server) -> None:
+    key = "/".join(["ü" * 49] * 9)
+    for server in (s3, gcs):
+        async with open_store(f"{server.url}/{'p' * 100}", server.options) as store:
+            with pytest.raises(ObjectNotFoundError):
+                await store.get(key)
+            await store.create(key, b"data")
+            assert (await store.get(key, 4))[1] == b""
+            with pytest.raises(ValueError, match="beyond the end"):
+                await store.get(key, 5)
+            with pytest.raises(PreconditionFailedError):
+                await store.create(key, b"other")
+            await store.delete(key)
+    with answering((403, b"")) as script:
+        async with open_store("s3://bucket", script.options()) as store:
+            with pytest.raises(AccessDeniedError):
+                await store.list_objects(key)
+
+
 async def test_a_body_that_ends_early_is_unavailable() -> None:
     with answering((200, b"12345")) as server:
         async with open_store("s3://bucket", server.options(max_retries=0)) as store:
@@ -260,6 +279,17 @@ async def test_what_the_iterator_of_an_upload_raises_comes_out_as_it_is(error: E
         if bucket.uploads:
             assert await trio.to_thread.run_sync(bucket.aborted.wait, 60)
         await store.aclose()
+
+
+async def test_an_upload_whose_last_answer_is_lost_has_an_unknown_outcome() -> None:
+    begun = b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+    part: Answer = (200, b"")
+    gone: Answer = (404, b"<Error><Code>NoSuchUpload</Code></Error>")
+    with answering((200, begun), part, part, "drop", gone) as server:
+        options = server.options(max_retries=1, part_bytes=5 * MIB, upload_concurrency=1)
+        async with open_store("s3://bucket", options) as store:
+            with pytest.raises(StoreUnavailableError, match="NoSuchUpload"):
+                await store.upload(KEY, lambda: iter([bytes(MIB)] * 6))
 
 
 async def test_an_upload_whose_parts_are_refused_is_unavailable() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,16 @@ def test_options_that_the_library_refuses_are_a_value_error() -> None:
         open_store("gs://bucket", service_account_key="s3cret, and no JSON")
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in str(caught.value.__cause__)
+
+
+def test_obstore_is_not_imported_before_it_is_needed() -> None:
+    program = (
+        "import sys, danube_trio.cloud, danube_trio.testing\n"
+        "danube_trio.cloud.open_store('memory:')\n"
+        "sys.exit('obstore' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_without_obstore_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ MAX_TEXT = 600
 _SIGNATURE = re.compile(r"(?i)\b(sig|signature|x-amz-[\w-]*|token)=[^&\s\"')]+")
 _STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
-# These make a name for themselves: for any other call "not found" says that the bucket is missing.
+# The answer to a completion was lost, and the library asked again; or somebody cleaned up.
+_NO_UPLOAD = re.compile(r"NoSuchUpload|upload does not exist", re.IGNORECASE)
+# For any other call "not found" can only be the bucket.
 _OF_AN_OBJECT = frozenset({"get", "head", "delete"})
 
 
@@ -62,13 +64,17 @@ def meaning(
     error: Exception, *, call: str, url: str, key: str, secrets: Iterable[str]
 ) -> DanubeError | ValueError:
     """Return what the library's error means for this call."""
+    # Before the text is cut.
+    status, no_bucket = _status(error), names_no_bucket(error)
+    no_upload = _NO_UPLOAD.search(str(error)) is not None
     text = f"{url}: {call} of {key!r}: {scrub(error, secrets)}"
-    missing = isinstance(error, FileNotFoundError) or _status(error) == "404"
-    if missing and call in _OF_AN_OBJECT and not names_no_bucket(error):
-        return ObjectNotFoundError(text)
-    if missing:
+    if isinstance(error, FileNotFoundError) or status == "404":
+        if no_upload:
+            return StoreUnavailableError(text)
+        if call in _OF_AN_OBJECT and not no_bucket:
+            return ObjectNotFoundError(text)
         return AccessDeniedError(f"{text} (is there such a bucket?)")
-    if _status(error) in ("401", "403"):
+    if status in ("401", "403"):
         return AccessDeniedError(text)
     match error:
         case exceptions.AlreadyExistsError() | exceptions.PreconditionError():

@@ -120,6 +120,7 @@ def _s3(options: StoreOptions) -> dict[str, object]:
         "session_token": options.session_token,
         "skip_signature": options.anonymous or None,
         "virtual_hosted_style_request": options.virtual_hosted_style or None,
+        "conditional_put": "etag",  # whatever the environment says: without it there is no create
         # One object at a time is deleted here, and not every server can do more.
         "disable_bulk_delete": True,
     }
