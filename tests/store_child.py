@@ -47,4 +47,5 @@ async def main(directory: str, work: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    directory, work, name = sys.argv[1:]
+    trio.run(main, directory, work, name)
