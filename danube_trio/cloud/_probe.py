@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from danube_trio.cloud._store import CloudStore
-from danube_trio.errors import PreconditionFailedError, StoreError
+from danube_trio.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 
 __all__ = ["probe_store"]
 
@@ -13,7 +13,10 @@ __all__ = ["probe_store"]
 async def probe_store(store: CloudStore) -> None:
     """Create a random object twice; the second time must fail."""
     key = f"probe/{secrets.token_hex(16)}"
-    await store.create(key, b"first")
+    try:
+        await store.create(key, b"first")
+    except PreconditionFailedError as error:  # nobody else has this key: see `CloudStore`
+        raise StoreUnavailableError(f"{store.url} did not answer clearly: {error}") from error
     try:
         await store.create(key, b"second")
     except PreconditionFailedError:
