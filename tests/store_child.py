@@ -23,7 +23,7 @@ async def create(store: DirectoryStore, name: str) -> None:
             await store.create(f"race/{number}", f"{number} {name}".encode() * 500)
         except PreconditionFailedError:
             continue
-        print(number)  # noqa: T201
+        print(number)
 
 
 async def count(store: DirectoryStore) -> None:
