@@ -22,6 +22,7 @@ from danube_trio import StartPosition, StreamMessage, Wal, WalConfig, open_wal
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.crc import crc32
 from danube_trio._core.frame import scan
+from danube_trio._core.stats import CloudStatistics
 from danube_trio.catalog import Backoff, Catalog, ManifestCatalog, MetadataCatalog
 from danube_trio.config import CloudConfig, Durability
 from danube_trio.testing import SimDisk, SimMetadata, SimStore, StoreOperation
@@ -35,6 +36,11 @@ CONFIG = WalConfig(
     dir="/data/log", segment_bytes=500, preallocate_bytes=128, cache_capacity=4, cloud=CLOUD
 )
 BACKOFF = Backoff(chance=lambda: 0.5)
+
+
+def virtual_clock() -> float:
+    """Trio's clock, so that age and intervals go with the test's time."""
+    return 1e9 + trio.current_time()
 
 
 @attrs.define(eq=False)
@@ -57,7 +63,9 @@ class World:
         return ManifestCatalog(self.store, "log", backoff=BACKOFF)
 
     def open(self, config: WalConfig = CONFIG) -> AbstractAsyncContextManager[Wal]:
-        return open_wal(config, disk=self.disk, store=self.store, catalog=self.catalog())
+        return open_wal(
+            config, disk=self.disk, store=self.store, catalog=self.catalog(), clock=virtual_clock
+        )
 
     def process(self, disk: SimDisk | None = None) -> World:
         """Another process: on the same disk, or on one of its own."""
@@ -281,6 +289,13 @@ async def everything(wal: Wal) -> Found:
     assert [m.offset for m in messages] == list(range(start, end))
     payloads = dict(zip(range(start, end), (m.payload for m in messages), strict=True))
     return Found(start, end, uploaded, payloads, wal.statistics().notes)
+
+
+def cloud(wal: Wal) -> CloudStatistics:
+    """The store's part of the statistics."""
+    statistics = wal.statistics().cloud
+    assert statistics is not None
+    return statistics
 
 
 async def check_objects(world: World, *, exact: bool = True) -> CatalogState:
