@@ -165,7 +165,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if self._cloud is None:
                 await lane.run(self._recover, disk)
             else:
-                await probe_once(self._cloud[0], self._cloud[1].object_prefix)
+                await probe_once(self._cloud[0])
                 state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
                 session = CatalogSession(self._cloud[1], state)
             assert self._recovered is not None

@@ -26,8 +26,8 @@ def default_catalog(config: WalConfig, store: CloudStore) -> Catalog:
     return ManifestCatalog(store, prefix)
 
 
-async def probe_once(store: CloudStore, prefix: str) -> None:
+async def probe_once(store: CloudStore) -> None:
     """Refuse a store that lets two writers create the same object; ask each store object once."""
     if store not in _probed:
-        await probe_store(store, prefix=prefix)
+        await probe_store(store)
         _probed.add(store)
