@@ -40,6 +40,7 @@ class Pins:
         finally:
             self._held.discard(pin)
             self._changed.set()
+            self._changed = trio.Event()
 
     async def released(self, below: int) -> None:
         """Wait until nothing is held any more of what is held below this offset now.
@@ -48,7 +49,6 @@ class Pins:
         """
         waited_for = {pin for pin in self._held if pin.offset < below}
         while not waited_for.isdisjoint(self._held):
-            self._changed = trio.Event()
             await self._changed.wait()
 
 
