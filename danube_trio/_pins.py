@@ -9,7 +9,7 @@ the wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import attrs
@@ -31,7 +31,7 @@ class Pins:
         return len(self._held)
 
     @contextmanager
-    def hold(self, offset: int) -> Iterator[None]:
+    def hold(self, offset: int) -> Generator[None, None, None]:
         """Keep everything from `offset` on where it is."""
         pin = _Pin(offset)
         self._held.add(pin)

@@ -251,7 +251,7 @@ class Journal:
     def check(self, found: Found, at: Moment, *levels: Durability) -> None:
         """What acknowledgements of these levels promised is there, and nothing else than sent."""
         possible: dict[int, set[bytes]] = {}
-        ends = {0, *(before for when, before in self.trims)}
+        ends = {0, *(before for _, before in self.trims)}
         for batch in self.batches:
             if batch.accepted <= at:
                 ends.add(batch.end)

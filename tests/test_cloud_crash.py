@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -97,7 +97,7 @@ async def check_after(journal: Journal, crash: Crash, config: WalConfig) -> None
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def told(what: str) -> Generator[None, None, None]:
     """Say where a failure was."""
     try:
         yield

@@ -49,7 +49,7 @@ async def test_an_append_at_the_level_uploaded_is_accepted_or_cancelled_never_bo
     cancelled = 0
     async with world.open(ON_DEMAND) as wal:
         for steps in range(40):
-            before = wal.next_offset
+            before, offset = wal.next_offset, -1
             with trio.CancelScope() as scope:
 
                 async def cancel(steps: int = steps, scope: trio.CancelScope = scope) -> None:
@@ -61,7 +61,6 @@ async def test_an_append_at_the_level_uploaded_is_accepted_or_cancelled_never_bo
                     if not steps:
                         scope.cancel()
                     nursery.start_soon(cancel)
-                    offset = -1
                     offset = await wal.append(b"%d" % steps, durability="uploaded")
             if offset == -1:
                 cancelled += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import attrs
@@ -109,6 +109,7 @@ class First:
                 self.uploaded[offset] = payload
 
     async def _still_reads(self, wal: Wal) -> None:
+        found: list[tuple[int | None, bytes]] = []
         with trio.CancelScope(shield=True):
             start = StartPosition.offset(wal.start_offset)
             found = [(m.offset, m.payload) async for m in wal.reader(start, end="current")]
@@ -193,7 +194,7 @@ def kept_aside(disk: SimDisk) -> list[bytes]:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def told(what: str) -> Generator[None, None, None]:
     try:
         yield
     except BaseException as error:
