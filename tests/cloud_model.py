@@ -359,7 +359,7 @@ async def away_and_back(world: World, kept: Found, config: WalConfig = CONFIG) -
     other = attrs.evolve(world, disk=SimDisk())
     async with other.open(config) as wal:
         there = await everything(wal)
-        assert there.next_offset == kept.uploaded_end, "what was not uploaded cannot be there"
+        assert there.next_offset <= kept.uploaded_end, "what was not uploaded cannot be there"
         await wal.append_batch([b"from B"] * 3, durability="uploaded")
     async with world.open(config) as wal:
         found = await everything(wal)
