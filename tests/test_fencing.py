@@ -288,6 +288,24 @@ async def test_a_copy_of_a_directory_is_found_out_even_in_the_middle_of_opening(
     assert any(b"copied" in data for data in kept_aside(copy.disk))
 
 
+async def test_the_original_is_a_stranger_once_its_copy_took_the_log(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open(QUIET) as wal:
+        await wal.append(b"shared", durability="uploaded")
+    copy = world.process(world.disk.crash("everything written"))
+    async with copy.open(QUIET) as wal:
+        await wal.append(b"copied", durability="uploaded")
+    async with open_wal(QUIET, disk=world.disk) as wal:  # without the store
+        for i in range(4):
+            await wal.append(b"mine %d " % i * 50)
+    async with world.open(QUIET) as wal:
+        found = await everything(wal)
+        assert list(found.payloads.values()) == [b"shared", b"copied"]
+        assert "records 1 to 5 were kept here only" in found.notes[0]
+
+
 async def test_a_saved_epoch_that_was_not_published_changes_no_owner(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
