@@ -35,7 +35,7 @@ def attach(
 
     Args:
         directory_id: for a new directory.
-        holder: who takes the epoch, for people.
+        holder: who takes the epoch, for people; different at each call.
         state: the newest one, None if nothing was ever published.
 
     Raises CorruptDataError, UnsupportedFormatError, ValueError, OSError, like `recover`.
@@ -78,7 +78,8 @@ def _take_over(
     if start > after.start_offset:
         after = after.trimmed(start)
     kept = _epochs_from(meta, before.end)
-    meta = attrs.evolve(meta, epochs=(*kept, (after.epoch, recovered.next_offset)))
+    epochs = (*kept, (after.epoch, recovered.next_offset))
+    meta = attrs.evolve(meta, epochs=epochs, writer=after.writer)
     replace_file(disk, directory.names.meta, encode_document(meta))
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after
