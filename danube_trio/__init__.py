@@ -7,18 +7,22 @@ replayed, tailed and followed from other processes. It keeps Danube's bytes.
 from danube_trio._follow import Follower, open_follower
 from danube_trio._open import open_wal
 from danube_trio._reader import Reader
+from danube_trio._replica import Replica, open_replica
 from danube_trio._source import StartPosition
 from danube_trio._version import __version__
 from danube_trio._wal import Receipt, Wal
-from danube_trio.config import WalConfig
+from danube_trio.config import CloudConfig, WalConfig
 from danube_trio.errors import (
+    AccessDeniedError,
     CorruptDataError,
     DanubeError,
+    FencedError,
     LogBrokenError,
     LogClosedError,
     LogLockedError,
     MessageTooLargeError,
     OffsetTrimmedError,
+    StoreUnavailableError,
     UnexpectedOffsetError,
     UnsupportedFormatError,
 )
@@ -26,8 +30,11 @@ from danube_trio.message import Gap, MessageID, Record, StreamMessage
 from danube_trio.storage import PersistentStorage, WalStorage
 
 __all__ = [
+    "AccessDeniedError",
+    "CloudConfig",
     "CorruptDataError",
     "DanubeError",
+    "FencedError",
     "Follower",
     "Gap",
     "LogBrokenError",
@@ -40,7 +47,9 @@ __all__ = [
     "Reader",
     "Receipt",
     "Record",
+    "Replica",
     "StartPosition",
+    "StoreUnavailableError",
     "StreamMessage",
     "UnexpectedOffsetError",
     "UnsupportedFormatError",
@@ -49,5 +58,6 @@ __all__ = [
     "WalStorage",
     "__version__",
     "open_follower",
+    "open_replica",
     "open_wal",
 ]

@@ -233,6 +233,8 @@ class RealDisk:
         found = path
         while not os.path.isdir(found):
             if os.path.lexists(found):
+                if os.path.isdir(found):
+                    break  # somebody has made it since
                 raise NotADirectoryError(errno.ENOTDIR, "not a directory", found)
             missing.append(found)
             found = parent_of(found)

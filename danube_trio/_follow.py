@@ -21,12 +21,13 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import Any, Literal, NoReturn, TypeVar
 
 import attrs
 import trio
 
 from danube_trio._core.cache import BlockCache
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode
 from danube_trio._core.index import SparseIndex
@@ -37,12 +38,13 @@ from danube_trio._directory import Directory
 from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._pins import Pins
-from danube_trio._reader import Reader, make_reader
-from danube_trio._source import StartPosition
+from danube_trio._readable import Poller, Readable
+from danube_trio._reader import Reader
+from danube_trio._stores import default_catalog
 from danube_trio._tier import CloudTier
-from danube_trio.config import WalConfig
-from danube_trio.errors import LogClosedError
-from danube_trio.message import Record, StreamMessage
+from danube_trio.catalog import Catalog
+from danube_trio.cloud import CloudStore
+from danube_trio.config import CloudConfig, WalConfig
 
 __all__ = ["Follower", "FollowerStatistics", "open_follower"]
 
@@ -73,27 +75,29 @@ class _FollowedSource:
     """The `ReaderSource` of a follower: what was seen last, and the ways to see more."""
 
     def __init__(
-        self, config: WalConfig, disk: Disk, directory: Directory, poll_seconds: float
+        self,
+        config: WalConfig,
+        disk: Disk,
+        directory: Directory,
+        poll_seconds: float,
+        cloud: tuple[CloudStore, Catalog] | None,
     ) -> None:
         self.config = config
+        self._catalog = cloud[1] if cloud is not None else None
         self.codec = CODECS[directory.meta.codec]
         self.names: LogNames | None = directory.names
         self.disk: Disk | None = _ReadOnlyDisk(disk, self.refresh)
         self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
         self.indexes: dict[int, SparseIndex] = {}
-        self.tier: CloudTier | None = None
+        # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
+        self.tier = CloudTier.of(*cloud, CatalogState(), config.cloud, disk.run) if cloud else None
         self.pins = Pins()
         self.damaged: dict[int, str] = {}
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
-        self.closed = False
         self.looks = 0
         self._own_disk = disk
         self._observer = Observer(disk, directory)
-        self._poll_seconds = poll_seconds
-        self._looked_at = float("-inf")
-        self._looking = trio.Lock()
-        self._polled: trio.Event | None = None
-        self._poll_scope = trio.CancelScope()
+        self.poller = Poller(self._look, poll_seconds, "follower")
         self._view = NOTHING_SEEN
         self.marks = Marks()
         self.segments = SegmentList([], 0)
@@ -110,6 +114,8 @@ class _FollowedSource:
     async def look_again(self) -> None:
         """See what the writer did."""
         await self.refresh()
+        if self._catalog is not None:
+            await self._look_at_catalog()
 
     def heal(self, base: int, reason: str) -> None:
         """A follower changes nothing; it just goes on with the store."""
@@ -117,15 +123,33 @@ class _FollowedSource:
 
     async def refresh(self) -> None:
         """Look at the directory now."""
-        async with self._looking:
-            self._looked_at = trio.current_time()  # of a look that fails, too: no poll spins
-            self._apply(await self._own_disk.run(self._observer.look, self._view, self.active))
+        await self.poller.look()
+
+    async def _look(self) -> None:
+        self._apply(await self._own_disk.run(self._observer.look, self._view, self.active))
+        view = self._view
+        if self._catalog is not None and self._stored_end < view.start > view.log_start:
+            await self._look_at_catalog()
+
+    async def _look_at_catalog(self) -> None:
+        """The local files begin later than what is known of the store."""
+        assert self._catalog is not None
+        assert self.tier is not None
+        state = await self._catalog.latest()
+        if state is not None:
+            self.tier.state = state
+
+    @property
+    def _stored_end(self) -> int:
+        return self.tier.state.end if self.tier is not None else 0
 
     def _apply(self, view: View) -> None:
         """Record what was seen, in one step."""
         before, self._view = self._view, view
         self.looks += 1
-        self.marks = Marks(view.start, max(view.start, view.active_base), view.end)
+        self.marks = Marks(
+            view.log_start, max(view.start, view.active_base), view.end, uploaded_end=view.start
+        )
         if view.active_base != self.active.base:
             self.active = SparseIndex(view.active_base)
         for run in view.runs:
@@ -138,28 +162,16 @@ class _FollowedSource:
 
     async def wait_visible(self, end: int) -> None:
         """Wait until the record before `end` may be seen; raises LogClosedError on leaving."""
-        while not self.closed and self.visible_end < end:
-            if self._polled is not None:
-                await self._polled.wait()  # somebody polls: what they see is for all
-                continue
-            self._polled = polled = trio.Event()
-            try:
-                with trio.CancelScope() as self._poll_scope:
-                    await trio.sleep_until(self._looked_at + self._poll_seconds)
-                    await self.refresh()
-            finally:
-                self._polled = None
-                polled.set()
-        if self.closed:
-            raise LogClosedError("the follower is closed: open another one to continue")
+        await self.poller.wait(lambda: self.visible_end >= end)
 
     def close(self) -> None:
         """Wake everybody who waits; they are told."""
-        self.closed = True
-        self._poll_scope.cancel()
+        self.poller.close()
+        if self.tier is not None:
+            self.tier.close()
 
 
-class Follower:
+class Follower(Readable):
     """A log seen from outside, read-only. Made by `open_follower`; belongs to one trio run.
 
     It shows what the last look at the directory found. Readers that wait have it look again and
@@ -167,27 +179,13 @@ class Follower:
     """
 
     def __init__(self, source: _FollowedSource, path: str) -> None:
+        super().__init__(source, source.readers)
         self._source = source
         self._path = path
 
     def __repr__(self) -> str:
-        state = "closed" if self._source.closed else "open"
+        state = "closed" if self._source.poller.closed else "open"
         return f"<Follower of {self._path} {state}, {self.start_offset} to {self.durable_end}>"
-
-    @property
-    def start_offset(self) -> int:
-        """The first offset that still exists."""
-        return self._source.marks.start_offset
-
-    @property
-    def durable_end(self) -> int:
-        """The first offset that is not known to be durable; readers wait here."""
-        return self._source.marks.durable_end
-
-    @property
-    def codec(self) -> str:
-        """The name of the log's message layout."""
-        return self._source.codec.name
 
     async def refresh(self) -> None:
         """Look at the directory now.
@@ -195,7 +193,7 @@ class Follower:
         Raises CorruptDataError if it contradicts itself, holds another log now, or was cut back
         below what was visible before; OSError if it cannot be read.
         """
-        self._check_open()
+        self._check_readable()
         await self._source.refresh()
 
     async def wait_durable(self, end: int) -> None:
@@ -206,46 +204,6 @@ class Follower:
         """
         await trio.lowlevel.checkpoint()
         await self._source.wait_visible(end)
-
-    @overload
-    def reader(
-        self,
-        start: StartPosition = ...,
-        *,
-        end: int | Literal["current"] | None = ...,
-        count: int | None = ...,
-        raw: Literal[False] = ...,
-    ) -> Reader[StreamMessage]: ...
-    @overload
-    def reader(
-        self,
-        start: StartPosition = ...,
-        *,
-        end: int | Literal["current"] | None = ...,
-        count: int | None = ...,
-        raw: Literal[True],
-    ) -> Reader[Record]: ...
-    def reader(
-        self,
-        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
-        *,
-        end: int | Literal["current"] | None = None,
-        count: int | None = None,
-        raw: bool = False,
-    ) -> Reader[StreamMessage] | Reader[Record]:
-        """A new reader, with the arguments of `Wal.reader`; see `Reader`.
-
-        "Latest", "current" and the end of the log are what the last look found.
-
-        Raises:
-            OffsetTrimmedError: the start is before `start_offset`.
-            ValueError: it is beyond `durable_end`, or `end` or `count` is negative.
-            LogClosedError: the follower was left.
-        """
-        self._check_open()
-        reader = make_reader(self._source, start, end, count, raw)
-        self._source.readers.add(reader)
-        return reader
 
     def statistics(self) -> FollowerStatistics:
         """Everything that can be counted, at this moment."""
@@ -259,9 +217,8 @@ class Follower:
             readers=tuple(r.statistics() for r in source.readers if not r.closed),
         )
 
-    def _check_open(self) -> None:
-        if self._source.closed:
-            raise LogClosedError("the follower is closed: open another one to continue")
+    def _check_readable(self) -> None:
+        self._source.poller.check()
 
 
 def open_follower(
@@ -269,6 +226,9 @@ def open_follower(
     *,
     file_name: str = "wal.log",
     disk: Disk | None = None,
+    store: CloudStore | None = None,
+    prefix: str = "",
+    catalog: Catalog | None = None,
     poll_seconds: float = 0.05,
     on_corruption: Literal["refuse", "skip"] = "refuse",
 ) -> AbstractAsyncContextManager[Follower]:
@@ -282,6 +242,9 @@ def open_follower(
         dir: the log's directory.
         file_name: as in its `WalConfig`.
         disk: the file system; for tests, see `danube_trio.testing`.
+        store: the log's object store, to read what the directory does not hold any more. Without
+            it, reading there raises StoreUnavailableError.
+        prefix: as in its `CloudConfig`; or `catalog`, as for `open_wal`.
         poll_seconds: how often to look for new records while somebody waits for them.
         on_corruption: ``refuse`` raises `CorruptDataError`; ``skip`` gives readers `Gap` items.
 
@@ -295,15 +258,30 @@ def open_follower(
         raise ValueError(f"on_corruption={on_corruption!r} must be one of refuse, skip")
     if isinstance(poll_seconds, bool) or not 0 < poll_seconds <= 3600:
         raise ValueError(f"poll_seconds={poll_seconds!r} must be above 0 and at most 3600")
-    config = WalConfig(dir=os.fspath(dir), file_name=file_name, on_corruption=on_corruption)
-    return _OpenFollower(config, disk if disk is not None else RealDisk(), poll_seconds)
+    config = WalConfig(
+        dir=os.fspath(dir),
+        file_name=file_name,
+        on_corruption=on_corruption,
+        cloud=CloudConfig(prefix=prefix),
+    )
+    cloud = None
+    if store is not None:
+        cloud = (store, catalog if catalog is not None else default_catalog(config, store))
+    return _OpenFollower(config, disk if disk is not None else RealDisk(), poll_seconds, cloud)
 
 
 class _OpenFollower(AbstractAsyncContextManager[Follower]):
     """The block. It keeps nothing open: leaving only tells those who wait."""
 
-    def __init__(self, config: WalConfig, disk: Disk, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        config: WalConfig,
+        disk: Disk,
+        poll_seconds: float,
+        cloud: tuple[CloudStore, Catalog] | None,
+    ) -> None:
         self._config = config
+        self._cloud = cloud
         self._disk = disk
         self._poll_seconds = poll_seconds
         self._source: _FollowedSource | None = None
@@ -315,7 +293,9 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
         assert path is not None
         names = LogNames.of(path, self._config.file_name)
         directory = await self._disk.run(find_log, self._disk, names)
-        self._source = _FollowedSource(self._config, self._disk, directory, self._poll_seconds)
+        self._source = _FollowedSource(
+            self._config, self._disk, directory, self._poll_seconds, self._cloud
+        )
         await self._source.refresh()
         return Follower(self._source, path)
 

@@ -67,7 +67,8 @@ class View:
 
     Attributes:
         mark: the newest mark seen so far, or None.
-        start: everything before it was trimmed.
+        start: where the local files begin.
+        log_start: everything before it was trimmed; up to `start` records are in a store only.
         end: the first offset that readers may not see.
         active_base: the segment that holds `end`, or begins there.
         sealed: the segments before it.
@@ -76,13 +77,14 @@ class View:
 
     mark: Mark | None
     start: int
+    log_start: int
     end: int
     active_base: int
     sealed: tuple[Segment, ...] = ()
     runs: tuple[Run, ...] = ()
 
 
-NOTHING_SEEN = View(None, 0, 0, -1)
+NOTHING_SEEN = View(None, 0, 0, 0, -1)
 
 
 class Observer:
@@ -119,23 +121,24 @@ class Observer:
         mark = self._newest(found, before)
         if found is not None and (mark == before.mark or found.base == before.active_base):
             assert mark is not None
-            start = max(before.start, self._start())
+            start, log_start = self._starts(before)
             if start <= before.active_base:
                 end = max(before.end, mark.durable_end)
                 sealed = before.sealed
                 if start != before.start:
                     sealed = tuple(segment for segment in sealed if segment.end > start)
                 runs = self._index(mark, before.active_base, index)
-                return View(mark, start, end, before.active_base, sealed, runs)
+                return View(mark, start, log_start, end, before.active_base, sealed, runs)
         self._check_identity()
         bases = self._names.segment_bases(self._disk.list_dir(self._names.directory))
-        start = max(before.start, self._start())
+        start, log_start = self._starts(before)
         known = mark.durable_end if mark is not None else bases[-1] if bases else 0
         end = max(before.end, start, known)
         kept = self._kept(bases, start, end, mark)
         active_base = kept[-1] if kept else 0
         sealed = self._sealed(kept, before, index)
-        return View(mark, start, end, active_base, sealed, self._index(mark, active_base, index))
+        runs = self._index(mark, active_base, index)
+        return View(mark, start, log_start, end, active_base, sealed, runs)
 
     def _newest(self, mark: Mark | None, before: View) -> Mark | None:
         """The mark, or the one before if this one is older, as it is while a slot is written."""
@@ -152,13 +155,18 @@ class Observer:
             )
         return old
 
-    def _start(self) -> int:
+    def _starts(self, before: View) -> tuple[int, int]:
+        """Where the local files begin, and where the log does."""
+        trim = self._trim()
+        return max(before.start, trim.first_local), max(before.log_start, trim.start_offset)
+
+    def _trim(self) -> Trim:
         try:
             data = read_file(self._disk, self._names.trim, DOCUMENT_LIMIT_BYTES)
         except FileNotFoundError:
-            return 0
+            return Trim(0)
         try:
-            return decode_document(data, Trim).start_offset
+            return decode_document(data, Trim)
         except (ValueError, KeyError) as error:
             raise CorruptDataError(str(error), path=self._names.trim) from error
 

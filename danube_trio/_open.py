@@ -224,14 +224,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         directory, tier, uploaded_end = recovered.directory, None, 0
         if session is not None and self._cloud is not None:
             store, catalog = self._cloud
-            tier = CloudTier(
-                store,
-                catalog.object_key,
-                session.state,
-                run=disk.run,
-                cache_bytes=config.cloud.cache_bytes,
-                readahead=config.cloud.readahead,
-            )
+            tier = CloudTier.of(store, catalog, session.state, config.cloud, disk.run)
             uploaded_end = session.state.end
         else:
             # What is in a store only is not ours to free; nobody uploads.

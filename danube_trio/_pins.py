@@ -14,7 +14,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import attrs
-import trio
+
+from danube_trio._waiters import repeated_event
 
 __all__ = ["Pins"]
 
@@ -26,13 +27,13 @@ class Pins:
 
     def __init__(self) -> None:
         self._held: set[_Pin] = set()
-        self._changed = trio.Event()
+        self._changed = repeated_event()
 
     def __len__(self) -> int:
         return len(self._held)
 
     @contextmanager
-    def hold(self, offset: int, *, stored: bool) -> Generator[None, None, None]:
+    def hold(self, offset: int, *, stored: bool = False) -> Generator[None]:
         """Keep everything from `offset` on where it is; `stored`: in objects, not in files."""
         pin = _Pin(offset, stored)
         self._held.add(pin)
@@ -43,7 +44,7 @@ class Pins:
             self._changed.set()
             self._changed = trio.Event()
 
-    async def released(self, below: int, *, stored: bool) -> None:
+    async def released(self, below: int, *, stored: bool = True) -> None:
         """Wait until nothing is held any more of what is held below this offset now.
 
         With `stored` also those who read objects. Not always a checkpoint.

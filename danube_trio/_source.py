@@ -117,6 +117,6 @@ def _cursor_for_time(source: ReaderSource, time: int) -> int:
             cursor = max(cursor, segment.base)
     if len(source.active) and source.active.first_time < time:
         cursor = max(cursor, source.active.base)
-    if source.disk is None:
+    if source.disk is None and source.tier is None:  # all that there is is in memory
         cursor = max(cursor, source.cache.before_time(time))
     return min(cursor, source.visible_end)

@@ -28,7 +28,9 @@ import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.frame import Block, frame_time, scan
+from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
+from danube_trio.config import CloudConfig
 from danube_trio.errors import CorruptDataError, DanubeError, OffsetTrimmedError, StoreError
 
 __all__ = ["CloudTier", "TierStatistics"]
@@ -44,6 +46,8 @@ Run = Callable[..., Awaitable[Any]]
 # Fetches ahead under way for all readers together. A guess: enough to hide the latency of a store
 # behind a few readers, and few enough not to fill the threads with what nobody waits for.
 MAX_AHEAD = 8
+# Verifying so much takes less time than a hop to a thread and back.
+INLINE_BYTES = 64 << 10
 
 
 @attrs.frozen
@@ -88,6 +92,25 @@ class CloudTier:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._fetches = self._fetched_bytes = self._hits = self._cached_bytes = 0
+
+    @classmethod
+    def of(
+        cls,
+        store: CloudStore,
+        catalog: Catalog,
+        state: CatalogState,
+        settings: CloudConfig,
+        run: Run,
+    ) -> CloudTier:
+        """The tier of one log, with these settings."""
+        return cls(
+            store,
+            catalog.object_key,
+            state,
+            run=run,
+            cache_bytes=settings.cache_bytes,
+            readahead=settings.readahead,
+        )
 
     async def serve(self) -> None:
         """Fetch ahead what readers will want, until `close`. A task of whoever owns the tier."""
@@ -200,7 +223,11 @@ class CloudTier:
                     begin,
                     descriptor.base,
                 )
-            block: Block = await self._run(self._verify, data, descriptor, number)
+            block: Block
+            if len(data) <= INLINE_BYTES:
+                block = self._verify(data, descriptor, number)
+            else:
+                block = await self._run(self._verify, data, descriptor, number)
             self._fetches += 1
             self._fetched_bytes += len(data)
             self._keep(key, block)

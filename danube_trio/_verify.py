@@ -140,7 +140,7 @@ class Verification:
         listing = disk.list_dir(names.directory)
         small.bases = names.segment_bases(listing)
         trim = yield from self._document(names.trim, Trim, "problem")
-        small.start = trim.start_offset if trim is not None else 0
+        small.start = trim.first_local if trim is not None else 0
         if small.meta is None and names.meta.rpartition("/")[2] not in listing:
             if not small.bases:
                 raise FileNotFoundError(
@@ -201,7 +201,9 @@ class Verification:
                 continue
             if name in unfinished:
                 reason = "a replacement that was never finished; the next open removes it"
-            elif name.startswith(f"{names.stem}.") and name.endswith((".torn", ".corrupt")):
+            elif name.startswith(f"{names.stem}.") and name.endswith(
+                (".torn", ".corrupt", ".fenced")
+            ):
                 reason = "bytes that an open cut off; nothing depends on them"
             elif name.startswith(f"{names.stem}.") and name.endswith(".idx"):
                 reason = "an index without its segment; nothing depends on it"
@@ -240,7 +242,7 @@ class Verification:
             file = self._disk.open(path, "r")
         except FileNotFoundError:
             trim = yield from self._document(self._names.trim, Trim, "problem")
-            if trim is None or end is None or trim.start_offset < end:
+            if trim is None or end is None or trim.first_local < end:
                 yield Finding("problem", "the segment is missing", path, offset=base)
             return None
         try:
@@ -297,7 +299,7 @@ class Verification:
             yield Finding("problem", reason, file.path, size, end)
         hint = small.hints.get(base)
         found = Segment(base, end, size, check.first_time, check.last_time)
-        if hint is not None and not check.damaged and hint != found:
+        if hint is not None and not check.damaged and not _agrees(hint, found):
             reason = f"the checkpoint, a hint, says {hint} where {found} is"
             yield Finding("warning", reason, self._names.checkpoint)
 
@@ -369,6 +371,11 @@ class Verification:
             yield Finding("warning", reason, path)
             index = None
         return index
+
+
+def _agrees(hint: Segment, found: Segment) -> bool:
+    """Whether a hint is right. One written by a log that did not look for the times has none."""
+    return hint == found or hint == attrs.evolve(found, first_time=0, last_time=0)
 
 
 def _from_error(error: CorruptDataError, path: str, severity: Severity = "problem") -> Finding:

@@ -7,7 +7,7 @@ It only puts things together: `_encode` makes records of what is handed in, `_ac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
@@ -18,12 +18,10 @@ from danube_trio._core.log import Phase
 from danube_trio._core.stats import WalStatistics
 from danube_trio._encode import Appendable, Encoder, parts_bytes
 from danube_trio._engine import Engine
-from danube_trio._reader import Reader, make_reader
-from danube_trio._source import StartPosition
+from danube_trio._readable import Readable
 from danube_trio._waiters import OffsetWaiters
 from danube_trio.config import Durability
 from danube_trio.errors import LogBrokenError
-from danube_trio.message import Record, StreamMessage
 
 if TYPE_CHECKING:
     from danube_trio._janitor import Janitor
@@ -104,10 +102,11 @@ class Receipt:
         return self.offsets
 
 
-class Wal:
+class Wal(Readable):
     """An open log. Made by `open_wal`; all methods belong to the trio run that opened it."""
 
     def __init__(self, engine: Engine, janitor: Janitor | None) -> None:
+        super().__init__(engine, engine.readers)
         self._engine = engine
         self._janitor = janitor
         self._acceptor = Acceptor(engine)
@@ -122,19 +121,9 @@ class Wal:
     # ---- marks
 
     @property
-    def start_offset(self) -> int:
-        """The first offset that still exists."""
-        return self._engine.marks.start_offset
-
-    @property
     def next_offset(self) -> int:
         """The offset that the next record will get."""
         return self._engine.marks.next_offset
-
-    @property
-    def durable_end(self) -> int:
-        """The first offset that is not durable: the high watermark."""
-        return self._engine.marks.durable_end
 
     @property
     def uploaded_end(self) -> int:
@@ -166,7 +155,8 @@ class Wal:
         Raises:
             MessageTooLargeError, UnexpectedOffsetError, LogClosedError: it was not accepted.
             LogBrokenError: a write or sync failed; if it was accepted, its outcome is unknown.
-            FencedError: another writer took the log over.
+            FencedError: another writer took the log over. If the record was accepted it is kept in
+                this directory only, and is not part of the log.
             StoreUnavailableError: only with ``durability="uploaded"``: the record is durable here,
                 and not in the store within ``upload_timeout``.
             TypeError, ValueError: the message cannot be encoded; names the field.
@@ -300,51 +290,7 @@ class Wal:
             raise engine.refusal()
         return end
 
-    # ---- reading and trimming
-
-    @overload
-    def reader(
-        self,
-        start: StartPosition = ...,
-        *,
-        end: int | Literal["current"] | None = ...,
-        count: int | None = ...,
-        raw: Literal[False] = ...,
-    ) -> Reader[StreamMessage]: ...
-    @overload
-    def reader(
-        self,
-        start: StartPosition = ...,
-        *,
-        end: int | Literal["current"] | None = ...,
-        count: int | None = ...,
-        raw: Literal[True],
-    ) -> Reader[Record]: ...
-    def reader(
-        self,
-        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
-        *,
-        end: int | Literal["current"] | None = None,
-        count: int | None = None,
-        raw: bool = False,
-    ) -> Reader[StreamMessage] | Reader[Record]:
-        """A new reader; see `Reader`.
-
-        Args:
-            start: where to begin.
-            end: stop before this offset; ``"current"``: stop where the durable log ends now.
-            count: stop after so many records.
-            raw: give `Record` objects instead of messages.
-
-        With ``on_corruption="skip"`` there may be `Gap` items between the others.
-
-        Raises:
-            OffsetTrimmedError: the start is before `start_offset`.
-            ValueError: it is beyond `next_offset`, or `end` or `count` is negative.
-        """
-        reader = make_reader(self._engine, start, end, count, raw)
-        self._engine.readers.add(reader)
-        return reader
+    # ---- trimming
 
     async def trim(self, before: int, *, whole_segments: bool = False) -> int:
         """Drop records below offset `before` from the front; returns the new `start_offset`.

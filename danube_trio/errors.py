@@ -10,6 +10,7 @@ __all__ = [
     "AccessDeniedError",
     "CorruptDataError",
     "DanubeError",
+    "DishonestStoreError",
     "FencedError",
     "LogBrokenError",
     "LogClosedError",
@@ -162,6 +163,10 @@ class PreconditionFailedError(StoreError):
 
 class AccessDeniedError(StoreError):
     """The store refuses these credentials: retrying does not help."""
+
+
+class DishonestStoreError(StoreError):
+    """The store breaks a promise that data depends on: it must not be used for a log."""
 
 
 class WatchLostError(StoreError):

@@ -185,7 +185,7 @@ async def test_lists_that_are_stale_for_a_while_lose_nothing(
 
 async def test_a_store_that_lies_about_creating_is_refused() -> None:
     world = World(SimDisk(), SimStore(create_overwrites=True))
-    with pytest.raises(StoreError, match="two creators"):
+    with pytest.raises(StoreError, match="lets create overwrite"):
         async with world.open():
             raise AssertionError("it was opened")
     assert world.disk.tree().keys() <= {"/data/log/wal.lock"}

@@ -12,6 +12,7 @@ import json
 from typing import Any, TypeVar
 
 import cattrs
+import cattrs.v
 
 from danube_trio._core.files import NewerFormatError
 
@@ -54,9 +55,17 @@ def parse(data: bytes, kind: type[T], *, newest: int | None = None) -> T:
             refuse_newer(tree["format"], newest)
         return converter.structure(tree, kind)
     except cattrs.BaseValidationError as error:
-        raise ValueError("; ".join(cattrs.transform_error(error))) from error
+        reasons = cattrs.transform_error(error, format_exception=_reason)
+        raise ValueError("; ".join(reasons)) from error
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"the document is no {kind.__name__}: {error!r}") from error
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    """What is wrong with one field; cattrs adds which."""
+    if isinstance(error, (ValueError, TypeError)) and error.args:
+        return str(error)
+    return cattrs.v.format_exception(error, kind)
 
 
 def refuse_newer(found: int, newest: int) -> None:

@@ -11,8 +11,11 @@ revisions again, to other values.
 **Unknown outcomes.** Look again. The head has our nonce: done. It is still the one before: the same
 transaction again, whose expectations the first one spoils if it is late. Anything else: fenced.
 
-**Reading** is not one operation, so the head is read before and after the rest: the same revision
-twice means that nothing of what counts changed in between.
+**Reading** is not one operation: the head first, then the segments. Those that came after it lie
+beyond its end, and do not count; those of its own are still there, and the same, unless they were
+trimmed in between. So if anything is missing, the head is read again: another one means that this
+was the reason, the same one that it is corruption. A reader that knows an earlier state reads only
+what came after it.
 
 **The limit** of etcd, 128 changes in a transaction, bounds what one publication can add (see
 `MAX_ADDED`), and what it can drop at once. Entries of segments below ``start_offset`` do not count,
@@ -32,22 +35,21 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.danube_catalog import (
     Details,
     EpochEntry,
     Head,
     SealedState,
     TopicKeys,
-    decode_segment,
     encode_cur,
     encode_segment,
-    join_segment,
     split_segment,
 )
 from danube_trio._core.documents import compact
 from danube_trio._core.files import NewerFormatError
 from danube_trio._core.manifest import check_successor
+from danube_trio.catalog._entries import assemble, join
 from danube_trio.catalog._retry import Backoff, Tries
 from danube_trio.errors import (
     CorruptDataError,
@@ -66,6 +68,8 @@ MAX_CHANGES = 128  # etcd's --max-txn-ops
 _OWN_CHANGES = 4  # epoch, head, cur, state
 # Two entries each; half of what fits, so that a publication can add and drop at once.
 MAX_ADDED = (MAX_CHANGES - _OWN_CHANGES) // 4
+# New segments that are read one by one; beyond, two lists are cheaper. A guess.
+CATCH_UP = 8
 
 
 @attrs.frozen
@@ -144,7 +148,7 @@ class MetadataCatalog:
         Raises UnsupportedFormatError for a topic that Danube itself wrote, StoreUnavailableError
         also when it was overtaken too often.
         """
-        tries = Tries(self._backoff, f"reading {self.url}")
+        tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:
             look = await self._look()
             if look.head is None or look.head_entry is None:
@@ -152,12 +156,15 @@ class MetadataCatalog:
                 return None
             if self._newest and self._newest[0] == look.head.value:
                 return self._newest[1]
-            segments = await self._metadata.list_entries(self._keys.segments)
-            details = await self._metadata.list_entries(self._keys.details)
-            again = await self._look()
-            if again == look:
-                return self._learn(look, self._assemble(look, segments, details))
-            await tries.again(None)
+            try:
+                state = await self._catch_up(look) or await self._read_all(look)
+            except CorruptDataError:
+                if await self._look() == look:
+                    raise
+                await tries.again(None)
+                continue
+            self._newest = (look.head.value, state)
+            return state
 
     async def _look(self) -> _Look:
         """Two reads: a transaction, or a second look, tells whether they belong together."""
@@ -178,46 +185,52 @@ class MetadataCatalog:
         except ValueError as error:
             raise self._corrupt(f"epoch or head cannot be read: {error}") from error
 
-    def _learn(self, look: _Look, state: CatalogState) -> CatalogState:
-        assert look.head is not None
-        self._newest = (look.head.value, state)
-        return state
+    async def _catch_up(self, look: _Look) -> CatalogState | None:
+        """The state of a head that is a little ahead of the newest state seen; None: read it all.
 
-    def _assemble(
-        self, look: _Look, segments: list[Revised], details: list[Revised]
-    ) -> CatalogState:
-        """The state of these entries, which belong together."""
+        History only grows at its end, so if the last segment seen is still there, all before it
+        are (a store that was restored from a backup may have others).
+        """
         head, epoch = look.head_entry, look.epoch_entry
         assert head is not None
+        if self._newest is None or not self._newest[1].segments:
+            return None
+        if epoch is None or epoch.epoch != head.epoch:
+            return None
+        *found, last = self._newest[1].segments
+        position = last.base
+        for _ in range(CATCH_UP + 1):
+            if position >= head.end:
+                break
+            segment = await self._metadata.get(self._keys.segment(position))
+            detail = await self._metadata.get(self._keys.detail(position))
+            if segment is None or detail is None:
+                return None
+            try:
+                d = join(position, segment.value, detail.value)
+            except ValueError:
+                return None  # reading it all tells what is wrong
+            if position == last.base and d != last:
+                return None
+            found.append(d)
+            position = d.end
+        try:
+            return head.state([d for d in found if d.end > head.start_offset])
+        except ValueError:
+            return None
+
+    async def _read_all(self, look: _Look) -> CatalogState:
+        """The state of a head, from all entries. CorruptDataError: or it was trimmed since."""
+        head, epoch = look.head_entry, look.epoch_entry
+        assert head is not None
+        segments = await self._metadata.list_entries(self._keys.segments)
+        details = await self._metadata.list_entries(self._keys.details)
         if epoch is None or epoch.epoch != head.epoch:
             raise self._corrupt(f"the head is of epoch {head.epoch}, the epoch says {epoch}")
-        ours = {entry.key: entry.value for entry in details}
-        found: list[Descriptor] = []
-        for entry in segments:
-            base = TopicKeys.start_of(entry.key)
-            # `cur`, and what others may have put there; beyond the end nothing counts.
-            if base is None or base >= head.end:
-                continue
-            detail = ours.get(self._keys.detail(base))
-            try:
-                if (d := self._join(base, entry.value, detail)).end > head.start_offset:
-                    found.append(d)
-            except ValueError as error:
-                if base >= head.start_offset:
-                    raise self._corrupt(f"{entry.key}: {error}", base) from error
-                log.debug("%s is not ours, and before the log: %s", entry.key, error)
         try:
-            return head.state(found)
+            return assemble(self._keys, head, segments, details)
         except ValueError as error:
             raise self._corrupt(str(error), head.start_offset) from error
-
-    def _join(self, base: int, segment: bytes, detail: bytes | None) -> Descriptor:
-        danube = decode_segment(segment)
-        if danube.start_offset != base:
-            raise ValueError(f"it says that it starts at {danube.start_offset}")
-        if detail is None:
-            raise ValueError("danube-trio did not write it")
-        return join_segment(danube, Details.decode(detail))
 
     async def _refuse_foreign(self) -> None:
         """A topic without a head of ours must have no segments."""
@@ -272,7 +285,7 @@ class MetadataCatalog:
     def _fenced(self, after: CatalogState, look: _Look) -> FencedError:
         head = look.head_entry
         if head is None:
-            return FencedError(after.epoch, "nobody: the catalog that it published in is gone")
+            return FencedError(after.epoch, "an unknown writer, which left no catalog")
         return FencedError(after.epoch, f"{head.writer or 'a writer'} (epoch {head.epoch})")
 
     def _change(self, before: CatalogState | None, after: CatalogState) -> _Change:
@@ -338,7 +351,7 @@ class MetadataCatalog:
                     old += [key(base) for key in self._keys.of_segment]
             removed = await self._remove(old)
         except StoreError as error:
-            log.warning("collecting %s stopped, and goes on another time: %s", self.url, error)
+            log.info("collecting %s stopped, and goes on another time: %s", self.url, error)
         return removed
 
     @staticmethod
@@ -356,7 +369,7 @@ class MetadataCatalog:
             try:
                 await self._metadata.transact({}, delete=left[:MAX_CHANGES])
             except StoreError as error:
-                log.warning("old entries of %s stay for another time: %s", self.url, error)
+                log.info("old entries of %s stay for another time: %s", self.url, error)
                 break
             removed += len(left[:MAX_CHANGES])
             del left[:MAX_CHANGES]

@@ -31,8 +31,13 @@ class Backoff:
 
     def pause_after(self, attempt: int) -> float:
         """How long to wait after this attempt (1, 2, ...), in seconds."""
+        assert attempt >= 1, attempt
         longest = min(self.limit_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 60))
         return longest * (0.5 + 0.5 * self.chance())
+
+    def for_reading(self) -> Backoff:
+        """Of a read that others overtook: each time they got on, so it is soon tried again."""
+        return attrs.evolve(self, attempts=self.attempts * 4, limit_seconds=self.first_seconds)
 
 
 class Tries:

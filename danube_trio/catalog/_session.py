@@ -179,4 +179,5 @@ def _counts(before: CatalogState, change: CatalogState, newest: CatalogState) ->
     if newest.start_offset < change.start_offset or (change.sealed and not before.sealed):
         return False
     added = [d for d in change.segments if d.base >= before.end]
-    return all(newest.find(d.base) == d for d in added)
+    found = [newest.find(d.base) for d in added]
+    return [d and d.object_id for d in found] == [d.object_id for d in added]

@@ -21,6 +21,8 @@ from danube_trio.cli._values import counted, time_text
 
 __all__ = ["print_info"]
 
+CUT_OFF = (".torn", ".corrupt", ".fenced")
+
 
 def print_info(directory: str, file_name: str, as_json: bool) -> None:
     """Run the command."""
@@ -45,16 +47,19 @@ def _facts(disk: Disk, names: LogNames, holder: str | None) -> dict[str, Any]:
         "codec": directory.meta.codec,
         "directory_id": directory.meta.directory_id,
         "epochs": [list(epoch) for epoch in directory.meta.epochs],
-        "start_offset": view.start,
+        "start_offset": view.log_start,
+        "local_start": view.start,
         "durable_end": view.end,
-        "records": view.end - view.start,
+        "records": view.end - view.log_start,
         "size_bytes": sum(segment["size_bytes"] for segment in segments),
         "mark": attrs.asdict(view.mark) if view.mark is not None else None,
         "locked": holder is not None,
         "holder": holder,
         "segments": segments,
         "recovery": _recovery(directory, expected, holder),
-        "cut_off_files": [name for name in listing if name.endswith((".torn", ".corrupt"))],
+        "cut_off_files": [
+            name for name in listing if name.endswith((".torn", ".corrupt", ".fenced"))
+        ],
     }
 
 

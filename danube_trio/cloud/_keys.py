@@ -13,12 +13,14 @@ __all__ = [
     "is_key",
     "key_after",
     "next_parts",
+    "safe_offset",
     "start_of",
 ]
 
 # One more than 900 bytes would still fit S3 and GCS (1024), less a store's own prefix.
 MAX_KEY_BYTES = 900
-_CONTROL = frozenset(map(chr, (*range(32), 127, 0xFFFE, 0xFFFF)))
+# What XML cannot carry, and what some servers take for a slash.
+_FORBIDDEN = frozenset(map(chr, (*range(32), 127, 0xFFFE, 0xFFFF))) | {"\\"}
 
 Chunks = Callable[[], Iterator[bytes]]
 
@@ -32,8 +34,8 @@ def _fault_of(key: object) -> str | None:
         return "must not be empty, nor begin or end with a slash, nor have two in a row"
     if "." in parts or ".." in parts:
         return "must have no part . or .."
-    if not _CONTROL.isdisjoint(key):
-        return "must have no control characters"
+    if not _FORBIDDEN.isdisjoint(key):
+        return "must have no control characters and no backslash"
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
@@ -78,6 +80,25 @@ def start_of(key: str, start: int, size: int) -> int:
 def key_after(keys: Iterable[str], beginning: str, after: str) -> list[str]:
     """Return the keys with that beginning that are greater than `after`, sorted."""
     return sorted(key for key in keys if key.startswith(beginning) and key > after)
+
+
+def safe_offset(beginning: str, after: str) -> str:
+    """Return where a server may begin a list so that it leaves out no key greater than `after`.
+
+    Some servers (seaweedfs) keep directories and compare keys part by part: for them ``a/1`` comes
+    before ``a-``, and a list after ``a`` leaves out everything below ``a``. They differ from those
+    that compare whole keys only where `after` has a character less than a slash, or names a
+    directory. So it is cut before such a character, and made a little less in its last one: then
+    the first difference from any key that is wanted is one on which both agree. "" means the
+    beginning.
+    """
+    if not after.startswith(beginning):
+        return ""
+    rest = after[len(beginning) :]
+    rest = rest[: next((i for i, char in enumerate(rest) if char < "/"), len(rest))]
+    while rest and not "0" < rest[-1] < "\x7f":
+        rest = rest[:-1]
+    return f"{beginning}{rest[:-1]}{chr(ord(rest[-1]) - 1)}~" if rest else ""
 
 
 def next_parts(keys: Iterable[str], beginning: str) -> list[str]:

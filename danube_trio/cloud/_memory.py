@@ -13,6 +13,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from danube_trio.cloud._closing import Closing
 from danube_trio.cloud._keys import (
     Chunks,
     as_bytes,
@@ -91,7 +92,7 @@ class ObjectMap:
         self.objects.pop(key, None)
 
 
-class MemoryStore:
+class MemoryStore(Closing):
     """A `CloudStore` in memory. Whoever holds the object shares its contents; they end with it.
 
     Every write has a tag of its own, also of the same bytes.

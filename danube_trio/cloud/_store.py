@@ -2,8 +2,9 @@
 
 The rules that every backend keeps, and that `danube_trio.testing.check_store` checks:
 
-- A key is a relative path, ``a/b/c``: no empty part, no ``.`` or ``..``, at most 900 bytes of
-  UTF-8. An object is replaced as a whole or not at all: nobody ever reads half of one.
+- A key is a relative path, ``a/b/c``: no empty part, no ``.`` or ``..``, no control characters, no
+  backslash (some servers make it a slash), at most 900 bytes of UTF-8. An object is replaced as a
+  whole or not at all: nobody ever reads half of one.
 - After a write returned, every read and every list shows it, and it survives a power cut.
 - `create` is atomic: of any number of callers, in any number of processes, one succeeds.
 - Tags (`ObjectInfo.etag`, `ObjectInfo.version`) are opaque: equal tags of one key mean equal
@@ -70,6 +71,7 @@ class CloudStore(Protocol):
     async def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
         """Replace the object if it still is `expected`, as an earlier call described it.
 
+        A list, or a read of a part, may leave out the tag that is needed here: then ValueError.
         Raises PreconditionFailedError if it is another one now, or gone; NotImplementedError if
         the backend has no such operation (`can_swap`).
         """
@@ -110,7 +112,8 @@ class CloudStore(Protocol):
     async def list_children(self, prefix: str) -> list[str]:
         """The distinct next parts of the keys below `prefix` + "/" that have more parts, sorted.
 
-        What a file system would call its subdirectories; reads no more than it must.
+        What a file system would call its subdirectories; reads no more than it must. A server
+        that keeps directories may still name one after its last object went.
         """
         ...
 

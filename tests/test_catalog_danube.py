@@ -1,0 +1,414 @@
+"""The catalog in a metadata store: Danube's keys and values, its limits, and foreign entries."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from catalogs import (
+    LIFE,
+    QUICK,
+    Change,
+    Gate,
+    begin,
+    commit,
+    held,
+    live,
+    live_with_cancellation,
+    publish,
+    segment,
+    take_over,
+    trim_one,
+)
+from trio.testing import MockClock
+
+from danube_trio._core.catalog import CatalogState
+from danube_trio.catalog import MetadataCatalog, fresh
+from danube_trio.errors import (
+    CorruptDataError,
+    FencedError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+from danube_trio.metadata import MemoryMetadata, MetadataStore
+from danube_trio.testing import MetadataOperation, SimMetadata
+
+BASE = "/danube/storage/topics/default/orders"
+NOW = 1768625254.9
+
+
+def open_catalog(metadata: MetadataStore) -> MetadataCatalog:
+    return MetadataCatalog(
+        metadata, "/default/orders", broker_id=2**63 + 9, clock=lambda: NOW, backoff=QUICK
+    )
+
+
+async def tree(metadata: MetadataStore) -> dict[str, str]:
+    return {
+        entry.key.removeprefix(f"{BASE}/"): entry.value.decode()
+        for entry in await metadata.list_entries(f"{BASE}/")
+    }
+
+
+# ---- what is there
+
+
+async def test_danube_finds_its_keys_and_values() -> None:
+    metadata = MemoryMetadata()
+    catalog = open_catalog(metadata)
+    state = await publish(catalog, None, begin())
+    first = segment(
+        state,
+        30,
+        object_id="first",
+        created_at=1768728599,
+        index=((0, 0, 7), (20, 2000, 9)),
+        crc32=99,
+        first_time=7,
+        last_time=9,
+    )
+    state = await publish(catalog, state, state.committed(first))
+    second = segment(state, 5, object_id="second", etag='"x"')
+    state = await publish(catalog, state, state.committed(second))
+    state = await publish(catalog, state, state.left_sealed())
+    entries = await tree(metadata)
+    head = json.loads(entries.pop("head"))
+    assert entries == {
+        "segments/00000000000000000000": (
+            '{"completed":true,"created_at":1768728599,"end_offset":29,"etag":null,'
+            '"offset_index":[[0,0],[20,2000]],"segment_id":"first","size":3000,"start_offset":0}'
+        ),
+        "segments/00000000000000000030": (
+            '{"completed":true,"created_at":0,"end_offset":34,"etag":"\\"x\\"",'
+            '"segment_id":"second","size":500,"start_offset":30}'
+        ),
+        "segments/cur": '{"start":"00000000000000000030"}',
+        "state": (
+            '{"broker_id":9223372036854775817,"last_committed_offset":34,"sealed":true,'
+            '"timestamp":1768625254}'
+        ),
+        "details/00000000000000000000": (
+            '{"crc32":99,"end":30,"epoch":1,"first_time":7,"format":1,"last_time":9,'
+            '"object_id":"first","times":[7,9]}'
+        ),
+        "details/00000000000000000030": (
+            '{"crc32":30,"end":35,"epoch":1,"first_time":0,"format":1,"last_time":0,'
+            '"object_id":"second","times":[]}'
+        ),
+        "epoch": '{"epoch":1,"format":1,"writer":"writer a"}',
+    }
+    assert head["nonce"] == state.nonce
+    assert (head["sequence"], head["end"], head["owner"]) == (4, 35, "a")
+
+
+async def test_objects_are_where_danube_looks_for_them() -> None:
+    catalog = open_catalog(MemoryMetadata())
+    assert catalog.object_prefix == "storage/topics/default/orders/segments"
+    assert catalog.object_key("x") == "storage/topics/default/orders/segments/x"
+
+
+async def test_an_empty_log_has_no_sealed_marker() -> None:
+    metadata = MemoryMetadata()
+    catalog = open_catalog(metadata)
+    state = await live(catalog, (CatalogState.left_sealed,))
+    assert state.sealed
+    assert "state" not in await tree(metadata)  # 0 would say that offset 0 was taken
+
+
+async def test_a_log_that_was_trimmed_whole_has_one() -> None:
+    metadata = MemoryMetadata()
+    await live(open_catalog(metadata), (commit, trim_one, CatalogState.left_sealed))
+    entries = await tree(metadata)
+    assert json.loads(entries["state"])["last_committed_offset"] == 9
+    assert "segments/cur" not in entries
+
+
+@pytest.mark.parametrize("change", [take_over, CatalogState.left_deleted])
+async def test_the_sealed_marker_goes_with_the_next_change(change: Change) -> None:
+    metadata = MemoryMetadata()
+    await live(open_catalog(metadata), (commit, CatalogState.left_sealed, change))
+    assert "state" not in await tree(metadata)
+
+
+async def test_trimming_and_deleting_leave_nothing_of_danube() -> None:
+    metadata = MemoryMetadata()
+    await live(open_catalog(metadata), (commit, commit, CatalogState.left_deleted))
+    assert set(await tree(metadata)) == {"epoch", "head"}
+
+
+# ---- limits
+
+
+async def test_no_transaction_is_larger_than_etcd_allows() -> None:
+    metadata = SimMetadata()  # which refuses larger ones
+    catalog = open_catalog(metadata.client())
+    state = await live(catalog, (commit,) * 200)
+    state = await publish(catalog, state, state.trimmed(state.end - 15))
+    assert len(await tree(metadata)) == 2 * 2 + 3
+    assert await open_catalog(metadata).latest() == state
+
+
+async def test_entries_that_could_not_be_removed_do_not_count_and_go_later() -> None:
+    metadata = SimMetadata()
+    client = metadata.client()
+    catalog = open_catalog(client)
+    state = await live(catalog, (commit,) * 200)
+    metadata.fail("transact", 2)  # the first is the change itself
+    state = await publish(catalog, state, state.trimmed(state.end - 15))
+    assert len(await tree(metadata)) > 100
+    assert await open_catalog(metadata).latest() == state
+    metadata.fail("transact")
+    assert await catalog.collect(state) == 0
+    assert await catalog.collect(state) > 100
+    assert len(await tree(metadata)) == 2 * 2 + 3
+    assert await open_catalog(metadata).latest() == state
+
+
+async def test_too_many_new_segments_at_once_are_refused() -> None:
+    catalog = open_catalog(MemoryMetadata())
+    state = begin()
+    for _ in range(31):
+        state = state.committed(segment(state))
+    published = await publish(catalog, None, state)
+    assert await catalog.latest() == published
+    for _ in range(32):
+        state = state.committed(segment(state))
+    with pytest.raises(ValueError, match="32 new segments in one change: at most 31 fit"):
+        await catalog.publish(published, fresh(state))
+
+
+# ---- faults
+
+
+async def steps() -> int:
+    metadata = SimMetadata()
+    await live(open_catalog(metadata))
+    return len(metadata.operations)
+
+
+@pytest.mark.parametrize("kind", ["unavailable", "reply_lost"])
+async def test_a_fault_at_any_step_changes_nothing(kind: str, autojump_clock: MockClock) -> None:
+    for nth in range(1, await steps() + 1):
+        metadata = SimMetadata()
+        metadata.fail(None, nth, kind="reply_lost" if kind == "reply_lost" else "unavailable")
+        state = await live(open_catalog(metadata))
+        assert state.sequence == len(LIFE) + 1
+        assert await open_catalog(metadata).latest() == state
+
+
+@pytest.mark.parametrize("kind", ["hang", "hang_after"])
+async def test_cancelled_at_any_step_the_same_call_settles_it(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    for nth in range(1, await steps() + 1):
+        metadata = SimMetadata()
+        catalog = open_catalog(metadata)
+        metadata.fail(None, nth, kind="hang" if kind == "hang" else "hang_after")
+        state = await live_with_cancellation([catalog, catalog])
+        assert state.sequence == len(LIFE) + 1
+        assert await open_catalog(metadata).latest() == state
+
+
+async def test_what_stays_unknown_is_settled_by_the_same_call(autojump_clock: MockClock) -> None:
+    metadata = SimMetadata()
+    catalog = open_catalog(metadata)
+    state = await publish(catalog, None, begin())
+    after = fresh(commit(state))
+    fault = metadata.fail("transact", kind="reply_lost", sticky=True)
+    look = metadata.fail("get", 3, sticky=True)
+    with pytest.raises(StoreUnavailableError, match=r"publishing number 2 .* 4 attempts"):
+        await catalog.publish(state, after)
+    fault.cancel()
+    look.cancel()
+    assert (await catalog.publish(state, after)).sequence == 2
+    assert len([key for key in await tree(metadata) if key.startswith("segments/0")]) == 1
+
+
+def hold(metadata: SimMetadata, client: SimMetadata, name: str) -> Gate:
+    """A gate before the operations of that name of one client."""
+    gate = Gate()
+
+    async def hook(operation: MetadataOperation, moment: str) -> None:
+        if (operation.client, operation.name, moment) == (client.number, name, "before"):
+            await gate.wait()
+
+    metadata.hook = hook
+    return gate
+
+
+async def test_a_late_transaction_meets_another_head() -> None:
+    metadata = SimMetadata()
+    state = await live(open_catalog(metadata), (commit,))
+    client = metadata.client()
+    gate = hold(metadata, client, "transact")
+    sleeper = open_catalog(client)
+    async with held(gate, lambda: sleeper.publish(state, fresh(commit(state)))) as outcome:
+        newest = await publish(open_catalog(metadata), state, take_over(state))
+    assert isinstance(outcome[0], FencedError)
+    assert outcome[0].by == "writer b (epoch 2)"
+    assert await sleeper.latest() == newest
+
+
+# ---- reading while others write
+
+
+async def test_a_reader_is_not_held_up_by_a_busy_writer() -> None:
+    metadata = SimMetadata()
+    catalog = open_catalog(metadata)
+    state = await live(catalog, (commit,) * 3)
+    client = metadata.client()
+    gate, reader = hold(metadata, client, "list_entries"), open_catalog(client)
+    async with held(gate, reader.latest) as seen:
+        newest = await publish(catalog, state, commit(state))
+    assert seen == [state]  # it was the newest when the call began
+    assert await reader.latest() == newest
+
+
+async def test_a_reader_that_meets_a_trim_looks_again(autojump_clock: MockClock) -> None:
+    metadata = SimMetadata()
+    catalog = open_catalog(metadata)
+    state = await live(catalog, (commit,) * 3)
+    client = metadata.client()
+    gate, reader = hold(metadata, client, "list_entries"), open_catalog(client)
+    async with held(gate, reader.latest) as seen:
+        newest = await publish(catalog, state, trim_one(state))
+    assert seen == [newest]
+
+
+async def test_a_reader_reads_only_what_is_new() -> None:
+    metadata = SimMetadata()
+    writer, reader = open_catalog(metadata), open_catalog(metadata.client())
+    state = await live(writer, (commit,) * 10)
+    assert await reader.latest() == state
+    for change in (commit, take_over, commit, trim_one, commit):
+        state = await publish(writer, state, change(state))
+        before = metadata.op_count
+        assert await reader.latest() == state
+        assert {operation.name for operation in metadata.operations[before:]} == {"get"}
+    for _ in range(20):
+        state = await publish(writer, state, commit(state))
+    assert await reader.latest() == state
+    state = await publish(writer, state, state.trimmed(state.end + 5))
+    assert await reader.latest() == state
+    state = await publish(writer, state, commit(state))
+    assert await reader.latest() == state
+
+
+async def test_a_reader_forgets_a_history_that_a_backup_took_back() -> None:
+    metadata = MemoryMetadata()
+    writer, reader = open_catalog(metadata), open_catalog(metadata)
+    state = await live(writer, (commit,) * 3)
+    backup = await metadata.list_entries(f"{BASE}/")
+    lost = await publish(writer, state, commit(state))
+    assert await reader.latest() == lost
+    for entry in await metadata.list_entries(f"{BASE}/"):
+        await metadata.delete(entry.key)
+    for entry in backup:
+        await metadata.put(entry.key, entry.value)
+    state = await publish(open_catalog(metadata), state, take_over(state))
+    state = await publish(open_catalog(metadata), state, commit(state))
+    state = await publish(open_catalog(metadata), state, commit(state))
+    assert await reader.latest() == state
+
+
+# ---- what others wrote, and damage
+
+
+async def test_entries_outside_of_the_log_are_nobodys_business() -> None:
+    metadata = MemoryMetadata()
+    catalog = open_catalog(metadata)
+    state = await publish(catalog, None, begin(start=100))
+    state = await publish(catalog, state, commit(state))
+    foreign = b'{"segment_id":"x","start_offset":0,"end_offset":9}'
+    for key in ("00000000000000000000", "00000000000000000999", "cur", "junk", "+1"):
+        await metadata.put(f"{BASE}/segments/{key}", foreign)
+    assert await open_catalog(metadata).latest() == state
+    state = await publish(catalog, state, state.trimmed(105))
+    await catalog.collect(state)
+    assert f"segments/{0:020d}" in await tree(metadata)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("segments/00000000000000000005", b"{}", "segments/00000000000000000005: .*missing"),
+        ("segments/00000000000000000010", b"\xff", "segments/00000000000000000010"),
+        ("details/00000000000000000010", b"{}", "segments/00000000000000000010"),
+        ("segments/00000000000000000010", None, "10..20 are in no segment"),
+        ("segments/00000000000000000020", None, "segments end at 20, the log at 30"),
+        ("segments/00000000000000000000", None, "first segment"),
+        ("details/00000000000000000020", None, "danube-trio did not write it"),
+        ("epoch", b'{"epoch":7,"format":1,"writer":""}', "the head is of epoch 1"),
+        ("epoch", b"nonsense", "epoch or head cannot be read"),
+        ("epoch", None, "the epoch says None"),
+        ("head", b"{}", "epoch or head cannot be read"),
+        ("head", None, "there is an epoch, and no head"),
+    ],
+)
+async def test_damage_is_named(key: str, value: bytes | None, why: str) -> None:
+    metadata = MemoryMetadata()
+    await live(open_catalog(metadata), (commit,) * 3)
+    if value is None:
+        await metadata.delete(f"{BASE}/{key}")
+    else:
+        await metadata.put(f"{BASE}/{key}", value)
+    with pytest.raises(CorruptDataError, match=why):
+        await open_catalog(metadata).latest()
+
+
+async def test_a_newer_format_is_refused() -> None:
+    metadata = MemoryMetadata()
+    await live(open_catalog(metadata))
+    await metadata.put(f"{BASE}/head", b'{"format":2}')
+    with pytest.raises(UnsupportedFormatError, match="newer version of danube-trio"):
+        await open_catalog(metadata).latest()
+
+
+async def test_a_topic_that_danube_wrote_is_refused_untouched() -> None:
+    metadata = MemoryMetadata()
+    value = (
+        b'{"completed":true,"created_at":1768728599,"end_offset":29,"etag":null,'
+        b'"offset_index":[[0,0]],"segment_id":"data-0-29.dnb1","size":7164,"start_offset":0}'
+    )
+    await metadata.put(f"{BASE}/segments/{0:020d}", value)
+    before = await tree(metadata)
+    with pytest.raises(UnsupportedFormatError, match="Danube wrote"):
+        await open_catalog(metadata).latest()
+    with pytest.raises(UnsupportedFormatError, match="Danube wrote"):
+        await open_catalog(metadata).publish(None, fresh(begin()))
+    assert await tree(metadata) == before
+
+
+async def test_an_entry_in_the_place_of_a_new_segment_is_not_overwritten() -> None:
+    metadata = MemoryMetadata()
+    catalog = open_catalog(metadata)
+    state = await live(catalog, (commit,))
+    await metadata.put(f"{BASE}/segments/{10:020d}", b"danube's")
+    with pytest.raises(CorruptDataError, match="exists, and is not of this log"):
+        await catalog.publish(state, fresh(commit(state)))
+    assert (await tree(metadata))[f"segments/{10:020d}"] == "danube's"
+    assert await open_catalog(metadata).latest() == state
+
+
+async def test_the_same_revisions_with_other_values_fence() -> None:
+    """A cluster that was restored gives the same revisions again."""
+    lost, restored = MemoryMetadata(), MemoryMetadata()
+    state = await live(open_catalog(lost), (commit, commit))
+    other = await live(open_catalog(restored), (commit, commit))
+    keys = (f"{BASE}/head", f"{BASE}/epoch")
+    for key in keys:
+        first, second = await lost.get(key), await restored.get(key)
+        assert first is not None
+        assert second is not None
+        assert first.revision == second.revision
+    with pytest.raises(FencedError):
+        await open_catalog(restored).publish(state, fresh(commit(state)))
+    assert await open_catalog(restored).latest() == other
+
+
+async def test_a_lower_epoch_in_a_restored_store_fences() -> None:
+    metadata = MemoryMetadata()
+    state = await live(open_catalog(metadata), (commit,))
+    await metadata.put(f"{BASE}/epoch", b'{"epoch":2,"format":1,"writer":"later"}')
+    with pytest.raises(FencedError):
+        await open_catalog(metadata).publish(state, fresh(commit(state)))
