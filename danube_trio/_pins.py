@@ -42,7 +42,6 @@ class Pins:
         finally:
             self._held.discard(pin)
             self._changed.set()
-            self._changed = trio.Event()
 
     async def released(self, below: int, *, stored: bool = True) -> None:
         """Wait until nothing is held any more of what is held below this offset now.
