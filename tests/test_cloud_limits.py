@@ -211,3 +211,23 @@ async def test_retention_moves_the_catalog_first_and_objects_go_after(
             assert seen
     state = await check_objects(world)
     assert state.start_offset == start
+
+
+async def test_uploads_that_failed_leave_nothing_behind_while_the_log_is_open(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """However often reading back fails, a few objects are there at most, and none in the end."""
+    world = World.new("manifests")
+    async with world.open(with_cloud(retry_seconds=1.0)) as wal:
+        fault = world.store.fail("get", key_contains="segments/", sticky=True)
+        await wal.append(b"a")
+        most = 0
+        for _ in range(60):
+            await trio.sleep(1)
+            most = max(most, len(world.store.tree()))
+        assert cloud(wal).upload_failures > 20
+        assert most <= 12
+        fault.cancel()
+        await wal.wait_uploaded(1)
+        await trio.sleep(1)
+        await check_objects(world)

@@ -324,3 +324,19 @@ async def test_a_reader_that_hangs_in_the_store_holds_up_nothing_here(
     async with world.open(ON_DEMAND) as wal:
         await go_on(wal)
     await check_objects(world)
+
+
+async def test_a_local_log_is_not_set_aside_for_the_catalog_of_another_one() -> None:
+    """A wrong prefix was enough: all of the log went to *.fenced."""
+    world = World.new("manifests")
+    async with world.open(ON_DEMAND) as wal:
+        await wal.append(b"another log", durability="uploaded")
+    local = SimDisk()
+    async with open_wal(ON_DEMAND, disk=local) as wal:
+        await wal.append(b"local")
+    before = local.tree()
+    with pytest.raises(CorruptDataError, match=r"never was in a store.*Check the prefix"):
+        async with attrs.evolve(world, disk=local).open(ON_DEMAND):
+            raise AssertionError("it was opened")
+    before.pop("/data/log/wal.lock")
+    assert local.tree().items() >= before.items()
