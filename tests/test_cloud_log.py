@@ -135,6 +135,22 @@ async def test_nothing_is_deleted_while_it_is_being_fetched(
         assert not any("segments/" + "0" * 20 in key for key in world.store.tree())
 
 
+async def test_files_stay_while_one_of_them_is_being_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open(kept(HUGE)) as wal, trio.open_nursery() as nursery:
+        await filled(wal)
+        files = [path for path in world.disk.tree() if path.endswith(".log")]
+        with wal._engine.pins.hold(1):
+            nursery.start_soon(wal.trim, 12)
+            await trio.sleep(11)
+            assert wal.start_offset == 12
+            assert files == [path for path in world.disk.tree() if path.endswith(".log")]
+        await trio.sleep(1)
+        assert files[0] not in world.disk.tree()
+
+
 # ---- damage
 
 
