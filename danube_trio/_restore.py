@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 
 import attrs
@@ -255,6 +256,12 @@ async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> Res
     if last is None:
         newest = state.segments[-1].last_time if state.segments else 0
         return RestorePlan(state, state.segments, state.end, 0, newest)
+    first = state.segments[0].first_time
+    if time <= first:
+        moment = datetime.fromtimestamp(first / 1_000_000, UTC).isoformat()
+        raise ValueError(
+            f"until_time={until}: the first record in the store was appended later, at {moment}"
+        )
     older = [entry for entry in last.index if entry[2] < time]
     if not older:
         return _cut(state, last.base)

@@ -147,6 +147,10 @@ class Staging:
         finally:
             file.close()
         put_in_place(self.disk, self.names.index(wanted.base), index.encode())
+        # Its name may have been lost by a sync that failed, and no later one makes up for that: so
+        # it is given once more.
+        self.disk.rename(file.path, file.path + TMP_SUFFIX)
+        self.disk.rename(file.path + TMP_SUFFIX, file.path)
         return index
 
     def create(self, base: int) -> File:
