@@ -37,7 +37,7 @@ COMMAND = [sys.executable, "-m", "danube_trio.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 OK, PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 READING = ("replay", "tail", "info", "verify")
-VERBS = ("append", *READING, "repair", "import-danube")
+VERBS = ("append", *READING, "repair", "import-danube", "upload", "restore", "topics")
 
 
 def run(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -27,7 +27,7 @@ from danube_trio import (
 )
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.segment import LogNames
-from danube_trio._restore import STAGING
+from danube_trio._restore_files import STAGING
 from danube_trio._verify import Verification
 from danube_trio.catalog import ManifestCatalog, acquire
 from danube_trio.testing import ProcessKilledError, SimDisk, SimStore
@@ -427,7 +427,7 @@ async def test_a_failing_disk_gives_no_log_and_the_next_call_goes_on(operation: 
     nth = 1
     while True:
         disk = SimDisk()
-        fault = disk.fail(operation, nth=nth, error=errno.EIO)
+        fault = disk.fail(operation, nth=nth, path_contains=TARGET)
         try:
             await restore_log(store, TARGET, prefix="log", disk=disk)
         except OSError:

@@ -10,8 +10,9 @@ import click
 import trio
 
 from danube_trio._disk import RealDisk
-from danube_trio._restore import STAGING, Restored, RestorePlan, plan_restore, restore_log
-from danube_trio._restore_files import check_target
+from danube_trio._restore import Restored, restore_log
+from danube_trio._restore_files import STAGING, check_target
+from danube_trio._restore_plan import RestorePlan, plan_restore
 from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._values import Start, counted, time_text

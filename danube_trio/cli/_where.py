@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 import click
@@ -186,7 +186,7 @@ def _read_options(path: str) -> dict[str, object]:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: the options must be an object with a field for each")
-    return {str(name): value for name, value in fields.items()}
+    return dict(cast("dict[str, object]", fields))
 
 
 def _typed(name: str, text: str) -> object:
