@@ -183,12 +183,7 @@ class _Restore:
     async def run(self) -> Restored:
         plan, staging = self._plan, self._staging
         await self._disk.run(staging.begin, plan.objects)
-        todo = iter(plan.objects)
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(OBJECTS, len(plan.objects))):
-                nursery.start_soon(self._work, todo, nursery.cancel_scope)
-        if self._failure is not None:
-            raise self._failure
+        await self._fetch_all()
         segments = [self._segments[base] for base in sorted(self._segments)]
         publish = partial(staging.publish, plan.state, plan.end_offset, segments)
         directory_id = await self._disk.run(publish)
@@ -203,6 +198,19 @@ class _Restore:
             last_time=segments[-1].last_time if segments else 0,
             directory_id=directory_id,
         )
+
+    async def _fetch_all(self) -> None:
+        todo = iter(self._plan.objects)
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(OBJECTS, len(self._plan.objects))):
+                    nursery.start_soon(self._work, todo, nursery.cancel_scope)
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
+            raise KeyboardInterrupt from group
+        if self._failure is not None:
+            raise self._failure
 
     async def _work(self, todo: Iterator[Descriptor], scope: trio.CancelScope) -> None:
         """One object after another; the first failure of any task ends all."""

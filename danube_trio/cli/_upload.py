@@ -167,6 +167,7 @@ class _Upload:
             "directory": self.names.directory,
             "uploaded": wal is not None,
             "owned": waiting.owned,
+            "writer": waiting.state.writer if waiting.state is not None else None,
             "start_offset": waiting.start,
             "end_offset": waiting.end,
             "records": waiting.end - waiting.start,
@@ -222,8 +223,8 @@ def _text(facts: dict[str, Any]) -> str:
         text = f"would upload {what}"
         if not facts["owned"]:
             text = (
-                f"would upload nothing: the log belongs to another directory now, and "
-                f"{counted(facts['records'], 'record')} here are not part of it"
+                f"would upload nothing: the log was taken over by {facts['writer']}, for another "
+                f"directory"
             )
         return text
     text = f"uploaded {what}" if facts["records"] else "everything was uploaded already"
