@@ -497,6 +497,63 @@ def test_an_interrupted_restore_says_how_to_go_on(stored: Stored, tmp_path: Path
     assert call("verify", target).code == OK
 
 
+# ---- repair
+
+
+@pytest.mark.parametrize("change", ["flip", "missing", "both"])
+def test_repair_gives_damaged_segments_up_for_objects(
+    stored: Stored, tmp_path: Path, change: str
+) -> None:
+    fill(stored.log, numbered(30), segment_bytes=500)
+    stored.upload()
+    fill(stored.log, [b"not uploaded"])
+    third, fourth = segments(stored.log)[2:4]
+    if change != "missing":
+        flip(third, 40)
+    if change != "flip":
+        fourth.unlink()
+    before = {path.name: path.read_bytes() for path in stored.log.iterdir()}
+    result = stored.call("repair", stored.log)
+    assert result.code == PROBLEMS
+    assert b"plan: heal: " in result.out
+    assert result.lines[-1] == b"nothing was changed: run it again with --yes"
+    assert {path.name: path.read_bytes() for path in stored.log.iterdir()} == before
+    result = stored.call("repair", stored.log, "--yes")
+    assert (result.code, result.err) == (OK, "")
+    assert result.lines[-1] == b"repaired, and verified: no problems"
+    assert len(list(stored.log.glob("*.corrupt"))) == (0 if change == "missing" else 1)
+    assert stored.call("verify", stored.log).code == OK
+    assert stored.call("replay", stored.log).lines == [*numbered(30), b"not uploaded"]
+    assert stored.call("repair", stored.log).lines[-1] == b"nothing to repair"
+    assert stored.upload().code == OK
+    assert stored.call("replay").lines == [*numbered(30), b"not uploaded"]
+
+
+def test_repair_relies_on_no_object_that_is_not_whole(stored: Stored, tmp_path: Path) -> None:
+    fill(stored.log, numbered(30), segment_bytes=500)
+    stored.upload()
+    flip(segments(stored.log)[1], 40)
+    flip(objects(tmp_path)[1], 50)
+    before = {path.name: path.read_bytes() for path in stored.log.iterdir()}
+    result = stored.call("repair", stored.log, "--yes", "--json")
+    assert result.code == CORRUPT
+    assert "the objects are not whole either" in result.err
+    assert all(isinstance(line, dict) for line in result.objects)
+    assert {path.name: path.read_bytes() for path in stored.log.iterdir()} == before
+
+
+def test_repair_relies_on_no_store_that_another_directory_writes(
+    stored: Stored, tmp_path: Path
+) -> None:
+    fill(stored.log, numbered(30), segment_bytes=500)
+    stored.upload()
+    write_elsewhere(stored, tmp_path, [b"a"])
+    flip(segments(stored.log)[1], 40)
+    result = stored.call("repair", stored.log, "--yes")
+    assert (result.code, result.out) == (USAGE, b"")
+    assert "Repair it without --store" in result.err
+
+
 # ---- topics
 
 

@@ -31,7 +31,7 @@ RANKS = {
     **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
     **dict.fromkeys(("_wal", "_readable", "_attach", "_stores"), 3),
     **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
-    **dict.fromkeys(("_repair", "_repair_plan", "_repair_scan"), 3),
+    **dict.fromkeys(("_repair", "_repair_heal", "_repair_plan", "_repair_scan"), 3),
     **dict.fromkeys(("_restore_files", "_restore_plan", "_verify_objects"), 3),
     # a directory of Danube's own, as plain code over the Disk interface
     **dict.fromkeys(("_danube_dir", "_danube_frames", "_danube_order"), 3),

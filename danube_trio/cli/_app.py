@@ -179,10 +179,12 @@ def verify(**options: Any) -> None:
 )
 @as_json
 @file_name
+@in_store
 def repair(**options: Any) -> None:
     """Print what is wrong and what can be done about it, and do it with --yes.
 
     Refuses while a program holds the log. Nothing is thrown away: what is cut off is kept beside.
+    With --store, damaged segments whose records are in verified objects are given up for these.
     """
     from danube_trio.cli._repair import repair_log
 
