@@ -29,6 +29,7 @@ async def written() -> tuple[SimDisk, SimStore, CatalogState]:
         for payload in PAYLOADS[:-12]:
             await wal.append(payload)
         await wal.wait_uploaded(18)
+    async with open_wal(CONFIG, disk=disk) as wal:
         for payload in PAYLOADS[-12:]:
             await wal.append(payload)
     state = await ManifestCatalog(store, "log").latest()
