@@ -115,6 +115,8 @@ async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> Res
             break
         end, position = block.start + i, _place_of(last, block.start) + block.positions[i]
         time = batch_time
+    if end == block.start > max(last.base, state.start_offset):
+        time = (await tier.fetch(end - 1)).last_time
     return _cut(state, end, last, position, time)
 
 

@@ -185,8 +185,8 @@ def _check(
     if check.offset != descriptor.end:
         reason = f"its records end at offset {check.offset}, the catalog says {descriptor.end}"
         report(Finding("problem", reason, path, check.position, check.offset))
-    times = (check.first_time, check.last_time)
-    if not check.damaged and times != (descriptor.first_time, descriptor.last_time):
+    times, said = (check.first_time, check.last_time), (descriptor.first_time, descriptor.last_time)
+    if not check.damaged and times != said and all(said):
         reason = "the times of its first and last record are others in the catalog"
         report(Finding("problem", reason, path))
     return check.records

@@ -28,6 +28,7 @@ from danube_trio import (
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.segment import LogNames
 from danube_trio._restore_files import STAGING
+from danube_trio._restore_plan import plan_restore
 from danube_trio._verify import Verification
 from danube_trio.catalog import ManifestCatalog, acquire
 from danube_trio.testing import ProcessKilledError, SimDisk, SimStore
@@ -35,6 +36,7 @@ from danube_trio.testing import ProcessKilledError, SimDisk, SimStore
 TARGET = "/new/log"
 CLOUD = CloudConfig(prefix="log", block_bytes=4096)
 CONFIG = WalConfig(dir="/data/log", segment_bytes=700, preallocate_bytes=0, cloud=CLOUD)
+LARGE = attrs.evolve(CONFIG, segment_bytes=400_000)
 BATCHES = [[b"batch %d, record %d" % (i, j) * 3 for j in range(1 + i % 4)] for i in range(24)]
 PAYLOADS = [payload for batch in BATCHES for payload in batch]
 ENDS = [sum(map(len, BATCHES[:i])) for i in range(len(BATCHES) + 1)]
@@ -115,7 +117,8 @@ async def test_all_of_a_log_is_restored_and_goes_on_by_itself() -> None:
 
 @pytest.mark.parametrize("until", [*range(10), 29, 30, 31, len(PAYLOADS) - 1, len(PAYLOADS)])
 async def test_it_ends_at_the_last_whole_batch_below_an_offset(until: int) -> None:
-    done, payloads, _ = await restored(await uploaded(), until_offset=until)
+    store = await uploaded()
+    done, payloads, _ = await restored(store, until_offset=until)
     assert done.end_offset == max(end for end in ENDS if end <= until)
     assert payloads == PAYLOADS[: done.end_offset]
 
@@ -123,15 +126,14 @@ async def test_it_ends_at_the_last_whole_batch_below_an_offset(until: int) -> No
 @settings(max_examples=20, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20),
-    payload=st.integers(0, 3000),
+    payload=st.integers(0, 20_000),
     until=st.integers(0, 200),
 )
 async def test_whatever_the_batches_it_ends_at_one(
     sizes: list[int], payload: int, until: int
 ) -> None:
-    config = attrs.evolve(CONFIG, segment_bytes=20_000)
     batches = [[b"%d" % i + b"x" * payload] * size for i, size in enumerate(sizes)]
-    store = await uploaded(batches, config=config)
+    store = await uploaded(batches, config=LARGE)
     ends = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     until = min(until, ends[-1])
     by_offset, _, _ = await restored(store, until_offset=until)
@@ -184,6 +186,29 @@ async def test_the_source_may_go_on_meanwhile() -> None:
         assert payloads == PAYLOADS
         await wal.append(b"undisturbed", durability="uploaded")
         assert (await state_of(store)).end == done.end_offset + 1
+
+
+async def test_the_plan_says_what_comes_out() -> None:
+    store = await uploaded([[b"%03d" % i * 3000] * 2 for i in range(40)], config=LARGE)
+    catalog = ManifestCatalog(store, "log")
+    assert any(len(d.index) > 2 for d in (await state_of(store)).segments)
+    for until in range(0, 81, 2):
+        plan = await plan_restore(store, catalog, until_offset=until, disk=SimDisk())
+        done = await restore_log(store, TARGET, prefix="log", until_offset=until, disk=SimDisk())
+        assert (plan.end_offset, plan.last_time) == (done.end_offset, done.last_time)
+        assert plan.fetch_bytes == done.fetched_bytes
+        assert plan.fetch_bytes - plan.cut_bytes == done.size_bytes
+
+
+async def test_a_fork_may_become_a_log_in_a_store_itself() -> None:
+    store = await uploaded()
+    done, _, disk = await restored(store)
+    fork = WalConfig(dir=TARGET, cloud=attrs.evolve(CLOUD, prefix="fork"))
+    async with open_wal(fork, disk=disk, store=store) as wal:
+        await wal.wait_uploaded(wal.next_offset)
+    again = await restore_log(store, "/again", prefix="fork", disk=disk)
+    assert (again.start_offset, again.end_offset) == (0, done.end_offset + 1)
+    assert await check(disk, again) == [*PAYLOADS, b"more"]
 
 
 # ---- refusals

@@ -236,7 +236,7 @@ def import_danube(**options: Any) -> None:
 @click.option(
     "--seal",
     is_flag=True,
-    help="Hand the log over: say in the catalog that nothing is anywhere else. Local files go.",
+    help="Hand the log over: say in the catalog that nothing is anywhere else. Local files may go.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be uploaded; take nothing over.")
 @click.option(
@@ -259,7 +259,7 @@ def upload(where: Where, **options: Any) -> None:
     """Upload all that is not in the store yet, also the segment that is still being filled.
 
     Opens the log as its writer, so no other program can hold DIR meanwhile, and any writer
-    elsewhere is fenced: it takes the log over. Local files stay.
+    elsewhere is fenced: it takes the log over. Local files stay without --seal.
     """
     from danube_trio.cli._upload import upload as run
 

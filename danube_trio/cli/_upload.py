@@ -20,7 +20,6 @@ from danube_trio._open import open_wal
 from danube_trio._set_aside import belongs
 from danube_trio._verify_segment import preview
 from danube_trio._wal import Wal
-from danube_trio.cli._failures import complain
 from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._values import counted
@@ -84,7 +83,6 @@ class _Upload:
     take_over: bool
     timeout: float
     bar: Bar
-    complained: str = ""
 
     async def run(self) -> dict[str, Any]:
         async with self.where.open() as corner:
@@ -105,8 +103,6 @@ class _Upload:
                 ),
             )
             async with open_wal(config, store=corner.store, catalog=corner.catalog()) as wal:
-                for note in wal.statistics().notes:
-                    complain(note)
                 end = wal.next_offset
                 await self._wait(wal, lambda: wal.wait_uploaded(end))
                 if self.seal:
@@ -151,15 +147,11 @@ class _Upload:
                 done, since = cloud.uploaded_bytes, trio.current_time()
             if not scope.cancelled_caught:
                 return
-            error = cloud.upload_error
-            if error and error != self.complained:
-                self.complained = error
-                complain(f"uploading failed and is tried again: {error}")
             if trio.current_time() - since > self.timeout:
+                why = f" ({cloud.upload_error})" if cloud.upload_error else ""
                 raise StoreUnavailableError(
-                    f"nothing was uploaded for {self.timeout:g} s"
-                    f"{f', because {error}' if error else ''}: "
-                    f"the same command goes on where this one stopped"
+                    f"nothing was uploaded for {self.timeout:g} s{why}: the same command goes on "
+                    f"where this one stopped"
                 )
 
     def _facts(self, waiting: _Waiting, wal: Wal | None) -> dict[str, Any]:
@@ -184,6 +176,7 @@ class _Upload:
                 "size_bytes": statistics.cloud.uploaded_bytes,
                 "epoch": statistics.cloud.epoch,
                 "sealed": statistics.phase == "sealed",
+                "notes": list(statistics.notes),
             }
         return facts
 

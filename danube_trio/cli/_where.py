@@ -213,7 +213,8 @@ def _to_pairs(
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{name!r} must look like KEY=VALUE", ctx, param)
+            # Not the text itself, which may be a secret.
+            raise click.BadParameter("it must look like KEY=VALUE", ctx, param)
         pairs.append((name.replace("-", "_"), value))
     return tuple(pairs)
 
