@@ -8,6 +8,7 @@ from danube_trio._follow import Follower, open_follower
 from danube_trio._open import open_wal
 from danube_trio._reader import Reader
 from danube_trio._replica import Replica, open_replica
+from danube_trio._restore import Restored, restore_log
 from danube_trio._source import StartPosition
 from danube_trio._version import __version__
 from danube_trio._wal import Receipt, Wal
@@ -48,6 +49,7 @@ __all__ = [
     "Receipt",
     "Record",
     "Replica",
+    "Restored",
     "StartPosition",
     "StoreUnavailableError",
     "StreamMessage",
@@ -60,4 +62,5 @@ __all__ = [
     "open_follower",
     "open_replica",
     "open_wal",
+    "restore_log",
 ]

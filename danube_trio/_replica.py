@@ -11,7 +11,6 @@ the start.
 
 from __future__ import annotations
 
-import errno
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -33,12 +32,11 @@ from danube_trio._core.stats import ReaderStatistics
 from danube_trio._pins import Pins
 from danube_trio._readable import Poller, Readable
 from danube_trio._reader import Reader
-from danube_trio._stores import default_catalog
+from danube_trio._stores import default_catalog, readable_state
 from danube_trio._tier import CloudTier
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
-from danube_trio.errors import UnsupportedFormatError
 
 __all__ = ["Replica", "ReplicaStatistics", "open_replica"]
 
@@ -240,16 +238,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
     async def __aenter__(self) -> Replica:
         if self._source is not None:
             raise RuntimeError("open_replica(...) can be entered once: call it again")
-        state = await self._catalog.latest()
-        if state is None or state.deleted:
-            gone = "was deleted" if state is not None else "is not there (yet)"
-            raise FileNotFoundError(errno.ENOENT, f"the log {gone}", self._catalog.url)
-        if state.codec not in CODECS:
-            raise UnsupportedFormatError(
-                self._catalog.url,
-                f"the codec {state.codec!r} is unknown",
-                "Open it with the version that wrote it, or a later one",
-            )
+        state = await readable_state(self._catalog)
         self._source = source = _ReplicaSource(
             self._store, self._catalog, self._config, state, self._poll_seconds
         )

@@ -1,14 +1,19 @@
-"""What `open_wal` and `open_replica` do with a store before they use it."""
+"""What `open_wal`, `open_replica` and `restore_log` do with a store before they use it."""
 
 from __future__ import annotations
 
+import errno
 import weakref
 
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.codec import CODECS
+from danube_trio._core.frame import TRAILER_VERSION
 from danube_trio.catalog import Catalog, ManifestCatalog
 from danube_trio.cloud import CloudStore, probe_store
 from danube_trio.config import WalConfig
+from danube_trio.errors import UnsupportedFormatError
 
-__all__ = ["default_catalog", "probe_once"]
+__all__ = ["default_catalog", "probe_once", "readable_state"]
 
 _probed: weakref.WeakSet[CloudStore] = weakref.WeakSet()
 
@@ -31,3 +36,22 @@ async def probe_once(store: CloudStore) -> None:
     if store not in _probed:
         await probe_store(store)
         _probed.add(store)
+
+
+async def readable_state(catalog: Catalog) -> CatalogState:
+    """The newest state of a log that is there, in a format that this version reads.
+
+    Raises FileNotFoundError: there is no log, or not yet, or it was deleted;
+    UnsupportedFormatError; and what `Catalog.latest` raises.
+    """
+    state = await catalog.latest()
+    if state is None or state.deleted:
+        gone = "was deleted" if state is not None else "is not there (yet)"
+        raise FileNotFoundError(errno.ENOENT, f"the log {gone}", catalog.url)
+    if state.codec not in CODECS or state.trailer != TRAILER_VERSION:
+        raise UnsupportedFormatError(
+            catalog.url,
+            f"the codec {state.codec!r} with the trailer {state.trailer} is unknown",
+            "Open it with the version that wrote it, or a later one",
+        )
+    return state

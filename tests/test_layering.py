@@ -31,18 +31,21 @@ RANKS = {
     **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
     **dict.fromkeys(("_wal", "_readable", "_attach", "_stores"), 3),
     **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
-    **dict.fromkeys(("_repair", "_repair_plan", "_repair_scan"), 3),
+    **dict.fromkeys(("_repair", "_repair_heal", "_repair_plan", "_repair_scan"), 3),
+    **dict.fromkeys(("_restore_files", "_restore_plan", "_verify_objects"), 3),
     # a directory of Danube's own, as plain code over the Disk interface
     **dict.fromkeys(("_danube_dir", "_danube_frames", "_danube_order"), 3),
     **dict.fromkeys(("_danube_source", "_danube_survey"), 3),
-    **dict.fromkeys(("_open", "_follow", "_replica"), 4),  # they wire it all to the real disk
+    **dict.fromkeys(
+        ("_open", "_follow", "_replica", "_restore"), 4
+    ),  # they wire it all to the real disk
     **dict.fromkeys(("storage", "_import"), 5),
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,
 }
 
-MAY_IMPORT_DISK = {"_open", "_follow", "_replica", "storage", "testing", "cli"}
+MAY_IMPORT_DISK = {"_open", "_follow", "_replica", "_restore", "storage", "testing", "cli"}
 OPENERS = {"cloud/_open.py", "metadata/_embedded.py"}  # the doors of what has a directory
 TOUCHES_FILES = {"_disk.py", "_lane.py"}
 FILE_MODULES = {"fcntl", "glob", "mmap", "pathlib", "shutil", "tempfile"}

@@ -9,7 +9,8 @@ import click
 
 from danube_trio._version import __version__
 from danube_trio.cli._failures import PROBLEMS, Commands
-from danube_trio.cli._values import FORMATS, Start, to_start, to_until
+from danube_trio.cli._values import FORMATS, Start, to_point, to_start, to_until
+from danube_trio.cli._where import Where, in_store
 
 __all__ = ["app"]
 
@@ -20,11 +21,12 @@ Exit codes:
   2    wrong usage, wrong input, or no log in the directory
   3    damaged data, or a format that is not supported
   4    the log is locked by another program
-  5    an input or output error, or the log broke
+  5    an input or output error, the store does not answer, or the log broke or was taken over
   130  interrupted
 """
 
 directory = click.argument("directory", metavar="DIR", type=click.Path())
+directory_or_store = click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
 file_name = click.option(
     "--file-name", default="wal.log", show_default=True, help="The log's file name."
 )
@@ -47,8 +49,10 @@ skip = click.option(
 def app(verbose: bool) -> None:
     """Append to, read, check and repair durable logs.
 
-    DIR is the directory of a log. All commands but append, repair and import-danube read only, take
-    no lock, and work while a program holds the log. Data goes to stdout, everything else to stderr.
+    DIR is the directory of a log. All commands but append, repair, upload, restore and
+    import-danube read only, take no lock, and work while a program holds the log. With --store they
+    read what the log has in an object store, beside DIR or without it. Data goes to stdout,
+    everything else to stderr.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -86,7 +90,7 @@ def append(**options: Any) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
-@directory
+@directory_or_store
 @click.option(
     "--from",
     "start",
@@ -107,6 +111,7 @@ def append(**options: Any) -> None:
 @as_raw
 @skip
 @file_name
+@in_store
 def replay(start: Start, until: int | None, count: int | None, **options: Any) -> None:
     """Print messages: the payloads as lines, or all fields with --json."""
     from danube_trio.cli._read import print_records
@@ -116,7 +121,7 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
 
 
 @app.command(epilog=EXIT_CODES)
-@directory
+@directory_or_store
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended later.")
 @click.option(
     "-n", "--lines", "last", type=click.IntRange(0), default=10, show_default=True,
@@ -126,6 +131,7 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
 @as_raw
 @skip
 @file_name
+@in_store
 def tail(last: int, follow: bool, **options: Any) -> None:
     """Print the last messages, and with -f those that follow."""
     from danube_trio.cli._read import print_records
@@ -135,9 +141,10 @@ def tail(last: int, follow: bool, **options: Any) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
-@directory
+@directory_or_store
 @as_json
 @file_name
+@in_store
 def info(**options: Any) -> None:
     """Show marks, segments, holder, and what recovery would do."""
     from danube_trio.cli._info import print_info
@@ -146,9 +153,10 @@ def info(**options: Any) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
-@directory
+@directory_or_store
 @as_json
 @file_name
+@in_store
 def verify(**options: Any) -> None:
     """Check every frame and message, and that all files fit together.
 
@@ -171,10 +179,12 @@ def verify(**options: Any) -> None:
 )
 @as_json
 @file_name
+@in_store
 def repair(**options: Any) -> None:
     """Print what is wrong and what can be done about it, and do it with --yes.
 
     Refuses while a program holds the log. Nothing is thrown away: what is cut off is kept beside.
+    With --store, damaged segments whose records are in verified objects are given up for these.
     """
     from danube_trio.cli._repair import repair_log
 
@@ -216,3 +226,81 @@ def import_danube(**options: Any) -> None:
 
     if code := run(**options):
         click.get_current_context().exit(code)
+
+
+# ---- object stores
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option(
+    "--seal",
+    is_flag=True,
+    help="Hand the log over: say in the catalog that nothing is anywhere else. Local files may go.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be uploaded; take nothing over.")
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Also if the log was taken over by another directory. Its writer is fenced, and what this "
+    "directory has beyond the catalog's end is set aside.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Give up when nothing was uploaded for so many seconds.",
+)
+@as_json
+@file_name
+@in_store
+def upload(where: Where, **options: Any) -> None:
+    """Upload all that is not in the store yet, also the segment that is still being filled.
+
+    Opens the log as its writer, so no other program can hold DIR meanwhile, and any writer
+    elsewhere is fenced: it takes the log over. Local files stay without --seal.
+    """
+    from danube_trio.cli._upload import upload as run
+
+    run(where=where, **options)
+
+
+@app.command(epilog=EXIT_CODES)
+@click.argument("target", type=click.Path())
+@click.option(
+    "--until",
+    callback=to_point,
+    metavar="OFFSET|@TIME",
+    help="Restore only records before this offset, or appended before this time: seconds since "
+    "1970 or ISO 8601 (UTC). It ends at the end of a batch.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be fetched, and where it ends.")
+@as_json
+@file_name
+@in_store
+def restore(where: Where, **options: Any) -> None:
+    """Make a log of what a store holds: all of it, or up to a point.
+
+    TARGET must not exist, or be empty. It becomes a log of its own, which is used without the
+    store; nothing in the store is changed.
+    """
+    from danube_trio.cli._restore import restore as run
+
+    run(where=where, **options)
+
+
+@app.command(epilog=EXIT_CODES)
+@click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
+@as_json
+@file_name
+@in_store
+def topics(where: Where, **options: Any) -> None:
+    """List the logs in a store, and those in the directories DIR/NAMESPACE/NAME.
+
+    --prefix is what the keys of all of them begin with, if that is not storage/topics.
+    """
+    from danube_trio.cli._topics import print_topics
+
+    if print_topics(where=where, **options):
+        click.get_current_context().exit(PROBLEMS)

@@ -8,46 +8,102 @@ from typing import Any
 
 import attrs
 import click
+import trio
 
 from danube_trio._core.segment import LogNames
 from danube_trio._disk import RealDisk
+from danube_trio._observe import find_log
+from danube_trio._stores import readable_state
 from danube_trio._verify import Finding, Verification
+from danube_trio._verify_objects import compare, note_strangers, verify_objects
 from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted
+from danube_trio.cli._where import Where
+from danube_trio.errors import CorruptDataError
 
 __all__ = ["print_findings"]
 
 
-def print_findings(directory: str, file_name: str, as_json: bool) -> bool:
+class _Report:
+    """Prints and counts what is found."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.counts: Counter[str] = Counter()
+        self._as_json = as_json
+
+    def __call__(self, finding: Finding) -> None:
+        self.counts[finding.severity] += 1
+        line = json.dumps(attrs.asdict(finding)) if self._as_json else None
+        click.echo(line or f"{finding.severity}: {finding}")
+
+
+def print_findings(directory: str | None, file_name: str, where: Where, as_json: bool) -> bool:
     """Run the command; True if there are problems."""
-    names = LogNames.of(directory.rstrip("/") or "/", file_name)
-    counts: Counter[str] = Counter()
+    wanted = where.wanted(directory)
+    report = _Report(as_json)
+    totals: dict[str, Any] = {}
+    names = None
+    if directory is not None:
+        names = LogNames.of(directory.rstrip("/") or "/", file_name)
+        totals = _check_directory(names, report)
+    if wanted:
+        with open_bar("verifying objects", None) as bar:
+            totals["store"] = trio.run(_check_store, where, names, report, bar)
+    counts = report.counts
+    totals |= {f"{kind}s": counts[kind] for kind in ("problem", "warning", "note")}
+    click.echo(json.dumps({"summary": totals}) if as_json else _summary(totals))
+    return counts["problem"] > 0
+
+
+def _check_directory(names: LogNames, report: _Report) -> dict[str, Any]:
     holder = find_holder(names.lock)
     with open_bar("verifying", None) as bar:
         check = Verification(
             RealDisk(), names, live=holder is not None, progress=bar.advance, expect=bar.expect
         )
         for finding in check:
-            counts[finding.severity] += 1
-            click.echo(_line(finding, as_json))
-    totals: dict[str, Any] = {
+            report(finding)
+    return {
         "records": check.records,
         "segments": check.segments,
         "start_offset": check.start_offset,
         "end_offset": check.end_offset,
         "size_bytes": check.total_bytes,
         "holder": holder,
-        "problems": counts["problem"],
-        "warnings": counts["warning"],
-        "notes": counts["note"],
     }
-    click.echo(json.dumps({"summary": totals}) if as_json else _summary(totals))
-    return counts["problem"] > 0
 
 
-def _line(finding: Finding, as_json: bool) -> str:
-    return json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}"
+async def _check_store(
+    where: Where, names: LogNames | None, report: _Report, bar: Any
+) -> dict[str, Any]:
+    async with where.open() as corner:
+        catalog = corner.catalog()
+        state = await readable_state(catalog)
+        if names is not None:
+            await trio.to_thread.run_sync(_compare, names, state, report)
+        verified = await verify_objects(
+            corner.store, catalog, state, report, expect=bar.expect, progress=bar.advance
+        )
+        await note_strangers(corner.store, catalog, state, report)
+    return {
+        "url": catalog.url,
+        "records": verified.records,
+        "objects": verified.objects,
+        "start_offset": state.start_offset,
+        "end_offset": state.end,
+        "size_bytes": verified.size_bytes,
+        "epoch": state.epoch,
+    }
+
+
+def _compare(names: LogNames, state: Any, report: _Report) -> None:
+    try:
+        directory = find_log(RealDisk(), names)
+    except CorruptDataError:
+        return  # the directory's own check has said so
+    for finding in compare(directory, state):
+        report(finding)
 
 
 def _summary(totals: dict[str, Any]) -> str:
@@ -55,10 +111,19 @@ def _summary(totals: dict[str, Any]) -> str:
     verdict = counted(problems, "problem") if problems else "clean"
     if warnings:
         verdict += f", {counted(warnings, 'warning')}"
-    held = f"; held by {totals['holder']}, so checked up to the durability mark"
+    parts = [_part(totals, "segment")] if "records" in totals else []
+    if "store" in totals:
+        stored = _part(totals["store"], "object")
+        parts.append(f"in the store {stored}" if parts else stored)
+    text = f"{verdict}: {'; '.join(parts)}"
+    if totals.get("holder"):
+        text += f"; held by {totals['holder']}, so checked up to the durability mark"
+    return text
+
+
+def _part(totals: dict[str, Any], what: str) -> str:
     return (
-        f"{verdict}: {counted(totals['records'], 'record')}, "
+        f"{counted(totals['records'], 'record')}, "
         f"offsets {totals['start_offset']} to {totals['end_offset']} (exclusive), "
-        f"{counted(totals['segments'], 'segment')}, {counted(totals['size_bytes'], 'byte')}"
-        f"{held if totals['holder'] else ''}"
+        f"{counted(totals[f'{what}s'], what)}, {counted(totals['size_bytes'], 'byte')}"
     )

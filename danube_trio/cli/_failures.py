@@ -6,7 +6,8 @@
 2         wrong usage: arguments, input, an offset that does not exist, no log in the directory
 3         damaged data, or a format that this version does not support
 4         the log is locked by another program
-5         an input or output error, or the log broke
+5         an input or output error, the store does not answer or refuses, or the log broke or was
+          taken over
 130       interrupted (Ctrl-C)
 ========  ==========================================================================================
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
@@ -17,18 +18,30 @@ from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._segment_io import load_index
 from danube_trio._verify_segment import Preview, preview
 from danube_trio.cli._holder import find_holder
-from danube_trio.cli._values import counted, time_text
+from danube_trio.cli._info_store import look_at_store, stored_text
+from danube_trio.cli._values import columns, counted, time_text
+from danube_trio.cli._where import Where
 
 __all__ = ["print_info"]
 
 CUT_OFF = (".torn", ".corrupt", ".fenced")
 
 
-def print_info(directory: str, file_name: str, as_json: bool) -> None:
+def print_info(directory: str | None, file_name: str, where: Where, as_json: bool) -> None:
     """Run the command."""
-    names = LogNames.of(directory.rstrip("/") or "/", file_name)
-    facts = _facts(RealDisk(), names, find_holder(names.lock))
-    click.echo(json.dumps(facts) if as_json else _text(facts))
+    wanted = where.wanted(directory)
+    facts: dict[str, Any] = {}
+    parts: list[str] = []
+    if directory is not None:
+        names = LogNames.of(directory.rstrip("/") or "/", file_name)
+        facts = _facts(RealDisk(), names, find_holder(names.lock))
+        parts.append(_text(facts))
+    if wanted:
+        facts["store"] = stored = look_at_store(where, facts.get("directory_id"))
+        if stored is None and directory is None:
+            raise FileNotFoundError(errno.ENOENT, "the log is not there (yet)", where.url)
+        parts.append(stored_text(stored))
+    click.echo(json.dumps(facts) if as_json else "\n\n".join(parts))
 
 
 def _facts(disk: Disk, names: LogNames, holder: str | None) -> dict[str, Any]:
@@ -159,7 +172,7 @@ def _text(facts: dict[str, Any]) -> str:
         for segment in facts["segments"]
     ]
     described = [f"{name:<13}{value}" for name, value in lines]
-    return "\n".join([*described, "", *_columns(rows)])
+    return "\n".join([*described, "", *columns(rows, 3)])
 
 
 def _recovery_text(recovery: dict[str, Any] | None) -> str:
@@ -178,15 +191,3 @@ def _recovery_text(recovery: dict[str, Any] | None) -> str:
     if recovery.get("leftovers"):
         steps.append(f"removes {counted(len(recovery['leftovers']), 'leftover file')}")
     return ", ".join(steps)
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Right-aligned numbers, and the rest; the first row is the heading."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i < 3 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import attrs
@@ -15,9 +16,11 @@ import trio
 from danube_trio._core.codec import CODECS, Codec
 from danube_trio._follow import Follower, open_follower
 from danube_trio._reader import Reader
+from danube_trio._replica import Replica, open_replica
 from danube_trio._source import StartPosition
 from danube_trio.cli._failures import complain
 from danube_trio.cli._values import Start, time_text
+from danube_trio.cli._where import Where
 from danube_trio.message import Gap, Record
 
 __all__ = ["print_records"]
@@ -42,19 +45,44 @@ class _Wanted:
     skip_corrupt: bool = False
 
 
-def print_records(directory: str, file_name: str, **wanted: Any) -> bool:
+def print_records(directory: str | None, file_name: str, where: Where, **wanted: Any) -> bool:
     """Run either command; True if damaged records were stepped over."""
     what = _Wanted(**wanted)
     if what.as_json and what.raw:
         raise ValueError("--json and --raw exclude each other")
-    return trio.run(_print_records, directory, file_name, what)
+    return trio.run(_print_records, directory, file_name, where, what)
 
 
-async def _print_records(directory: str, file_name: str, wanted: _Wanted) -> bool:
-    policy: Any = "skip" if wanted.skip_corrupt else "refuse"
+@contextlib.asynccontextmanager
+async def _open(
+    directory: str | None, file_name: str, where: Where, *, skip: bool
+) -> AsyncGenerator[Follower | Replica]:
+    """The log in a directory, with its store beside, or in a store alone."""
+    policy: Any = "skip" if skip else "refuse"
+    async with contextlib.AsyncExitStack() as stack:
+        corner = None
+        if where.wanted(directory):
+            corner = await stack.enter_async_context(where.open())
+        if directory is not None:
+            store, catalog = (corner.store, corner.catalog()) if corner is not None else (None,) * 2
+            follower = open_follower(
+                directory, file_name=file_name, on_corruption=policy, store=store, catalog=catalog
+            )
+            yield await stack.enter_async_context(follower)
+            return
+        assert corner is not None
+        if skip:
+            raise ValueError("--skip-corrupt needs DIR: a store has no way around damage")
+        replica = open_replica(corner.store, catalog=corner.catalog())
+        yield await stack.enter_async_context(replica)
+
+
+async def _print_records(
+    directory: str | None, file_name: str, where: Where, wanted: _Wanted
+) -> bool:
     out = sys.stdout.buffer
     gaps = False
-    async with open_follower(directory, file_name=file_name, on_corruption=policy) as follower:
+    async with _open(directory, file_name, where, skip=wanted.skip_corrupt) as follower:
         to_bytes = _format(wanted, CODECS[follower.codec])
         async for batch in _reader(follower, wanted).batches():
             if wanted.skip_corrupt and any(isinstance(item, Gap) for item in batch):
@@ -67,7 +95,7 @@ async def _print_records(directory: str, file_name: str, wanted: _Wanted) -> boo
     return gaps
 
 
-def _reader(follower: Follower, wanted: _Wanted) -> Reader[Any]:
+def _reader(follower: Follower | Replica, wanted: _Wanted) -> Reader[Any]:
     end: Any = None if wanted.follow else "current"
     if wanted.until is not None:
         if wanted.until > follower.durable_end:

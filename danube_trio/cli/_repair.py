@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import click
 
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, Lock
 from danube_trio._core.segment import LogNames
 from danube_trio._directory import refuse_foreign
 from danube_trio._disk import RealDisk
@@ -20,26 +20,47 @@ from danube_trio._repair import apply_repair
 from danube_trio._repair_plan import Plan, Policy, plan_repair
 from danube_trio._verify import Verification
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
+from danube_trio.cli._heal import heal_log, plan_healing
 from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._where import Where
 from danube_trio.errors import LogLockedError
 
 __all__ = ["repair_log"]
 
 
 def repair_log(
-    directory: str, *, policy: Policy | None, yes: bool, file_name: str, as_json: bool
+    directory: str,
+    *,
+    where: Where,
+    policy: Policy | None,
+    yes: bool,
+    file_name: str,
+    as_json: bool,
 ) -> int:
     """Run the command; returns the exit code."""
     disk = RealDisk()
+    wanted = where.wanted(directory)
     names = LogNames.of(directory.rstrip("/") or "/", file_name)
     if (holder := find_holder(names.lock)) is not None:
         raise LogLockedError(names.lock, holder)
+    heal = plan_healing(disk, names, where, as_json=as_json) if wanted else None
+    if heal is not None:
+        if not yes and not _agreed(as_json):
+            facts = {"repaired": False, "steps": len(heal.lines())}
+            _summary("nothing was changed: run it again with --yes", facts, as_json)
+            return PROBLEMS
+        if not heal_log(disk, heal, lambda: _lock(disk, names), as_json=as_json):
+            return PROBLEMS
     plan = _plan(disk, names, policy)
     _show_plan(plan, as_json)
     if not plan.steps:
-        _summary("nothing to repair", {"repaired": False, "steps": 0}, as_json)
-        return 0
+        if heal is None:
+            _summary("nothing to repair", {"repaired": False, "steps": 0}, as_json)
+            return 0
+        facts = {"repaired": True, "steps": len(heal.lines()), "problems": 0}
+        _summary("repaired, and verified: no problems", facts, as_json)
+        return _code(plan)
     if not plan.changes:
         reason = "nothing that a repair could change"
         _summary(reason, {"repaired": False, "steps": len(plan.steps)}, as_json)
@@ -62,7 +83,7 @@ def _plan(disk: Disk, names: LogNames, policy: Policy | None) -> Plan:
 def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
     """Do it, if under the lock everything is still as it was shown; then verify."""
     refuse_foreign(disk, names)
-    lock = disk.lock(names.lock, f"repair, process {os.getpid()} on {socket.gethostname()}")
+    lock = _lock(disk, names)
     try:
         plan = _plan(disk, names, shown.policy)
         if plan.steps != shown.steps:
@@ -82,6 +103,10 @@ def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
     facts = {"repaired": True, "steps": len(plan.steps), "problems": left}
     _summary(text, facts, as_json)
     return PROBLEMS if left else 0
+
+
+def _lock(disk: Disk, names: LogNames) -> Lock:
+    return disk.lock(names.lock, f"repair, process {os.getpid()} on {socket.gethostname()}")
 
 
 def _agreed(as_json: bool) -> bool:

@@ -8,7 +8,16 @@ from typing import Final
 
 import click
 
-__all__ = ["FORMATS", "Start", "counted", "time_text", "to_start", "to_until"]
+__all__ = [
+    "FORMATS",
+    "Start",
+    "columns",
+    "counted",
+    "time_text",
+    "to_point",
+    "to_start",
+    "to_until",
+]
 
 FORMATS: Final = ("lines", "ndjson", "length-prefixed")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,6 +63,17 @@ def to_until(ctx: click.Context, param: click.Parameter, text: str) -> int | Non
     raise click.BadParameter(f"{text!r} is neither current nor an offset", ctx, param)
 
 
+def to_point(ctx: click.Context, param: click.Parameter, text: str | None) -> Start | None:
+    """The value of a restore's ``--until``: an offset or a time; None is everything."""
+    if text is None:
+        return None
+    if text.startswith("@"):
+        return "timestamp", _seconds(ctx, param, text[1:])
+    if text.isascii() and text.isdigit():
+        return "offset", int(text)
+    raise click.BadParameter(f"{text!r} is neither an offset nor @TIME", ctx, param)
+
+
 def time_text(microseconds: int) -> str | None:
     """ISO 8601 in UTC; None for 0, which stands for unknown."""
     if not microseconds:
@@ -68,3 +88,15 @@ def time_text(microseconds: int) -> str | None:
 def counted(number: int, thing: str) -> str:
     """A number and what it counts: 1 record, 2 records."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def columns(rows: list[tuple[str, ...]], numbers: int) -> list[str]:
+    """The lines of a table; its first `numbers` columns are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i < numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
