@@ -27,6 +27,7 @@ RANKS = {
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
+    **dict.fromkeys(("_shared_lanes", "_topic_names"), 1),
     **dict.fromkeys(
         ("_engine", "_cloud_side", "_accept", *TASKS), 2
     ),  # the tasks, and the state that they share
@@ -34,13 +35,14 @@ RANKS = {
         ("_wal", "_observe", "_verify", "_verify_segment", "_attach", "_stores", "_readable"), 3
     ),
     **dict.fromkeys(("_open", "_follow", "_replica"), 4),  # they wire it all to the real disk
-    "storage": 5,
+    **dict.fromkeys(("_topics", "_topic", "_topic_host", "_topic_delete", "_topic_list"), 5),
+    **dict.fromkeys(("storage", "_open_storage"), 5),
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,
 }
 
-MAY_IMPORT_DISK = {"_open", "_follow", "_replica", "storage", "testing", "cli"}
+MAY_IMPORT_DISK = {"_open", "_follow", "_replica", "_open_storage", "storage", "testing", "cli"}
 TOUCHES_FILES = {"_disk.py", "_lane.py"}
 FILE_MODULES = {"fcntl", "glob", "mmap", "pathlib", "shutil", "tempfile"}
 # What is left of `os` for everyone else: nothing that asks or changes the file system.

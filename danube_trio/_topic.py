@@ -1,0 +1,79 @@
+"""A topic that has a host: its state, and who uses it. `_topic_host` changes it."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+import trio
+
+from danube_trio._wal import Wal
+
+__all__ = ["State", "Topic", "another"]
+
+
+class State(enum.Enum):
+    """Of a host."""
+
+    WAITING = "waiting"
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSING = "closing"
+
+
+@attrs.define(eq=False)
+class Topic:
+    """A topic that has a host.
+
+    Attributes:
+        pins: uses that are under way; waiting: that wait for it to open.
+        used_at: when the last pin went (trio's clock).
+        wanted: to be opened although nobody uses it.
+        asked: an upload of everything below this offset was asked for.
+        error: why it could not be opened.
+        ready: it is open, or never will be; leave: it shall close; gone: it has.
+    """
+
+    name: str
+    scope: trio.CancelScope
+    state: State = State.WAITING
+    wal: Wal | None = None
+    pins: int = 0
+    waiting: int = 0
+    used_at: float = 0.0
+    wanted: bool = False
+    asked: int = 0
+    error: Exception | None = None
+    ready: trio.Event = attrs.Factory(trio.Event)
+    leave: trio.Event = attrs.Factory(trio.Event)
+    gone: trio.Event = attrs.Factory(trio.Event)
+
+    @property
+    def log(self) -> Wal:
+        """The open log, for who holds a pin."""
+        assert self.wal is not None
+        return self.wal
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody uses it. One that is being sealed waits for who does that."""
+        return (
+            self.state is State.OPEN
+            and not (self.pins or self.waiting or self.log.phase == "sealed")
+            and not self.log.open_readers
+        )
+
+
+def another(error: Exception) -> Exception:
+    """The same exception again, for one more caller: a traceback belongs to one of them.
+
+    Not by `copy`, which calls the constructor, whose arguments are not always the exception's.
+    """
+    args = error.args
+    if isinstance(error, OSError) and error.filename is not None:
+        args = (error.errno, error.strerror, error.filename, None, error.filename2)
+    again = error.__class__.__new__(error.__class__, *args)
+    again.__dict__.update(error.__dict__)
+    again.__cause__ = error.__cause__
+    again.__suppress_context__ = error.__suppress_context__
+    return again.with_traceback(error.__traceback__)
