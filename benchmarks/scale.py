@@ -39,6 +39,7 @@ class Scale:
         readers: concurrent readers, for memory.
         seeks: random offsets.
         warm_bytes: space that is written once before anything is measured.
+        topics: topics in one process; topic_appends: to each; idle_seconds: with all of them open.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
     """
 
@@ -53,6 +54,9 @@ class Scale:
     readers: int = 10
     seeks: int = 300
     warm_bytes: int = 512 * MIB
+    topics: int = 1000
+    topic_appends: int = 10
+    idle_seconds: float = 20.0
     peer_singles: int = 600
     peer_batches: int = 40
 
@@ -70,6 +74,9 @@ QUICK = Scale(
     readers=3,
     seeks=10,
     warm_bytes=MIB,
+    topics=20,
+    topic_appends=3,
+    idle_seconds=0.1,
     peer_singles=4,
     peer_batches=2,
 )

@@ -86,7 +86,7 @@ class TopicHosts:
         self._bell = Doorbell()
         self._empty = trio.Event()
         self._left = False
-        self._not_uploaded: set[str] = set()
+        self._not_uploaded: dict[str, None] = {}  # the next one to be tried first
         self.untold: dict[str, Exception] = {}
         self.opens = self.closes = self.evictions = self.failed_opens = 0
 
@@ -165,7 +165,7 @@ class TopicHosts:
                 self._close(topic)
             await (topic.gone if topic.state is State.CLOSING else topic.ready).wait()
         topic = self._topics[name] = Topic(name, trio.CancelScope(), State.CLOSING)
-        self._not_uploaded.discard(name)
+        self._not_uploaded.pop(name, None)
         self.untold.pop(name, None)  # what was lost is not wanted any more
         return topic
 
@@ -242,7 +242,7 @@ class TopicHosts:
             topic.state = State.OPEN
         topic.used_at = trio.current_time()
         self.opens += 1
-        self._not_uploaded.discard(topic.name)
+        self._not_uploaded.pop(topic.name, None)
         topic.ready.set()
 
     def _look_back(self, topic: Topic, wal: Wal) -> None:
@@ -252,13 +252,15 @@ class TopicHosts:
             return
         if wal.phase == "fenced":
             self._fenced(topic.name, cloud.epoch)
-        elif self._uploads and wal.uploaded_end < wal.next_offset and not self._left:
-            self._not_uploaded.add(topic.name)
+        elif self._is_behind(wal) and not self._left:
+            self._not_uploaded[topic.name] = None
 
     def _failed(self, topic: Topic, error: Exception) -> None:
         if topic.wal is None:
             topic.error = error
             self.failed_opens += 1
+            if isinstance(error, FencedError | LogClosedError):
+                self._not_uploaded.pop(topic.name, None)  # it is somebody else's now
             if not topic.waiting:
                 log.warning("topic %s could not be opened: %s", topic.name, error)
             return
@@ -310,21 +312,27 @@ class TopicHosts:
     def _is_uploaded(self, topic: Topic) -> bool:
         """Whether nothing would be left behind; asks for an upload if something would."""
         wal = topic.log
-        end = wal.next_offset
-        if not self._uploads or wal.uploaded_end >= end:
+        if not self._is_behind(wal):
             return True
-        if topic.asked < end:
-            topic.asked = end
-            self._nursery.start_soon(_ask_for_upload, wal, end)
+        if topic.asked < wal.next_offset:
+            topic.asked = wal.next_offset
+            self._nursery.start_soon(_ask_for_upload, wal, topic.asked)
         return False
 
+    def _is_behind(self, wal: Wal) -> bool:
+        return self._uploads and wal.uploaded_end < wal.next_offset
+
     def _make_room(self) -> None:
-        """Close the idle topics that were used longest ago, one for each host that needs a slot."""
+        """Close an idle topic for each host that needs a slot.
+
+        First those that are uploaded; of these, those that were used longest ago.
+        """
         closing = sum(t.state is State.CLOSING and t.wal is not None for t in self._topics.values())
         needed = self._starving - closing - int(self._slots.available_tokens)
         if needed <= 0:
             return
-        idle = sorted((t for t in self._topics.values() if t.idle), key=lambda t: t.used_at)
+        idle = [topic for topic in self._topics.values() if topic.idle]
+        idle.sort(key=lambda topic: (self._is_behind(topic.log), topic.used_at))
         for topic in idle[:needed]:
             self.evictions += 1
             self._close(topic)
@@ -335,6 +343,7 @@ class TopicHosts:
             return
         for name in self._not_uploaded:
             if name not in self._topics and name not in self.untold:
+                self._not_uploaded[name] = self._not_uploaded.pop(name)  # to the end of the line
                 self._begin(name).wanted = True
                 return
 
