@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 
 import attrs
 import trio
 
 from danube_trio._wal import Wal
+from danube_trio.errors import DanubeError
 
 __all__ = ["State", "Topic", "another"]
 
@@ -67,13 +69,17 @@ class Topic:
 def another(error: Exception) -> Exception:
     """The same exception again, for one more caller: a traceback belongs to one of them.
 
-    Not by `copy`, which calls the constructor, whose arguments are not always the exception's.
+    What cannot be copied is shared.
     """
-    args = error.args
-    if isinstance(error, OSError) and error.filename is not None:
-        args = (error.errno, error.strerror, error.filename, None, error.filename2)
-    again = error.__class__.__new__(error.__class__, *args)
-    again.__dict__.update(error.__dict__)
+    if isinstance(error, DanubeError):
+        # Their constructors take facts, from which they make the text.
+        again: Exception = error.__class__.__new__(error.__class__, *error.args)
+        again.__dict__.update(error.__dict__)
+    else:
+        try:
+            again = copy.copy(error)
+        except Exception:
+            return error
     again.__cause__ = error.__cause__
     again.__suppress_context__ = error.__suppress_context__
     return again.with_traceback(error.__traceback__)
