@@ -31,6 +31,7 @@ class Topic:
         pins: uses that are under way; waiting: that wait for it to open.
         used_at: when the last pin went (trio's clock).
         wanted: to be opened although nobody uses it.
+        heir: gets the name when this one is gone.
         asked: an upload of everything below this offset was asked for.
         error: why it could not be opened.
         ready: it is open, or never will be; leave: it shall close; gone: it has.
@@ -44,6 +45,7 @@ class Topic:
     waiting: int = 0
     used_at: float = 0.0
     wanted: bool = False
+    heir: Topic | None = None
     asked: int = 0
     error: Exception | None = None
     ready: trio.Event = attrs.Factory(trio.Event)
@@ -64,6 +66,19 @@ class Topic:
             and not (self.pins or self.waiting or self.log.phase == "sealed")
             and not self.log.open_readers
         )
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it is open, and somebody uses it."""
+        return self.state is State.OPEN and not self.idle
+
+    def check_idle(self) -> None:
+        """Raise trio.BusyResourceError if somebody uses it."""
+        if self.in_use:
+            raise trio.BusyResourceError(
+                f"topic {self.name!r} is in use here (calls and blocks: "
+                f"{self.pins + self.waiting}, readers: {self.log.open_readers}): end them first"
+            )
 
 
 def another(error: Exception) -> Exception:

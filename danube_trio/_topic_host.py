@@ -147,27 +147,37 @@ class TopicHosts:
     async def close_idle(self, name: str) -> Topic:
         """Close a topic that nobody uses, and keep its name: uses wait until `release`.
 
-        Raises trio.BusyResourceError if somebody uses it.
+        Raises trio.BusyResourceError if somebody uses it. Cancelled: it closes, and no more.
         """
         await trio.lowlevel.checkpoint()
-        while True:
-            self._refuse_if_left()
-            topic = self._topics.get(name)
-            if topic is None:
+        place = Topic(name, trio.CancelScope(), State.CLOSING)
+        while (topic := self._topics.get(name)) is not None:
+            if topic.state is State.CLOSING:
+                await topic.gone.wait()
+            elif topic.state is not State.OPEN:
+                await topic.ready.wait()
+            else:
+                await self._close_for(place, topic)
                 break
-            if topic.state is State.OPEN:
-                if not topic.idle:
-                    readers = topic.log.open_readers
-                    raise trio.BusyResourceError(
-                        f"topic {name!r} is in use here (calls and blocks: {topic.pins}, readers: "
-                        f"{readers}): end them first"
-                    )
-                self._close(topic)
-            await (topic.gone if topic.state is State.CLOSING else topic.ready).wait()
-        topic = self._topics[name] = Topic(name, trio.CancelScope(), State.CLOSING)
+        else:
+            self._refuse_if_left()
+            self._topics[name] = place
         self._not_uploaded.pop(name, None)
         self.untold.pop(name, None)  # what was lost is not wanted any more
-        return topic
+        return place
+
+    async def _close_for(self, place: Topic, topic: Topic) -> None:
+        """Close a topic; the place takes its name over before anybody else can."""
+        topic.check_idle()
+        topic.heir = place
+        self._close(topic)
+        try:
+            await topic.gone.wait()
+        except BaseException:
+            topic.heir = None
+            if self._topics.get(topic.name) is place:
+                self._remove(place)
+            raise
 
     def release(self, topic: Topic) -> None:
         """The end of `close_idle`."""
@@ -273,6 +283,8 @@ class TopicHosts:
         if topic.wal is not None:
             self.closes += 1
         del self._topics[topic.name]
+        if topic.heir is not None:
+            self._topics[topic.name] = topic.heir
         topic.ready.set()
         topic.gone.set()
         if self._left and not self._topics:
@@ -368,12 +380,10 @@ class TopicHosts:
 
     def statistics(self, given_away: int) -> StorageStatistics:
         """Everything that can be counted, now."""
-        topics = list(self._topics.values())
-        states = [topic.state for topic in topics]
-        opened = [topic for topic in topics if topic.state is State.OPEN]
+        states = [topic.state for topic in self._topics.values()]
         return StorageStatistics(
-            open_topics=len(opened),
-            pinned_topics=sum(not topic.idle for topic in opened),
+            open_topics=states.count(State.OPEN),
+            pinned_topics=sum(topic.in_use for topic in self._topics.values()),
             opening=states.count(State.OPENING),
             closing=states.count(State.CLOSING),
             waiting=states.count(State.WAITING),
