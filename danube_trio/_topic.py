@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import logging
 
 import attrs
 import trio
@@ -11,7 +12,9 @@ import trio
 from danube_trio._wal import Wal
 from danube_trio.errors import DanubeError
 
-__all__ = ["State", "Topic", "another"]
+__all__ = ["State", "Topic", "another", "ask_for_upload"]
+
+log = logging.getLogger("danube_trio.storage")
 
 
 class State(enum.Enum):
@@ -98,3 +101,11 @@ def another(error: Exception) -> Exception:
     again.__cause__ = error.__cause__
     again.__suppress_context__ = error.__suppress_context__
     return again.with_traceback(error.__traceback__)
+
+
+async def ask_for_upload(wal: Wal, end: int) -> None:
+    """Have everything below offset `end` uploaded; the log itself says why it is not."""
+    try:
+        await wal.wait_uploaded(end)
+    except DanubeError as error:
+        log.debug("not uploaded, and the log says why: %s", error)

@@ -32,10 +32,10 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from danube_trio._core.stats import StorageStatistics
-from danube_trio._topic import State, Topic, another
+from danube_trio._topic import State, Topic, another, ask_for_upload
 from danube_trio._waiters import Doorbell
 from danube_trio._wal import Wal
-from danube_trio.errors import DanubeError, FencedError, LogClosedError
+from danube_trio.errors import FencedError, LogClosedError
 
 __all__ = ["TopicHosts"]
 
@@ -328,7 +328,7 @@ class TopicHosts:
             return True
         if topic.asked < wal.next_offset:
             topic.asked = wal.next_offset
-            self._nursery.start_soon(_ask_for_upload, wal, topic.asked)
+            self._nursery.start_soon(ask_for_upload, wal, topic.asked)
         return False
 
     def _is_behind(self, wal: Wal) -> bool:
@@ -394,10 +394,3 @@ class TopicHosts:
             not_uploaded=len(self._not_uploaded),
             given_away=given_away,
         )
-
-
-async def _ask_for_upload(wal: Wal, end: int) -> None:
-    try:
-        await wal.wait_uploaded(end)
-    except DanubeError as error:
-        log.debug("not uploaded, and the log says why: %s", error)
