@@ -21,12 +21,22 @@ demo: $(VENV)/.demo  ## run the demonstration
 test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
+# How long the long versions are. CAMPAIGN= names the files; these tests read the variables.
 campaign: export DANUBE_FLIP_STEP := 1
 campaign: export DANUBE_CRASH_SAMPLES := 12
 campaign: export DANUBE_KILL_CYCLES := 200
-campaign: $(VENV)/.test  ## run the tests that have a long version, in full
-	$(BIN)/python -m pytest tests/test_damage.py tests/test_crash.py tests/test_kill9.py tests/test_model.py \
-		--hypothesis-profile=long --timeout 7200 $(ARGS)
+campaign: export DANUBE_CATALOG_SEEDS := 1000
+campaign: export DANUBE_STORE_SEEDS := 150
+campaign: export DANUBE_CLOUD_SEEDS := 300
+campaign: export DANUBE_LINE_SEEDS := 1000
+campaign: export DANUBE_LIVES := 1500
+campaign: export DANUBE_MODEL_EXAMPLES := 2000
+campaign: export DANUBE_FENCING_ROUNDS := 50
+campaign: export DANUBE_DISPATCH_MESSAGES := 100000
+campaign: export DANUBE_MORE_SERVERS := 1
+campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_') tests/test_damage.py tests/test_model.py
+campaign: $(VENV)/.test  ## run the tests that have a long version, in full: hours
+	$(BIN)/python -m pytest $(sort $(CAMPAIGN)) --hypothesis-profile=long --timeout 7200 $(ARGS)
 
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(VENV)/.dev  ## check style and types

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import appending
 import attrs
+import objects
 import peers
 import reading
 import topics
@@ -183,6 +184,30 @@ _ALL = (
             Metric("messages_per_s", "messages, all readers", "/s"),
         ),
         most_rounds=1,
+    ),
+    Case(
+        "objects",
+        "replay from S3 (a server on this machine), 1 KiB messages",
+        objects.replay_objects,
+        (
+            Metric("messages_per_s", "messages", "/s", 100_000),
+            Metric("gets_per_s", "plain ranged GETs, one by one", "/s"),
+            Metric("gets_ahead_per_s", "plain ranged GETs, as many at once", "/s"),
+            Metric("of_gets", "of the plain GETs", "x", 0.7),
+            Metric("of_gets_ahead", "of as many at once", "x"),
+        ),
+    ),
+    Case(
+        "uploads",
+        "one producer, each append awaited, while all of it is uploaded to S3",
+        objects.appends_with_uploads,
+        (
+            Metric("uploading_per_s", "durable appends, uploading", "/s"),
+            Metric("plain_per_s", "durable appends, no store", "/s"),
+            Metric("time_ratio", "time with uploads", "x", 1.1, at_most=True),
+            Metric("median_ratio", "median append with uploads", "x"),
+            Metric("uploaded_mib", "uploaded", "MiB"),
+        ),
     ),
     Case(
         "topics",

@@ -39,6 +39,8 @@ class Scale:
         readers: concurrent readers, for memory.
         seeks: random offsets.
         warm_bytes: space that is written once before anything is measured.
+        object_bytes: size of the log that is replayed from an object store.
+        upload_appends: appends of the one producer whose log is uploaded.
         topics: topics in one process; topic_appends: to each; idle_seconds: with all of them open.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
     """
@@ -54,6 +56,8 @@ class Scale:
     readers: int = 10
     seeks: int = 300
     warm_bytes: int = 512 * MIB
+    object_bytes: int = 128 * MIB
+    upload_appends: int = 40_000
     topics: int = 1000
     topic_appends: int = 10
     idle_seconds: float = 20.0
@@ -72,6 +76,8 @@ QUICK = Scale(
     log_bytes=4 * MIB,
     small_log_bytes=MIB,
     readers=3,
+    object_bytes=2 * MIB,
+    upload_appends=40,
     seeks=10,
     warm_bytes=MIB,
     topics=20,

@@ -97,13 +97,19 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
 
 
 def look(
-    disk: Disk, names: LogNames, *, skip: bool = False, covered_end: int = 0
+    disk: Disk,
+    names: LogNames,
+    *,
+    skip: bool = False,
+    covered_end: int = 0,
+    complete: bool = True,
 ) -> Directory | None:
     """Read the small files; None if there is no log yet.
 
     With `skip` a segment that is missing between others is no error: readers get a gap there.
     Below `covered_end` no segment is missed, because verified objects hold the same records: what
     comes before a hole there is a leftover.
+    Without `complete` no missing segment is one, which is for repairs only.
     Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
     """
     listing, meta = refuse_foreign(disk, names)
@@ -128,7 +134,7 @@ def look(
         if base not in existing
     ]
     checkpoint = _read_checkpoint(disk, names)
-    missing = _missing_bases(kept, first, mark, checkpoint)
+    missing = _missing_bases(kept, first, mark, checkpoint) if complete else []
     hole_end = _covered_hole(kept, first, mark, checkpoint, missing, covered_end)
     if hole_end is not None:
         first = max(first, hole_end)

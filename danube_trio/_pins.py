@@ -9,11 +9,12 @@ the wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import attrs
-import trio
+
+from danube_trio._waiters import repeated_event
 
 __all__ = ["Pins"]
 
@@ -25,13 +26,13 @@ class Pins:
 
     def __init__(self) -> None:
         self._held: set[_Pin] = set()
-        self._changed = trio.Event()
+        self._changed = repeated_event()
 
     def __len__(self) -> int:
         return len(self._held)
 
     @contextmanager
-    def hold(self, offset: int) -> Iterator[None]:
+    def hold(self, offset: int) -> Generator[None]:
         """Keep everything from `offset` on where it is."""
         pin = _Pin(offset)
         self._held.add(pin)
@@ -48,7 +49,6 @@ class Pins:
         """
         waited_for = {pin for pin in self._held if pin.offset < below}
         while not waited_for.isdisjoint(self._held):
-            self._changed = trio.Event()
             await self._changed.wait()
 
 

@@ -36,7 +36,7 @@ from danube_trio._tail import MarkFile, Tail
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Cover", "Recovered", "recover"]
+__all__ = ["Cover", "Recovered", "lower_mark", "recover", "save_cut_bytes"]
 
 log = logging.getLogger("danube_trio.recover")
 
@@ -308,12 +308,12 @@ def _settle(
         notes.append(f"{problem}{' (healed from the object store)' if covered else ''}")
         if config.on_corruption == "skip" and not covered:
             return _last_readable(file, size, walk, here, trailer=directory.trailer)
-        _save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
-        _lower_mark(disk, directory, index)
+        save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
+        lower_mark(disk, directory, index)
     elif fault is None and walk.left < 0:
         return index.end
     elif fault is None or not fault.only_zeros or walk.left >= 0:
-        _save_cut_bytes(disk, names, file, index.base, cut, size, "torn", notes)
+        save_cut_bytes(disk, names, file, index.base, cut, size, "torn", notes)
     file.truncate(cut)
     return index.end
 
@@ -330,7 +330,7 @@ def _last_readable(file: File, size: int, walk: SegmentWalk, mark: Mark, *, trai
     return end
 
 
-def _save_cut_bytes(
+def save_cut_bytes(
     disk: Disk,
     names: LogNames,
     file: File,
@@ -379,7 +379,7 @@ def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> i
     return kept - position
 
 
-def _lower_mark(disk: Disk, directory: Directory, index: SparseIndex) -> None:
+def lower_mark(disk: Disk, directory: Directory, index: SparseIndex) -> None:
     """Before a cut below the mark: lower it, durably, so that a crash in between is harmless."""
     mark_file = _open_mark(disk, directory)
     try:

@@ -299,7 +299,7 @@ class Verification:
             yield Finding("problem", reason, file.path, size, end)
         hint = small.hints.get(base)
         found = Segment(base, end, size, check.first_time, check.last_time)
-        if hint is not None and not check.damaged and hint != found:
+        if hint is not None and not check.damaged and not _agrees(hint, found):
             reason = f"the checkpoint, a hint, says {hint} where {found} is"
             yield Finding("warning", reason, self._names.checkpoint)
 
@@ -371,6 +371,11 @@ class Verification:
             yield Finding("warning", reason, path)
             index = None
         return index
+
+
+def _agrees(hint: Segment, found: Segment) -> bool:
+    """Whether a hint is right. One written by a log that did not look for the times has none."""
+    return hint == found or hint == attrs.evolve(found, first_time=0, last_time=0)
 
 
 def _from_error(error: CorruptDataError, path: str, severity: Severity = "problem") -> Finding:

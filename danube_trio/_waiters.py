@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import outcome
 import trio
+import trio_util  # pyright: ignore[reportMissingTypeStubs]  # wrapped here, once
 from trio.lowlevel import (
     Abort,
     Task,
@@ -23,7 +24,25 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["Doorbell", "OffsetWaiters", "to_its_end"]
+__all__ = ["Doorbell", "OffsetWaiters", "RepeatedEvent", "repeated_event", "to_its_end"]
+
+
+class RepeatedEvent(Protocol):
+    """An event that comes again and again, for any number of waiters."""
+
+    def set(self) -> None:
+        """Wake all who wait now."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait for the next one."""
+        ...
+
+
+def repeated_event() -> RepeatedEvent:
+    """That of trio-util, which has no types."""
+    event: RepeatedEvent = trio_util.RepeatedEvent()
+    return event
 
 
 def _never(_: object) -> Abort:

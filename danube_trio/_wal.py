@@ -160,7 +160,8 @@ class Wal(Readable):
         Raises:
             MessageTooLargeError, UnexpectedOffsetError, LogClosedError: it was not accepted.
             LogBrokenError: a write or sync failed; if it was accepted, its outcome is unknown.
-            FencedError: another writer took the log over.
+            FencedError: another writer took the log over. If the record was accepted it is kept in
+                this directory only, and is not part of the log.
             StoreUnavailableError: only with ``durability="uploaded"``: the record is durable here,
                 and not in the store within ``upload_timeout``.
             TypeError, ValueError: the message cannot be encoded; names the field.

@@ -35,12 +35,21 @@ class Stored:
 
 @attrs.define(eq=False)
 class Bucket:
-    """The objects, and the parts of uploads under way. All changes are made under the lock."""
+    """The objects, and the parts of uploads under way. All changes are made under the lock.
+
+    Attributes:
+        gate: parts wait for it before they are stored.
+        waiting: the numbers of the parts that came to it.
+        aborted: set when an upload was given up.
+    """
 
     objects: dict[str, Stored] = attrs.Factory(dict[str, Stored])
     uploads: dict[str, dict[int, bytes]] = attrs.Factory(dict[str, dict[int, bytes]])
     numbers: itertools.count[int] = attrs.Factory(lambda: itertools.count(1_000))
     lock: threading.Lock = attrs.Factory(threading.Lock)
+    gate: threading.Event = attrs.Factory(threading.Event)
+    waiting: list[int] = attrs.Factory(list[int])
+    aborted: threading.Event = attrs.Factory(threading.Event)
 
     def put(self, key: str, data: bytes, condition: str | None) -> Stored | None:
         """Write it; None if the generation is another one (0: if there is one)."""
@@ -97,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         key, query = self.route()
         data = self.body()
         if "uploadId" in query:
+            self.bucket.waiting.append(int(query["partNumber"]))
+            self.bucket.gate.wait()
             parts = self.bucket.uploads.get(query["uploadId"])
             if parts is None:
                 self.fail(404, "NoSuchUpload")
@@ -133,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         key, query = self.route()
         if "uploadId" in query:
             self.bucket.uploads.pop(query["uploadId"], None)
+            self.bucket.aborted.set()
             self.reply(204)
             return
         with self.bucket.lock:
@@ -205,6 +217,7 @@ def describe(name: str, stored: Stored | None) -> str:
 def serving() -> Generator[tuple[str, Bucket]]:
     """Serve an empty bucket in a thread; gives the base URL and the bucket."""
     bucket = Bucket()
+    bucket.gate.set()
     sockets: set[socket.socket] = set()
     handler = type("BoundHandler", (Handler,), {"bucket": bucket, "open_sockets": sockets})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -214,6 +227,7 @@ def serving() -> Generator[tuple[str, Bucket]]:
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}", bucket
     finally:
+        bucket.gate.set()
         server.shutdown()
         for connection in list(sockets):  # clients keep theirs open
             with suppress(OSError):

@@ -23,7 +23,7 @@ async def create(store: DirectoryStore, name: str) -> None:
             await store.create(f"race/{number}", f"{number} {name}".encode() * 500)
         except PreconditionFailedError:
             continue
-        print(number)  # noqa: T201
+        print(number)
 
 
 async def count(store: DirectoryStore) -> None:
@@ -47,4 +47,5 @@ async def main(directory: str, work: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    directory, work, name = sys.argv[1:]
+    trio.run(main, directory, work, name)

@@ -17,7 +17,6 @@ from catalog_sim import TOPIC, Client, Entries, Violation, World
 from trio.testing import MockClock
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.manifest import Manifest, decode_manifest, encode_manifest
 from danube_trio.catalog import (
     Backoff,
     Catalog,
@@ -30,7 +29,7 @@ from danube_trio.catalog import (
 )
 from danube_trio.errors import CorruptDataError, FencedError, StoreUnavailableError
 
-SEEDS = int(os.environ.get("DANUBE_CATALOG_SEEDS", "60"))
+SEEDS = int(os.environ.get("DANUBE_CATALOG_SEEDS", "40"))
 # How many seeds a broken variant gets. The rarest shows in one of fifteen.
 BROKEN_SEEDS = 300
 SECONDS = 600.0
@@ -117,8 +116,7 @@ class Writer:
     async def collect(self, session: CatalogSession) -> None:
         await session.settle()
         await session.collect()
-        listed = await self.client.list_objects("0")
-        assert not listed  # objects of this world have no parts
+        await self.client.pause()  # a list
         used = {d.object_id for d in session.state.segments}
         for key in sorted(self.world.objects):
             parts = object_parts(key)
@@ -204,9 +202,8 @@ class PublishesWithoutSecondLook(ManifestCatalog):
 class TakesAnyAnswerForSuccess(ManifestCatalog):
     """A conflict or a lost answer on the way to a create: it will have been stored."""
 
-    async def _find(self, after: CatalogState) -> Manifest | None:
-        data = encode_manifest(after, (), after.segments)
-        return decode_manifest(data, after.sequence)
+    async def _find(self, after: CatalogState) -> bytes | None:
+        return b""
 
 
 class CollectsPagesOfOthers(ManifestCatalog):

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 import attrs
 import pytest
 import trio
 import trio.testing
-from cloud_model import CONFIG, Crash, Journal, Watch, World, away_and_back, elsewhere, reopened
+from cloud_model import (
+    CONFIG,
+    Crash,
+    Journal,
+    Watch,
+    World,
+    away_and_back,
+    check_set_aside,
+    elsewhere,
+    everything,
+    reopened,
+)
 
 from danube_trio import WalConfig
+from danube_trio.config import Durability
+from danube_trio.testing import SimDisk
 
 SAMPLES = int(os.environ.get("DANUBE_CRASH_SAMPLES", "2"))
 LONG = SAMPLES > 2
@@ -67,15 +82,38 @@ async def sealed_and_reopened(world: World, journal: Journal, config: WalConfig)
 WORKLOADS = [every_level, life_after_life, trims, sealed_and_reopened]
 
 
+def promised_by(crash: Crash) -> tuple[Durability, ...]:
+    return ("written", "fsync", "uploaded") if crash.killed else ("fsync", "uploaded")
+
+
 async def check_after(journal: Journal, crash: Crash, config: WalConfig) -> None:
     """Every way to go on after this crash."""
-    promised = ("written", "fsync", "uploaded") if crash.killed else ("fsync", "uploaded")
     found = await reopened(await crash.world(), config)
-    journal.check(found, crash.at, *promised)
+    journal.check(found, crash.at, *promised_by(crash))
     there = await elsewhere(await crash.world(), config)
     journal.check(there, crash.at, "uploaded")
     assert there.next_offset == found.uploaded_end
     journal.check(await away_and_back(await crash.world(), found, config), crash.at, "uploaded")
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say where a failure was."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
+        raise
+
+
+async def worked(
+    workload: Workload, config: WalConfig, catalog: str, stride: int
+) -> tuple[Journal, Iterator[Crash]]:
+    """The workload, and every `stride`th moment at which it may die."""
+    watch = await Watch(World.new(catalog, workload.__name__)).begin()
+    journal = Journal(watch)
+    await workload(watch.world, journal, config)
+    return journal, islice(watch.crashes(samples=SAMPLES), stride // 2, None, stride)
 
 
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
@@ -84,19 +122,55 @@ async def check_after(journal: Journal, crash: Crash, config: WalConfig) -> None
 async def test_a_crash_at_every_operation_loses_nothing(
     workload: Workload, config: WalConfig, catalog: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    world = World.new(catalog, workload.__name__)
-    watch = await Watch(world).begin()
-    journal = Journal(watch)
-    await workload(world, journal, config)
-    tried = seen = 0
-    for crash in watch.crashes(samples=SAMPLES):
-        seen += 1
-        if not LONG and seen % 67:
-            continue
+    journal, crashes = await worked(workload, config, catalog, 1 if LONG else 113)
+    tried = 0
+    for crash in crashes:
         tried += 1
-        try:
+        with told(crash.what):
             await check_after(journal, crash, config)
-        except BaseException as error:
-            error.add_note(crash.what)
-            raise
-    assert tried > (500 if LONG else 5)
+    assert tried > (500 if LONG else 3)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.__name__)
+async def test_a_crash_inside_the_next_opening_loses_nothing_either(
+    workload: Workload, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also between saving the epoch and publishing it, and what was read then stays."""
+    journal, crashes = await worked(workload, CONFIG, "manifests", 97 if LONG else 450)
+    for crash in crashes:
+        watch = await Watch(await crash.world()).begin()
+        left = journal.after(crash.at, promised_by(crash), watch)
+        async with watch.world.open(CONFIG) as wal:
+            left.saw(await everything(wal))
+            await left.append(wal, "uploaded", b"afterwards")
+            await trio.sleep(6)
+        inner_crashes = islice(watch.crashes(), 0, None, 3 if LONG else 37)
+        for inner in inner_crashes:
+            with told(f"{crash.what}\nthen {inner.what}"):
+                await check_after(left, inner, CONFIG)
+
+
+@pytest.mark.parametrize("catalog", ["manifests", "metadata"])
+async def test_a_crash_while_a_tail_is_set_aside_keeps_it_and_brings_nothing_back(
+    catalog: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal, crashes = await worked(life_after_life, KEEPING, catalog, 40 if LONG else 500)
+    for crash in crashes:
+        kept = await reopened(await crash.world(), KEEPING)
+        world = await crash.world()
+        async with attrs.evolve(world, disk=SimDisk()).open(KEEPING) as wal:
+            there = await everything(wal)
+            await wal.append_batch([b"from B"] * 3, durability="uploaded")
+        watch = await Watch(world).begin()
+        async with world.open(KEEPING) as wal:
+            await wal.append(b"back", durability="uploaded")
+        for inner in islice(watch.crashes(), 0, None, 1 if LONG else 9):
+            with told(f"{crash.what}\nthen {inner.what}"):
+                again = await inner.world()
+                found = await reopened(again, KEEPING)
+                check_set_aside(again, kept, None)
+                expected = [*there.payloads.values(), *[b"from B"] * 3, b"back"]
+                payloads = list(found.payloads.values())
+                assert payloads == expected[: len(payloads)]
+                assert len(payloads) >= len(expected) - 1
+                journal.check(there, crash.at, "uploaded")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import random
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from danube_trio.cloud import DirectoryStore
 from danube_trio.errors import (
@@ -19,6 +22,7 @@ from danube_trio.errors import (
 )
 from danube_trio.testing import Operation, SimDisk
 
+SEEDS = int(os.environ.get("DANUBE_STORE_SEEDS", "8"))
 ROOT = "/store"
 KEY = "topics/a/0"
 Call = tuple[int, int, str, bytes | None]  # operations [start, end), and what the key is then
@@ -404,3 +408,94 @@ def test_the_url_is_one() -> None:
     store = DirectoryStore("/a b/c", SimDisk())
     assert store.url == "file:///a%20b/c"
     assert repr(store) == "<DirectoryStore '/a b/c'>"
+
+
+# -- the lock
+
+
+async def test_a_change_waits_for_the_lock_of_another_process(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = SimDisk()
+    store = DirectoryStore(ROOT, disk)
+    info = await store.put(KEY, b"before")
+    for call, after in (
+        (partial(store.put, KEY, b"put"), {KEY: b"put"}),
+        (partial(store.delete, KEY), {}),
+        (partial(store.upload, KEY, lambda: iter([b"before"])), {KEY: b"before"}),
+        (partial(store.swap, KEY, b"swapped", info), {KEY: b"swapped"}),
+    ):
+        before = await contents(store)
+        lock = disk.process().lock(f"{ROOT}/.danube-lock", "another process")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.sleep(10)
+            await store.create("not/hindered", b"")
+            assert await contents(store) == {**before, "not/hindered": b""}
+            lock.release()
+        await store.delete("not/hindered")
+        assert await contents(store) == after
+    await store.aclose()
+
+
+async def test_who_waits_for_the_lock_can_be_cancelled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = SimDisk()
+    store = DirectoryStore(ROOT, disk)
+    await store.put(KEY, b"before")
+    lock = disk.process().lock(f"{ROOT}/.danube-lock", "another process")
+    with trio.move_on_after(10) as scope:
+        await store.put(KEY, b"after")
+    assert scope.cancelled_caught
+    lock.release()
+    assert await contents(store) == {KEY: b"before"}
+    assert [name for name in own_files(disk) if "tmp" in name] == []
+    await store.aclose()
+
+
+# -- any order of calls
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_any_calls_of_two_processes_survive_any_power_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    disk = SimDisk(seed=seed, sector_bytes=rng.choice([1, 512]))
+    stores = [DirectoryStore(ROOT, disk), DirectoryStore(ROOT, disk.process())]
+    now: dict[str, bytes] = {}
+    calls: list[Call] = []
+    for number in range(12):
+        store, key = rng.choice(stores), rng.choice(["a/1", "a/2", "b/c/3"])
+        data = b"%d " % number * rng.choice([0, 1, 400])
+        after: bytes | None = data
+        start = disk.op_count
+        kind = rng.choice(["put", "create", "swap", "delete", "upload"])
+        try:
+            if kind == "put":
+                await store.put(key, data)
+            elif kind == "create":
+                await store.create(key, data)
+            elif kind == "swap":
+                await store.swap(key, data, await store.head(key))
+            elif kind == "upload":
+                await store.upload(key, partial(iter, [data[:50], data[50:]]))
+            else:
+                after = None
+                await store.delete(key)
+        except (PreconditionFailedError, ObjectNotFoundError) as error:
+            assert (key in now) is isinstance(error, PreconditionFailedError)
+            after = now.get(key)
+        calls.append((start, disk.op_count, key, after))
+        now.pop(key, None)
+        if after is not None:
+            now[key] = after
+        assert await contents(rng.choice(stores)) == now
+    for store in stores:
+        await store.aclose()
+    for point in disk.crash_points(samples=3):
+        expected = allowed(calls, point.op_count)
+        for state in point.states:
+            found = await contents(DirectoryStore(ROOT, state.disk))
+            for key, values in expected.items():
+                assert found.get(key) in values, (point.op_count, state.name, key, state.lost)
+            assert found.keys() <= expected.keys()

@@ -21,6 +21,22 @@ from danube_trio._disk import RealDisk
 from danube_trio.errors import LogLockedError
 
 
+def test_a_directory_that_another_makes_meanwhile_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody makes it between the question whether it is a directory and whether it is there."""
+    real, path = os.path.lexists, tmp_path / "a"
+
+    def lexists(name: str) -> bool:
+        if name == str(path):
+            path.mkdir(exist_ok=True)
+        return real(name)
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    RealDisk().make_dir(f"{path}/b")
+    assert (path / "b").is_dir()
+
+
 def test_the_real_disk_makes_private_files_that_children_do_not_inherit(tmp_path: Path) -> None:
     disk = RealDisk()
     disk.make_dir(f"{tmp_path}/a/b")

@@ -38,7 +38,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
-from danube_trio._core.catalog import CatalogState
+from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.files import NewerFormatError
 from danube_trio._core.manifest import (
     Manifest,
@@ -48,6 +48,7 @@ from danube_trio._core.manifest import (
     decode_manifest,
     decode_page,
     encode_manifest,
+    encode_row,
     fold,
     manifest_name,
     manifest_sequence,
@@ -119,6 +120,8 @@ class ManifestCatalog:
         self._requests = requests
         self._backoff = backoff or Backoff()
         self._newest: _Known | None = None
+        # What the last manifest lists, by base: most of it is in the next one too.
+        self._rows: dict[int, tuple[Descriptor, bytes]] = {}
 
     def __repr__(self) -> str:
         sequence = self._newest.state.sequence if self._newest else 0
@@ -178,9 +181,10 @@ class ManifestCatalog:
         known = self._newest
         if known and known.state.sequence == sequence:
             return known
-        manifest = await self._get(sequence)
-        if manifest is None or await self._superseded(sequence):
+        data = await self._get(sequence)
+        if data is None or await self._superseded(sequence):
             return None
+        manifest = self._decode(data, sequence)
         pages = await self._load(manifest.pages)
         if None in pages:
             if await self._superseded(sequence):
@@ -211,11 +215,14 @@ class ManifestCatalog:
         """Whether a higher number exists. The second look of the protocol."""
         return bool(await self._list_manifests(sequence))
 
-    async def _get(self, sequence: int) -> Manifest | None:
+    async def _get(self, sequence: int) -> bytes | None:
         try:
             _, data = await self._store.get(self._key(sequence))
         except ObjectNotFoundError:
             return None
+        return data
+
+    def _decode(self, data: bytes, sequence: int) -> Manifest:
         try:
             return decode_manifest(data, sequence)
         except NewerFormatError as error:
@@ -283,19 +290,28 @@ class ManifestCatalog:
         )
         new = [Page.of(group, after.sequence, after.nonce) for group in groups]
         pages = (*kept, *new)
-        data = encode_manifest(after, pages, listed)
+        assert not pages or pages[-1].ref.end == (listed[0].base if listed else after.end), after
+        data = encode_manifest(after, pages, self._encode_rows(listed))
         tries = Tries(self._backoff, f"publishing number {after.sequence} of {self.url}")
         while (stored := await self._try(after, data, new, tries)) is None:
             pass
         # Another handle may have published the same, in other pages: those are not known here.
-        if stored == tuple(page.ref for page in pages):
+        if stored == data:
             self._learn(_Known(after, pages))
         return after
 
+    def _encode_rows(self, listed: Sequence[Descriptor]) -> list[bytes]:
+        rows: dict[int, tuple[Descriptor, bytes]] = {}
+        for d in listed:
+            known = self._rows.get(d.base)
+            rows[d.base] = known if known and known[0] == d else (d, encode_row(d))
+        self._rows = rows
+        return [row for _, row in rows.values()]
+
     async def _try(
         self, after: CatalogState, data: bytes, pages: list[Page], tries: Tries
-    ) -> tuple[PageRef, ...] | None:
-        """One attempt: the pages that the published manifest names, or None: not known, try again.
+    ) -> bytes | None:
+        """One attempt: the bytes of the published manifest, or None: not known, try again.
 
         Raises FencedError. Removes from `pages` what is stored.
         """
@@ -305,29 +321,30 @@ class ManifestCatalog:
                 del pages[0]
             try:
                 await self._store.create(self._key(after.sequence), data)
-                ours = decode_manifest(data, after.sequence)
+                stored = data
             except (PreconditionFailedError, StoreUnavailableError) as error:
                 found = await self._find(after)
                 if found is None:
                     await tries.again(error)
                     return None
-                ours = found
+                stored = found
             if await self._superseded(after.sequence):
                 raise FencedError(after.epoch, f"a writer that published after {after.sequence}")
         except StoreUnavailableError as error:
             await tries.again(error)
             return None
-        return ours.pages
+        return stored
 
-    async def _find(self, after: CatalogState) -> Manifest | None:
-        """The manifest, if it is there and ours; None if there is none.
+    async def _find(self, after: CatalogState) -> bytes | None:
+        """The manifest's bytes, if it is there and ours; None if there is none.
 
         FencedError if it is another's, or later ones exist.
         """
-        found = await self._get(after.sequence)
-        if found is not None:
+        data = await self._get(after.sequence)
+        if data is not None:
+            found = self._decode(data, after.sequence)
             if found.nonce == after.nonce:
-                return found
+                return data
             raise FencedError(after.epoch, f"{found.writer or 'a writer'} (epoch {found.epoch})")
         if await self._superseded(after.sequence):
             raise FencedError(after.epoch, f"a writer that published after {after.sequence}")

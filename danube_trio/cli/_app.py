@@ -45,10 +45,10 @@ skip = click.option(
 @click.version_option(__version__, prog_name="danube-trio")
 @click.option("-v", "--verbose", is_flag=True, help="Log to stderr what is done.")
 def app(verbose: bool) -> None:
-    """Append to, read and check durable logs.
+    """Append to, read, check and repair durable logs.
 
-    DIR is the directory of a log. All commands but append read only, take no lock, and work while
-    a program holds the log. Data goes to stdout, everything else to stderr.
+    DIR is the directory of a log. All commands but append, repair and import-danube read only, take
+    no lock, and work while a program holds the log. Data goes to stdout, everything else to stderr.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -158,3 +158,61 @@ def verify(**options: Any) -> None:
 
     if print_findings(**options):
         click.get_current_context().exit(PROBLEMS)
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option("--yes", is_flag=True, help="Do it, without asking.")
+@click.option(
+    "--policy",
+    type=click.Choice(["truncate", "skip"]),
+    help="What to do about damaged records. truncate: the log ends before the first. "
+    "skip: they stay, and readers that allow it get a gap.",
+)
+@as_json
+@file_name
+def repair(**options: Any) -> None:
+    """Print what is wrong and what can be done about it, and do it with --yes.
+
+    Refuses while a program holds the log. Nothing is thrown away: what is cut off is kept beside.
+    """
+    from danube_trio.cli._repair import repair_log
+
+    if code := repair_log(**options):
+        click.get_current_context().exit(code)
+
+
+@app.command("import-danube", epilog=EXIT_CODES)
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option("--codec", help="The layout of all messages; without it, it is found out.")
+@click.option(
+    "--kind",
+    type=click.Choice(["wal", "objects", "segments"]),
+    help="What to read, if SOURCE holds several: wal*.log, data-*.dnb1 or segment_*.bin.",
+)
+@click.option("--dry-run", is_flag=True, help="Check SOURCE and print what would be done.")
+@click.option(
+    "--on-damage",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="refuse: import nothing if anything is lost. skip: import all that can be read.",
+)
+@click.option(
+    "--keep-offsets", is_flag=True, help="Import nothing unless every record keeps its offset."
+)
+@click.option(
+    "--file-name", default="wal.log", show_default=True, help="The name of Danube's first file."
+)
+@as_json
+def import_danube(**options: Any) -> None:
+    """Make a log of what Danube itself wrote.
+
+    SOURCE is the directory of one topic, which is only read; stop Danube first. TARGET must not
+    exist, or be empty.
+    """
+    from danube_trio.cli._import import import_danube as run
+
+    if code := run(**options):
+        click.get_current_context().exit(code)

@@ -31,7 +31,7 @@ from danube_trio.errors import (
 )
 from danube_trio.errors import DanubeError as AnyDanubeError
 
-__all__ = ["Commands", "InputError", "complain"]
+__all__ = ["CORRUPT", "PROBLEMS", "Commands", "InputError", "complain"]
 
 PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 1, 2, 3, 4, 5, 130
 

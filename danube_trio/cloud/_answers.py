@@ -25,9 +25,18 @@ __all__ = ["LIBRARY_ERRORS", "is_range_error", "meaning", "names_no_bucket", "sc
 LIBRARY_ERRORS = (exceptions.BaseError, OSError, ValueError)
 MAX_TEXT = 600
 _SIGNATURE = re.compile(r"(?i)\b(sig|signature|x-amz-[\w-]*|token)=[^&\s\"')]+")
+_STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
-# These make a name for themselves: for any other call "not found" says that the bucket is missing.
+# The answer to a completion was lost, and the library asked again; or somebody cleaned up.
+_NO_UPLOAD = re.compile(r"NoSuchUpload|upload does not exist", re.IGNORECASE)
+# For any other call "not found" can only be the bucket.
 _OF_AN_OBJECT = frozenset({"get", "head", "delete"})
+
+
+def _status(error: BaseException) -> str:
+    """The server's answer, where the library has no class for it: lists, and parts of uploads."""
+    found = _STATUS.search(str(error)) if isinstance(error, exceptions.GenericError) else None
+    return found[1] if found is not None else ""
 
 
 def scrub(error: BaseException, secrets: Iterable[str]) -> str:
@@ -42,8 +51,8 @@ def scrub(error: BaseException, secrets: Iterable[str]) -> str:
 
 def is_range_error(error: BaseException) -> bool:
     """Whether it may say that a range begins at or beyond the end of the object."""
-    text = str(error)
-    return isinstance(error, exceptions.BaseError) and ("416" in text or "ange" in text)
+    # Some servers ignore the range and send everything, which the library finds out.
+    return _status(error) == "416" or re.search(r"\brange\b", str(error)) is not None
 
 
 def names_no_bucket(error: BaseException) -> bool:
@@ -55,16 +64,23 @@ def meaning(
     error: Exception, *, call: str, url: str, key: str, secrets: Iterable[str]
 ) -> DanubeError | ValueError:
     """Return what the library's error means for this call."""
+    # Before the text is cut.
+    status, no_bucket = _status(error), names_no_bucket(error)
+    no_upload = _NO_UPLOAD.search(str(error)) is not None
     text = f"{url}: {call} of {key!r}: {scrub(error, secrets)}"
+    if isinstance(error, FileNotFoundError) or status == "404":
+        if no_upload:
+            return StoreUnavailableError(text)
+        if call in _OF_AN_OBJECT and not no_bucket:
+            return ObjectNotFoundError(text)
+        return AccessDeniedError(f"{text} (is there such a bucket?)")
+    if status in ("401", "403"):
+        return AccessDeniedError(text)
     match error:
         case exceptions.AlreadyExistsError() | exceptions.PreconditionError():
             return PreconditionFailedError(text)
         case exceptions.PermissionDeniedError() | exceptions.UnauthenticatedError():
             return AccessDeniedError(text)
-        case FileNotFoundError():
-            if call in _OF_AN_OBJECT and not names_no_bucket(error):
-                return ObjectNotFoundError(text)
-            return AccessDeniedError(f"{text} (is there such a bucket?)")
         case exceptions.InvalidPathError() | ValueError():
             return ValueError(text)
         case _:

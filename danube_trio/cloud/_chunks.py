@@ -25,6 +25,7 @@ class ChunkReader:
         self._position = start
         self._end = end
         self._chunk_bytes = chunk_bytes
+        self._closed = False
         self.info: ObjectInfo | None = None
 
     def __aiter__(self) -> ChunkReader:
@@ -32,6 +33,8 @@ class ChunkReader:
 
     async def __anext__(self) -> bytes:
         start, end = self._position, self._end
+        if self._closed:
+            raise StopAsyncIteration
         if self.info is not None and start >= (self.info.size_bytes if end is None else end):
             raise StopAsyncIteration
         stop = start + self._chunk_bytes if end is None else min(start + self._chunk_bytes, end)
@@ -53,8 +56,7 @@ class ChunkReader:
 
     async def aclose(self) -> None:
         """End the iteration. Nothing is held between chunks."""
-        self._end = self._position
-        self.info = self.info or ObjectInfo(self._key, 0)
+        self._closed = True
 
 
 def _tags(info: ObjectInfo) -> tuple[int, str | None, str | None]:

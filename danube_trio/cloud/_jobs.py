@@ -88,6 +88,8 @@ class UploadJob:
                 data = as_bytes(chunk)
                 self.size_bytes += len(data)
                 yield data
+        except GeneratorExit:
+            raise  # the library wants no more of them, for a reason of its own
         except BaseException as error:
             self._error = error
             raise

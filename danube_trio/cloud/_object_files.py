@@ -11,7 +11,8 @@ Names that begin with ``.danube-`` are the store's own and cannot be parts of ke
 link(2) for `create`, which never replaces anything and which one of any number of processes wins;
 rename(2) for all else. Then the directory is synced, and only then the call returns. So a crash
 leaves a whole object or none, and an answer is always about something durable: an object that is in
-the way of a `create` has its name synced before the caller hears of it.
+the way of a `create` has its name synced before the caller hears of it. (Readers may see an object
+whose writer has not returned yet, and which a power cut may then take back.)
 
 **Changing.** `swap` reads, compares and renames under the lock; `put` and `delete` take it too, so
 that nothing changes in between. `create` needs none: while the object is there it does nothing, and

@@ -40,7 +40,7 @@ from danube_trio.cloud._keys import (
 from danube_trio.cloud._options import StoreOptions
 from danube_trio.cloud._place import Place, make_client
 from danube_trio.cloud._store import ObjectInfo
-from danube_trio.errors import StoreUnavailableError
+from danube_trio.errors import DanubeError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutMode, UpdateVersion
@@ -138,14 +138,11 @@ class ObstoreStore(Closing):
             return await self._nothing_of(key, start)
         try:
             info, data = await self._run("get", key, partial(self._get, key, start, end))
-        except StoreUnavailableError as error:
+        except _RangeRefusedError as refusal:
             # Servers refuse to send no bytes at all, and each says so in its own way.
-            cause = error.__cause__
-            if cause is None or not _answers.is_range_error(cause):
-                raise
             info = await self.head(key)
             if start < info.size_bytes:
-                raise
+                raise self._meaning("get", key, refusal.error) from refusal.error
             start_of(key, start, info.size_bytes)
             return info, b""
         stop = info.size_bytes if end is None else min(end, info.size_bytes)
@@ -166,8 +163,13 @@ class ObstoreStore(Closing):
             options["range"] = (start, end)
         elif start:
             options["range"] = {"offset": start}
-        result = obstore.get(self._client, self._path(key), options=options)
-        return self._info(result.meta), bytes(result.bytes())
+        try:
+            result = obstore.get(self._client, self._path(key), options=options)
+            return self._info(result.meta), bytes(result.bytes())
+        except _answers.LIBRARY_ERRORS as error:
+            if options and _answers.is_range_error(error):
+                raise _RangeRefusedError(error) from error
+            raise
 
     async def head(self, key: str) -> ObjectInfo:
         check_key(key)
@@ -240,7 +242,16 @@ class ObstoreStore(Closing):
                 fn, abandon_on_cancel=True, limiter=limiters[upload]
             )
         except _answers.LIBRARY_ERRORS as error:
-            secrets = self._options.secrets()
-            raise _answers.meaning(
-                error, call=call, url=self.url, key=key, secrets=secrets
-            ) from error
+            raise self._meaning(call, key, error) from error
+
+    def _meaning(self, call: str, key: str, error: Exception) -> DanubeError | ValueError:
+        secrets = self._options.secrets()
+        return _answers.meaning(error, call=call, url=self.url, key=key, secrets=secrets)
+
+
+class _RangeRefusedError(Exception):
+    """The range that was asked for is none of the object, it seems."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error

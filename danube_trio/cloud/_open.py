@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import attrs
 
 from danube_trio._core.disk import Disk
+from danube_trio._disk import RealDisk
 from danube_trio.cloud._directory import DirectoryStore
 from danube_trio.cloud._memory import MemoryStore
 from danube_trio.cloud._options import StoreOptions
@@ -33,7 +34,7 @@ def open_store(
         url: ``memory:``, a new store in memory; ``file:///absolute/path``;
             ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix``.
         options: how to reach an object store.
-        disk: the disk of ``file://``.
+        disk: the file system of ``file://``; for tests, see `danube_trio.testing`.
         **more: fields of `StoreOptions`, which replace those of `options`.
 
     Raises:
@@ -48,9 +49,7 @@ def open_store(
         path = unquote(url.removeprefix("file://"))
         if not path.startswith("/"):
             raise ValueError(f"url={url!r} must name an absolute path: file:///path")
-        if disk is None:
-            raise ValueError(f"url={url!r} needs a disk")
-        return DirectoryStore(path, disk)
+        return DirectoryStore(path, disk if disk is not None else RealDisk())
     plain = attrs.asdict(options) if options is not None else {}
     merged = StoreOptions.from_plain({**plain, **more})
     return load_obstore_store()(url, merged)

@@ -125,10 +125,11 @@ class StoreOptions:
     @classmethod
     def from_plain(cls, data: Mapping[str, object]) -> StoreOptions:
         """Make options from plain data. ValueError that names the field, also for unknown ones."""
-        unknown = sorted(set(data) - {field.name for field in attrs.fields(cls)})
+        values: dict[str, Any] = dict(data)
+        unknown = sorted(set(values) - {field.name for field in attrs.fields(cls)})
         if unknown:
             raise ValueError(f"a store has no option {', '.join(unknown)}")
-        return cls(**data)  # type: ignore[arg-type]
+        return cls(**values)
 
     def to_plain(self) -> dict[str, object]:
         """Return what differs from the defaults as plain data, secrets included."""

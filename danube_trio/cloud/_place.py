@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "make_client"]
 
+# With the longest key it fits into the 1024 bytes that S3, Google and Azure allow.
+MAX_PREFIX_BYTES = 120
 SCHEMES = ("s3", "gs", "az")
 # The first pause of the library's own repetitions, and the longest; guesses.
 FIRST_BACKOFF = timedelta(milliseconds=100)
@@ -57,6 +59,8 @@ class Place:
             raise ValueError(f"{scheme}:// must be followed by the name of a bucket, and no more")
         prefix = prefix.rstrip("/")
         check_prefix(prefix)
+        if len(prefix.encode()) > MAX_PREFIX_BYTES:
+            raise ValueError(f"the prefix of {url!r} has more than {MAX_PREFIX_BYTES} bytes")
         return cls(scheme, bucket, prefix)
 
     @property
@@ -116,6 +120,7 @@ def _s3(options: StoreOptions) -> dict[str, object]:
         "session_token": options.session_token,
         "skip_signature": options.anonymous or None,
         "virtual_hosted_style_request": options.virtual_hosted_style or None,
+        "conditional_put": "etag",  # whatever the environment says: without it there is no create
         # One object at a time is deleted here, and not every server can do more.
         "disable_bulk_delete": True,
     }

@@ -71,6 +71,7 @@ class CloudStore(Protocol):
     async def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
         """Replace the object if it still is `expected`, as an earlier call described it.
 
+        A list, or a read of a part, may leave out the tag that is needed here: then ValueError.
         Raises PreconditionFailedError if it is another one now, or gone; NotImplementedError if
         the backend has no such operation (`can_swap`).
         """

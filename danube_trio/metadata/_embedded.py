@@ -32,6 +32,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._core.disk import Disk, Lane, Lock
+from danube_trio._disk import RealDisk
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History, Watch
 from danube_trio.metadata._journal import Journal, Names, log
 from danube_trio.metadata._line import Line
@@ -50,7 +51,7 @@ JOURNAL_BYTES = 4 << 20
 async def open_metadata_directory(
     path: str | os.PathLike[str],
     *,
-    disk: Disk,
+    disk: Disk | None = None,
     journal_bytes: int = JOURNAL_BYTES,
     history_events: int = HISTORY_EVENTS,
     history_bytes: int = HISTORY_BYTES,
@@ -61,7 +62,7 @@ async def open_metadata_directory(
 
     Args:
         path: the directory; other files in it are left alone, those of a log too.
-        disk: the file system.
+        disk: the file system; for tests, see `danube_trio.testing`.
         journal_bytes: the content is written anew when the journal is larger than this, and larger
             than the content.
         history_events: how many changes are kept for watches; one that falls behind them gets
@@ -76,6 +77,7 @@ async def open_metadata_directory(
 
     Cancellation: none while files are read or written; opening ends first.
     """
+    disk = disk if disk is not None else RealDisk()
     if journal_bytes < 1:
         raise ValueError(f"journal_bytes must be at least 1, got {journal_bytes!r}")
     History(0, max_events=history_events, max_bytes=history_bytes)  # checks them before the disk

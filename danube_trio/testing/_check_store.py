@@ -120,7 +120,9 @@ async def _what_was_put_is_read(store: CloudStore, at: str) -> None:
         _require(found == info, f"get describes {found}, put described {info}")
         found = await store.head(f"{at}/key")
         _require(found == info, f"head describes {found}, put described {info}")
-        (found,) = await store.list_objects(at)
+        listed = await store.list_objects(at)
+        _require(len(listed) == 1, f"one object was put, {len(listed)} are listed")
+        found = listed[0]
         _require(
             (found.key, found.size_bytes) == (info.key, info.size_bytes)
             and found.etag in (info.etag, None),

@@ -1,0 +1,112 @@
+"""``danube-trio repair``."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections import Counter
+from typing import Any
+
+import attrs
+import click
+
+from danube_trio._core.disk import Disk
+from danube_trio._core.segment import LogNames
+from danube_trio._directory import refuse_foreign
+from danube_trio._disk import RealDisk
+from danube_trio._repair import apply_repair
+from danube_trio._repair_plan import Plan, Policy, plan_repair
+from danube_trio._verify import Verification
+from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
+from danube_trio.cli._holder import find_holder
+from danube_trio.cli._progress import open_bar
+from danube_trio.errors import LogLockedError
+
+__all__ = ["repair_log"]
+
+
+def repair_log(
+    directory: str, *, policy: Policy | None, yes: bool, file_name: str, as_json: bool
+) -> int:
+    """Run the command; returns the exit code."""
+    disk = RealDisk()
+    names = LogNames.of(directory.rstrip("/") or "/", file_name)
+    if (holder := find_holder(names.lock)) is not None:
+        raise LogLockedError(names.lock, holder)
+    plan = _plan(disk, names, policy)
+    _show_plan(plan, as_json)
+    if not plan.steps:
+        _summary("nothing to repair", {"repaired": False, "steps": 0}, as_json)
+        return 0
+    if not plan.changes:
+        reason = "nothing that a repair could change"
+        _summary(reason, {"repaired": False, "steps": len(plan.steps)}, as_json)
+        return _code(plan)
+    if not yes and not _agreed(as_json):
+        _summary(
+            "nothing was changed: run it again with --yes",
+            {"repaired": False, "steps": len(plan.steps)},
+            as_json,
+        )
+        return _code(plan) or PROBLEMS
+    return _repair(disk, names, plan, as_json)
+
+
+def _plan(disk: Disk, names: LogNames, policy: Policy | None) -> Plan:
+    with open_bar("verifying", None) as bar:
+        return plan_repair(disk, names, policy, progress=bar.advance, expect=bar.expect)
+
+
+def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
+    """Do it, if under the lock everything is still as it was shown; then verify."""
+    refuse_foreign(disk, names)
+    lock = disk.lock(names.lock, f"repair, process {os.getpid()} on {socket.gethostname()}")
+    try:
+        plan = _plan(disk, names, shown.policy)
+        if plan.steps != shown.steps:
+            complain("the log was changed meanwhile: nothing was repaired, run it again")
+            return PROBLEMS
+        for note in apply_repair(disk, plan):
+            click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
+        counts: Counter[str] = Counter()
+        for finding in Verification(disk, names):
+            counts[finding.severity] += 1
+            if finding.severity != "note":
+                click.echo(_line(finding, as_json))
+    finally:
+        lock.release()
+    left = counts["problem"]
+    text = "repaired, and verified: no problems" if not left else f"{left} problems are left"
+    facts = {"repaired": True, "steps": len(plan.steps), "problems": left}
+    _summary(text, facts, as_json)
+    return PROBLEMS if left else 0
+
+
+def _agreed(as_json: bool) -> bool:
+    """Ask, at a terminal only."""
+    if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    return click.confirm("Do this?", err=True)
+
+
+def _code(plan: Plan) -> int:
+    if any(step.action in ("impossible", "undecided") for step in plan.steps):
+        return CORRUPT
+    return PROBLEMS if any(f.severity == "problem" for f in plan.findings) else 0
+
+
+def _line(finding: Any, as_json: bool) -> str:
+    return json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}"
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    for finding in plan.findings:
+        click.echo(_line(finding, as_json))
+    for step in plan.steps:
+        click.echo(json.dumps({"step": attrs.asdict(step)}) if as_json else f"plan: {step}")
+
+
+def _summary(text: str, facts: dict[str, Any], as_json: bool) -> None:
+    click.echo(json.dumps({"summary": facts}) if as_json else text)
