@@ -22,6 +22,8 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio._core.disk import Disk
 from danube_trio._disk import RealDisk
 from danube_trio._shared_lanes import SharedLanes
+from danube_trio._topic_door import TopicDoor
+from danube_trio._topic_host import TopicHosts
 from danube_trio._topics import Storage
 from danube_trio._waiters import to_its_end
 from danube_trio.cloud import CloudStore
@@ -98,11 +100,11 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         self._nursery = trio.open_nursery()
         self._housekeeping = trio.CancelScope(shield=True)
         self._bugs: list[BaseException] = []
-        self._storage: Storage | None = None
+        self._hosts: TopicHosts | None = None
 
     @enable_ki_protection
     async def __aenter__(self) -> Storage:
-        if self._storage is not None:
+        if self._hosts is not None:
             raise RuntimeError("open_storage(...) can be entered once: call it again")
         await trio.lowlevel.checkpoint()
         config = self._config
@@ -118,11 +120,18 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         except BaseException:
             await self._close()
             raise
-        self._storage = storage = Storage(
-            config, nursery, self._disk, self._store, self._given, metadata, self._clock
+        door = TopicDoor(config, self._disk, self._store, self._given, self._clock)
+        self._hosts = hosts = TopicHosts(
+            nursery,
+            door.open_log,
+            door.admit,
+            door.fenced,
+            limit=config.max_open_topics,
+            idle_seconds=config.idle_seconds,
+            uploads=self._store is not None and config.wal.cloud.upload_interval is not None,
         )
-        nursery.start_soon(self._keep_house, storage, name="danube_trio storage housekeeping")
-        return storage
+        nursery.start_soon(self._keep_house, hosts, name="danube_trio storage housekeeping")
+        return Storage(config, door, hosts, self._disk, metadata)
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
@@ -130,10 +139,10 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
             await to_its_end(self._disk.aclose)
 
     @enable_ki_protection
-    async def _keep_house(self, storage: Storage) -> None:
+    async def _keep_house(self, hosts: TopicHosts) -> None:
         try:
             with self._housekeeping:
-                await storage.hosts.keep_house()
+                await hosts.keep_house()
         except BaseException as bug:
             self._bugs.append(bug)
             raise
@@ -145,8 +154,8 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._storage is not None
-        hosts = self._storage.hosts
+        hosts = self._hosts
+        assert hosts is not None
         hosts.leave()
         interrupt: KeyboardInterrupt | None = None
         with trio.CancelScope(shield=True):

@@ -1,60 +1,35 @@
 """`Storage`: many topics in one process, each a log of its own, by Danube's names.
 
-`_topic_host` opens and closes them; here is what they are opened with, and what can be done with
-them.
-
-**Given away.** A topic that was sealed here, or that another process took over, is not opened here
-again just because somebody still uses it: that would take it from its new owner, and cost the
-records that only one of the two has. Each use of it looks into the catalog. It comes back by itself
-when its new owner has sealed it in turn, and else by `Storage.take_over`. That holds for one
-`open_storage`; opening a storage anew takes over each topic that is used, as `open_wal` does.
+`_topic_door` says what they are opened with, `_topic_host` opens and closes them; here is what can
+be done with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal
 
-import attrs
-import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._core.disk import Disk
 from danube_trio._core.stats import StorageStatistics, WalStatistics
 from danube_trio._encode import Appendable
-from danube_trio._open import open_wal
 from danube_trio._reader import Reader
 from danube_trio._source import StartPosition
-from danube_trio._stores import default_catalog
 from danube_trio._topic import Topic
-from danube_trio._topic_delete import delete_topic, finish_deletion
+from danube_trio._topic_delete import delete_topic
+from danube_trio._topic_door import Away, TopicDoor
 from danube_trio._topic_host import TopicHosts
 from danube_trio._topic_list import local_topics, topics_in_metadata, topics_in_store
-from danube_trio._topic_names import topic_name, topic_path
+from danube_trio._topic_names import topic_name
 from danube_trio._wal import Wal
-from danube_trio.catalog import Catalog, MetadataCatalog
-from danube_trio.cloud import CloudStore
-from danube_trio.config import Durability, StorageConfig, WalConfig
-from danube_trio.errors import FencedError, LogClosedError
+from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
 
 __all__ = ["Storage"]
-
-
-@attrs.frozen
-class _Away:
-    """A topic that is not ours any more.
-
-    Attributes:
-        epoch: in which it was.
-        sealed_end: where it ended, if it was sealed here.
-    """
-
-    epoch: int
-    sealed_end: int | None
 
 
 class Storage:
@@ -68,38 +43,20 @@ class Storage:
     def __init__(
         self,
         config: StorageConfig,
-        nursery: trio.Nursery,
+        door: TopicDoor,
+        topics: TopicHosts,
         disk: Disk,
-        store: CloudStore | None,
-        catalogs: MetadataStore | None,
         metadata: MetadataStore,
-        clock: Callable[[], float],
     ) -> None:
         self._config = config
+        self._door = door
+        self._topics = topics
         self._disk = disk
-        self._store = store
-        self._catalogs = catalogs
         self._metadata = metadata
-        self._clock = clock
-        self._away: dict[str, _Away] = {}
-        self._topics = TopicHosts(
-            nursery,
-            self._open_log,
-            self._admit,
-            self._fenced,
-            limit=config.max_open_topics,
-            idle_seconds=config.idle_seconds,
-            uploads=store is not None and config.wal.cloud.upload_interval is not None,
-        )
 
     def __repr__(self) -> str:
         found = self.statistics()
         return f"<Storage {self._config.dir}, open topics: {found.open_topics}>"
-
-    @property
-    def hosts(self) -> TopicHosts:
-        """What opens and closes the topics; for `open_storage`."""
-        return self._topics
 
     @property
     def config(self) -> StorageConfig:
@@ -206,18 +163,18 @@ class Storage:
         Cancellation: nothing more is accepted, and a second call goes on; so does `take_over`.
         """
         name = topic_name(topic)
-        if self._store is None:
+        if self._door.store is None:
             raise ValueError("seal() needs an object store: open_storage(..., store=...)")
-        away = self._away.get(name)
+        away = self._door.away.get(name)
         if away is not None and away.sealed_end is not None:
-            if not await self._is_back(name, away):
+            if not await self._door.is_back(name, away):
                 return away.sealed_end
-            del self._away[name]
+            del self._door.away[name]
         async with _Use(self._topics, name) as wal:
             end = await wal.seal()
             cloud = wal.statistics().cloud
             assert cloud is not None
-            self._away[name] = _Away(cloud.epoch, end)
+            self._door.away[name] = Away(cloud.epoch, end)
         await self._topics.close(name)
         return end
 
@@ -229,12 +186,12 @@ class Storage:
         """
         name = topic_name(topic)
         await self._topics.close(name)
-        away = self._away.pop(name, None)
+        away = self._door.away.pop(name, None)
         try:
             held = await self._topics.pin(name)
         except BaseException:
             if away is not None:
-                self._away.setdefault(name, away)
+                self._door.away.setdefault(name, away)
             raise
         self._topics.unpin(held)
 
@@ -253,11 +210,11 @@ class Storage:
         name = topic_name(topic)
         place = await self._topics.close_idle(name)
         try:
-            config = self._config_of(name)
-            catalog = self._catalog_of(name)
-            cloud = (self._store, catalog) if self._store and catalog else None
+            config = self._door.config_of(name)
+            catalog = self._door.catalog_of(name)
+            cloud = (self._door.store, catalog) if self._door.store and catalog else None
             done = await delete_topic(self._disk, config, cloud)
-            self._away.pop(name, None)
+            self._door.away.pop(name, None)
         finally:
             self._topics.release(place)
         return done
@@ -270,12 +227,12 @@ class Storage:
         """
         config = self._config
         found = await self._disk.run(local_topics, self._disk, config.dir, config.wal.file_name)
-        if self._store is None:
+        if self._door.store is None:
             return sorted(found)
-        if self._catalogs is not None:
-            there = await topics_in_metadata(self._catalogs, config.metadata_root)
+        if self._door.catalogs is not None:
+            there = await topics_in_metadata(self._door.catalogs, config.metadata_root)
         else:
-            there = await topics_in_store(self._store, self._manifests_of)
+            there = await topics_in_store(self._door.store, self._door.manifests_of)
         found.update(there)
         return sorted(name for name in found if there.get(name, True))
 
@@ -283,65 +240,12 @@ class Storage:
 
     def statistics(self) -> StorageStatistics:
         """Everything that can be counted, now. Of one topic: `topic_statistics`."""
-        return self._topics.statistics(len(self._away))
+        return self._topics.statistics(len(self._door.away))
 
     def topic_statistics(self, topic: str) -> WalStatistics | None:
         """Of a topic that is open now; None if it is not, and it is not opened for that."""
         wal = self._topics.open_log(topic_name(topic))
         return wal.statistics() if wal is not None else None
-
-    # ---- what a topic is opened with
-
-    def _config_of(self, name: str) -> WalConfig:
-        directory = f"{self._config.dir}/{topic_path(name)}"
-        return attrs.evolve(self._config.wal, dir=directory, topic_name=name)
-
-    def _manifests_of(self, name: str) -> Catalog:
-        assert self._store is not None
-        return default_catalog(self._config_of(name), self._store)
-
-    def _catalog_of(self, name: str) -> Catalog | None:
-        if self._store is None:
-            return None
-        if self._catalogs is None:
-            return self._manifests_of(name)
-        root = self._config.metadata_root
-        return MetadataCatalog(self._catalogs, name, root=root, clock=self._clock)
-
-    def _open_log(self, name: str) -> AbstractAsyncContextManager[Wal]:
-        return open_wal(
-            self._config_of(name),
-            store=self._store,
-            catalog=self._catalog_of(name),
-            disk=self._disk,
-            clock=self._clock,
-        )
-
-    async def _admit(self, name: str) -> None:
-        """Before a topic is opened. Refuses one that was given away and did not come back."""
-        away = self._away.get(name)
-        if away is not None:
-            if not await self._is_back(name, away):
-                raise LogClosedError(
-                    f"topic {name!r} was sealed here at offset {away.sealed_end}, to be opened "
-                    f"elsewhere, and was not yet: open it there, or take it back with take_over()"
-                )
-            self._away.pop(name, None)
-        await self._disk.run(finish_deletion, self._disk, self._config_of(name))
-
-    async def _is_back(self, name: str, away: _Away) -> bool:
-        """Whether a new owner has sealed it in turn. Raises FencedError if one has it."""
-        catalog = self._catalog_of(name)
-        assert catalog is not None
-        state = await catalog.latest()
-        if state is not None and state.epoch > away.epoch:
-            if state.sealed or state.deleted:
-                return True
-            raise FencedError(away.epoch, f"{state.writer or 'a writer'} (epoch {state.epoch})")
-        return False
-
-    def _fenced(self, name: str, epoch: int) -> None:
-        self._away[name] = _Away(epoch, None)
 
 
 class _Use(AbstractAsyncContextManager[Wal]):

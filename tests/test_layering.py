@@ -38,7 +38,8 @@ RANKS = {
     **dict.fromkeys(("_danube_source", "_danube_survey"), 3),
     **dict.fromkeys(("_open", "_follow", "_replica"), 4),  # they wire it all to the real disk
     **dict.fromkeys(("storage", "_open_storage", "_import"), 5),
-    **dict.fromkeys(("_topics", "_topic", "_topic_host", "_topic_delete", "_topic_list"), 5),
+    **dict.fromkeys(("_topics", "_topic", "_topic_door", "_topic_host"), 5),
+    **dict.fromkeys(("_topic_delete", "_topic_list"), 5),
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,

@@ -6,6 +6,7 @@ shared metadata store under Danube's keys.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from danube_trio import (
 from danube_trio._disk import RealDisk
 from danube_trio.cloud import DirectoryStore
 from danube_trio.metadata import MemoryMetadata
-from danube_trio.testing import SimDisk, SimStore
+from danube_trio.testing import Operation, SimDisk, SimStore
 
 WAL = WalConfig(
     segment_bytes=4000,
@@ -47,6 +48,8 @@ WAL = WalConfig(
 )
 CONFIG = StorageConfig(dir="/data", wal=WAL, idle_seconds=10)
 T, U = "/default/t", "/default/u"
+# Each so many operations a process is killed; 1 is the long campaign.
+STEP = int(os.environ.get("DANUBE_TOPIC_KILL_STEP", "4"))
 
 
 @attrs.define(eq=False)
@@ -207,6 +210,27 @@ async def test_a_seal_that_was_cancelled_goes_on_with_the_next(
         fault.cancel()
         assert await one.seal(T) == 1
         assert await two.append_message(T, b"1") == 1
+
+
+async def test_an_empty_topic_can_move(world: World) -> None:
+    async with world.open("one") as one, world.open("two") as two:
+        assert await one.seal(T) == 0
+        assert await two.append_message(T, b"0") == 0
+        assert await payloads(two, T) == [b"0"]
+
+
+async def test_a_topic_that_is_sealed_twice_at_a_time(world: World) -> None:
+    async with world.open("one") as one:
+        await one.append_message(T, b"0")
+        ends: list[int] = []
+
+        async def seal() -> None:
+            ends.append(await one.seal(T))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(seal)
+        assert ends == [1, 1, 1]
 
 
 async def test_seal_needs_an_object_store() -> None:
@@ -462,4 +486,48 @@ async def test_a_crash_anywhere_in_a_deletion_leaves_all_or_nothing() -> None:
                 assert await storage.append_message(T, b"goes on") == 60
                 assert await storage.delete(T)
                 assert await storage.append_message(T, b"and on") == 61
+    assert seen == {True, False}
+
+
+async def test_a_process_that_is_killed_anywhere_in_a_deletion(world: World) -> None:
+    """Killed before the operations of its disk: the topic is whole or deleted, and goes on."""
+    kills = 0
+    seen: set[bool] = set()
+    while True:
+        here = World(SimStore(), MemoryMetadata() if world.metadata is not None else None)
+        disk = here.disks["one"] = SimDisk()
+        async with here.open("one") as one:
+            for _ in range(20):
+                await one.append_message(T, bytes(100))
+            await one.append_message(T, b"x", durability="uploaded")
+            await one.append_message(T, b"tail")
+        async with open_storage(  # without the topic's uploader in between
+            CONFIG, store=here.client("one"), metadata=here.metadata, disk=disk
+        ) as one:
+            victim, left = disk, kills
+
+            def count(_: Operation, victim: SimDisk = victim) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    victim.kill()
+
+            disk.on_operation = count
+            with contextlib.suppress(OSError):
+                await one.delete(T)
+            disk.on_operation = None
+        if left >= 0:
+            break
+        kills += STEP
+        here.disks["one"] = disk.process()
+        async with here.open("one") as one:
+            there = await one.list_topics() == [T]
+            seen.add(there)
+            assert len(await payloads(one, T)) == (22 if there else 0)
+            assert await one.append_message(T, b"goes on") == 22
+            assert await one.delete(T)
+            assert await one.list_topics() == []
+            assert here.objects() == []
+            assert await one.append_message(T, b"and on") == 23
+    assert kills > 20
     assert seen == {True, False}
