@@ -24,6 +24,7 @@ The hosts are shielded: a cancelled program leaves its block first, and they clo
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -44,6 +45,7 @@ log = logging.getLogger("danube_trio.storage")
 # How many topics are opened, or left, at a time. Guesses: both wait for the disk, or a store.
 OPENERS = 32
 LEAVERS = 32
+NO_FILES = (errno.EMFILE, errno.ENFILE)  # the process, or the system, has no more open files
 # Garbage readers tell nobody that they are gone.
 STARVING_POLL = 0.25
 
@@ -248,7 +250,7 @@ class TopicHosts:
 
     def _opened(self, topic: Topic, wal: Wal) -> None:
         topic.wal = wal
-        if not self._left:
+        if not topic.scope.cancel_called:
             topic.state = State.OPEN
         topic.used_at = trio.current_time()
         self.opens += 1
@@ -269,6 +271,8 @@ class TopicHosts:
         if topic.wal is None:
             topic.error = error
             self.failed_opens += 1
+            if isinstance(error, OSError) and error.errno in NO_FILES:
+                self._make_room(1)  # for the next try
             if isinstance(error, FencedError | LogClosedError):
                 self._not_uploaded.pop(topic.name, None)  # it is somebody else's now
             if not topic.waiting:
@@ -334,13 +338,13 @@ class TopicHosts:
     def _is_behind(self, wal: Wal) -> bool:
         return self._uploads and wal.uploaded_end < wal.next_offset
 
-    def _make_room(self) -> None:
-        """Close an idle topic for each host that needs a slot.
+    def _make_room(self, least: int = 0) -> None:
+        """Close an idle topic for each host that needs a slot; at least so many.
 
         First those that are uploaded; of these, those that were used longest ago.
         """
         closing = sum(t.state is State.CLOSING and t.wal is not None for t in self._topics.values())
-        needed = self._starving - closing - int(self._slots.available_tokens)
+        needed = max(least, self._starving - closing - int(self._slots.available_tokens))
         if needed <= 0:
             return
         idle = [topic for topic in self._topics.values() if topic.idle]

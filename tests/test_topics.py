@@ -344,6 +344,20 @@ async def test_an_error_in_opening_is_told_to_each_and_the_next_use_tries_again(
         assert await storage.append_message(B, b"x") == 0
 
 
+async def test_without_files_an_idle_topic_makes_room_for_the_next_try() -> None:
+    disk = SimDisk()
+    async with open_storage(CONFIG, disk=disk) as storage:
+        for topic in (A, B):
+            await storage.append_message(topic, b"x")
+        disk.fail("create", error=errno.EMFILE, path_contains="other/c")
+        with pytest.raises(OSError, match="EMFILE"):
+            await storage.append_message(C, b"x")
+        await wait_all_tasks_blocked()
+        assert storage.topic_statistics(A) is None
+        assert storage.topic_statistics(B) is not None
+        assert await storage.append_message(C, b"x") == 0
+
+
 @pytest.mark.parametrize(
     "error",
     [
