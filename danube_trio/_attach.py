@@ -35,7 +35,7 @@ def attach(
 
     Args:
         directory_id: for a new directory.
-        holder: who takes the epoch, for people.
+        holder: who takes the epoch, for people; different at each call.
         state: the newest one, None if nothing was ever published.
 
     Raises CorruptDataError, UnsupportedFormatError, ValueError, OSError, like `recover`.
@@ -51,6 +51,7 @@ def attach(
         if meta is not None:
             _refuse_other_log(names, meta, state)
             if not belongs(meta, state):
+                _refuse_stranger(disk, names, meta, state)
                 notes = set_aside(disk, names, meta, state)
         cover = Cover(state.end, state.start_offset, state.codec)
     recovered = recover(disk, config, directory_id, cover)
@@ -78,7 +79,8 @@ def _take_over(
     if start > after.start_offset:
         after = after.trimmed(start)
     kept = _epochs_from(meta, before.end)
-    meta = attrs.evolve(meta, epochs=(*kept, (after.epoch, recovered.next_offset)))
+    epochs = (*kept, (after.epoch, recovered.next_offset))
+    meta = attrs.evolve(meta, epochs=epochs, writer=after.writer)
     replace_file(disk, directory.names.meta, encode_document(meta))
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after
@@ -125,6 +127,20 @@ def _refuse_other_log(names: LogNames, meta: Meta, state: CatalogState) -> None:
             f"the directory holds a log in {meta.codec}, and the catalog one in {state.codec}",
             path=names.meta,
             advice="Is this the catalog of another log? Check the prefix and the directory",
+        )
+
+
+def _refuse_stranger(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
+    """A directory that never took an epoch has no tail of this log: its records are another's."""
+    bases = names.segment_bases(disk.list_dir(names.directory))
+    held = [base for base in bases if disk.file_size(names.segment(base))]
+    if meta.epochs[-1][0] == 0 and held:
+        raise CorruptDataError(
+            f"the directory holds a log that never was in a store, and the catalog another one, "
+            f"of {state.writer}",
+            path=names.segment(held[0]),
+            offset=held[0],
+            advice="Nothing was changed. Check the prefix and the directory",
         )
 
 

@@ -27,7 +27,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from danube_trio._core.catalog import CatalogState
+from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, Lane, put_in_place, replace_file
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
@@ -184,21 +184,24 @@ class Janitor:
                 damaged = [base for base in engine.damaged if base < start]
                 await self._save_trim(engine.marks.start_offset, start)
                 gone = engine.pruned(start)
-                await engine.pins.released(start)
+                await engine.pins.released(start, stored=False)
                 remove = partial(_unlink, damaged=damaged)
                 await self._disk.run(remove, self._disk, self._names, gone)
                 await self._sync_directory()
 
     async def _delete_objects(self) -> None:
         """Remove what was trimmed, after the readers were told, and were waited for."""
-        assert self._cloud is not None and self._engine.cloud is not None
-        store, session = self._cloud
+        assert self._engine.cloud is not None
         gone = self._engine.cloud.trimmed
         while gone and gone[0].end <= self._engine.marks.start_offset:
-            await self._engine.pins.released(gone[0].end)
-            key = session.catalog.object_key(gone[0].object_id)
-            await self._with_store(partial(store.delete, key))
+            await self._with_store(partial(self._delete_object, gone[0]))
             gone.pop(0)
+
+    async def _delete_object(self, descriptor: Descriptor) -> None:
+        assert self._cloud is not None
+        store, session = self._cloud
+        await self._engine.pins.released(descriptor.end, stored=True)
+        await store.delete(session.catalog.object_key(descriptor.object_id))
 
     def stop(self) -> None:
         """Give up what is under way with the store: the log is being left."""
@@ -303,7 +306,7 @@ class Janitor:
                 gone = engine.trimmed(start)
                 if self._cloud is not None and engine.cloud is not None:
                     engine.cloud.committed(self._cloud[1].state)  # objects go in the next round
-                await engine.pins.released(start)
+                await engine.pins.released(start, stored=False)
                 # What cannot be removed now is a leftover, which the next open removes.
                 await self._disk.run(_unlink, self._disk, self._names, gone)
                 await self._sync_directory()

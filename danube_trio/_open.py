@@ -14,6 +14,7 @@ without an exception; only a bug in a task cancels the body.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 import uuid
@@ -207,7 +208,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if self._recovered is not None:  # somebody published meanwhile: all of it again
             self._recovered.tail.abandon()
             self._recovered = None
-        self._recovered, after = attach(disk, self._config, uuid.uuid4().hex, _holder(), state)
+        directory_id, tag = uuid.uuid4().hex, secrets.token_hex(4)
+        holder = f"{_holder()}, opening {tag}"
+        self._recovered, after = attach(disk, self._config, directory_id, holder, state)
         return after
 
     def _give_up(self) -> None:

@@ -3,8 +3,9 @@
 A reader holds a pin on the offset that it fetches, for one fetch. Who deletes moves the start
 first, so that no new fetch begins below it, and then waits for the pins below that are held at that
 moment. (Later ones there are of readers that read the same records from elsewhere; however many
-there are, nobody waits for them.) A fetch is bounded by the timeouts of disk and store, and so is
-the wait.
+there are, nobody waits for them.) Who removes files does not wait for those who read objects: a
+store may take long, and must not hold up what is done here. A fetch is bounded by the timeouts of
+disk and store, and so is the wait.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Pins:
         return len(self._held)
 
     @contextmanager
-    def hold(self, offset: int) -> Generator[None]:
-        """Keep everything from `offset` on where it is."""
-        pin = _Pin(offset)
+    def hold(self, offset: int, *, stored: bool) -> Generator[None]:
+        """Keep everything from `offset` on where it is; `stored`: in objects, not in files."""
+        pin = _Pin(offset, stored)
         self._held.add(pin)
         try:
             yield
@@ -42,12 +43,12 @@ class Pins:
             self._held.discard(pin)
             self._changed.set()
 
-    async def released(self, below: int) -> None:
+    async def released(self, below: int, *, stored: bool) -> None:
         """Wait until nothing is held any more of what is held below this offset now.
 
-        Not always a checkpoint.
+        With `stored` also those who read objects. Not always a checkpoint.
         """
-        waited_for = {pin for pin in self._held if pin.offset < below}
+        waited_for = {p for p in self._held if p.offset < below and (stored or not p.stored)}
         while not waited_for.isdisjoint(self._held):
             await self._changed.wait()
 
@@ -55,3 +56,4 @@ class Pins:
 @attrs.frozen(eq=False)
 class _Pin:
     offset: int
+    stored: bool

@@ -199,7 +199,7 @@ class Reader(Generic[T_co]):
                 if limit > 0 and self._cursor < self._end and self._count > 0:
                     limit -= self._take(block, limit)
             return bool(self._items)
-        with source.pins.hold(self._cursor):
+        with source.pins.hold(self._cursor, stored=tier is Tier.CLOUD):
             if tier is Tier.CLOUD:
                 await self._fetch_cloud()
             else:

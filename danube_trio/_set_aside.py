@@ -7,11 +7,12 @@ as long as nobody else took the log over. `belongs` decides it, from what is dur
 - ``wal.meta`` has the epochs that this directory took, each saved before it was published, with the
   first offset that was written under it.
 
-A directory that is not the owner any more, or whose id took an epoch that its meta knows nothing of
-(somebody copied the directory, and opened the copy), must not bring its tail back: other records
-have these offsets now. `set_aside` moves it to ``*.fenced``, says which offsets, and leaves a
-directory that begins where the catalog ends. Segments that the catalog holds byte for byte are just
-local copies, and go. What was trimmed meanwhile cannot be compared any more, and is set aside too.
+A directory that is not the owner any more, or whose id took an epoch that its meta knows nothing
+of, or says that another opening took (somebody copied the directory, and opened the copy), must
+not bring its tail back: other records have these offsets now. `set_aside` moves it to ``*.fenced``,
+says which offsets, and leaves a directory that begins where the catalog ends. Segments that the
+catalog holds byte for byte are just local copies, and go. What was trimmed meanwhile cannot be
+compared any more, and is set aside too.
 
 It may crash anywhere: as long as the directory does not own the log it begins again, and finds the
 rest. Nothing is renamed or removed before the catalog was read.
@@ -42,6 +43,8 @@ def belongs(meta: Meta, state: CatalogState) -> bool:
     if not state.owner:
         return True
     if state.owner != meta.directory_id or state.epoch > meta.epochs[-1][0]:
+        return False
+    if state.epoch == meta.epochs[-1][0] and state.writer != meta.writer and meta.writer:
         return False
     tail_epoch = max((epoch for epoch, first in meta.epochs if first <= state.end), default=0)
     return state.owner_since_epoch <= tail_epoch

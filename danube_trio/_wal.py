@@ -303,9 +303,11 @@ class Wal(Readable):
         Only sealed segments are freed, so the start may stay lower than asked; inside them it is
         exactly `before`, also in the middle of a batch. With `whole_segments` it is the beginning
         of the segment that holds `before`, and nothing happens as long as no segment can go:
-        cheap enough to be called after every acknowledgement. Raises OSError when
-        a file could not be written or removed (the log goes on, nothing is lost), LogBrokenError
-        when the directory could not be synced, LogClosedError when the log is being left.
+        cheap enough to be called after every acknowledgement. With an object store, what is not
+        uploaded yet goes in whole segments only. Raises OSError when a file could not be written
+        or removed (the log goes on, nothing is lost), LogBrokenError when the directory could not
+        be synced, LogClosedError when the log is being left, FencedError, StoreUnavailableError
+        when the store did not answer: the trim may happen later.
         """
         if isinstance(before, bool) or not isinstance(before, int) or before < 0:
             raise ValueError(f"before={before!r} must be an offset, 0 or more")

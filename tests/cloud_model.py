@@ -251,7 +251,7 @@ class Journal:
     def check(self, found: Found, at: Moment, *levels: Durability) -> None:
         """What acknowledgements of these levels promised is there, and nothing else than sent."""
         possible: dict[int, set[bytes]] = {}
-        ends = {0, *(before for when, before in self.trims)}
+        ends = {0, *(before for _, before in self.trims)}
         for batch in self.batches:
             if batch.accepted <= at:
                 ends.add(batch.end)
@@ -359,7 +359,7 @@ async def away_and_back(world: World, kept: Found, config: WalConfig = CONFIG) -
     other = attrs.evolve(world, disk=SimDisk())
     async with other.open(config) as wal:
         there = await everything(wal)
-        assert there.next_offset == kept.uploaded_end, "what was not uploaded cannot be there"
+        assert there.next_offset <= kept.uploaded_end, "what was not uploaded cannot be there"
         await wal.append_batch([b"from B"] * 3, durability="uploaded")
     async with world.open(config) as wal:
         found = await everything(wal)

@@ -295,3 +295,48 @@ async def test_what_a_newer_version_published_ends_in_an_error_that_is_seen(
             await wal.wait_uploaded(2)
         assert "newer than this version" in cloud(wal).upload_error
         await wal.append(b"c")
+
+
+async def test_a_reader_that_hangs_in_the_store_holds_up_nothing_here(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Pruning, trimming and leaving waited for its answer."""
+    world = World.new("manifests")
+    async with trio.open_nursery() as nursery:
+        async with world.open(ON_DEMAND) as wal:
+            for i in range(6):
+                await wal.append(b"%d" % i * 200, durability="uploaded")
+            await trio.sleep(6)
+            world.store.fail("get", kind="hang", key_contains="segments/" + "0" * 20)
+            nursery.start_soon(wal.reader().__anext__)
+            await trio.sleep(1)
+            assert cloud(wal).pins == 1
+            await wal.append_batch([b"x" * 300] * 3, durability="uploaded")
+            await trio.sleep(6)
+            assert cloud(wal).local_start == 9
+            with trio.fail_after(1):
+                assert await wal.trim(3) == 3
+            await trio.sleep(6)
+            assert any("segments/" + "0" * 20 in key for key in world.store.tree())
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+        nursery.cancel_scope.cancel()
+    async with world.open(ON_DEMAND) as wal:
+        await go_on(wal)
+    await check_objects(world)
+
+
+async def test_a_local_log_is_not_set_aside_for_the_catalog_of_another_one() -> None:
+    """A wrong prefix was enough: all of the log went to *.fenced."""
+    world = World.new("manifests")
+    async with world.open(ON_DEMAND) as wal:
+        await wal.append(b"another log", durability="uploaded")
+    local = SimDisk()
+    async with open_wal(ON_DEMAND, disk=local) as wal:
+        await wal.append(b"local")
+    before = local.tree()
+    with pytest.raises(CorruptDataError, match=r"never was in a store.*Check the prefix"):
+        async with attrs.evolve(world, disk=local).open(ON_DEMAND):
+            raise AssertionError("it was opened")
+    before.pop("/data/log/wal.lock")
+    assert local.tree().items() >= before.items()

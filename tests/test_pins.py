@@ -13,18 +13,18 @@ async def test_several_wait_for_the_same_fetch() -> None:
     done: list[int] = []
 
     async def wait(below: int) -> None:
-        await pins.released(below)
+        await pins.released(below, stored=True)
         done.append(below)
 
     async with trio.open_nursery() as nursery:
-        with pins.hold(5):
+        with pins.hold(5, stored=False):
             nursery.start_soon(wait, 6)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(wait, 10)  # a trim, while objects are being removed
             nursery.start_soon(wait, 5)  # not held by anything below
             await trio.testing.wait_all_tasks_blocked()
             assert done == [5]
-            with pins.hold(3):
+            with pins.hold(3, stored=False):
                 await trio.testing.wait_all_tasks_blocked()
     assert sorted(done) == [5, 6, 10]
 
@@ -34,14 +34,14 @@ async def test_fetches_that_begin_later_are_not_waited_for() -> None:
     done = trio.Event()
 
     async def wait() -> None:
-        await pins.released(10)
+        await pins.released(10, stored=True)
         done.set()
 
     async with trio.open_nursery() as nursery:
-        with pins.hold(1):
+        with pins.hold(1, stored=False):
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
-            later = pins.hold(2)
+            later = pins.hold(2, stored=False)
             later.__enter__()
         await done.wait()
         assert len(pins) == 1

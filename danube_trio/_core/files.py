@@ -51,13 +51,18 @@ class NewerFormatError(ValueError):
 
 @attrs.frozen
 class Meta:
-    """`wal.meta`: what a directory is."""
+    """`wal.meta`: what a directory is.
+
+    `epochs` are (epoch, first offset written under it); `writer` is what took the last one, or was
+    about to: no two openings have the same.
+    """
 
     directory_id: str
     codec: str
     epochs: tuple[tuple[int, int], ...] = ((0, 0),)
     format: int = FORMAT
     trailer: int = TRAILER_VERSION
+    writer: str = ""
 
 
 @attrs.frozen
@@ -99,6 +104,12 @@ _converter.register_unstructure_hook(
     Trim,
     cattrs.gen.make_dict_unstructure_fn(
         Trim, _converter, local_start=cattrs.gen.override(omit_if_default=True)
+    ),
+)
+_converter.register_unstructure_hook(
+    Meta,
+    cattrs.gen.make_dict_unstructure_fn(
+        Meta, _converter, writer=cattrs.gen.override(omit_if_default=True)
     ),
 )
 
