@@ -13,6 +13,7 @@ import attrs
 import objects
 import peers
 import reading
+import topics
 from scale import Context
 
 __all__ = ["CASES", "Case", "Metric"]
@@ -25,7 +26,7 @@ class Metric:
     Attributes:
         key: its name in the JSON.
         label: what the table calls it.
-        unit: ``/s``, ``x`` (a ratio), ``s``, ``ms``, ``MiB``, ``MiB/s`` or nothing.
+        unit: ``/s``, ``x`` (a ratio), ``s``, ``ms``, ``MiB``, ``KiB``, ``MiB/s``, ``%`` or nothing.
         bar, goal: what it should reach; None if it is only there to compare with.
         at_most: whether smaller is better.
     """
@@ -207,6 +208,21 @@ _ALL = (
             Metric("median_ratio", "median append with uploads", "x"),
             Metric("uploaded_mib", "uploaded", "MiB"),
         ),
+    ),
+    Case(
+        "topics",
+        "1000 topics in one process, 100-byte messages",
+        topics.topics,
+        (
+            Metric("idle_kib", "memory of an idle open topic with 10 messages", "KiB"),
+            Metric("opened_kib", "of one that was just opened", "KiB"),
+            Metric("open_per_s", "opened for the first time", "/s"),
+            Metric("appends_per_s", "durable appends, all topics", "/s"),
+            Metric("replayed_per_s", "messages replayed, all topics", "/s"),
+            Metric("on_demand_per_s", "appends that close one topic and open another", "/s"),
+            Metric("idle_cpu_percent", "processor with all open and idle", "%"),
+        ),
+        most_rounds=3,
     ),
     Case(
         "peers",

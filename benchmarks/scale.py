@@ -41,6 +41,7 @@ class Scale:
         warm_bytes: space that is written once before anything is measured.
         object_bytes: size of the log that is replayed from an object store.
         upload_appends: appends of the one producer whose log is uploaded.
+        topics: topics in one process; topic_appends: to each; idle_seconds: with all of them open.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
     """
 
@@ -57,6 +58,9 @@ class Scale:
     warm_bytes: int = 512 * MIB
     object_bytes: int = 128 * MIB
     upload_appends: int = 40_000
+    topics: int = 1000
+    topic_appends: int = 10
+    idle_seconds: float = 20.0
     peer_singles: int = 600
     peer_batches: int = 40
 
@@ -76,6 +80,9 @@ QUICK = Scale(
     upload_appends=40,
     seeks=10,
     warm_bytes=MIB,
+    topics=20,
+    topic_appends=3,
+    idle_seconds=0.1,
     peer_singles=4,
     peer_batches=2,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import cast
+from typing import Any, cast
 
 import trio
 from cases import CASES
@@ -16,7 +16,7 @@ from scale import Context, Scale
 
 def main() -> None:
     """Measure, and print."""
-    given = cast("dict[str, int]", json.load(sys.stdin))
+    given = cast("dict[str, Any]", json.load(sys.stdin))
     directory = str(given.pop("directory"))
     context = Context(directory, Scale(**given))
     found = trio.run(CASES[sys.argv[1]].run, context)

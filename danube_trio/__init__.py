@@ -12,7 +12,7 @@ from danube_trio._restore import Restored, restore_log
 from danube_trio._source import StartPosition
 from danube_trio._version import __version__
 from danube_trio._wal import Receipt, Wal
-from danube_trio.config import CloudConfig, WalConfig
+from danube_trio.config import CloudConfig, StorageConfig, WalConfig
 from danube_trio.errors import (
     AccessDeniedError,
     CorruptDataError,
@@ -28,7 +28,7 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 from danube_trio.message import Gap, MessageID, Record, StreamMessage
-from danube_trio.storage import PersistentStorage, WalStorage
+from danube_trio.storage import PersistentStorage, Storage, WalStorage, open_storage
 
 __all__ = [
     "AccessDeniedError",
@@ -51,6 +51,8 @@ __all__ = [
     "Replica",
     "Restored",
     "StartPosition",
+    "Storage",
+    "StorageConfig",
     "StoreUnavailableError",
     "StreamMessage",
     "UnexpectedOffsetError",
@@ -61,6 +63,7 @@ __all__ = [
     "__version__",
     "open_follower",
     "open_replica",
+    "open_storage",
     "open_wal",
     "restore_log",
 ]

@@ -80,6 +80,7 @@ class Janitor:
         self._tail = tail
         self._lock = trio.Lock()
         self._checkpointed = -1
+        self._marked = -1  # the durable end for which the mark was made durable last
         self._tried: set[int] = set()
 
     async def run(self) -> None:
@@ -93,10 +94,7 @@ class Janitor:
                 await engine.janitor_bell.wait()
             if not engine.log.running:
                 return
-            try:
-                await self._lane.run(self._tail.sync_mark)
-            except OSError as error:
-                engine.break_(error)
+            if not await self._sync_mark():
                 return
             await self.tidy()
             self._age_segment()
@@ -110,6 +108,19 @@ class Janitor:
                 engine.fenced(error)
             except DanubeError:
                 return  # the log broke, or is being left
+
+    async def _sync_mark(self) -> bool:
+        """Make the mark durable if it moved: of a thousand logs most are idle. False: it failed."""
+        end = self._engine.marks.durable_end
+        if end == self._marked:
+            return True
+        try:
+            await self._lane.run(self._tail.sync_mark)
+        except OSError as error:
+            self._engine.break_(error)
+            return False
+        self._marked = end
+        return True
 
     async def _free(self) -> None:
         """One round of retention, pruning, and removing of objects."""

@@ -44,6 +44,7 @@ from danube_trio._stores import default_catalog, probe_once
 from danube_trio._tail import Tail
 from danube_trio._tier import CloudTier
 from danube_trio._uploader import Uploader
+from danube_trio._waiters import to_its_end
 from danube_trio._wal import Wal
 from danube_trio._writer import run_writer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
@@ -311,7 +312,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             )
             with trio.CancelScope(shield=True):
                 for step in steps:
-                    interrupt = await _to_its_end(step) or interrupt
+                    interrupt = await to_its_end(step) or interrupt
         engine.closed()
         if self._lane is not None:
             await self._leave_nursery(exc_type, exc, traceback)
@@ -359,19 +360,3 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
 
 def _holder() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-async def _to_its_end(step: Callable[[], Awaitable[object]]) -> KeyboardInterrupt | None:
-    """Run a step of leaving, whatever happens; a KeyboardInterrupt is for afterwards.
-
-    Trio raises it into the main task's waits, through shields. A wait is repeated; a call to the
-    disk goes to its end before it raises.
-    """
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            await step()
-        except KeyboardInterrupt as error:
-            interrupt = error
-        else:
-            return interrupt

@@ -8,7 +8,8 @@ from typing import Any, Literal, overload
 
 import trio
 
-from danube_trio._reader import Reader, make_reader
+from danube_trio._decode import message_decoder, raw_decoder
+from danube_trio._reader import Reader
 from danube_trio._source import ReaderSource, StartPosition
 from danube_trio.errors import LogClosedError
 from danube_trio.message import Record, StreamMessage
@@ -37,6 +38,11 @@ class Readable:
     def codec(self) -> str:
         """The name of the log's message layout."""
         return self.__source.codec.name
+
+    @property
+    def open_readers(self) -> int:
+        """How many of its readers exist that may still ask for something."""
+        return sum(1 for reader in self.__readers if not reader.finished)
 
     @overload
     def reader(
@@ -81,12 +87,35 @@ class Readable:
             LogClosedError: a follower or replica was left.
         """
         self._check_readable()
-        reader = make_reader(self.__source, start, end, count, raw)
+        reader = _make_reader(self.__source, start, end, count, raw)
         self.__readers.add(reader)
         return reader
 
     def _check_readable(self) -> None:
         """Refuse, if nothing can be read any more. An open log's own readers are told later."""
+
+
+def _make_reader(
+    source: ReaderSource,
+    start: StartPosition,
+    end: int | Literal["current"] | None,
+    count: int | None,
+    raw: bool,
+) -> Reader[Any]:
+    """Check the arguments of `wal.reader`, and make the reader."""
+    if not isinstance(start, StartPosition):
+        raise TypeError(
+            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
+        )
+    if end == "current":
+        end = source.visible_end
+    for name, value in (("end", end), ("count", count)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 0
+        ):
+            raise ValueError(f"{name}={value!r} must be 0 or more")
+    decode = raw_decoder if raw else message_decoder(source.codec)
+    return Reader(source, start, end=end, count=count, decode=decode)
 
 
 class Poller:

@@ -19,7 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import trio
 
@@ -28,7 +28,6 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.route import Tier, route
 from danube_trio._core.segment import Segment
 from danube_trio._core.stats import ReaderStatistics
-from danube_trio._decode import message_decoder, raw_decoder
 from danube_trio._fetch import fetch_block
 from danube_trio._segment_io import load_index
 from danube_trio._source import ReaderSource, StartPosition, resolve
@@ -41,7 +40,7 @@ from danube_trio.errors import (
 )
 from danube_trio.message import Gap, Record
 
-__all__ = ["BatchIterator", "Reader", "make_reader"]
+__all__ = ["BatchIterator", "Reader"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -94,6 +93,12 @@ class Reader(Generic[T_co]):
             return self._cursor
         item = cast("Record | Gap", self._items[self._next])
         return item.start if isinstance(item, Gap) else item.offset
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will hand out nothing more: it is closed, or at its end."""
+        at_end = self._cursor >= self._end or self._count <= 0
+        return self.closed or (at_end and self._next >= len(self._items))
 
     def statistics(self) -> ReaderStatistics:
         """Cursor, last tier and lag."""
@@ -374,26 +379,3 @@ class BatchIterator(Generic[T_co]):
     async def aclose(self) -> None:
         """Close the reader."""
         await self._reader.aclose()
-
-
-def make_reader(
-    source: ReaderSource,
-    start: StartPosition,
-    end: int | Literal["current"] | None,
-    count: int | None,
-    raw: bool,
-) -> Reader[Any]:
-    """Check the arguments of `wal.reader`, and make the reader."""
-    if not isinstance(start, StartPosition):
-        raise TypeError(
-            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
-        )
-    if end == "current":
-        end = source.visible_end
-    for name, value in (("end", end), ("count", count)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 0
-        ):
-            raise ValueError(f"{name}={value!r} must be 0 or more")
-    decode = raw_decoder if raw else message_decoder(source.codec)
-    return Reader(source, start, end=end, count=count, decode=decode)

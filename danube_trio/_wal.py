@@ -118,6 +118,11 @@ class Wal(Readable):
         where = engine.config.dir or "memory"
         return f"<Wal {where} {engine.log.phase.value}, next offset {engine.marks.next_offset}>"
 
+    @property
+    def phase(self) -> str:
+        """``open``, ``sealed``, ``fenced``, ``closing``, ``closed`` or ``broken``."""
+        return self._engine.log.phase.value
+
     # ---- marks
 
     @property

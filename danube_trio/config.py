@@ -16,7 +16,7 @@ from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
 
-__all__ = ["CloudConfig", "CorruptionPolicy", "Durability", "WalConfig"]
+__all__ = ["CloudConfig", "CorruptionPolicy", "Durability", "StorageConfig", "WalConfig"]
 
 Durability = Literal["accepted", "written", "fsync", "uploaded"]
 CorruptionPolicy = Literal["refuse", "truncate", "skip"]
@@ -190,3 +190,59 @@ class WalConfig:
 
     def __attrs_post_init__(self) -> None:
         LogNames.of(self.dir or "", self.file_name)
+
+
+def _topic_settings() -> WalConfig:
+    """Of one log among many: it holds less memory, and reserves less space, than one alone."""
+    return WalConfig(
+        cache_bytes=1 * MIB,
+        max_pending_bytes=8 * MIB,
+        preallocate_bytes=256 * KIB,
+        cloud=CloudConfig(cache_bytes=4 * MIB),
+    )
+
+
+def _root_directory(value: str | os.PathLike[str]) -> str:
+    path = _directory(value)
+    if path is None:
+        raise ValueError("dir=None: a storage keeps its topics in a directory")
+    return path
+
+
+def _template(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, WalConfig):
+        raise ValueError(f"{field.name}={value!r} must be a WalConfig")
+    own = {"dir": value.dir, "topic_name": value.topic_name, "cloud.prefix": value.cloud.prefix}
+    for name, given in own.items():
+        if given:
+            raise ValueError(f"{field.name}: {name}={given!r} must be left out: each topic has one")
+
+
+def _metadata_root(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    _text(_, field, value)
+    if not value.startswith("/") or value.endswith("/") or "//" in value:
+        raise ValueError(f'{field.name}={value!r} must begin with "/", and not end with it')
+
+
+@attrs.frozen(kw_only=True)
+class StorageConfig:
+    """The settings of many logs in one process, one for each topic.
+
+    Attributes:
+        dir: the root directory, made if missing. A topic's log is in ``<dir>/<namespace>/<topic>``.
+        wal: the settings of every topic. `dir`, `topic_name` and ``cloud.prefix`` are not among
+            them: each topic has its own. The default holds less memory, and reserves less space
+            on disk, than that of a log alone.
+        max_open_topics: so many are open at a time; then the one that was used longest ago is
+            closed first. An open topic takes three file descriptors.
+        idle_seconds: a topic that nobody used so long is closed.
+        io_threads: threads for the writes and syncs of all topics together.
+        metadata_root: what the keys in a metadata store begin with.
+    """
+
+    dir: str = attrs.field(converter=_root_directory)
+    wal: WalConfig = attrs.field(factory=_topic_settings, validator=_template)
+    max_open_topics: int = attrs.field(default=256, validator=_whole(1, 1_000_000))
+    idle_seconds: float = attrs.field(default=60.0, validator=_between(0.01, 1e9))
+    io_threads: int = attrs.field(default=8, validator=_whole(1, 1024))
+    metadata_root: str = attrs.field(default="/danube", validator=_metadata_root)

@@ -1,4 +1,6 @@
-"""Storage by topic name, as Danube's dispatch sees it: `PersistentStorage`, and one log behind it.
+"""Storage by topic name, as Danube's dispatch sees it: `PersistentStorage`, and what implements it.
+
+`WalStorage` is one log behind that interface, `Storage` many of them (see `open_storage`).
 
 The names and the meaning are those of Danube's trait of the same name (2025-09 on), with half-open
 offsets: `current_offset` is the next one to be given, `ack_checkpoint(topic, up_to)` speaks of
@@ -12,14 +14,24 @@ from typing import Literal, Protocol, runtime_checkable
 
 from trio.lowlevel import checkpoint
 
+from danube_trio._core.stats import StorageStatistics
 from danube_trio._encode import Appendable
+from danube_trio._open_storage import open_storage
 from danube_trio._reader import Reader
 from danube_trio._source import StartPosition
+from danube_trio._topics import Storage
 from danube_trio._wal import Wal
-from danube_trio.config import Durability
+from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 
-__all__ = ["PersistentStorage", "WalStorage"]
+__all__ = [
+    "PersistentStorage",
+    "Storage",
+    "StorageConfig",
+    "StorageStatistics",
+    "WalStorage",
+    "open_storage",
+]
 
 
 @runtime_checkable

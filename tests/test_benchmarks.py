@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 CASES = {
     *("single", "batch", "batch4", "concurrent", "live", "replay", "replay100"),
-    *("open", "seek", "memory", "objects", "uploads", "peers", "peers1000"),
+    *("open", "seek", "memory", "objects", "uploads", "topics", "peers", "peers1000"),
 }
 
 

@@ -27,6 +27,7 @@ RANKS = {
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
+    **dict.fromkeys(("_shared_lanes", "_topic_names"), 1),
     # the tasks, and the state that they share
     **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
     **dict.fromkeys(("_wal", "_readable", "_attach", "_stores"), 3),
@@ -36,16 +37,20 @@ RANKS = {
     # a directory of Danube's own, as plain code over the Disk interface
     **dict.fromkeys(("_danube_dir", "_danube_frames", "_danube_order"), 3),
     **dict.fromkeys(("_danube_source", "_danube_survey"), 3),
-    **dict.fromkeys(
-        ("_open", "_follow", "_replica", "_restore"), 4
-    ),  # they wire it all to the real disk
-    **dict.fromkeys(("storage", "_import"), 5),
+    # they wire it all to the real disk
+    **dict.fromkeys(("_open", "_follow", "_replica", "_restore"), 4),
+    **dict.fromkeys(("storage", "_open_storage", "_import"), 5),
+    **dict.fromkeys(("_topics", "_topic", "_topic_door", "_topic_host"), 5),
+    **dict.fromkeys(("_topic_delete", "_topic_list"), 5),
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,
 }
 
-MAY_IMPORT_DISK = {"_open", "_follow", "_replica", "_restore", "storage", "testing", "cli"}
+MAY_IMPORT_DISK = {
+    *("_open", "_follow", "_replica", "_restore", "_open_storage"),
+    *("storage", "testing", "cli"),
+}
 OPENERS = {"cloud/_open.py", "metadata/_embedded.py"}  # the doors of what has a directory
 TOUCHES_FILES = {"_disk.py", "_lane.py"}
 FILE_MODULES = {"fcntl", "glob", "mmap", "pathlib", "shutil", "tempfile"}

@@ -9,6 +9,7 @@ __all__ = [
     "Histogram",
     "HistogramView",
     "ReaderStatistics",
+    "StorageStatistics",
     "UploadCounts",
     "WalStatistics",
 ]
@@ -162,3 +163,31 @@ class WalStatistics:
     janitor_failures: int
     notes: tuple[str, ...]
     cloud: CloudStatistics | None = None
+
+
+@attrs.frozen
+class StorageStatistics:
+    """Many topics at one moment.
+
+    Attributes:
+        open_topics: that are open now; `pinned_topics`: of these, those in use, which stay open.
+        opening, closing: that are on their way.
+        waiting: that cannot be opened, because as many are in use as ``max_open_topics`` allows.
+        opens, closes, evictions: so far; an eviction closed one to make room for another.
+        failed_opens: so far.
+        not_uploaded: topics that were closed to make room before all of theirs was in the object
+            store; they are opened again when there is room.
+        given_away: topics that were sealed here, or taken over by others.
+    """
+
+    open_topics: int
+    pinned_topics: int
+    opening: int
+    closing: int
+    waiting: int
+    opens: int
+    closes: int
+    evictions: int
+    failed_opens: int
+    not_uploaded: int
+    given_away: int
