@@ -209,11 +209,15 @@ class Watch:
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """End the watch; idempotent."""
         if self._cursor is not None:
             self._store.history.close(self._cursor)
             self._cursor = None
+
+    async def aclose(self) -> None:
+        """End the watch; idempotent. Ends it also when it raises Cancelled."""
+        self.close()
         await checkpoint()
 
     def __aiter__(self) -> Watch:

@@ -132,9 +132,10 @@ class MemoryMetadata:
         """The table, without what has no time left."""
         self.check_watchable()
         now = trio.current_time()
-        draft = Draft(self._table)
-        draft.expire(now)
-        self._apply(draft, now)
+        while self._table.due(now):
+            draft = Draft(self._table)
+            draft.expire(now)
+            self._apply(draft, now)
         return self._table
 
     def _write(self, wanted: Transaction) -> Decision:

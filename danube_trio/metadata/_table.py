@@ -28,6 +28,8 @@ from danube_trio.metadata._store import Revised, WatchEvent
 __all__ = ["FIRST_REVISION", "Change", "Draft", "Entry", "Table"]
 
 FIRST_REVISION = 1
+# Bounds a change that no caller has bounded.
+MAX_EXPIRED = 1000
 
 
 @attrs.frozen
@@ -114,15 +116,13 @@ class Table:
         return None
 
     def due(self, now: float) -> list[str]:
-        """Keys of the entries whose time has ended."""
-        self.next_deadline()
-        if not self._deadlines or self._deadlines[0][0] > now:
-            return []
-        return [
-            key
-            for key, entry in self._entries.items()
-            if entry.deadline is not None and entry.deadline <= now
-        ]
+        """Keys of entries whose time has ended, sorted; not more than fit into one change."""
+        found: list[tuple[float, int, str]] = []
+        while len(found) < MAX_EXPIRED and (self.next_deadline() or now + 1) <= now:
+            found.append(heapq.heappop(self._deadlines))
+        for deadline in found:  # they are gone when a change has removed them
+            heapq.heappush(self._deadlines, deadline)
+        return sorted(key for _, _, key in found)
 
     def apply(self, change: Change, now: float) -> None:
         """Make a change visible. Times to live begin `now`."""
@@ -163,13 +163,6 @@ class Table:
         if len(self._deadlines) > 2 * self._mortal + 64:
             self._collect_deadlines()
 
-    def start_again(self, now: float) -> None:
-        """Let every time to live begin `now`."""
-        for key, entry in self._entries.items():
-            if entry.ttl is not None:
-                self._entries[key] = attrs.evolve(entry, deadline=now + entry.ttl)
-        self._collect_deadlines()
-
     def _collect_deadlines(self) -> None:
         self._deadlines = [
             (entry.deadline, entry.revision, key)
@@ -196,10 +189,10 @@ class Draft:
         return revision
 
     def expire(self, now: float) -> None:
-        """Remove what has no time left; before anything else is decided."""
+        """Remove what has no time left, as far as it fits; before anything else is decided."""
         assert not self.changes
         if due := self._table.due(now):
-            self._add((), tuple(sorted(due)))
+            self._add((), tuple(due))
 
     def decide(self, wanted: Transaction) -> Decision:
         """Check the expectations; if they hold, note the change."""

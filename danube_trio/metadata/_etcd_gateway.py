@@ -1,0 +1,373 @@
+"""Calls to an etcd cluster by its JSON gateway: endpoints, TLS, tokens, and what an answer means.
+
+etcd serves its API as JSON over HTTP at its ordinary client port. That needs no generated code and
+no event loop but trio's, and every call can be cancelled.
+
+**Unknown outcomes.** A connection that was never made has sent nothing: any call goes on to the
+next endpoint. After that only reads do; a write may have happened, and StoreUnavailableError says
+so. Nothing that changes something is ever sent twice, but for two refusals in which etcd itself
+says that it did nothing: a token that has run out, and a lease that has.
+
+Every call has a limit of time, for a server that takes connections and says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import trio
+
+from danube_trio.errors import AccessDeniedError, StoreError, StoreUnavailableError
+from danube_trio.metadata._etcd_config import EtcdConfig
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["CompactedError", "Gateway", "LeaseGoneError", "Lines", "refusal"]
+
+Json = dict[str, Any]
+
+# gRPC status codes that are not simply "not now".
+_INVALID_ARGUMENT, _NOT_FOUND, _PERMISSION_DENIED = 3, 5, 7
+_OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
+# Refusals with "invalid argument" that are about who is asking.
+_LOGIN_WORDS = ("user name is empty", "authentication failed", "auth:")
+MAX_LINE_BYTES = 64 << 20  # etcd sends fragments of 2 MiB at most; base64 and JSON add to that
+
+
+class CompactedError(StoreError):
+    """The revision is not kept any more."""
+
+
+class LeaseGoneError(StoreError):
+    """There is no such lease; nothing was done."""
+
+
+class _TokenError(StoreError):
+    """The token has run out; nothing was done."""
+
+
+class _NotSentError(StoreUnavailableError):
+    """There was no connection; nothing was done."""
+
+
+def _load_httpx() -> Any:
+    try:
+        import httpx2
+    except ImportError as error:
+        raise ImportError(
+            "the etcd metadata store needs httpx2: pip install 'danube-trio[etcd]'"
+        ) from error
+    return httpx2
+
+
+def refusal(where: str, code: int, message: str) -> Exception:
+    """The exception for an answer with this gRPC status code."""
+    text = f"etcd at {where}: {message}"
+    if "invalid auth token" in message or "revision of auth store is old" in message:
+        return _TokenError(text)
+    if code in (_PERMISSION_DENIED, _UNAUTHENTICATED):
+        return AccessDeniedError(text)
+    if code == _INVALID_ARGUMENT and any(word in message for word in _LOGIN_WORDS):
+        return AccessDeniedError(text)
+    if code == _INVALID_ARGUMENT and "too large" in message:
+        return ValueError(text)
+    if code == _OUT_OF_RANGE and "compacted" in message:
+        return CompactedError(text)
+    if code == _NOT_FOUND and "lease not found" in message:
+        return LeaseGoneError(text)
+    return StoreUnavailableError(text)
+
+
+class Gateway:
+    """A client of the cluster."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self._httpx: Any = _load_httpx()
+        self.config = config
+        self._endpoints = [url.rstrip("/") for url in config.endpoints]
+        self._current = 0
+        self._token: str | None = None
+        self._login = trio.Lock()
+        self._scopes: set[trio.CancelScope] = set()  # of calls and watches that wait
+        self._closed = False
+        limits = self._httpx.Limits(max_connections=None, max_keepalive_connections=16)
+        transport = self._httpx.AsyncHTTPTransport(
+            verify=config.tls(),
+            trust_env=False,  # a proxy for the web is none for a cluster
+            limits=limits,
+            socket_options=_keepalive(),
+        )
+        self._client: httpx2.AsyncClient = self._httpx.AsyncClient(
+            transport=transport, trust_env=False, follow_redirects=False
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
+    @property
+    def http_errors(self) -> tuple[type[Exception], ...]:
+        """What the HTTP library raises when a connection fails, or is closed."""
+        httpx = self._httpx
+        return httpx.HTTPError, httpx.StreamError, OSError
+
+    async def aclose(self) -> None:
+        """End all calls and watches, and the connections; idempotent."""
+        self._closed = True
+        for scope in self._scopes:
+            scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._client.aclose()
+
+    async def read(self, path: str, body: Json) -> Json:
+        """A call that changes nothing: any endpoint that answers will do."""
+        return await self._call(path, body, repeatable=True)
+
+    async def write(self, path: str, body: Json) -> Json:
+        """A call that changes something. StoreUnavailableError: nobody knows whether it did."""
+        return await self._call(path, body, repeatable=False)
+
+    async def _call(self, path: str, body: Json, *, repeatable: bool) -> Json:
+        failure: StoreUnavailableError | None = None
+        for _ in self._endpoints:
+            endpoint = self._endpoints[self._current]
+            try:
+                return await self._with_token(endpoint, path, body)
+            except StoreUnavailableError as error:
+                self.next_endpoint(endpoint)
+                if self._closed or not (repeatable or isinstance(error, _NotSentError)):
+                    raise
+                failure = failure or error
+        assert failure is not None
+        raise StoreUnavailableError(*failure.args) from failure.__cause__
+
+    def next_endpoint(self, failed: str) -> None:
+        """Turn away from an endpoint, unless somebody else has already."""
+        if self._endpoints[self._current] == failed:
+            self._current = (self._current + 1) % len(self._endpoints)
+
+    async def _with_token(self, endpoint: str, path: str, body: Json) -> Json:
+        token = await self.token(endpoint)
+        try:
+            return await self._post(endpoint, path, body, token)
+        except _TokenError:
+            self.forget(token)
+        try:
+            return await self._post(endpoint, path, body, await self.token(endpoint))
+        except _TokenError as error:
+            raise AccessDeniedError(*error.args) from error
+
+    async def token(self, endpoint: str) -> str | None:
+        """The token to send, from a login if there is none yet; None without authentication."""
+        config = self.config
+        if config.username is None:
+            return None
+        async with self._login:
+            if self._token is None:
+                body = {"name": config.username, "password": config.password}
+                try:
+                    answer = await self._post(endpoint, "/v3/auth/authenticate", body, None)
+                except StoreUnavailableError as error:
+                    if "authentication is not enabled" in str(error):
+                        return None
+                    # A login that failed has done nothing of what was asked for.
+                    raise _NotSentError(*error.args) from error.__cause__
+                self._token = str(answer["token"])
+            return self._token
+
+    def forget(self, token: str | None) -> None:
+        """This token has run out."""
+        if self._token == token:
+            self._token = None
+
+    async def _post(self, endpoint: str, path: str, body: Json, token: str | None) -> Json:
+        self._check_open()
+        config, httpx = self.config, self._httpx
+        timeout = httpx.Timeout(config.request_timeout, connect=config.connect_timeout)
+        headers = {"Authorization": token} if token else {}
+        with trio.move_on_after(config.connect_timeout + config.request_timeout) as scope:
+            self._scopes.add(scope)
+            try:
+                response = await self._client.post(
+                    endpoint + path, json=body, headers=headers, timeout=timeout
+                )
+                return _answer(endpoint, response)
+            except self.http_errors as error:
+                self._raise(endpoint, error)
+            finally:
+                self._scopes.discard(scope)
+        self._check_open()
+        raise StoreUnavailableError(
+            f"etcd at {endpoint} did not answer in {config.request_timeout} s; "
+            f"whether a change happened is not known"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError("the etcd client was closed; open another one")
+
+    def _raise(self, endpoint: str, error: BaseException) -> NoReturn:
+        text = f"etcd at {endpoint}: {type(error).__name__} {error}".rstrip()
+        if (refused := _certificate_error(error)) is not None:
+            raise AccessDeniedError(f"{text} ({refused})") from error
+        httpx = self._httpx
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+            raise _NotSentError(f"{text}; nothing was done") from error
+        raise StoreUnavailableError(f"{text}; whether a change happened is not known") from error
+
+    async def lines(self, path: str, body: Json) -> Lines:
+        """Begin a call that is answered line by line. Raises like `read`, but tries once."""
+        endpoint = self._endpoints[self._current]
+        try:
+            token = await self.token(endpoint)
+            return await self._begin(endpoint, path, body, token)
+        except StoreUnavailableError:
+            self.next_endpoint(endpoint)
+            raise
+
+    async def _begin(self, endpoint: str, path: str, body: Json, token: str | None) -> Lines:
+        self._check_open()
+        config, httpx = self.config, self._httpx
+        headers = {"Grpc-Metadata-hasleader": "true"}  # a member that lost its leader says so
+        if token:
+            headers["Authorization"] = token
+        timeout = httpx.Timeout(None, connect=config.connect_timeout)
+        request = self._client.build_request(
+            "POST", endpoint + path, json=body, headers=headers, timeout=timeout
+        )
+        with trio.move_on_after(config.connect_timeout + config.request_timeout) as scope:
+            self._scopes.add(scope)
+            try:
+                response = await self._client.send(request, stream=True)
+                if response.status_code != 200:
+                    await response.aread()
+                    _answer(endpoint, response)
+                return Lines(self, endpoint, token, response)
+            except self.http_errors as error:
+                self._raise(endpoint, error)
+            finally:
+                self._scopes.discard(scope)
+        self._check_open()
+        raise StoreUnavailableError(f"etcd at {endpoint} did not begin to answer")
+
+    async def next_chunk(self, lines: Lines, chunks: AsyncGenerator[bytes]) -> bytes | None:
+        """More bytes of an answer; None when it has ended, or says nothing for too long."""
+        self._check_open()
+        with trio.move_on_after(self.config.watch_silence) as scope:
+            self._scopes.add(scope)
+            try:
+                return await anext(chunks, None)
+            except self.http_errors as error:
+                self._raise(lines.endpoint, error)
+            finally:
+                self._scopes.discard(scope)
+        self._check_open()
+        return None
+
+
+class Lines:
+    """An answer that comes line by line, each of them a JSON object.
+
+    After any exception, Cancelled included, it is over: call `aclose`.
+    """
+
+    def __init__(
+        self, gateway: Gateway, endpoint: str, token: str | None, response: httpx2.Response
+    ) -> None:
+        self.endpoint = endpoint
+        self._gateway = gateway
+        self._token = token
+        self._response = response
+        self._chunks = response.aiter_raw()
+        self._buffer = bytearray()
+
+    async def next(self) -> Json | None:
+        """The next object; None when the answer has ended."""
+        while (end := self._buffer.find(b"\n")) < 0:
+            chunk = await self._gateway.next_chunk(self, self._chunks)
+            if chunk is None:
+                return None
+            self._buffer += chunk
+            if len(self._buffer) > MAX_LINE_BYTES:
+                raise StoreUnavailableError(f"etcd at {self.endpoint}: a line has no end")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        message = _parse(self.endpoint, line)
+        if error := message.get("error"):
+            code = int(error.get("grpc_code") or error.get("code") or 0)
+            self._fail(code, str(error.get("message")))
+        result: Json = message.get("result", {})
+        if result.get("canceled") and not int(result.get("compact_revision", 0)):
+            reason = str(result.get("cancel_reason"))
+            code = _PERMISSION_DENIED if "permission denied" in reason.lower() else 0
+            self._fail(code, reason)
+        return result
+
+    def _fail(self, code: int, reason: str) -> NoReturn:
+        error = refusal(self.endpoint, code, reason)
+        if isinstance(error, _TokenError):
+            self._gateway.forget(self._token)
+            raise StoreUnavailableError(*error.args)
+        raise error
+
+    async def aclose(self) -> None:
+        """End it, and its connection; idempotent."""
+        with trio.CancelScope(shield=True):
+            await self._response.aclose()
+            # The library's generators stand in each other, and closing the outer one leaves an
+            # inner one to the garbage collector, which warns. Reading from what is closed ends all.
+            with contextlib.suppress(*self._gateway.http_errors):
+                while await anext(self._chunks, None) is not None:
+                    pass
+
+
+def _answer(endpoint: str, response: httpx2.Response) -> Json:
+    """The object of an answer; raises what it says is wrong."""
+    if response.status_code == 200:
+        return _parse(endpoint, response.content)
+    try:
+        body = _parse(endpoint, response.content)
+        code, message = int(body.get("code", 0)), str(body.get("message") or body.get("error"))
+    except StoreUnavailableError:
+        code, message = 0, response.text[:200]
+    if code == 0 and response.status_code in (401, 403):  # of a proxy
+        code = _PERMISSION_DENIED
+    raise refusal(endpoint, code, f"{message} (status {response.status_code})")
+
+
+def _parse(endpoint: str, data: bytes) -> Json:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise StoreUnavailableError(
+            f"{endpoint} does not answer like etcd's gateway: {data[:100]!r}"
+        ) from error
+    if not isinstance(value, dict):
+        raise StoreUnavailableError(f"{endpoint} does not answer like etcd's gateway: {value!r}")
+    return cast("Json", value)
+
+
+def _certificate_error(error: BaseException | None) -> str | None:
+    """What TLS says against one of the two certificates, if that is why."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and (
+            isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in (error.reason or "")
+        ):
+            return error.reason or str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _keepalive() -> list[tuple[int, int, int]]:
+    socket = trio.socket
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # Linux
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options

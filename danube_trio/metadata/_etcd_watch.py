@@ -1,0 +1,203 @@
+"""A watch of an etcd prefix, which survives lost connections.
+
+etcd replays from any revision that it has not compacted, so the whole state of a watch is `seen`:
+the newest revision of which every event is in our hands. Each connection begins after it. Rules:
+
+1. Entering asks for the store's revision, linearizably: what happens after that is seen, from
+   whichever member. An `after` that is above it means that the cluster was reset: lost.
+2. etcd may split the events of one revision over several messages (fragments). They are held back
+   until all are here, because a new connection would repeat them.
+3. A message without events from a watch that keeps up says how far etcd has got: so a quiet prefix
+   is not lost to compaction.
+4. A connection that fails is made anew, at the next endpoint, for up to `watch_retry` seconds.
+5. Nobody reads ahead: a slow watch makes etcd wait, or compact, never this program's memory grow.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+import trio
+from trio.lowlevel import checkpoint
+
+from danube_trio.errors import StoreUnavailableError, WatchLostError
+from danube_trio.metadata._etcd_gateway import CompactedError, Gateway, Lines
+from danube_trio.metadata._store import WatchEvent
+
+__all__ = ["EtcdWatch", "decode_key", "encode", "range_of"]
+
+log = logging.getLogger("danube_trio.metadata")
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+def encode(data: bytes) -> str:
+    """Bytes as the gateway's JSON has them."""
+    return base64.b64encode(data).decode()
+
+
+def decode_key(text: str) -> str | None:
+    """A key of ours; None for one that somebody else made, and that is no text."""
+    try:
+        return base64.b64decode(text).decode()
+    except UnicodeDecodeError:
+        log.debug("ignoring a key that is no UTF-8: %s", text)
+        return None
+
+
+def range_of(prefix: bytes) -> dict[str, str]:
+    """The keys that begin with the prefix: up to the next prefix of its length, or of a shorter."""
+    end = prefix.rstrip(b"\xff")  # UTF-8 has no such byte, and a prefix begins with "/"
+    return {"key": encode(prefix), "range_end": encode(end[:-1] + bytes([end[-1] + 1]))}
+
+
+class EtcdWatch:
+    """The context manager, and the iterator that it gives."""
+
+    def __init__(self, gateway: Gateway, prefix: bytes, after: int | None) -> None:
+        self._gateway = gateway
+        self._prefix = prefix
+        self._seen = after
+        self._lost = ""
+        self._ready: deque[WatchEvent] = deque()
+        self._held: list[WatchEvent] = []  # of a revision that is not whole yet
+        self._lines: Lines | None = None
+        self._state = "new"
+
+    def __repr__(self) -> str:
+        return f"<EtcdWatch of {self._prefix.decode()!r}, {self._state}>"
+
+    async def __aenter__(self) -> EtcdWatch:
+        if self._state != "new":
+            raise RuntimeError("a watch is used once: call watch() again")
+        self._state = "open"
+        await self._check_revision()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the watch; idempotent."""
+        self._state = "closed"
+        await self._hang_up()
+        await checkpoint()
+
+    def __aiter__(self) -> EtcdWatch:
+        return self
+
+    async def __anext__(self) -> WatchEvent:
+        await checkpoint()
+        while not self._ready:
+            if self._state != "open":
+                raise StoreUnavailableError("the watch is closed: open another one")
+            if self._lost:
+                raise WatchLostError(f"{self._lost}. List the entries, and watch again")
+            try:
+                await self._read()
+            except BaseException:
+                await self._hang_up()
+                raise
+        return self._ready.popleft()
+
+    async def _check_revision(self) -> None:
+        """Learn where "now" is, and whether the store has been as far as we have."""
+        body = {**range_of(self._prefix), "count_only": True}
+        answer = await self._gateway.read("/v3/kv/range", body)
+        revision = int(answer["header"]["revision"])
+        if self._seen is None:
+            self._seen = revision
+        elif self._seen > revision:
+            self._lost = (
+                f"changes after revision {self._seen} are wanted, but etcd is at {revision}: "
+                f"it was reset, or restored from an old copy"
+            )
+
+    async def _read(self) -> None:
+        """One message, from a new connection if need be."""
+        if self._lines is None:
+            await self._connect()
+        if self._lost or (lines := self._lines) is None:
+            return
+        try:
+            result = await lines.next()
+        except CompactedError as error:
+            self._lost = str(error)
+            return
+        except StoreUnavailableError as error:
+            if self._gateway.closed:
+                raise
+            log.info("a watch lost its connection and makes another: %s", error)
+            result = None
+        if result is None:
+            self._gateway.next_endpoint(lines.endpoint)
+            await self._hang_up()
+        else:
+            self._take(result)
+
+    async def _connect(self) -> None:
+        pause = FIRST_PAUSE
+        give_up = trio.current_time() + self._gateway.config.watch_retry
+        while True:
+            try:
+                await self._check_revision()
+                if not self._lost:
+                    assert self._seen is not None
+                    create = {
+                        **range_of(self._prefix),
+                        "start_revision": str(self._seen + 1),
+                        "progress_notify": True,
+                        "fragment": True,
+                    }
+                    self._lines = await self._gateway.lines("/v3/watch", {"create_request": create})
+            except StoreUnavailableError:
+                if self._gateway.closed or trio.current_time() + pause >= give_up:
+                    raise
+                await trio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                return
+
+    def _take(self, result: dict[str, Any]) -> None:
+        """Keep the events of whole revisions, and remember how far that is."""
+        if compacted := int(result.get("compact_revision", 0)):
+            self._lost = f"etcd has compacted revisions up to {compacted}"
+            return
+        if result.get("created"):
+            return
+        events = [_event(event) for event in result.get("events", ())]
+        if not events:
+            self._seen = max(self._seen or 0, int(result["header"]["revision"]))
+            return
+        whole, self._held = self._held + events, []
+        if result.get("fragment"):
+            last = whole[-1].revision
+            self._held = [event for event in whole if event.revision == last]
+            whole = whole[: len(whole) - len(self._held)]
+        if whole:
+            self._seen = whole[-1].revision
+        self._ready.extend(event for event in whole if event.key)
+
+    async def _hang_up(self) -> None:
+        self._held = []
+        lines, self._lines = self._lines, None
+        if lines is not None:
+            await lines.aclose()
+
+
+def _event(event: dict[str, Any]) -> WatchEvent:
+    """An event; with an empty key for one that is not ours."""
+    entry = event["kv"]
+    deleted = event.get("type") == "DELETE"
+    value = None if deleted else base64.b64decode(entry.get("value", ""))
+    return WatchEvent(decode_key(entry["key"]) or "", value, int(entry["mod_revision"]))

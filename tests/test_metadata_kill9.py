@@ -1,0 +1,71 @@
+"""A process that writes to a metadata directory is killed again and again, on the real disk.
+
+After each kill: of each writer the newest acknowledged transaction is there, or the one after it
+that it had sent; and each is there as a whole.
+
+`DANUBE_KILL_CYCLES` is the number of kills (default 5).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from danube_trio._disk import RealDisk
+from danube_trio.metadata import open_metadata_directory
+
+CYCLES = int(os.environ.get("DANUBE_KILL_CYCLES", "5"))
+CHILD = Path(__file__).with_name("metadata_child.py")
+
+
+async def kill_one(directory: Path, life: int, lines: int) -> list[list[str]]:
+    """Start a child, hear so many lines, kill it, and return all that it said."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    child = await trio.lowlevel.open_process(
+        [sys.executable, str(CHILD), str(directory), str(life)],
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    assert child.stdout is not None
+    text = b""
+    try:
+        while text.count(b"\n") < lines:
+            chunk = await child.stdout.receive_some()
+            assert chunk, f"the child ended by itself: {child.returncode}"
+            text += chunk
+    finally:
+        child.kill()
+    async for chunk in child.stdout:
+        text += chunk
+    assert await child.wait() == -signal.SIGKILL
+    return [line.split() for line in text.decode().splitlines()]
+
+
+async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    possible: dict[str, set[str]] = {}
+    revision = 0
+    for life in range(CYCLES):
+        lines = rng.choice([1, 5, rng.randrange(2, 60), rng.randrange(60, 1500)])
+        for what, *words in await kill_one(tmp_path, life, lines):
+            if what == "sent":
+                possible.setdefault(words[0], {""}).add(words[1])
+            elif what == "ack":
+                possible[words[0]] = {words[1]}
+        async with open_metadata_directory(tmp_path, disk=RealDisk()) as store:
+            for writer, names in possible.items():
+                entries = await store.list_entries(f"/w/{writer}/")
+                values = {entry.value for entry in entries} or {b":"}
+                assert len(values) == 1 and len(entries) in (0, 3), "a transaction is whole"
+                found = values.pop().partition(b":")[0].decode()
+                assert found in names, f"writer {writer}: {found!r} is none of {names}"
+                possible[writer] = {found}
+            assert store.revision >= revision, "revisions go back"
+            revision = store.revision
+    assert revision > 100
