@@ -173,10 +173,10 @@ class Saving:
                 pause = RETRY_INITIAL
 
     async def _wait(self, unsaved: int) -> None:
-        """Wait until so many settlements are not saved."""
+        """Wait until so many changes are not saved."""
         engine, core = self._engine, self._engine.core
-        while core.settled_total - core.saved_total < unsaved:
-            engine.save_at = core.saved_total + unsaved
+        while core.changes - core.saved_changes < unsaved:
+            engine.save_at = core.saved_changes + unsaved
             await engine.save_bell.wait()
 
     async def save(self) -> None:
@@ -186,11 +186,11 @@ class Saving:
         subscription has failed).
         """
         engine, core = self._engine, self._engine.core
-        wanted = core.settled_total
+        wanted = core.changes
         async with self._lock:
-            if core.saved_total >= wanted and engine.saves:
+            if core.saved_changes >= wanted and engine.saves:
                 return
-            total, state = core.settled_total, core.snapshot()
+            total, state = core.changes, core.snapshot()
             try:
                 saved = await self._keeper.save(state, core.options.max_cursor_bytes)
             except DanubeError as error:
@@ -199,7 +199,7 @@ class Saving:
                 if not isinstance(error, StoreError):
                     engine.fail(error)
                 raise
-            core.saved_total = max(core.saved_total, total)
+            core.saved_changes = max(core.saved_changes, total)
             core.oversize = saved.edge < state.edge
             engine.unsaved_from = saved.edge if core.oversize else None
             engine.saved_end = saved.end

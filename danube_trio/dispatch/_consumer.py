@@ -121,7 +121,7 @@ class Consumer:
         if not engine.core.options.count_crashes:
             return
         serials = [entry.serial for entry in entries]
-        engine.core.settled_total += 1  # something to save
+        engine.core.changes += 1  # something to save
         try:
             await self._saving.save()
         except BaseException:

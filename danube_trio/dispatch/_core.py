@@ -80,8 +80,8 @@ class DispatchCore:
         self.paused = False
         self.oversize = False  # the cursor exceeds max_cursor_bytes
         self.burying: deque[Entry] = deque()  # poison on its way to the dead letters
-        self.settled_total = 0  # counts settlements
-        self.saved_total = 0  # those that are saved
+        self.changes = 0  # counts settlements, and failures: whatever changes the cursor
+        self.saved_changes = 0  # those that are saved
         self._serial = 0
         self._restart(cursor)
 
@@ -163,7 +163,7 @@ class DispatchCore:
         """Messages in `[fed_end, end)` are not in the log any more. Returns how many it wanted."""
         lost = self._ledger.lose(self.fed_end, end)
         self.counts.lost += lost
-        self.settled_total += 1  # something to save
+        self.changes += 1  # something to save
         self.pass_by(end)
         return lost
 
@@ -182,7 +182,7 @@ class DispatchCore:
 
     def _gated(self) -> bool:
         limit = self.options.max_unsaved_acks
-        if limit is not None and self.settled_total - self.saved_total >= limit:
+        if limit is not None and self.changes - self.saved_changes >= limit:
             return True
         return bool(self._hands.blocked) and isinstance(self._queue, PlainQueue)
 
@@ -220,7 +220,8 @@ class DispatchCore:
         """Settle the message of this delivery. False: the delivery is over, and it was not."""
         if entry.serial != serial:
             return False
-        if entry.state not in (State.IN_FLIGHT, State.WAITING, State.READY):
+        late = entry.excused and entry.state in (State.WAITING, State.READY)
+        if entry.state is not State.IN_FLIGHT and not late:
             return False
         self._settle(entry)
         self.counts.acked += 1
@@ -252,6 +253,7 @@ class DispatchCore:
         if not self.is_current(entry, serial):
             return False
         self.counts.failed += 1
+        self.changes += 1
         entry.failures = max(entry.failures, self.options.max_redeliveries or 0) + 1
         entry.reason = reason
         self._poison(entry)
@@ -274,6 +276,7 @@ class DispatchCore:
 
     def _failed(self, entry: Entry, now: float, reason: str, delay: float | None) -> None:
         self.counts.failed += 1
+        self.changes += 1
         entry.failures += 1
         entry.reason = reason
         limit = self.options.max_redeliveries
@@ -298,7 +301,7 @@ class DispatchCore:
         else:
             self._queue.settled(entry)
         self._buffered_bytes -= len(entry.message.payload)
-        self.settled_total += 1
+        self.changes += 1
 
     # ---- time
 
@@ -311,6 +314,7 @@ class DispatchCore:
         if not self.is_current(entry, serial):
             return False
         self.counts.timed_out += 1
+        entry.excused = True
         self._failed(entry, now, "it was not acknowledged in time", None)
         return True
 
@@ -352,6 +356,7 @@ class DispatchCore:
             return False
         if retry:
             entry.failures = 0
+            self.changes += 1
             self._offer(entry)
         else:
             self._settle(entry)
@@ -365,7 +370,7 @@ class DispatchCore:
         for entry in self._ledger.entries.values():
             entry.state = State.SETTLED
         self.burying.clear()
-        self.settled_total += 1
+        self.changes += 1
         self._restart(CursorState.at(offset))
 
     def snapshot(self) -> CursorState:

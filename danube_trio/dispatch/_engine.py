@@ -92,7 +92,7 @@ class Engine:
         self.save_bell = Bell()
         self.bury_bell = Bell()
         self.timer_until = inf  # when the task that watches the clock wakes up
-        self.save_at: float = inf  # so many settlements wake the task that saves
+        self.save_at: float = inf  # so many changes wake the task that saves
         self._reading = True
         self._waiting: dict[_Waiting, None] = {}
         self._called = 0  # woken, and not running yet
@@ -108,7 +108,7 @@ class Engine:
         if not self._reading and core.wants_more():
             self._reading = True
             self.read_bell.ring()
-        if core.settled_total >= self.save_at:
+        if core.changes >= self.save_at:
             self.save_at = inf
             self.save_bell.ring()
         if self._settle_waiters:

@@ -31,6 +31,7 @@ class Hands:
         entry.consumer = consumer
         entry.serial = serial
         entry.deadline = deadline
+        entry.excused = False
         self.in_flight[entry.offset] = entry
 
     def wait(self, entry: Entry, due: float) -> None:

@@ -60,6 +60,7 @@ class Entry:
         serial: of the current delivery; an acknowledgement speaks of one delivery.
         consumer: who has it in hand.
         deadline: when its delivery times out; due: when it may be delivered again.
+        excused: whether the last delivery ended by its timeout, and may be acknowledged late.
         reason: why the last delivery failed.
     """
 
@@ -67,6 +68,7 @@ class Entry:
         "consumer",
         "deadline",
         "due",
+        "excused",
         "failures",
         "key",
         "message",
@@ -86,6 +88,7 @@ class Entry:
         self.consumer: object = None
         self.deadline = 0.0
         self.due = 0.0
+        self.excused = False
         self.reason = ""
 
     def __repr__(self) -> str:

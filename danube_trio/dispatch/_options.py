@@ -123,11 +123,11 @@ class SubscriptionOptions:
         count_crashes: a message that a crash of this process found in consumers' hands has failed
             once more. For work that may take the process down with it; costs one write to the
             metadata store each time messages are handed out. Off: a crash burns no attempt.
-        save_interval: seconds that an acknowledgement may wait until it is saved.
-        max_unsaved_acks: how many may wait; more are not handed out before they are saved. With
-            the window it bounds what is redelivered after a crash. None: no bound.
-        max_cursor_bytes: largest saved cursor. As long as it is exceeded, no new message is
-            handed out. (etcd accepts 1.5 MiB.)
+        save_interval: seconds that an acknowledgement (or a failure) may wait until it is saved.
+        max_unsaved_acks: how many may wait; beyond it nothing is handed out before they are saved.
+            With the window it bounds what is redelivered after a crash. None: no bound.
+        max_cursor_bytes: largest saved cursor; metadata stores accept one of 1,000,000 bytes, which
+            holds a million holes. As long as it is exceeded, no new message is handed out.
         max_retrying_messages: how many may wait for redelivery; beyond it no new ones are
             handed out.
         max_buffered_bytes: payloads held in memory, about: handed out, waiting, or read ahead.
@@ -148,7 +148,7 @@ class SubscriptionOptions:
     count_crashes: bool = False
     save_interval: float = _seconds(0.1, 0, 1e6)
     max_unsaved_acks: int | None = _count(10_000, 1, 1 << 40, optional=True)
-    max_cursor_bytes: int = _count(MIB, 1024, 1 << 30)
+    max_cursor_bytes: int = _count(1_000_000, 1024, 1_000_000)
     max_retrying_messages: int = _count(10_000, 1, 10_000_000)
     max_buffered_bytes: int = _count(64 * MIB, 1, 1 << 40)
 

@@ -44,7 +44,7 @@ class SubscriptionStatistics:
         acked, dropped, dead_lettered: messages that were settled, by how.
         lost: messages that were not in the log any more when they should have been delivered:
             retention by age, or damage in a log that is opened with "skip".
-        unsaved: settlements that are not saved yet.
+        unsaved: settlements and failures that are not saved yet.
         saves, save_failures: of the cursor.
         dead_letter_failures: attempts to append a dead letter that failed.
         last_error: the last failure of the subscription's own work, in words.
@@ -95,7 +95,7 @@ def statistics_of(engine: Engine, log_end: int) -> SubscriptionStatistics:
         dropped=counts.dropped,
         dead_lettered=counts.dead_lettered,
         lost=counts.lost,
-        unsaved=core.settled_total - core.saved_total,
+        unsaved=core.changes - core.saved_changes,
         saves=engine.saves,
         save_failures=engine.save_failures,
         dead_letter_failures=engine.bury_failures,

@@ -293,7 +293,7 @@ class Subscription:
         if engine.phase is Phase.CLOSED:
             return None
         await self.close_unsaved()
-        if engine.fenced or core.settled_total == core.saved_total:
+        if engine.fenced or core.changes == core.saved_changes:
             return None
         with trio.move_on_after(grace):
             try:
