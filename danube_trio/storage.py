@@ -7,19 +7,23 @@ everything below `up_to`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, runtime_checkable
 
 from trio.lowlevel import checkpoint
 
+from danube_trio._disk import RealDisk
 from danube_trio._encode import Appendable
 from danube_trio._reader import Reader
 from danube_trio._source import StartPosition
 from danube_trio._wal import Wal
 from danube_trio.config import Durability
 from danube_trio.message import StreamMessage
+from danube_trio.metadata import EmbeddedMetadata, open_metadata_directory
 
-__all__ = ["PersistentStorage", "WalStorage"]
+__all__ = ["PersistentStorage", "WalStorage", "open_metadata"]
 
 
 @runtime_checkable
@@ -169,3 +173,13 @@ class WalStorage:
         self._check(topic)
         await checkpoint()
         return self._wal.next_offset
+
+
+def open_metadata(
+    dir: str | os.PathLike[str],
+) -> AbstractAsyncContextManager[EmbeddedMetadata]:
+    """Open a metadata store in a directory of this machine, for one ``async with`` block.
+
+    See `danube_trio.metadata.open_metadata_directory` for what it promises and raises.
+    """
+    return open_metadata_directory(dir, disk=RealDisk())

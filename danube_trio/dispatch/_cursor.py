@@ -110,7 +110,7 @@ class CursorState:
 
     end: int = 0
     edge: int = 0
-    holes: Sequence[int] = ()
+    holes: Sequence[int] = attrs.Factory(list[int])
     attempts: Mapping[int, int] = attrs.Factory(dict[int, int])
     owner: str = ""
     saves: int = 0
