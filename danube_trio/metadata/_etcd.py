@@ -22,7 +22,12 @@ from typing import Any
 
 from danube_trio.errors import StoreUnavailableError
 from danube_trio.metadata._etcd_config import EtcdConfig
-from danube_trio.metadata._etcd_gateway import CompactedError, Gateway, LeaseGoneError
+from danube_trio.metadata._etcd_gateway import (
+    CompactedError,
+    Gateway,
+    LeaseGoneError,
+    understood,
+)
 from danube_trio.metadata._etcd_watch import EtcdWatch, decode_key, encode, range_of
 from danube_trio.metadata._rules import check_after, check_key, check_prefix, transaction
 from danube_trio.metadata._store import Revised
@@ -44,7 +49,7 @@ async def open_etcd(config: EtcdConfig) -> AsyncGenerator[EtcdMetadata]:
     """
     store = EtcdMetadata(config)
     try:
-        await store.get("/danube")
+        await store.check()
         yield store
     finally:
         await store.aclose()
@@ -70,10 +75,18 @@ class EtcdMetadata:
         """Where it is, for people."""
         return f"etcd:{','.join(self._gateway.config.endpoints)}"
 
+    async def check(self) -> None:
+        """See that the cluster answers, and knows this user.
+
+        Raises StoreUnavailableError or AccessDeniedError.
+        """
+        await self._gateway.read("/v3/maintenance/status", {})
+
     async def get(self, key: str) -> Revised | None:
         """See `MetadataStore.get`."""
         answer = await self._gateway.read("/v3/kv/range", {"key": encode(check_key(key))})
-        entries = [_revised(entry) for entry in answer.get("kvs", ())]
+        with understood(self.url):
+            entries = [_revised(entry) for entry in answer.get("kvs", ())]
         return entries[0] if entries else None
 
     async def list_entries(self, prefix: str) -> list[Revised]:
@@ -91,20 +104,21 @@ class EtcdMetadata:
         body: dict[str, Any] = {**keys, "limit": str(PAGE)}
         while True:
             answer = await self._gateway.read("/v3/kv/range", body)
-            entries = answer.get("kvs", ())
-            found += [entry for kv in entries if (entry := _revised(kv)) is not None]
-            if not answer.get("more") or not entries:
-                return found
-            last = base64.b64decode(entries[-1]["key"])
-            body["key"] = encode(last + b"\0")
-            body.setdefault("revision", answer["header"]["revision"])
+            with understood(self.url):
+                entries = answer.get("kvs", ())
+                found += [entry for kv in entries if (entry := _revised(kv)) is not None]
+                if not answer.get("more") or not entries:
+                    return found
+                last = base64.b64decode(entries[-1]["key"])
+                body["key"] = encode(last + b"\0")
+                body.setdefault("revision", answer["header"]["revision"])
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> int:
         """See `MetadataStore.put`."""
         transaction({}, put={key: value}, ttl=ttl)  # checks them
         body = {"key": encode(key.encode()), "value": encode(value)}
         if ttl is None:
-            return _revision(await self._gateway.write("/v3/kv/put", body))
+            return self._revision(await self._gateway.write("/v3/kv/put", body))
         try:
             return await self._put_with_lease(body, ttl)
         except LeaseGoneError:  # it ended between the two calls; nothing was put
@@ -114,14 +128,17 @@ class EtcdMetadata:
 
     async def _put_with_lease(self, body: dict[str, str], ttl: float) -> int:
         grant = {"TTL": str(math.ceil(ttl)), "ID": "0"}
-        lease = await self._gateway.write("/v3/lease/grant", grant)
-        return _revision(await self._gateway.write("/v3/kv/put", {**body, "lease": lease["ID"]}))
+        answer = await self._gateway.write("/v3/lease/grant", grant)
+        with understood(self.url):
+            leased = {**body, "lease": str(answer["ID"])}
+        return self._revision(await self._gateway.write("/v3/kv/put", leased))
 
     async def delete(self, key: str) -> bool:
         """See `MetadataStore.delete`."""
         body = {"key": encode(check_key(key))}
         answer = await self._gateway.write("/v3/kv/deleterange", body)
-        return int(answer.get("deleted", 0)) > 0
+        with understood(self.url):
+            return int(answer.get("deleted", 0)) > 0
 
     async def transact(
         self,
@@ -149,7 +166,11 @@ class EtcdMetadata:
             for key, revision in wanted.expect.items()
         ]
         answer = await self._gateway.write("/v3/kv/txn", {"compare": compare, "success": changes})
-        return _revision(answer) if answer.get("succeeded") else None
+        return self._revision(answer) if answer.get("succeeded") else None
+
+    def _revision(self, answer: dict[str, Any]) -> int:
+        with understood(self.url):
+            return int(answer["header"]["revision"])
 
     def watch(self, prefix: str, *, after: int | None = None) -> EtcdWatch:
         """See `MetadataStore.watch`."""
@@ -159,10 +180,6 @@ class EtcdMetadata:
     async def aclose(self) -> None:
         """End all calls and watches, which raise StoreUnavailableError, and the connections."""
         await self._gateway.aclose()
-
-
-def _revision(answer: dict[str, Any]) -> int:
-    return int(answer["header"]["revision"])
 
 
 def _revised(entry: dict[str, Any]) -> Revised | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
@@ -27,7 +27,15 @@ from danube_trio.metadata._etcd_config import EtcdConfig
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["CompactedError", "Gateway", "LeaseGoneError", "Lines", "refusal"]
+__all__ = [
+    "CompactedError",
+    "Gateway",
+    "LeaseGoneError",
+    "Lines",
+    "SilentError",
+    "refusal",
+    "understood",
+]
 
 Json = dict[str, Any]
 
@@ -36,6 +44,7 @@ _INVALID_ARGUMENT, _NOT_FOUND, _PERMISSION_DENIED = 3, 5, 7
 _OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
 # Refusals with "invalid argument" that are about who is asking.
 _LOGIN_WORDS = ("user name is empty", "authentication failed", "auth:")
+CLOSE_SECONDS = 1.0  # a connection that cannot say goodbye is closed without
 MAX_LINE_BYTES = 64 << 20  # etcd sends fragments of 2 MiB at most; base64 and JSON add to that
 
 
@@ -45,6 +54,10 @@ class CompactedError(StoreError):
 
 class LeaseGoneError(StoreError):
     """There is no such lease; nothing was done."""
+
+
+class SilentError(StoreUnavailableError):
+    """Nothing was heard for `watch_silence`: no failure, but perhaps the connection is dead."""
 
 
 class _TokenError(StoreError):
@@ -63,6 +76,17 @@ def _load_httpx() -> Any:
             "the etcd metadata store needs httpx2: pip install 'danube-trio[etcd]'"
         ) from error
     return httpx2
+
+
+@contextlib.contextmanager
+def understood(where: str) -> Generator[None]:
+    """For taking an answer apart: what is not as etcd answers is StoreUnavailableError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StoreUnavailableError(
+            f"{where} does not answer like etcd's gateway: {error!r}"
+        ) from error
 
 
 def refusal(where: str, code: int, message: str) -> Exception:
@@ -122,7 +146,7 @@ class Gateway:
         self._closed = True
         for scope in self._scopes:
             scope.cancel()
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._client.aclose()
 
     async def read(self, path: str, body: Json) -> Json:
@@ -178,7 +202,8 @@ class Gateway:
                         return None
                     # A login that failed has done nothing of what was asked for.
                     raise _NotSentError(*error.args) from error.__cause__
-                self._token = str(answer["token"])
+                with understood(endpoint):
+                    self._token = str(answer["token"])
             return self._token
 
     def forget(self, token: str | None) -> None:
@@ -226,7 +251,11 @@ class Gateway:
         endpoint = self._endpoints[self._current]
         try:
             token = await self.token(endpoint)
-            return await self._begin(endpoint, path, body, token)
+            try:
+                return await self._begin(endpoint, path, body, token)
+            except _TokenError as error:
+                self.forget(token)
+                raise StoreUnavailableError(*error.args) from error
         except StoreUnavailableError:
             self.next_endpoint(endpoint)
             raise
@@ -257,7 +286,7 @@ class Gateway:
         raise StoreUnavailableError(f"etcd at {endpoint} did not begin to answer")
 
     async def next_chunk(self, lines: Lines, chunks: AsyncGenerator[bytes]) -> bytes | None:
-        """More bytes of an answer; None when it has ended, or says nothing for too long."""
+        """More bytes of an answer; None when it has ended."""
         self._check_open()
         with trio.move_on_after(self.config.watch_silence) as scope:
             self._scopes.add(scope)
@@ -268,7 +297,7 @@ class Gateway:
             finally:
                 self._scopes.discard(scope)
         self._check_open()
-        return None
+        raise SilentError(f"etcd at {lines.endpoint} was silent for {self.config.watch_silence} s")
 
 
 class Lines:
@@ -299,14 +328,17 @@ class Lines:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         message = _parse(self.endpoint, line)
-        if error := message.get("error"):
+        with understood(self.endpoint):
+            error: Json = message.get("error") or {}
+            result: Json = message.get("result") or {}
             code = int(error.get("grpc_code") or error.get("code") or 0)
+            ended = result.get("canceled") and not int(result.get("compact_revision", 0))
+        if error:
             self._fail(code, str(error.get("message")))
-        result: Json = message.get("result", {})
-        if result.get("canceled") and not int(result.get("compact_revision", 0)):
+        if ended:
             reason = str(result.get("cancel_reason"))
-            code = _PERMISSION_DENIED if "permission denied" in reason.lower() else 0
-            self._fail(code, reason)
+            denied = "permission denied" in reason.lower()
+            self._fail(_PERMISSION_DENIED if denied else 0, reason)
         return result
 
     def _fail(self, code: int, reason: str) -> NoReturn:
@@ -318,7 +350,7 @@ class Lines:
 
     async def aclose(self) -> None:
         """End it, and its connection; idempotent."""
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._response.aclose()
             # The library's generators stand in each other, and closing the outer one leaves an
             # inner one to the garbage collector, which warns. Reading from what is closed ends all.
@@ -333,7 +365,9 @@ def _answer(endpoint: str, response: httpx2.Response) -> Json:
         return _parse(endpoint, response.content)
     try:
         body = _parse(endpoint, response.content)
-        code, message = int(body.get("code", 0)), str(body.get("message") or body.get("error"))
+        with understood(endpoint):
+            code = int(body.get("code", 0))
+        message = str(body.get("message") or body.get("error"))
     except StoreUnavailableError:
         code, message = 0, response.text[:200]
     if code == 0 and response.status_code in (401, 403):  # of a proxy

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 from collections import deque
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,13 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio.errors import StoreUnavailableError, WatchLostError
-from danube_trio.metadata._etcd_gateway import CompactedError, Gateway, Lines
+from danube_trio.metadata._etcd_gateway import (
+    CompactedError,
+    Gateway,
+    Lines,
+    SilentError,
+    understood,
+)
 from danube_trio.metadata._store import WatchEvent
 
 __all__ = ["EtcdWatch", "decode_key", "encode", "range_of"]
@@ -34,6 +41,8 @@ log = logging.getLogger("danube_trio.metadata")
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
+# A connection that has lived so long was a good one: its end begins a new count of failures.
+GOOD_SECONDS = 10.0
 
 
 def encode(data: bytes) -> str:
@@ -67,6 +76,9 @@ class EtcdWatch:
         self._ready: deque[WatchEvent] = deque()
         self._held: list[WatchEvent] = []  # of a revision that is not whole yet
         self._lines: Lines | None = None
+        self._pause = 0.0  # before the next connection
+        self._give_up = math.inf
+        self._good_from = math.inf
         self._state = "new"
 
     def __repr__(self) -> str:
@@ -114,7 +126,8 @@ class EtcdWatch:
         """Learn where "now" is, and whether the store has been as far as we have."""
         body = {**range_of(self._prefix), "count_only": True}
         answer = await self._gateway.read("/v3/kv/range", body)
-        revision = int(answer["header"]["revision"])
+        with understood("the cluster"):
+            revision = int(answer["header"]["revision"])
         if self._seen is None:
             self._seen = revision
         elif self._seen > revision:
@@ -125,57 +138,64 @@ class EtcdWatch:
 
     async def _read(self) -> None:
         """One message, from a new connection if need be."""
-        if self._lines is None:
-            await self._connect()
-        if self._lost or (lines := self._lines) is None:
-            return
         try:
-            result = await lines.next()
+            if self._lines is None:
+                await self._connect()
+            if self._lines is None:  # lost
+                return
+            result = await self._lines.next()
+            if result is None:
+                raise StoreUnavailableError(f"etcd at {self._lines.endpoint} ended the watch")
+            self._take(result)
         except CompactedError as error:
             self._lost = str(error)
-            return
         except StoreUnavailableError as error:
-            if self._gateway.closed:
-                raise
-            log.info("a watch lost its connection and makes another: %s", error)
-            result = None
-        if result is None:
-            self._gateway.next_endpoint(lines.endpoint)
-            await self._hang_up()
-        else:
-            self._take(result)
+            await self._failed(error)
 
     async def _connect(self) -> None:
-        pause = FIRST_PAUSE
-        give_up = trio.current_time() + self._gateway.config.watch_retry
-        while True:
-            try:
-                await self._check_revision()
-                if not self._lost:
-                    assert self._seen is not None
-                    create = {
-                        **range_of(self._prefix),
-                        "start_revision": str(self._seen + 1),
-                        "progress_notify": True,
-                        "fragment": True,
-                    }
-                    self._lines = await self._gateway.lines("/v3/watch", {"create_request": create})
-            except StoreUnavailableError:
-                if self._gateway.closed or trio.current_time() + pause >= give_up:
-                    raise
-                await trio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            else:
-                return
+        await trio.sleep(self._pause)
+        await self._check_revision()
+        if self._lost:
+            return
+        assert self._seen is not None
+        create = {
+            **range_of(self._prefix),
+            "start_revision": str(self._seen + 1),
+            "progress_notify": True,
+            "fragment": True,
+        }
+        self._lines = await self._gateway.lines("/v3/watch", {"create_request": create})
+        self._good_from = trio.current_time() + GOOD_SECONDS
+
+    async def _failed(self, error: StoreUnavailableError) -> None:
+        """Prepare for another connection, unless it has been tried for long enough."""
+        if self._lines is not None:
+            self._gateway.next_endpoint(self._lines.endpoint)
+            await self._hang_up()
+        now = trio.current_time()
+        if now >= self._good_from or isinstance(error, SilentError):
+            self._pause, self._give_up = 0.0, math.inf
+        self._good_from = math.inf
+        self._give_up = min(self._give_up, now + self._gateway.config.watch_retry)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
+        if self._gateway.closed or now + self._pause >= self._give_up:
+            self._pause, self._give_up = 0.0, math.inf  # whoever goes on begins anew
+            raise error
+        log.info("a watch lost its connection and makes another: %s", error)
 
     def _take(self, result: dict[str, Any]) -> None:
         """Keep the events of whole revisions, and remember how far that is."""
+        with understood("the cluster"):
+            self._take_apart(result)
+
+    def _take_apart(self, result: dict[str, Any]) -> None:
         if compacted := int(result.get("compact_revision", 0)):
             self._lost = f"etcd has compacted revisions up to {compacted}"
             return
         if result.get("created"):
             return
         events = [_event(event) for event in result.get("events", ())]
+        self._good_from = -math.inf  # it works
         if not events:
             self._seen = max(self._seen or 0, int(result["header"]["revision"]))
             return

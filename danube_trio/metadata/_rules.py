@@ -6,7 +6,6 @@ with one of them works with all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -26,6 +25,7 @@ __all__ = [
 MAX_KEY_BYTES = 4096  # a guess: etcd has no limit of its own, the formats of others have
 MAX_TRANSACTION_BYTES = 1 << 20  # etcd refuses requests above 1.5 MiB
 MAX_TRANSACTION_KEYS = 128  # etcd's --max-txn-ops, which counts expectations and changes apart
+MAX_TTL = 1_000_000_000  # 31 years; etcd refuses what is nine times as much
 
 
 @attrs.frozen
@@ -83,8 +83,8 @@ def check_after(after: int | None) -> None:
 
 
 def _check_ttl(ttl: float | None) -> None:
-    if ttl is not None and not (isinstance(ttl, (int, float)) and 1 <= ttl < math.inf):
-        raise ValueError(f"ttl={ttl!r} must be at least 1 second, and finite (None: it lasts)")
+    if ttl is not None and not (isinstance(ttl, (int, float)) and 1 <= ttl <= MAX_TTL):
+        raise ValueError(f"ttl={ttl!r} must be 1 to {MAX_TTL} seconds (None: it lasts)")
 
 
 def transaction(
