@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from danube_trio.dispatch import (
 from danube_trio.storage import open_metadata
 from danube_trio.testing import SimDisk
 
+Make = Callable[[ReliableOptions, Metadata], ReliableDispatch]
 BODY = bytes(100_000)  # eleven of them fill a segment of 1 MiB
 
 
@@ -46,9 +47,7 @@ def options(request: pytest.FixtureRequest) -> ReliableOptions:
 
 
 @pytest.fixture(params=["wal", "segments"])
-async def make(
-    request: pytest.FixtureRequest, clock: Clock
-) -> AsyncGenerator[type[ReliableDispatch]]:
+async def make(request: pytest.FixtureRequest, clock: Clock) -> AsyncGenerator[Make]:
     """Makes dispatches over the same messages."""
     if request.param == "segments":
         cache = TopicCache(InMemoryStorage(clock=clock))
@@ -56,7 +55,7 @@ async def make(
         def over_segments(options: ReliableOptions, metadata: Metadata) -> ReliableDispatch:
             return ReliableDispatch(TOPIC, options, cache, metadata=metadata, clock=clock)
 
-        yield over_segments  # type: ignore[misc] # a function that makes one
+        yield over_segments
         return
     config = WalConfig(dir="/log", segment_bytes=1 << 20)
     async with open_wal(config, disk=SimDisk(), clock=clock) as wal:
@@ -67,7 +66,7 @@ async def make(
                 TOPIC, options, None, storage, metadata=metadata, clock=clock
             )
 
-        yield over_wal  # type: ignore[misc] # a function that makes one
+        yield over_wal
 
 
 UNTIL_ACK = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_ACK)
@@ -79,7 +78,7 @@ async def fill(dispatch: ReliableDispatch, count: int) -> None:
         await dispatch.store_message(BODY)
 
 
-async def test_what_everybody_acknowledged_goes(make: type[ReliableDispatch]) -> None:
+async def test_what_everybody_acknowledged_goes(make: Make) -> None:
     async with make(UNTIL_ACK, Metadata()) as dispatch:
         await fill(dispatch, 40)
         assert await dispatch.apply_retention() == 0  # no subscription: nothing goes
@@ -98,7 +97,7 @@ async def test_what_everybody_acknowledged_goes(make: type[ReliableDispatch]) ->
         assert late.end == start
 
 
-async def test_a_subscription_that_is_not_open_counts(make: type[ReliableDispatch]) -> None:
+async def test_a_subscription_that_is_not_open_counts(make: Make) -> None:
     metadata = Metadata()
     async with make(UNTIL_ACK, metadata) as dispatch:
         await fill(dispatch, 30)
@@ -112,9 +111,7 @@ async def test_a_subscription_that_is_not_open_counts(make: type[ReliableDispatc
         assert await dispatch.apply_retention() > 15
 
 
-async def test_what_is_old_goes_acknowledged_or_not(
-    make: type[ReliableDispatch], clock: Clock
-) -> None:
+async def test_what_is_old_goes_acknowledged_or_not(make: Make, clock: Clock) -> None:
     async with make(UNTIL_EXPIRE, Metadata()) as dispatch:
         await fill(dispatch, 25)
         clock.now += 50
@@ -131,7 +128,7 @@ async def test_what_is_old_goes_acknowledged_or_not(
 
 
 async def test_a_reader_keeps_what_it_has_not_read(
-    make: type[ReliableDispatch], options: ReliableOptions, clock: Clock
+    make: Make, options: ReliableOptions, clock: Clock
 ) -> None:
     async with make(options, Metadata()) as dispatch:
         await fill(dispatch, 40)
@@ -149,7 +146,7 @@ async def test_a_reader_keeps_what_it_has_not_read(
         assert await dispatch.apply_retention() > 25
 
 
-async def test_a_forgotten_reader_keeps_nothing(make: type[ReliableDispatch]) -> None:
+async def test_a_forgotten_reader_keeps_nothing(make: Make) -> None:
     async with make(UNTIL_ACK, Metadata()) as dispatch:
         await fill(dispatch, 40)
         subscription = await dispatch.add_subscription("billing")
@@ -159,9 +156,7 @@ async def test_a_forgotten_reader_keeps_nothing(make: type[ReliableDispatch]) ->
         assert await dispatch.apply_retention() > 25
 
 
-async def test_retention_comes_by_itself(
-    make: type[ReliableDispatch], autojump_clock: MockClock
-) -> None:
+async def test_retention_comes_by_itself(make: Make, autojump_clock: MockClock) -> None:
     async with make(UNTIL_ACK, Metadata()) as dispatch:
         await fill(dispatch, 40)
         subscription = await dispatch.add_subscription("billing")

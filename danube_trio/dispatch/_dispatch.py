@@ -160,8 +160,7 @@ class ReliableDispatch:
             self._idle_ends = await known_subscriptions(self._metadata, self.topic)
             nursery = await self._manager.__aenter__()
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._stack.aclose()
+            await self._stack.aclose()
             raise
         self._store = TopicStore(self.topic, topic_log)
         self._retention = Retention(self._store, self.options, self._ends, self._clock)
@@ -185,8 +184,7 @@ class ReliableDispatch:
         try:
             await self._leave_nursery(exc_type, exc, traceback)
         finally:
-            with trio.CancelScope(shield=True):
-                await self._stack.aclose()
+            await self._stack.aclose()  # a log shields what must not be cut short
         if errors:
             if exc is None:
                 raise errors[0]
