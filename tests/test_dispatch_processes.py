@@ -85,7 +85,7 @@ async def keep_working(play: Play) -> None:
         await play.ready.wait()
         process = await start("dispatch_worker.py", play.address)
         try:
-            await lines_of(process, play, play.chance.randrange(1, 2 * MESSAGES // 25))
+            await lines_of(process, play, play.chance.randrange(1, min(2 * MESSAGES // 25, 2000)))
         finally:
             if process.returncode is None:
                 process.kill()

@@ -264,6 +264,7 @@ class DispatchCore:
         if not self.is_current(entry, serial):
             return False
         self.counts.released += 1
+        self.changes += self.options.count_crashes  # what is saved may say that it was in hand
         self._offer(entry)
         return True
 
