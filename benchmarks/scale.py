@@ -40,6 +40,7 @@ class Scale:
         seeks: random offsets.
         warm_bytes: space that is written once before anything is measured.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
+        dispatched: messages that are taken and acknowledged.
     """
 
     turns: int = 10
@@ -55,6 +56,7 @@ class Scale:
     warm_bytes: int = 512 * MIB
     peer_singles: int = 600
     peer_batches: int = 40
+    dispatched: int = 100_000
 
 
 FULL = Scale()
@@ -72,6 +74,7 @@ QUICK = Scale(
     warm_bytes=MIB,
     peer_singles=4,
     peer_batches=2,
+    dispatched=400,
 )
 
 

@@ -314,7 +314,7 @@ class Dispatching(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, 30.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        next_time = self.core.next_time()
+        next_time = min(self.core.next_due(), self.core.next_deadline())
         self.core.tick(self.now)
         happened = False
         for fact in self.facts:

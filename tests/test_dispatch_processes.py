@@ -55,12 +55,12 @@ class Play:
             self.kill_broker.set()
 
 
-async def start(script: str, argument: object, **pipes: int) -> trio.Process:
+async def start(script: str, argument: object, stdin: int | None = None) -> trio.Process:
     return await trio.lowlevel.open_process(
         [sys.executable, str(HERE / script), str(argument)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
-        **pipes,  # type: ignore[arg-type] # stdin
     )
 
 

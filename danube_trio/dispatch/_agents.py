@@ -127,17 +127,27 @@ class Reading:
 
 
 async def watch_clock(engine: Engine) -> None:
-    """Let deliveries time out and redeliveries become due."""
+    """Let deliveries time out and redeliveries become due.
+
+    A delivery that begins later times out later, so while there are some it is enough to look again
+    after one timeout at the latest; whoever takes a message need not wake this task.
+    """
     core = engine.core
     timeout = core.options.ack_timeout
+    seen = -1
     while engine.phase is not Phase.CLOSED:
         now = trio.current_time()
         core.tick(now)
         engine.changed()
-        until = core.next_time()
-        # Timed-out deliveries are looked for among all that are in flight: not too often.
-        engine.timer_until = until if timeout is None else max(until, now + timeout / 100)
-        with trio.CancelScope(deadline=engine.timer_until):
+        until = core.next_due()
+        if timeout is not None:
+            # All that are in flight are looked at each time: not too often.
+            until = min(until, max(core.next_deadline(), now + timeout / 100))
+            if core.counts.delivered != seen:
+                until = min(until, now + timeout)
+            seen = core.counts.delivered
+        engine.timer_until = until
+        with trio.CancelScope(deadline=until):
             await engine.time_bell.wait()
 
 

@@ -306,9 +306,13 @@ class DispatchCore:
 
     # ---- time
 
-    def next_time(self) -> float:
-        """When `tick` has something to do; it may turn out to be nothing. Looks at the window."""
-        return min(self._hands.next_wait(), self._hands.next_deadline())
+    def next_due(self) -> float:
+        """When the next redelivery is due."""
+        return self._hands.next_wait()
+
+    def next_deadline(self) -> float:
+        """When the next delivery times out. Looks at all that are in flight."""
+        return self._hands.next_deadline()
 
     def time_out(self, entry: Entry, serial: int, now: float) -> bool:
         """This delivery took too long."""
