@@ -260,7 +260,7 @@ class Program:
         """Do to a message what is drawn for it; in the end everything is done well."""
         how, pause = self.manners[self.turn % len(self.manners)]
         self.turn += 1
-        assert self.turn < 3000, "time stands still"
+        assert self.turn < 10_000, "time stands still"
         if self.ending and (self.turn > len(self.manners) or how in ("nothing", "forget")):
             how, pause = "ack", 0.0
         await trio.sleep(pause)
@@ -278,7 +278,7 @@ class Program:
                     scope.cancel()
                     await trio.lowlevel.checkpoint()
                 message.release()
-                await trio.sleep(0.01)  # or time would stand still
+                await trio.sleep(5)  # or time would stand still
             case _:
                 pass
 

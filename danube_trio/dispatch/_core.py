@@ -25,8 +25,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Protocol
 
-import attrs
-
+from danube_trio.dispatch._counts import Counts
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._hands import Hands
 from danube_trio.dispatch._ledger import Entry, Ledger, State
@@ -39,7 +38,7 @@ from danube_trio.dispatch._options import (
 from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
 from danube_trio.message import StreamMessage
 
-__all__ = ["Counts", "DispatchCore", "Taker"]
+__all__ = ["DispatchCore", "Taker"]
 
 ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
 # Read on when fewer are at hand (guesses). With lanes many messages may wait behind few keys.
@@ -54,20 +53,6 @@ class Taker(Protocol):
     def ordered(self) -> bool:
         """Whether it wants one message of a key at a time; counts where it is the only one."""
         ...
-
-
-@attrs.define(eq=False)
-class Counts:
-    """What happened since the subscription was opened."""
-
-    delivered: int = 0
-    acked: int = 0
-    failed: int = 0
-    timed_out: int = 0
-    released: int = 0
-    dropped: int = 0
-    dead_lettered: int = 0
-    lost: int = 0
 
 
 class DispatchCore:
