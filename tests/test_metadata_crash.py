@@ -65,7 +65,7 @@ async def one_by_one(disk: SimDisk, record: Record) -> None:
     async with open_metadata_directory(D, disk=disk) as store:
         for n in range(3):
             await record.change(store, {f"/{n % 2}": b"%d" % n * 40})
-        await record.change(store, {"/a": b"", "/b": b"b" * 700}, ("/1",))
+        await record.change(store, {"/a": b"", "/b": b"b" * 200}, ("/1",))
         await record.change(store, delete=("/a",))
 
 
@@ -175,13 +175,14 @@ async def recover_and_crash(disk: SimDisk, acked: tuple[int, Content], what: str
     before = disk.op_count
     found = await recover(disk.process())
     assert is_next(found, acked), what
-    for point in disk.crash_points(samples=SAMPLES, start=before):
-        for state in point.states:
-            again = await recover(state.disk)
-            name = f"{what}, then {state.name} at {point.op_count}"
-            assert is_next(again, acked) and (point.op_count < disk.op_count or again == found), (
-                name
-            )
+    every = 5 if SAMPLES == 1 else 1  # replaying the history takes time
+    if before % every == 0:
+        for point in disk.crash_points(samples=SAMPLES, start=before):
+            for state in point.states:
+                name = f"{what}, then {state.name} at {point.op_count}"
+                assert is_next(await recover(state.disk), acked), name
+    for state in disk.crash_states(samples=SAMPLES):
+        assert await recover(state.disk) == found, f"{what}, then {state.name}"
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["undone", "done"])

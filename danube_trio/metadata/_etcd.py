@@ -21,13 +21,9 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 from danube_trio.errors import StoreUnavailableError
+from danube_trio.metadata._etcd_answer import CompactedError, LeaseGoneError, understood
 from danube_trio.metadata._etcd_config import EtcdConfig
-from danube_trio.metadata._etcd_gateway import (
-    CompactedError,
-    Gateway,
-    LeaseGoneError,
-    understood,
-)
+from danube_trio.metadata._etcd_gateway import Gateway
 from danube_trio.metadata._etcd_watch import EtcdWatch, decode_key, encode, range_of
 from danube_trio.metadata._rules import check_after, check_key, check_prefix, transaction
 from danube_trio.metadata._store import Revised

@@ -14,58 +14,33 @@ Every call has a limit of time, for a server that takes connections and says not
 from __future__ import annotations
 
 import contextlib
-import json
-import ssl
-from collections.abc import AsyncGenerator, Generator
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
-from danube_trio.errors import AccessDeniedError, StoreError, StoreUnavailableError
+from danube_trio.errors import AccessDeniedError, StoreUnavailableError
+from danube_trio.metadata._etcd_answer import (
+    PERMISSION_DENIED,
+    Json,
+    NotSentError,
+    SilentError,
+    TokenError,
+    answer_of,
+    certificate_error,
+    parse,
+    refusal,
+    understood,
+)
 from danube_trio.metadata._etcd_config import EtcdConfig
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = [
-    "CompactedError",
-    "Gateway",
-    "LeaseGoneError",
-    "Lines",
-    "SilentError",
-    "refusal",
-    "understood",
-]
+__all__ = ["Gateway", "Lines"]
 
-Json = dict[str, Any]
-
-# gRPC status codes that are not simply "not now".
-_INVALID_ARGUMENT, _NOT_FOUND, _PERMISSION_DENIED = 3, 5, 7
-_OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
-# Refusals with "invalid argument" that are about who is asking.
-_LOGIN_WORDS = ("user name is empty", "authentication failed", "auth:")
 CLOSE_SECONDS = 1.0  # a connection that cannot say goodbye is closed without
 MAX_LINE_BYTES = 64 << 20  # etcd sends fragments of 2 MiB at most; base64 and JSON add to that
-
-
-class CompactedError(StoreError):
-    """The revision is not kept any more."""
-
-
-class LeaseGoneError(StoreError):
-    """There is no such lease; nothing was done."""
-
-
-class SilentError(StoreUnavailableError):
-    """Nothing was heard for `watch_silence`: no failure, but perhaps the connection is dead."""
-
-
-class _TokenError(StoreError):
-    """The token has run out; nothing was done."""
-
-
-class _NotSentError(StoreUnavailableError):
-    """There was no connection; nothing was done."""
 
 
 def _load_httpx() -> Any:
@@ -76,35 +51,6 @@ def _load_httpx() -> Any:
             "the etcd metadata store needs httpx2: pip install 'danube-trio[etcd]'"
         ) from error
     return httpx2
-
-
-@contextlib.contextmanager
-def understood(where: str) -> Generator[None]:
-    """For taking an answer apart: what is not as etcd answers is StoreUnavailableError."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise StoreUnavailableError(
-            f"{where} does not answer like etcd's gateway: {error!r}"
-        ) from error
-
-
-def refusal(where: str, code: int, message: str) -> Exception:
-    """The exception for an answer with this gRPC status code."""
-    text = f"etcd at {where}: {message}"
-    if "invalid auth token" in message or "revision of auth store is old" in message:
-        return _TokenError(text)
-    if code in (_PERMISSION_DENIED, _UNAUTHENTICATED):
-        return AccessDeniedError(text)
-    if code == _INVALID_ARGUMENT and any(word in message for word in _LOGIN_WORDS):
-        return AccessDeniedError(text)
-    if code == _INVALID_ARGUMENT and "too large" in message:
-        return ValueError(text)
-    if code == _OUT_OF_RANGE and "compacted" in message:
-        return CompactedError(text)
-    if code == _NOT_FOUND and "lease not found" in message:
-        return LeaseGoneError(text)
-    return StoreUnavailableError(text)
 
 
 class Gateway:
@@ -165,7 +111,7 @@ class Gateway:
                 return await self._with_token(endpoint, path, body)
             except StoreUnavailableError as error:
                 self.next_endpoint(endpoint)
-                if self._closed or not (repeatable or isinstance(error, _NotSentError)):
+                if self._closed or not (repeatable or isinstance(error, NotSentError)):
                     raise
                 failure = failure or error
         assert failure is not None
@@ -180,11 +126,11 @@ class Gateway:
         token = await self.token(endpoint)
         try:
             return await self._post(endpoint, path, body, token)
-        except _TokenError:
+        except TokenError:
             self.forget(token)
         try:
             return await self._post(endpoint, path, body, await self.token(endpoint))
-        except _TokenError as error:
+        except TokenError as error:
             raise AccessDeniedError(*error.args) from error
 
     async def token(self, endpoint: str) -> str | None:
@@ -201,7 +147,7 @@ class Gateway:
                     if "authentication is not enabled" in str(error):
                         return None
                     # A login that failed has done nothing of what was asked for.
-                    raise _NotSentError(*error.args) from error.__cause__
+                    raise NotSentError(*error.args) from error.__cause__
                 with understood(endpoint):
                     self._token = str(answer["token"])
             return self._token
@@ -222,7 +168,7 @@ class Gateway:
                 response = await self._client.post(
                     endpoint + path, json=body, headers=headers, timeout=timeout
                 )
-                return _answer(endpoint, response)
+                return answer_of(endpoint, response)
             except self.http_errors as error:
                 self._raise(endpoint, error)
             finally:
@@ -239,11 +185,11 @@ class Gateway:
 
     def _raise(self, endpoint: str, error: BaseException) -> NoReturn:
         text = f"etcd at {endpoint}: {type(error).__name__} {error}".rstrip()
-        if (refused := _certificate_error(error)) is not None:
+        if (refused := certificate_error(error)) is not None:
             raise AccessDeniedError(f"{text} ({refused})") from error
         httpx = self._httpx
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-            raise _NotSentError(f"{text}; nothing was done") from error
+            raise NotSentError(f"{text}; nothing was done") from error
         raise StoreUnavailableError(f"{text}; whether a change happened is not known") from error
 
     async def lines(self, path: str, body: Json) -> Lines:
@@ -253,7 +199,7 @@ class Gateway:
             token = await self.token(endpoint)
             try:
                 return await self._begin(endpoint, path, body, token)
-            except _TokenError as error:
+            except TokenError as error:
                 self.forget(token)
                 raise StoreUnavailableError(*error.args) from error
         except StoreUnavailableError:
@@ -276,7 +222,7 @@ class Gateway:
                 response = await self._client.send(request, stream=True)
                 if response.status_code != 200:
                     await response.aread()
-                    _answer(endpoint, response)
+                    answer_of(endpoint, response)
                 return Lines(self, endpoint, token, response)
             except self.http_errors as error:
                 self._raise(endpoint, error)
@@ -327,7 +273,7 @@ class Lines:
                 raise StoreUnavailableError(f"etcd at {self.endpoint}: a line has no end")
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        message = _parse(self.endpoint, line)
+        message = parse(self.endpoint, line)
         with understood(self.endpoint):
             error: Json = message.get("error") or {}
             result: Json = message.get("result") or {}
@@ -338,12 +284,12 @@ class Lines:
         if ended:
             reason = str(result.get("cancel_reason"))
             denied = "permission denied" in reason.lower()
-            self._fail(_PERMISSION_DENIED if denied else 0, reason)
+            self._fail(PERMISSION_DENIED if denied else 0, reason)
         return result
 
     def _fail(self, code: int, reason: str) -> NoReturn:
         error = refusal(self.endpoint, code, reason)
-        if isinstance(error, _TokenError):
+        if isinstance(error, TokenError):
             self._gateway.forget(self._token)
             raise StoreUnavailableError(*error.args)
         raise error
@@ -357,45 +303,6 @@ class Lines:
             with contextlib.suppress(*self._gateway.http_errors):
                 while await anext(self._chunks, None) is not None:
                     pass
-
-
-def _answer(endpoint: str, response: httpx2.Response) -> Json:
-    """The object of an answer; raises what it says is wrong."""
-    if response.status_code == 200:
-        return _parse(endpoint, response.content)
-    try:
-        body = _parse(endpoint, response.content)
-        with understood(endpoint):
-            code = int(body.get("code", 0))
-        message = str(body.get("message") or body.get("error"))
-    except StoreUnavailableError:
-        code, message = 0, response.text[:200]
-    if code == 0 and response.status_code in (401, 403):  # of a proxy
-        code = _PERMISSION_DENIED
-    raise refusal(endpoint, code, f"{message} (status {response.status_code})")
-
-
-def _parse(endpoint: str, data: bytes) -> Json:
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise StoreUnavailableError(
-            f"{endpoint} does not answer like etcd's gateway: {data[:100]!r}"
-        ) from error
-    if not isinstance(value, dict):
-        raise StoreUnavailableError(f"{endpoint} does not answer like etcd's gateway: {value!r}")
-    return cast("Json", value)
-
-
-def _certificate_error(error: BaseException | None) -> str | None:
-    """What TLS says against one of the two certificates, if that is why."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError) and (
-            isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in (error.reason or "")
-        ):
-            return error.reason or str(error)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _keepalive() -> list[tuple[int, int, int]]:

@@ -26,13 +26,8 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio.errors import StoreUnavailableError, WatchLostError
-from danube_trio.metadata._etcd_gateway import (
-    CompactedError,
-    Gateway,
-    Lines,
-    SilentError,
-    understood,
-)
+from danube_trio.metadata._etcd_answer import CompactedError, SilentError, understood
+from danube_trio.metadata._etcd_gateway import Gateway, Lines
 from danube_trio.metadata._store import WatchEvent
 
 __all__ = ["EtcdWatch", "decode_key", "encode", "range_of"]
