@@ -20,8 +20,18 @@ from topics import (
 )
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from danube_trio import OffsetTrimmedError, StartPosition, WalConfig, WalStorage, open_wal
+from danube_trio import (
+    CorruptDataError,
+    OffsetTrimmedError,
+    StartPosition,
+    StreamMessage,
+    UnexpectedOffsetError,
+    WalConfig,
+    WalStorage,
+    open_wal,
+)
 from danube_trio.dispatch import (
+    Consumer,
     Delivery,
     PoisonPolicy,
     ReliableDispatch,
@@ -32,6 +42,7 @@ from danube_trio.dispatch import (
     SubscriptionOptions,
     SubscriptionType,
 )
+from danube_trio.errors import FencedError
 
 
 @pytest.fixture(params=["wal", "segments"])
@@ -84,7 +95,7 @@ async def test_messages_are_stored_and_streamed(dispatch: ReliableDispatch) -> N
 
 
 async def test_what_a_consumer_does_to_a_message_is_its_own_affair(
-    dispatch: ReliableDispatch,
+    dispatch: ReliableDispatch, autojump_clock: MockClock
 ) -> None:
     await dispatch.store_message(keyed("eu", b"x"))
     subscription = await open_with(dispatch)
@@ -96,11 +107,12 @@ async def test_what_a_consumer_does_to_a_message_is_its_own_affair(
     reader = await dispatch.topic_store.create_reader(end="current")
     (there,) = [m async for m in reader]
     assert there.payload == b"x" and not there.attributes
+    async with subscription.take() as message:  # nor does its redelivery know of it
+        assert message.attempt == 2
+        assert message.payload == b"x" and not message.attributes
 
 
 async def test_an_offset_that_is_not_the_next_one_is_refused(dispatch: ReliableDispatch) -> None:
-    from danube_trio import UnexpectedOffsetError
-
     await dispatch.store_message(b"0", expected_offset=0)
     with pytest.raises(UnexpectedOffsetError):
         await dispatch.store_message(b"again", expected_offset=0)
@@ -404,8 +416,6 @@ async def test_the_order_of_a_key_holds_through_failures(
 
 
 async def test_a_producer_is_the_key_of_messages_without_one(dispatch: ReliableDispatch) -> None:
-    from danube_trio import StreamMessage
-
     await dispatch.store_batch([StreamMessage(b"", producer_name="p1") for _ in range(2)])
     await store(dispatch, 2)  # without a key and a producer: in no order
     subscription = await open_with(dispatch, type=SubscriptionType.KEY_SHARED)
@@ -556,6 +566,64 @@ async def test_a_new_subscription_begins_where_it_is_told(dispatch: ReliableDisp
     with pytest.raises(ValueError, match="99"):
         await dispatch.add_subscription("d", start=StartPosition.offset(99))
     assert "d" not in dispatch.subscriptions()
+
+
+async def test_a_subscription_that_failed_can_be_opened_again(
+    dispatch: ReliableDispatch, backing: Backing, metadata: Metadata
+) -> None:
+    await store(dispatch, 3)
+    subscription = await dispatch.add_subscription("billing")
+    await settle(subscription, 1)
+    async with backing.dispatch(metadata) as other:  # takes it over
+        await settle(await other.add_subscription("billing"), 2)
+    with pytest.raises(FencedError):
+        await subscription.flush()
+    again = await dispatch.add_subscription("billing")
+    assert again is not subscription
+    assert await settle(again, 1) == [2]
+
+
+async def test_a_call_for_a_consumer_that_was_closed_is_passed_on(
+    dispatch: ReliableDispatch,
+) -> None:
+    options = SubscriptionOptions(type=SubscriptionType.SHARED)
+    subscription = await dispatch.add_subscription("billing", options)
+    got: list[str] = []
+
+    async def wait(consumer: Consumer, name: str) -> None:
+        try:
+            async with consumer.take():
+                got.append(name)
+        except SubscriptionClosedError:
+            got.append(f"{name} closed")
+
+    async with trio.open_nursery() as nursery:
+        async with subscription.consumer() as first:
+            nursery.start_soon(wait, first, "first")
+            await wait_all_tasks_blocked()
+            async with subscription.consumer() as second:
+                nursery.start_soon(wait, second, "second")
+                await wait_all_tasks_blocked()
+                subscription.pause()
+                await store(dispatch, 1)
+                await wait_all_tasks_blocked()
+                subscription.resume()  # calls the first one, which is closed before it runs
+                first.leave()
+                await wait_all_tasks_blocked()
+                first.enter()
+    assert got == ["first closed", "second"]
+
+
+async def test_an_unreadable_cursor_stops_retention_and_can_be_removed(
+    backing: Backing, metadata: Metadata
+) -> None:
+    await metadata.put(CURSOR, b"rubbish")
+    async with backing.dispatch(metadata) as dispatch:
+        assert dispatch.subscriptions() == {"billing": None}
+        with pytest.raises(CorruptDataError, match="cannot be read"):
+            await dispatch.add_subscription("billing")
+        assert await dispatch.remove_subscription("billing")
+        await dispatch.add_subscription("billing")
 
 
 async def test_adding_a_subscription_twice_gives_the_same(dispatch: ReliableDispatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,11 +18,34 @@ from hypothesis.stateful import (
     rule,
 )
 
+import danube_trio.dispatch
 from danube_trio.dispatch import PoisonPolicy, SubscriptionOptions, SubscriptionType
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._ledger import Entry, Ledger
 from danube_trio.message import StreamMessage
+
+PURE = ("_core", "_counts", "_cursor", "_failures", "_hands", "_ledger", "_options", "_queues")
+IMPURE = {"trio", "time", "random", "os", "threading", "socket", "logging"}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_core_of_dispatch_has_no_clock_no_chance_and_no_io(name: str) -> None:
+    source = Path(danube_trio.dispatch.__file__).with_name(f"{name}.py").read_text("utf-8")
+    tree = ast.parse(source)
+    suspending = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
+    assert not [node for node in ast.walk(tree) if isinstance(node, suspending)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & IMPURE
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            assert module.split(".")[0] not in IMPURE
+            if module.startswith("danube_trio.dispatch."):
+                assert module.removeprefix("danube_trio.dispatch.") in PURE
+            elif module.startswith("danube_trio"):
+                assert module in ("danube_trio.errors", "danube_trio.message")
+
 
 KEYS = ["", "a", "b", "c"]
 BUFFER_BYTES = 40
@@ -330,7 +356,7 @@ class Dispatching(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.core.burying))
     @rule()
     def bury(self) -> None:
-        entry = self.core.burying.popleft()
+        entry = self.core.burying[0]
         self.core.buried(entry)
         assert self.facts[entry.offset].state == "burying"
         self.facts[entry.offset].state = "dead"

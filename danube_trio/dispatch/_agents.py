@@ -177,7 +177,7 @@ class Saving:
                     )
                 await trio.sleep(pause)
                 pause = min(2 * pause, RETRY_MAX)
-            except DanubeError:
+            except (DanubeError, OSError, ValueError):
                 return  # the subscription has failed
             else:
                 pause = RETRY_INITIAL
@@ -203,7 +203,7 @@ class Saving:
             total, state = core.changes, core.snapshot()
             try:
                 saved = await self._keeper.save(state, core.options.max_cursor_bytes)
-            except DanubeError as error:
+            except (DanubeError, OSError, ValueError) as error:
                 engine.save_failures += 1
                 engine.last_error = str(error)
                 if not isinstance(error, StoreError):
@@ -241,9 +241,8 @@ async def bury(engine: Engine, letters: DeadLetters) -> None:
                 )
             await trio.sleep(pause)
             pause = min(2 * pause, RETRY_MAX)
+            core.burying.rotate(-1)  # it may be this one only
             continue
         pause = RETRY_INITIAL
-        if core.burying and core.burying[0] is entry:  # not after a seek
-            core.burying.popleft()
         core.buried(entry)
         engine.changed()

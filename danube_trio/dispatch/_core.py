@@ -331,7 +331,8 @@ class DispatchCore:
 
     def buried(self, entry: Entry) -> None:
         """A message is among the dead letters now."""
-        if entry.state is State.BURYING:
+        if entry.state is State.BURYING:  # not if it was moved meanwhile
+            self.burying.remove(entry)
             self._settle(entry)
             self.counts.dead_lettered += 1
 

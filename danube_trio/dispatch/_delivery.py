@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
@@ -31,19 +32,18 @@ class Delivery:
     whether it counted: False means that the delivery was over.
 
     Attributes:
-        message: the message, as the log has it.
-        offset: its offset.
+        offset: the message's offset.
         attempt: which delivery of the message this is: failures before it, plus 1.
     """
 
-    __slots__ = ("_engine", "_entry", "_scope", "_serial", "attempt", "message", "offset")
+    __slots__ = ("_engine", "_entry", "_message", "_scope", "_serial", "attempt", "offset")
 
     def __init__(self, engine: Engine, entry: Entry) -> None:
         self._engine = engine
         self._entry = entry
         self._serial = entry.serial
         self.attempt = entry.failures + 1
-        self.message: StreamMessage = entry.message
+        self._message: StreamMessage | None = None
         self.offset = entry.offset
         self._scope: trio.CancelScope | None = None
 
@@ -51,19 +51,32 @@ class Delivery:
         return f"<Delivery of offset {self.offset}, attempt {self.attempt}>"
 
     @property
+    def message(self) -> StreamMessage:
+        """The message with all its fields: a copy, which the consumer may change."""
+        if self._message is None:
+            there = self._entry.message
+            self._message = attrs.evolve(
+                there,
+                attributes=dict(there.attributes),
+                msg_id=attrs.evolve(there.msg_id),
+                offset=there.offset,
+            )
+        return self._message
+
+    @property
     def payload(self) -> bytes:
         """The message's payload."""
-        return self.message.payload
+        return self._entry.message.payload
 
     @property
     def attributes(self) -> Mapping[str, str]:
-        """The message's attributes."""
-        return self.message.attributes
+        """The message's attributes, to be read."""
+        return MappingProxyType(self._entry.message.attributes)
 
     @property
     def key(self) -> str:
         """The message's routing key, else its producer's name; empty if it has neither."""
-        return key_of(self.message)
+        return key_of(self._entry.message)
 
     @property
     def is_current(self) -> bool:
@@ -87,7 +100,7 @@ class Delivery:
 
     def nack(self, delay: float | None = None, *, reason: str = "") -> bool:
         """It failed: deliver it again, after `delay` seconds or the backoff, if it may be."""
-        if delay is not None and not delay >= 0:
+        if delay is not None and not 0 <= delay < inf:
             raise ValueError(f"delay={delay!r} must be seconds, 0 or more")
         engine = self._engine
         counted = engine.core.fail(

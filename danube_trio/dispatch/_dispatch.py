@@ -287,7 +287,7 @@ class ReliableDispatch:
         """Open a subscription, and make it if it is new. Idempotent.
 
         An existing one goes on where its cursor is. Opening it takes it over: a program that had
-        it open gets `FencedError` from then on.
+        it open gets `FencedError` from then on. One that has failed here is opened anew.
 
         Args:
             options: defaults to ``SubscriptionOptions()``.
@@ -306,10 +306,12 @@ class ReliableDispatch:
         options = options if options is not None else SubscriptionOptions()
         async with self._lock:
             there = self._subscriptions.get(name)
-            if there is not None:
+            if there is not None and there.is_open:
                 if there.options != options:
                     raise ValueError(f"subscription {name!r} is open with other options")
                 return there
+            if there is not None:
+                await self._put_away(there)
             letters = await letters_of(
                 self._dead_letter_storage or self._storage, options, store.log, self.topic, name
             )
@@ -354,6 +356,16 @@ class ReliableDispatch:
             await CursorKeeper(self._metadata, self.topic, name).remove()
             del self._idle_ends[name]
             return True
+
+    async def _put_away(self, failed: Subscription) -> None:
+        """Close a subscription that has failed, so that it can be opened again."""
+        error: BaseException | None = None
+        with trio.CancelScope(shield=True):
+            error = await failed.finish(self._grace)
+        self._idle_ends[failed.name] = failed.saved_end
+        del self._subscriptions[failed.name]
+        if error is not None:
+            raise error
 
     async def _cursor(self, keeper: CursorKeeper, start: StartPosition) -> CursorState:
         """Where the subscription is, or where it begins."""

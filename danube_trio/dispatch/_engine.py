@@ -189,6 +189,8 @@ class Engine:
                 del self._waiting[waiting]
             raise
         self._called -= 1
+        if consumer not in self.core.consumers:
+            self.changed()  # it was closed after it was called
 
     async def wait_settled(self, end: int) -> None:
         """Wait until everything below `end` is settled."""

@@ -21,9 +21,11 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import uuid
 
 import attrs
+import trio
 
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._options import check_name, topic_parts
@@ -31,6 +33,11 @@ from danube_trio.errors import CorruptDataError, FencedError
 from danube_trio.metadata import MetadataStore
 
 __all__ = ["CursorKeeper", "known_subscriptions", "subscriptions_prefix"]
+
+log = logging.getLogger("danube_trio.dispatch")
+
+# Packing so many holes takes longer than handing them to a thread and back.
+MANY_HOLES = 10_000
 
 
 def subscriptions_prefix(topic: str) -> str:
@@ -73,7 +80,10 @@ class CursorKeeper:
         Cancelling leaves the outcome unknown, too.
         """
         state = attrs.evolve(state, owner=self._owner, saves=self._saves + 1)
-        fitted, value = state.fitted(limit_bytes)
+        if len(state.holes) + len(state.attempts) < MANY_HOLES:
+            fitted, value = state.fitted(limit_bytes)
+        else:
+            fitted, value = await trio.to_thread.run_sync(state.fitted, limit_bytes)
         put = {self.key: value}
         if fitted.end:
             put[self._danube_key] = b"%d" % (fitted.end - 1)
@@ -117,15 +127,23 @@ class CursorKeeper:
 
 
 async def known_subscriptions(metadata: MetadataStore, topic: str) -> dict[str, int]:
-    """The contiguous end of each subscription that has a cursor."""
+    """The contiguous end of each subscription that has a cursor.
+
+    One that cannot be read counts as 0: retention frees nothing then, opening the subscription
+    tells the reason, and removing it helps.
+    """
     prefix = subscriptions_prefix(topic)
     ends: dict[str, int] = {}
     for entry in await metadata.list_entries(prefix):
         name, _, what = entry.key.removeprefix(prefix).partition("/")
-        if what == "danube-trio":
-            ends[name] = CursorState.decode(entry.value, entry.key).end
-        elif what == "cursor":  # sorts before ours, which is the better one
-            ends[name] = _from_danube(entry.value, entry.key).end
+        try:
+            if what == "danube-trio":
+                ends[name] = CursorState.decode(entry.value, entry.key).end
+            elif what == "cursor":  # sorts before ours, which is the better one
+                ends[name] = _from_danube(entry.value, entry.key).end
+        except CorruptDataError as error:
+            log.warning("retention stands still: %s", error)
+            ends[name] = 0
     return ends
 
 

@@ -263,6 +263,11 @@ class Subscription:
         """Every message below it is settled, and that is saved."""
         return self._engine.saved_end
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be had: it has neither failed nor been closed."""
+        return self._engine.phase is Phase.OPEN
+
     # ---- its life, for ReliableDispatch
 
     async def take_over(self) -> None:
