@@ -284,6 +284,21 @@ async def test_a_crash_is_a_failure_only_if_it_shall_count(
                 assert (message.offset, message.attempt) == (1, 1)
 
 
+async def test_a_hand_out_that_was_cancelled_is_no_crash(metadata: Metadata) -> None:
+    options = SubscriptionOptions(count_crashes=True)
+    async with open_backing("wal") as backing:
+        for _ in range(3):
+            async with backing.dispatch(metadata) as dispatch:
+                if not await dispatch.topic_store.current_offset():
+                    await store(dispatch, 1)
+                subscription = await dispatch.add_subscription("billing", options)
+                with trio.CancelScope() as scope:
+                    async with subscription.take() as message:
+                        assert message.attempt == 1
+                        scope.cancel()
+                        await trio.lowlevel.checkpoint()
+
+
 async def test_a_hand_out_that_cannot_be_recorded_is_taken_back(metadata: Metadata) -> None:
     options = SubscriptionOptions(count_crashes=True)
     async with open_backing("wal") as backing, backing.dispatch(metadata) as dispatch:
@@ -329,6 +344,25 @@ async def test_saving_is_batched(
     await trio.sleep(1)
     assert metadata.writes == before + 1
     assert subscription.saved_end == 1000
+
+
+async def test_what_is_acknowledged_during_a_save_is_saved_by_the_next_one(
+    dispatch: ReliableDispatch, metadata: Metadata, autojump_clock: MockClock
+) -> None:
+    subscription = await dispatch.add_subscription("billing", SubscriptionOptions(save_interval=5))
+    await store(dispatch, 2)
+    async with subscription.consumer() as consumer:
+        first, second = await consumer.receive(2)
+        first.ack()
+        metadata.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscription.flush)
+            await wait_all_tasks_blocked()
+            second.ack()
+            metadata.gate.set()
+        assert subscription.saved_end == 1
+        await subscription.flush()
+        assert subscription.saved_end == 2
 
 
 async def test_a_lost_answer_is_found_out(

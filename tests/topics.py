@@ -30,8 +30,9 @@ class Metadata(MemoryMetadata):
 
     Attributes:
         down: no write is done any more.
-        answers: how many writes are still done whose answer is lost.
+        lost_answers: how many writes are still done whose answer is lost.
         writes: how many transactions were tried.
+        gate: what writes wait for.
     """
 
     def __init__(self) -> None:
@@ -39,12 +40,15 @@ class Metadata(MemoryMetadata):
         self.down = False
         self.lost_answers = 0
         self.writes = 0
+        self.gate: trio.Event | None = None
 
     async def transact(
         self, expect: Mapping[str, int], *, put: Any = None, delete: Any = ()
     ) -> int | None:
         """As the real one, unless it is told otherwise."""
         self.writes += 1
+        if self.gate is not None:
+            await self.gate.wait()
         if self.down:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailableError("the metadata store is out of reach")
