@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -198,3 +199,43 @@ async def test_without_a_cache_there_is_nothing_to_open() -> None:
     with pytest.raises(ValueError, match="new_with_persistent"):
         async with ReliableDispatch(TOPIC, UNTIL_ACK, None):
             pass
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_unacked_messages", 0),
+        ("max_unacked_messages", 1.5),
+        ("max_unacked_messages", True),
+        ("ack_timeout", -1),
+        ("ack_timeout", "30"),
+        ("max_redeliveries", -1),
+        ("backoff_initial", -1),
+        ("backoff_max", 0.5),
+        ("save_interval", None),
+        ("max_unsaved_acks", 0),
+        ("max_cursor_bytes", 2_000_000),
+        ("dead_letter_topic", "no-namespace"),
+    ],
+)
+def test_a_bad_setting_of_a_subscription_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field):
+        SubscriptionOptions(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("segment_size", 0), ("retention_period", -1), ("retention_interval", 0)],
+)
+def test_a_bad_setting_of_a_topic_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field):
+        ReliableOptions(**{field: value})
+
+
+def test_settings_may_come_from_a_file() -> None:
+    plain: dict[str, Any] = {"type": "key_shared", "poison_policy": "drop", "ack_timeout": None}
+    options = SubscriptionOptions(**plain)
+    assert (options.type.name, options.poison_policy.name) == ("KEY_SHARED", "DROP")
+    assert ReliableOptions(1, "RetainUntilExpire").retention_policy.name == "RETAIN_UNTIL_EXPIRE"
+    with pytest.raises(ValueError, match="sharing"):
+        SubscriptionOptions(type="sharing")
