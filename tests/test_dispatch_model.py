@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from topics import Backing, Metadata, keyed, open_backing
 from trio.testing import MockClock
 
-from danube_trio import Wal, WalConfig, WalStorage, open_wal
+from danube_trio import StartPosition, Wal, WalConfig, WalStorage, open_wal
 from danube_trio.dispatch import (
     Consumer,
     Delivery,
@@ -55,7 +55,19 @@ class Step:
 STEPS = st.builds(
     Step,
     st.sampled_from(
-        ["store", "store", "join", "join", "leave", "flush", "kill", "restart", "pause", "run"]
+        [
+            "store",
+            "store",
+            "join",
+            "join",
+            "leave",
+            "flush",
+            "kill",
+            "restart",
+            "pause",
+            "run",
+            "seek",
+        ]
     ),
     st.sampled_from([0.0, 0.0, 0.01, 0.3, 2.0, 40.0]),
     st.integers(0, 20),
@@ -198,6 +210,13 @@ class Program:
                 await subscription.flush()
                 for facts in acked:
                     facts.saved = True
+            case "seek":
+                start = step.number % (len(self.messages) + 1)
+                await subscription.seek(StartPosition.offset(start))
+                for offset, facts in enumerate(self.messages):
+                    settled = offset < start
+                    facts.acked = facts.saved = facts.seen = settled
+                    facts.ever_acked |= settled
             case "kill":
                 self.metadata.down = True  # from now on nothing that it does is saved
                 return True

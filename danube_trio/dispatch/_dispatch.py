@@ -231,9 +231,7 @@ class ReliableDispatch:
 
     def _open_store(self) -> TopicStore:
         if self._store is None or self._nursery is None:
-            raise SubscriptionClosedError(
-                f"the dispatch of {self.topic} is not open: use it inside its 'async with' block"
-            )
+            raise SubscriptionClosedError(f"{self!r}: use it inside its 'async with' block")
         return self._store
 
     # ---- messages
@@ -387,7 +385,10 @@ class ReliableDispatch:
     # ---- retention
 
     def _ends(self) -> dict[str, int]:
-        ends = {name: there.saved_end for name, there in self._subscriptions.items()}
+        ends = {
+            name: min(there.saved_end, there.end)  # the latter is lower after it was moved back
+            for name, there in self._subscriptions.items()
+        }
         return {**self._idle_ends, **ends}
 
     async def apply_retention(self) -> int:
