@@ -52,23 +52,22 @@ class Step:
     number: int
 
 
+WHATS = [
+    "store",
+    "store",
+    "join",
+    "join",
+    "leave",
+    "flush",
+    "kill",
+    "restart",
+    "pause",
+    "run",
+    "seek",
+]
 STEPS = st.builds(
     Step,
-    st.sampled_from(
-        [
-            "store",
-            "store",
-            "join",
-            "join",
-            "leave",
-            "flush",
-            "kill",
-            "restart",
-            "pause",
-            "run",
-            "seek",
-        ]
-    ),
+    st.sampled_from(WHATS),
     st.sampled_from([0.0, 0.0, 0.01, 0.3, 2.0, 40.0]),
     st.integers(0, 20),
 )

@@ -385,10 +385,8 @@ class ReliableDispatch:
     # ---- retention
 
     def _ends(self) -> dict[str, int]:
-        ends = {
-            name: min(there.saved_end, there.end)  # the latter is lower after it was moved back
-            for name, there in self._subscriptions.items()
-        }
+        # The saved end is too high for a moment when a subscription is moved back.
+        ends = {name: min(s.saved_end, s.end) for name, s in self._subscriptions.items()}
         return {**self._idle_ends, **ends}
 
     async def apply_retention(self) -> int:
