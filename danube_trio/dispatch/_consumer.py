@@ -11,7 +11,6 @@ from danube_trio.dispatch._agents import Saving
 from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import SubscriptionBusyError
-from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._options import SubscriptionType
 
 __all__ = ["Consumer"]
@@ -99,36 +98,39 @@ class Consumer:
         if max_messages < 1:
             raise ValueError(f"max_messages={max_messages!r} must be 1 or more")
         engine = self._engine
-        entries = [await engine.take(self)]
-        while len(entries) < max_messages:
-            entry = engine.take_nowait(self)
-            if entry is None:
-                break
-            entries.append(entry)
-        await self._record(entries)
-        return [Delivery(engine, entry) for entry in entries]
+        while True:
+            entries = [await engine.take(self)]
+            while len(entries) < max_messages:
+                entry = engine.take_nowait(self)
+                if entry is None:
+                    break
+                entries.append(entry)
+            deliveries = await self._record([Delivery(engine, entry) for entry in entries])
+            if deliveries:
+                return deliveries
 
     async def receive_one(self) -> Delivery:
         """Wait for one message; as `receive`."""
-        entry = await self._engine.take(self)
         if self._engine.core.options.count_crashes:
-            await self._record([entry])
-        return Delivery(self._engine, entry)
+            return (await self.receive(1))[0]
+        return Delivery(self._engine, await self._engine.take(self))
 
-    async def _record(self, entries: list[Entry]) -> None:
-        """With ``count_crashes``, save that these are in hand before anyone sees them."""
+    async def _record(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """With ``count_crashes``, save that these are in hand before anyone sees them.
+
+        Returns those that still are: meanwhile the subscription may have been moved.
+        """
         engine = self._engine
         if not engine.core.options.count_crashes:
-            return
-        serials = [entry.serial for entry in entries]
+            return deliveries
         engine.core.changes += 1  # something to save
         try:
             await self._saving.save()
         except BaseException:
-            for entry, serial in zip(entries, serials, strict=True):
-                engine.core.release(entry, serial)
-            engine.changed()
+            for delivery in deliveries:
+                delivery.release()
             raise
+        return [delivery for delivery in deliveries if delivery.is_current]
 
     # ---- answering for many
 
@@ -139,9 +141,8 @@ class Consumer:
     def ack_cumulative(self, up_to: Delivery | int) -> int:
         """Acknowledge everything that was delivered up to this message, itself included.
 
-        Returns how many messages that were. Only where there is one consumer at a time: raises
-        ValueError for shared and key-shared subscriptions, SubscriptionClosedError, or ValueError
-        when somebody else's turn it is.
+        Returns how many messages that were: 0 also when the delivery is over, or it is another
+        consumer's turn. Raises ValueError for shared and key-shared subscriptions.
         """
         engine = self._engine
         if engine.core.options.type in SHARING:

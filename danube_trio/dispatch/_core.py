@@ -81,9 +81,16 @@ class DispatchCore:
     # ---- consumers
 
     def join(self, consumer: Taker) -> None:
-        """A consumer comes. That an exclusive subscription has only one is for the caller."""
+        """A consumer comes. That an exclusive subscription has only one is for the caller.
+
+        Raises DecodeError if it wants lanes and a message's key cannot be read; it has not come.
+        """
         self.consumers[consumer] = None
-        self._arrange()
+        try:
+            self._arrange()
+        except ValueError:
+            del self.consumers[consumer]
+            raise
 
     def leave(self, consumer: Taker) -> None:
         """A consumer goes; what it has in hand is released."""
@@ -107,11 +114,11 @@ class DispatchCore:
         )
         if lanes is isinstance(self._queue, LaneQueue):
             return
-        old = self._queue
-        self._queue = LaneQueue(self._ledger) if lanes else PlainQueue(self._ledger)
+        new = LaneQueue(self._ledger) if lanes else PlainQueue(self._ledger)
         for entry in self._ledger.in_order():
-            self._queue.adopt(entry)
-        self._queue.feed(old.take_fresh())
+            new.adopt(entry)
+        new.feed(self._queue.fresh)
+        self._queue = new
         self._note_entered()
 
     # ---- feeding

@@ -78,14 +78,13 @@ class PlainQueue:
 
     def adopt(self, entry: Entry) -> None:
         """Take over a message that another queue had."""
-        entry.key = None
         if entry.state is State.READY:
             self.offer(entry)
 
-    def take_fresh(self) -> Sequence[StreamMessage]:
-        """Give the new messages away."""
-        fresh, self._fresh = self._fresh, deque()
-        return list(fresh)
+    @property
+    def fresh(self) -> Sequence[StreamMessage]:
+        """Messages that were not entered yet."""
+        return list(self._fresh)
 
     @property
     def all_entered(self) -> bool:
@@ -105,33 +104,35 @@ class LaneQueue:
         self._ready = 0  # ready entries, heads or not
 
     def feed(self, messages: Sequence[StreamMessage]) -> None:
-        """New messages, each behind those of its key."""
-        for message in messages:
-            self.offer(self._ledger.enter(message))
+        """New messages, each behind those of its key.
+
+        Raises DecodeError, before anything was changed, when a message's key cannot be read.
+        """
+        keys = [self._key(message) or message.offset for message in messages]
+        for message, key in zip(messages, keys, strict=True):
+            entry = self._ledger.enter(message)
+            self._assign(entry, key)
+            self.offer(entry)
 
     def offer(self, entry: Entry) -> None:
         """A message is ready, for the first time or again."""
         self._ready += 1
-        if entry.key is None:
-            entry.key = self._key(entry.message) or entry.offset
-            lane = self._lanes.setdefault(entry.key, deque())
-            lane.append(entry)
-        else:
-            lane = self._lanes[entry.key]
-        if lane[0] is entry:
+        if self._lanes[entry.key][0] is entry:
             self._turn(entry)
 
+    def _assign(self, entry: Entry, key: object) -> None:
+        entry.key = key
+        self._lanes.setdefault(key, deque()).append(entry)
+
     def adopt(self, entry: Entry) -> None:
-        """Take over a message that another queue had; they come in order."""
-        entry.key = None
+        """Take over a message that another queue had; they come in order. Raises as `feed`."""
+        self._assign(entry, self._key(entry.message) or entry.offset)
         if entry.state is State.READY:
             self.offer(entry)
-        else:
-            entry.key = self._key(entry.message) or entry.offset
-            self._lanes.setdefault(entry.key, deque()).append(entry)
 
-    def take_fresh(self) -> Sequence[StreamMessage]:
-        """There are none: all were entered."""
+    @property
+    def fresh(self) -> Sequence[StreamMessage]:
+        """Messages that were not entered yet: none."""
         return ()
 
     @property

@@ -20,7 +20,6 @@ from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import Handler, run_handlers
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
-from danube_trio.errors import DanubeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,7 +302,7 @@ class Subscription:
         with trio.move_on_after(grace):
             try:
                 await self._saving.save()
-            except (DanubeError, OSError, ValueError) as error:
+            except Exception as error:  # for the one who leaves, whatever it is
                 return error
             return None
         return TimeoutError(
