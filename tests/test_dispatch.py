@@ -758,6 +758,16 @@ async def test_a_blocked_key_blocks_no_other(
     assert await settle(subscription, 1) == [2]
 
 
+async def test_a_key_with_a_long_queue_holds_no_other_up(
+    dispatch: ReliableDispatch, autojump_clock: MockClock
+) -> None:
+    await dispatch.store_batch([keyed("a")] * 5000 + [keyed("b")])
+    subscription = await open_with(dispatch, type=SubscriptionType.KEY_SHARED, max_redeliveries=0)
+    await fail_times(subscription, 1)
+    async with subscription.take() as message:
+        assert message.offset == 5000
+
+
 async def test_poison_becomes_a_dead_letter_and_can_be_redriven(
     backing: Backing, metadata: Metadata, autojump_clock: MockClock
 ) -> None:

@@ -7,11 +7,11 @@ from types import TracebackType
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-from danube_trio.dispatch._agents import Saving
 from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import SubscriptionBusyError
 from danube_trio.dispatch._options import SubscriptionType
+from danube_trio.dispatch._tasks import Saving
 
 __all__ = ["Consumer"]
 
@@ -92,6 +92,7 @@ class Consumer:
         Raises:
             SubscriptionClosedError: the subscription or the consumer is closed.
             CorruptDataError, FencedError, ...: why the subscription failed.
+            StoreUnavailableError: with ``count_crashes``, when what is handed out cannot be saved.
 
         Cancellation: nothing was taken then.
         """

@@ -41,9 +41,9 @@ from danube_trio.message import StreamMessage
 __all__ = ["DispatchCore", "Taker"]
 
 ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
-# Read on when fewer are at hand (guesses). With lanes many messages may wait behind few keys.
-LOW_PLAIN = 256
-LOW_LANES = 2048
+# Guesses. Read on when fewer are at hand; with lanes many may wait behind few keys, so many.
+LOW = 256
+LOOK_AHEAD = 8192
 
 
 class Taker(Protocol):
@@ -125,11 +125,13 @@ class DispatchCore:
 
     def wants_more(self) -> bool:
         """Whether the reader is to read on."""
-        low = LOW_LANES if isinstance(self._queue, LaneQueue) else LOW_PLAIN
+        queue, window = self._queue, self.options.max_unacked_messages
+        if isinstance(queue, LaneQueue):
+            room = queue.count(True) < window and queue.buffered < max(LOOK_AHEAD, window)
+        else:
+            room = queue.buffered < max(LOW, window)
         return (
-            self._queue.buffered < max(low, self.options.max_unacked_messages)
-            and self._buffered_bytes < self.options.max_buffered_bytes
-            and self._new_ones_too()
+            room and self._buffered_bytes < self.options.max_buffered_bytes and self._new_ones_too()
         )
 
     def next_wanted(self) -> int:

@@ -58,6 +58,7 @@ class CursorKeeper:
         self._owner = uuid.uuid4().hex
         self._revision = 0
         self._saves = 0
+        self._threads = trio.CapacityLimiter(1)  # of its own: others cannot hold a save up
 
     async def load(self) -> CursorState | None:
         """The cursor that is saved, or None for a new subscription.
@@ -83,7 +84,9 @@ class CursorKeeper:
         if len(state.holes) + len(state.attempts) < MANY_HOLES:
             fitted, value = state.fitted(limit_bytes)
         else:
-            fitted, value = await trio.to_thread.run_sync(state.fitted, limit_bytes)
+            fitted, value = await trio.to_thread.run_sync(
+                state.fitted, limit_bytes, limiter=self._threads
+            )
         put = {self.key: value}
         if fitted.end:
             put[self._danube_key] = b"%d" % (fitted.end - 1)

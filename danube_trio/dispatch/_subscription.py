@@ -8,7 +8,6 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._agents import Reading, Saving, bury, watch_clock
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, redriven
@@ -20,6 +19,7 @@ from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import Handler, run_handlers
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
+from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
