@@ -18,7 +18,7 @@ from danube_trio.dispatch import (
     TopicCache,
 )
 from danube_trio.errors import StoreUnavailableError
-from danube_trio.metadata import MemoryMetadata
+from danube_trio.metadata import MemoryMetadata, MetadataStore
 
 TOPIC = "/default/orders"
 CURSOR = "/topics/default/orders/subscriptions/billing/danube-trio"
@@ -75,7 +75,7 @@ class Backing:
     wal: Wal | None = None
 
     def dispatch(
-        self, metadata: MemoryMetadata, options: ReliableOptions | None = None, **settings: Any
+        self, metadata: MetadataStore, options: ReliableOptions | None = None, **settings: Any
     ) -> ReliableDispatch:
         """A dispatch of the topic, to be entered."""
         options = options or ReliableOptions()

@@ -285,7 +285,7 @@ class ReliableDispatch:
         """Open a subscription, and make it if it is new. Idempotent.
 
         An existing one goes on where its cursor is. Opening it takes it over: a program that had
-        it open gets `FencedError` from then on. One that has failed here is opened anew.
+        it open gets `FencedError` at its next save. One that has failed here is opened anew.
 
         Args:
             options: defaults to ``SubscriptionOptions()``.
