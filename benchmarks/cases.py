@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 
 import appending
 import attrs
+import dispatching
+import many_topics
 import objects
 import peers
 import reading
-import topics
 from scale import Context
 
 __all__ = ["CASES", "Case", "Metric"]
@@ -87,6 +88,17 @@ def _peer_metrics(goal: float | None) -> tuple[Metric, ...]:
         Metric("device_per_s", "device", "/s"),
         Metric("of_lmdb", "of LMDB", "x", None, goal),
         Metric("of_sqlite", "of SQLite", "x", None, goal),
+    )
+
+
+def _dispatch_metrics(bar: float | None) -> tuple[Metric, ...]:
+    return (
+        Metric("taken_per_s", "taken and acknowledged, one by one", "/s", bar),
+        Metric("run_per_s", "handled by run()", "/s"),
+        Metric("batched_per_s", "received and acknowledged in batches", "/s"),
+        Metric("replayed_per_s", "plain reader", "/s"),
+        Metric("of_replay", "one by one, of the plain reader", "x"),
+        Metric("saves", "times the cursor was saved", ""),
     )
 
 
@@ -212,7 +224,7 @@ _ALL = (
     Case(
         "topics",
         "1000 topics in one process, 100-byte messages",
-        topics.topics,
+        many_topics.topics,
         (
             Metric("idle_kib", "memory of an idle open topic with 10 messages", "KiB"),
             Metric("opened_kib", "of one that was just opened", "KiB"),
@@ -235,6 +247,24 @@ _ALL = (
         "peers, batches of 1000 x 1 KiB",
         peers.peer_batches,
         _peer_metrics(1),
+    ),
+    Case(
+        "dispatch",
+        "dispatch to one consumer, exclusive, window 1000, 100-byte messages",
+        dispatching.exclusive,
+        _dispatch_metrics(30_000),
+    ),
+    Case(
+        "dispatch10",
+        "dispatch to 10 consumers, shared",
+        dispatching.shared10,
+        _dispatch_metrics(None),
+    ),
+    Case(
+        "dispatch100",
+        "dispatch to 100 consumers, shared",
+        dispatching.shared100,
+        _dispatch_metrics(None),
     ),
 )
 

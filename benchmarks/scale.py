@@ -43,6 +43,7 @@ class Scale:
         upload_appends: appends of the one producer whose log is uploaded.
         topics: topics in one process; topic_appends: to each; idle_seconds: with all of them open.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
+        dispatched: messages that are taken and acknowledged.
     """
 
     turns: int = 10
@@ -63,6 +64,7 @@ class Scale:
     idle_seconds: float = 20.0
     peer_singles: int = 600
     peer_batches: int = 40
+    dispatched: int = 100_000
 
 
 FULL = Scale()
@@ -85,6 +87,7 @@ QUICK = Scale(
     idle_seconds=0.1,
     peer_singles=4,
     peer_batches=2,
+    dispatched=400,
 )
 
 

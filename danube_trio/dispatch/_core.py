@@ -1,0 +1,397 @@
+"""A subscription without its surroundings: who gets which message, and what an answer means.
+
+No trio, no clock, no storage: time is an argument, and whoever calls does the waiting. One object
+holds the whole state, every method leaves it consistent, and none of them can fail half way.
+
+Rules:
+
+1. A message is handed out to one consumer at a time. Each hand-out is a delivery with a serial
+   number, and an answer (acknowledge, fail, release) counts only for the delivery it speaks of.
+   There is one exception, in favour of work that was done: a delivery that timed out may still be
+   acknowledged, as long as the message was not handed out again.
+2. A delivery that fails (`fail`, a timeout) is one failure more. After ``max_redeliveries`` + 1
+   failures the message is poison. A released delivery (cancelled, its consumer left) is none.
+3. What is settled is never handed out again, unless the subscription is moved back.
+4. Nothing is handed out while the window is full, while it is paused, while more is acknowledged
+   than may wait unsaved, or, without lanes, while a message is blocked.
+5. New messages (not redeliveries) wait too while too many wait for redelivery, or the cursor is
+   larger than it may be when saved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+from typing import Protocol
+
+from danube_trio.dispatch._counts import Counts
+from danube_trio.dispatch._cursor import CursorState
+from danube_trio.dispatch._hands import Hands
+from danube_trio.dispatch._ledger import Entry, Ledger, State
+from danube_trio.dispatch._options import (
+    PoisonPolicy,
+    SubscriptionOptions,
+    SubscriptionType,
+    backoff,
+)
+from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
+from danube_trio.message import StreamMessage
+
+__all__ = ["DispatchCore", "Taker"]
+
+ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
+# Guesses. Read on when fewer are at hand; with lanes many may wait behind few keys, so many.
+LOW = 256
+LOOK_AHEAD = 8192
+
+
+class Taker(Protocol):
+    """What the core knows of a consumer."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it wants one message of a key at a time; counts where it is the only one."""
+        ...
+
+
+class DispatchCore:
+    """The state of one subscription."""
+
+    def __init__(self, options: SubscriptionOptions, cursor: CursorState) -> None:
+        self.options = options
+        self.counts = Counts()
+        self.consumers: dict[Taker, None] = {}  # in the order in which they came
+        self.paused = False
+        self.oversize = False  # the cursor exceeds max_cursor_bytes
+        self.burying: deque[Entry] = deque()  # poison on its way to the dead letters
+        self.changes = 0  # counts settlements, and failures: whatever changes the cursor
+        self.saved_changes = 0  # those that are saved
+        self._serial = 0
+        self._restart(cursor)
+
+    def _restart(self, cursor: CursorState) -> None:
+        self._ledger = Ledger(cursor)
+        self._queue: ReadyQueue = PlainQueue(self._ledger)
+        self._hands = Hands()
+        self._buffered_bytes = 0
+        self.fed_end = cursor.end  # the next offset that the reader is to bring
+        self._arrange()
+
+    # ---- consumers
+
+    def join(self, consumer: Taker) -> None:
+        """A consumer comes. That an exclusive subscription has only one is for the caller.
+
+        Raises DecodeError if it wants lanes and a message's key cannot be read; it has not come.
+        """
+        self.consumers[consumer] = None
+        try:
+            self._arrange()
+        except ValueError:
+            del self.consumers[consumer]
+            raise
+
+    def leave(self, consumer: Taker) -> None:
+        """A consumer goes; what it has in hand is released."""
+        del self.consumers[consumer]
+        for entry in [e for e in self._hands.in_flight.values() if e.consumer is consumer]:
+            self.release(entry, entry.serial)
+        self._arrange()
+
+    def may_take(self, consumer: Taker) -> bool:
+        """Whether it is this consumer's turn, where there are turns."""
+        if self.options.type is SubscriptionType.FAILOVER:
+            return next(iter(self.consumers), None) is consumer
+        return True
+
+    def _arrange(self) -> None:
+        """Use lanes, or do not, as the type and the consumers want it."""
+        kind = self.options.type
+        first = next(iter(self.consumers), None)
+        lanes = kind is SubscriptionType.KEY_SHARED or (
+            kind in ONE_AT_A_TIME and first is not None and first.ordered
+        )
+        if lanes is isinstance(self._queue, LaneQueue):
+            return
+        new = LaneQueue(self._ledger) if lanes else PlainQueue(self._ledger)
+        for entry in self._ledger.in_order():
+            new.adopt(entry)
+        new.feed(self._queue.fresh)
+        self._queue = new
+        self._note_entered()
+
+    # ---- feeding
+
+    def wants_more(self) -> bool:
+        """Whether the reader is to read on."""
+        queue, window = self._queue, self.options.max_unacked_messages
+        if isinstance(queue, LaneQueue):
+            room = queue.count(True) < window and queue.buffered < max(LOOK_AHEAD, window)
+        else:
+            room = queue.buffered < max(LOW, window)
+        return (
+            room and self._buffered_bytes < self.options.max_buffered_bytes and self._new_ones_too()
+        )
+
+    def next_wanted(self) -> int:
+        """The first offset at or after `fed_end` that is not settled."""
+        return self._ledger.next_wanted(self.fed_end)
+
+    def feed(self, messages: Sequence[StreamMessage], end: int) -> None:
+        """New messages, in order: all that the log has in `[fed_end, end)`."""
+        if self.fed_end < self._ledger.resumed_edge:
+            wants = self._ledger.wants
+            messages = [message for message in messages if wants(message.offset)]
+        self._buffered_bytes += sum(len(message.payload) for message in messages)
+        self.fed_end = end
+        self._queue.feed(messages)
+        self._note_entered()
+
+    def pass_by(self, end: int) -> None:
+        """Everything in `[fed_end, end)` is settled; it need not be read."""
+        self.fed_end = end
+        self._note_entered()
+
+    def lose(self, end: int) -> int:
+        """Messages in `[fed_end, end)` are not in the log any more. Returns how many it wanted."""
+        lost = self._ledger.lose(self.fed_end, end)
+        self.counts.lost += lost
+        self.changes += 1  # something to save
+        self.pass_by(end)
+        return lost
+
+    def _note_entered(self) -> None:
+        if self._queue.all_entered:
+            self._ledger.pass_to(self.fed_end)
+
+    # ---- handing out
+
+    def available(self) -> int:
+        """How many messages could be handed out now."""
+        if self.paused or self._gated():
+            return 0
+        room = self.options.max_unacked_messages - len(self._hands.in_flight)
+        return max(0, min(room, self._queue.count(self._new_ones_too())))
+
+    def _gated(self) -> bool:
+        limit = self.options.max_unsaved_acks
+        if limit is not None and self.changes - self.saved_changes >= limit:
+            return True
+        return bool(self._hands.blocked) and isinstance(self._queue, PlainQueue)
+
+    def _new_ones_too(self) -> bool:
+        return not self.oversize and self._hands.waiting < self.options.max_retrying_messages
+
+    def take(self, consumer: Taker, now: float) -> Entry | None:
+        """Hand out the next message, or None when there is none for this consumer now."""
+        limit = self.options.max_redeliveries
+        while self.may_take(consumer) and self.available():
+            entry = self._queue.pop(self._new_ones_too())
+            if entry is None:
+                return None
+            self._note_entered()
+            if limit is not None and entry.failures > limit:
+                # It was poison before a restart, and has not met its fate yet.
+                entry.reason = entry.reason or f"it failed {entry.failures} times before a restart"
+                self._poison(entry)
+                continue
+            self._serial += 1
+            timeout = self.options.ack_timeout
+            deadline = inf if timeout is None else now + timeout
+            self._hands.give(entry, consumer, self._serial, deadline)
+            self.counts.delivered += 1
+            return entry
+        return None
+
+    # ---- answers
+
+    def is_current(self, entry: Entry, serial: int) -> bool:
+        """Whether this delivery is still in its consumer's hands."""
+        return entry.state is State.IN_FLIGHT and entry.serial == serial
+
+    def ack(self, entry: Entry, serial: int) -> bool:
+        """Settle the message of this delivery. False: the delivery is over, and it was not."""
+        if entry.serial != serial:
+            return False
+        late = entry.excused and entry.state in (State.WAITING, State.READY)
+        if entry.state is not State.IN_FLIGHT and not late:
+            return False
+        self._settle(entry)
+        self.counts.acked += 1
+        return True
+
+    def ack_up_to(self, offset: int) -> int:
+        """Settle every message that was handed out, at and below `offset`; returns how many."""
+        found = [
+            entry
+            for entry in self._ledger.up_to(offset)
+            if entry.serial and entry.state is not State.BURYING
+        ]
+        for entry in found:
+            self._settle(entry)
+        self.counts.acked += len(found)
+        return len(found)
+
+    def fail(
+        self, entry: Entry, serial: int, now: float, reason: str, delay: float | None = None
+    ) -> bool:
+        """This delivery failed; deliver again after `delay`, or the backoff, if that may be."""
+        if not self.is_current(entry, serial):
+            return False
+        self._failed(entry, now, reason, delay)
+        return True
+
+    def reject(self, entry: Entry, serial: int, reason: str) -> bool:
+        """This message is poison: no redelivery would help."""
+        if not self.is_current(entry, serial):
+            return False
+        self.counts.failed += 1
+        self.changes += 1
+        entry.failures = max(entry.failures, self.options.max_redeliveries or 0) + 1
+        entry.reason = reason
+        self._poison(entry)
+        return True
+
+    def release(self, entry: Entry, serial: int) -> bool:
+        """The consumer gives it back unhandled: no failure, and it is ready at once."""
+        if not self.is_current(entry, serial):
+            return False
+        self.counts.released += 1
+        self.changes += self.options.count_crashes  # what is saved may say that it was in hand
+        self._offer(entry)
+        return True
+
+    def extend(self, entry: Entry, serial: int, deadline: float) -> bool:
+        """Let this delivery time out later."""
+        if not self.is_current(entry, serial):
+            return False
+        entry.deadline = max(entry.deadline, deadline)
+        return True
+
+    def _failed(self, entry: Entry, now: float, reason: str, delay: float | None) -> None:
+        self.counts.failed += 1
+        self.changes += 1
+        entry.failures += 1
+        entry.reason = reason
+        limit = self.options.max_redeliveries
+        if limit is not None and entry.failures > limit:
+            self._poison(entry)
+            return
+        self._hands.take_back(entry)
+        pause = backoff(self.options, entry.failures) if delay is None else delay
+        self._hands.wait(entry, now + pause)
+
+    def _offer(self, entry: Entry) -> None:
+        self._hands.take_back(entry)
+        entry.state = State.READY
+        self._queue.offer(entry)
+
+    def _settle(self, entry: Entry) -> None:
+        was_ready = entry.state is State.READY
+        self._hands.take_back(entry)
+        self._ledger.settle(entry)
+        if was_ready:
+            self._queue.withdraw(entry)
+        else:
+            self._queue.settled(entry)
+        self._buffered_bytes -= len(entry.message.payload)
+        self.changes += 1
+
+    # ---- time
+
+    def next_due(self) -> float:
+        """When the next redelivery is due."""
+        return self._hands.next_wait()
+
+    def next_deadline(self) -> float:
+        """When the next delivery times out. Looks at all that are in flight."""
+        return self._hands.next_deadline()
+
+    def time_out(self, entry: Entry, serial: int, now: float) -> bool:
+        """This delivery took too long."""
+        if not self.is_current(entry, serial):
+            return False
+        self.counts.timed_out += 1
+        entry.excused = True
+        self._failed(entry, now, "it was not acknowledged in time", None)
+        return True
+
+    def tick(self, now: float) -> None:
+        """Let deliveries time out, and make ready what is due again."""
+        for entry in self._hands.timed_out(now):
+            self.time_out(entry, entry.serial, now)
+        while (due := self._hands.next_due(now)) is not None:
+            self._offer(due)
+
+    # ---- poison
+
+    def _poison(self, entry: Entry) -> None:
+        self._hands.take_back(entry)
+        if self.options.poison_policy is PoisonPolicy.BLOCK:
+            self._hands.block(entry)
+            return
+        entry.state = State.BURYING
+        if self.options.poison_policy is PoisonPolicy.DEAD_LETTER:
+            self.burying.append(entry)
+        else:
+            self._settle(entry)
+            self.counts.dropped += 1
+
+    def buried(self, entry: Entry) -> None:
+        """A message is among the dead letters now."""
+        if entry.state is State.BURYING:  # not if it was moved meanwhile
+            self.burying.remove(entry)
+            self._settle(entry)
+            self.counts.dead_lettered += 1
+
+    def blocked(self) -> list[Entry]:
+        """What the policy BLOCK holds back, by offset."""
+        return sorted(self._hands.blocked.values(), key=lambda entry: entry.offset)
+
+    def unblock(self, offset: int, *, retry: bool) -> bool:
+        """Deliver a blocked message again, as if it had never failed, or drop it."""
+        entry = self._hands.blocked.get(offset)
+        if entry is None:
+            return False
+        if retry:
+            entry.failures = 0
+            self.changes += 1
+            self._offer(entry)
+        else:
+            self._settle(entry)
+            self.counts.dropped += 1
+        return True
+
+    # ---- the cursor
+
+    def move(self, offset: int) -> None:
+        """Begin anew at `offset`. Deliveries so far are over."""
+        for entry in self._ledger.entries.values():
+            entry.state = State.SETTLED
+        self.burying.clear()
+        self.changes += 1
+        self._restart(CursorState.at(offset))
+
+    def snapshot(self) -> CursorState:
+        """The cursor as it is now."""
+        return self._ledger.snapshot(self.options.count_crashes)
+
+    @property
+    def end(self) -> int:
+        """Everything below it is settled."""
+        return self._ledger.end
+
+    def lag(self, log_end: int) -> int:
+        """How many messages below `log_end` are not settled."""
+        return self._ledger.unsettled + max(0, log_end - self._ledger.known_end)
+
+    @property
+    def in_flight(self) -> int:
+        """How many are in consumers' hands."""
+        return len(self._hands.in_flight)
+
+    @property
+    def retrying(self) -> int:
+        """How many wait for redelivery."""
+        return self._hands.waiting

@@ -1,0 +1,221 @@
+"""A cursor as it is saved: which messages of a topic are settled, and how often others failed.
+
+::
+
+    0 ........ end ........................ edge ............
+      settled  | settled, except the holes |  not settled
+
+`end` is the contiguous end: everything below it is settled. Between `end` and `edge` everything is,
+except the *holes*. The first hole, if there is one, is `end` itself.
+
+The saved form is a JSON object (Danube's custom: compact, keys in alphabetical order)::
+
+    {"attempts":"...","edge":1007,"end":1000,"holes":"...","owner":"5f...","saves":12,"version":1}
+
+`holes` and the offsets of `attempts` are offsets packed as text: the differences of neighbours as
+little-endian integers of 4 bytes (8 if one of them needs it), byte planes separated (first all the
+lowest bytes, then all the second ones, ...), compressed with zlib, one byte before it that tells
+the width, base64. A million holes at random places among two million messages take 0.4 MB that way,
+regular ones next to nothing. `attempts` is two such lists, a comma between them: offsets, and
+running sums of the counts of failures.
+
+`owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
+it, and so is somebody else's. `saves` grows with each one.
+
+Danube's own key holds the last acknowledged offset as a bare number, where "nothing" and "only
+message 0" are the same: `from_danube` takes 0 as nothing, so that message 0 is delivered once more
+rather than never.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import sys
+import zlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import sub
+
+import attrs
+
+from danube_trio.errors import CorruptDataError
+
+__all__ = ["CursorState", "pack_offsets", "unpack_offsets"]
+
+VERSION = 1
+MAX_OFFSET = (1 << 63) - 1
+# More than any setting allows in flight or waiting; what unpacking may need is bounded by it.
+MAX_PACKED = 20_000_000
+
+
+def pack_offsets(offsets: Sequence[int]) -> str:
+    """Pack ascending offsets, each below 2**63."""
+    if not offsets:
+        return ""
+    steps = [offsets[0], *map(sub, offsets[1:], offsets)]
+    width = 4 if max(steps) < 1 << 32 else 8
+    raw = array("I" if width == 4 else "Q", steps)
+    if sys.byteorder == "big":
+        raw.byteswap()
+    data = raw.tobytes()
+    planes = b"".join(data[plane::width] for plane in range(width))
+    return base64.b64encode(bytes((width,)) + zlib.compress(planes, 6)).decode("ascii")
+
+
+def unpack_offsets(text: str) -> list[int]:
+    """The reverse. Raises ValueError when `text` is not what `pack_offsets` gives."""
+    if not text:
+        return []
+    try:
+        packed = base64.b64decode(text, validate=True)
+        width = packed[0]
+        if width not in (4, 8):
+            raise ValueError(f"integers of {width} bytes")
+        inflate = zlib.decompressobj()
+        planes = inflate.decompress(packed[1:], MAX_PACKED * width)
+    except (binascii.Error, zlib.error, IndexError) as error:
+        raise ValueError(f"packed offsets: {error}") from error
+    count, rest = divmod(len(planes), width)
+    if rest or not inflate.eof or inflate.unused_data:
+        raise ValueError("packed offsets are cut short, or too many")
+    data = bytearray(len(planes))
+    for plane in range(width):
+        data[plane::width] = planes[plane * count : (plane + 1) * count]
+    raw = array("I" if width == 4 else "Q", bytes(data))
+    if sys.byteorder == "big":
+        raw.byteswap()
+    offsets = list(accumulate(raw))
+    if offsets[-1] > MAX_OFFSET or min(raw[1:], default=1) == 0:
+        raise ValueError("packed offsets are not ascending, or too large")
+    return offsets
+
+
+@attrs.frozen(kw_only=True)
+class CursorState:
+    """What is settled and what is not.
+
+    Attributes:
+        end: everything below it is settled.
+        edge: everything at and above it is not.
+        holes: what is not settled between the two, ascending. `end` is its first item, or `edge`
+            when it is empty.
+        attempts: how often unsettled messages have failed, by offset; those never did are absent.
+        owner: who saved it.
+        saves: how often it was saved.
+    """
+
+    end: int = 0
+    edge: int = 0
+    holes: Sequence[int] = attrs.Factory(list[int])
+    attempts: Mapping[int, int] = attrs.Factory(dict[int, int])
+    owner: str = ""
+    saves: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        holes = self.holes
+        first = holes[0] if holes else self.edge
+        if not (0 <= self.end == first <= self.edge) or (holes and holes[-1] >= self.edge):
+            raise ValueError(
+                f"a cursor with end={self.end}, edge={self.edge} and {len(holes)} holes "
+                f"from {first} contradicts itself"
+            )
+
+    @classmethod
+    def at(cls, offset: int, *, owner: str = "", saves: int = 0) -> CursorState:
+        """Everything below `offset` is settled, nothing else."""
+        return cls(end=offset, edge=offset, owner=owner, saves=saves)
+
+    @classmethod
+    def from_danube(cls, value: bytes) -> CursorState:
+        """From the last acknowledged offset that Danube's own key holds. Raises ValueError."""
+        last = int(value)
+        if not 0 <= last < MAX_OFFSET:
+            raise ValueError(f"{last} is no offset")
+        return cls.at(last + 1 if last else 0)
+
+    def before(self, edge: int) -> CursorState:
+        """The same without what is known about messages at and above `edge` (not below `end`)."""
+        if edge >= self.edge:
+            return self
+        holes = self.holes[: bisect_left(self.holes, edge)]
+        attempts = {offset: count for offset, count in self.attempts.items() if offset < edge}
+        return attrs.evolve(self, edge=edge, holes=holes, attempts=attempts)
+
+    def fitted(self, limit_bytes: int) -> tuple[CursorState, bytes]:
+        """As much of it, from its beginning, as fits into `limit_bytes`; and its saved form."""
+        value = self.encode()
+        if len(value) <= limit_bytes:
+            return self, value
+        best, best_value = self.at(self.end, owner=self.owner, saves=self.saves), b""
+        low, high = 0, len(self.holes)  # how many holes to keep
+        while high - low > max(1, len(self.holes) // 100):
+            middle = (low + high) // 2
+            state = self.before(self.holes[middle])
+            value = state.encode()
+            if len(value) <= limit_bytes:
+                low, best, best_value = middle, state, value
+            else:
+                high = middle
+        return best, best_value or best.encode()
+
+    def is_settled(self, offset: int) -> bool:
+        """Whether message `offset` is settled. Looks at every hole."""
+        return offset < self.end or (offset < self.edge and offset not in self.holes)
+
+    def encode(self) -> bytes:
+        """The saved form."""
+        failed = sorted(self.attempts)
+        counts = list(accumulate(self.attempts[offset] for offset in failed))
+        attempts = f"{pack_offsets(failed)},{pack_offsets(counts)}" if failed else ""
+        document = {
+            "attempts": attempts,
+            "edge": self.edge,
+            "end": self.end,
+            "holes": pack_offsets(self.holes),
+            "owner": self.owner,
+            "saves": self.saves,
+            "version": VERSION,
+        }
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode("ascii")
+
+    @classmethod
+    def decode(cls, value: bytes, key: str) -> CursorState:
+        """Read the saved form. Raises CorruptDataError, which names `key`."""
+        try:
+            document = json.loads(value)
+            if document["version"] != VERSION:
+                raise ValueError(f"version {document['version']!r} is not known")
+            failed, _, counts = _text(document["attempts"]).partition(",")
+            offsets, sums = unpack_offsets(failed), unpack_offsets(counts)
+            steps = sums[:1] + list(map(sub, sums[1:], sums))
+            return cls(
+                end=_offset(document["end"]),
+                edge=_offset(document["edge"]),
+                holes=unpack_offsets(_text(document["holes"])),
+                attempts=dict(zip(offsets, steps, strict=True)),
+                owner=_text(document["owner"]),
+                saves=_offset(document["saves"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(
+                f"the saved cursor cannot be read ({type(error).__name__}: {error})",
+                path=key,
+                advice="Restore the key from a copy of the metadata store, or remove the "
+                "subscription and add it again at the position that you want",
+            ) from error
+
+
+def _offset(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_OFFSET:
+        raise ValueError(f"{value!r} is no offset")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value

@@ -1,0 +1,115 @@
+"""Dead letters: where poison goes, what is written on it, and the way back.
+
+A dead letter is the message itself, with these attributes beside its own:
+
+    x-original-topic, x-original-offset    where it was
+    x-original-subscription                whose consumers it failed
+    x-failure-reason                       the last failure, in words
+    x-failure-count                        how many deliveries failed
+    x-failure-time                         when it was given up, in milliseconds since 1970
+
+It is appended first and settled after that, so a crash in between gives it twice; topic, offset and
+subscription tell that it is the same. Redriving appends it to its topic again, without these
+attributes, with ``x-redriven`` (how often that happened).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import attrs
+
+from danube_trio import PersistentStorage, WalStorage
+from danube_trio.dispatch._ledger import Entry
+from danube_trio.dispatch._log import PersistentLog, TopicLog
+from danube_trio.dispatch._options import PoisonPolicy, SubscriptionOptions, topic_parts
+from danube_trio.message import StreamMessage
+
+__all__ = ["DeadLetters", "dead_letter", "letters_of", "redriven"]
+
+MAX_REASON = 1000  # characters; a guess at what is worth keeping
+REDRIVEN = "x-redriven"
+HEADERS = (
+    "x-original-topic",
+    "x-original-offset",
+    "x-original-subscription",
+    "x-failure-reason",
+    "x-failure-count",
+    "x-failure-time",
+)
+
+
+def dead_letter(entry: Entry, topic: str, subscription: str, now: float) -> StreamMessage:
+    """The message as it goes to the dead letters."""
+    values = (
+        topic,
+        str(entry.offset),
+        subscription,
+        entry.reason[:MAX_REASON].encode("utf-8", "replace").decode(),
+        str(entry.failures),
+        str(round(now * 1000)),
+    )
+    headers = dict(zip(HEADERS, values, strict=True))
+    return attrs.evolve(entry.message, attributes={**entry.message.attributes, **headers})
+
+
+def redriven(message: StreamMessage) -> StreamMessage:
+    """A dead letter as it goes back to its topic."""
+    attributes = {k: v for k, v in message.attributes.items() if k not in HEADERS}
+    before = attributes.get(REDRIVEN, "0")
+    attributes[REDRIVEN] = str(int(before) + 1 if before.isdecimal() else 1)
+    return attrs.evolve(message, attributes=attributes, offset=-1)
+
+
+@attrs.define(eq=False)
+class DeadLetters:
+    """Where the dead letters of one subscription go."""
+
+    storage: PersistentStorage
+    topic: str
+    original_topic: str
+    subscription: str
+    clock: Callable[[], float] = time.time
+
+    async def bury(self, entry: Entry) -> int:
+        """Append a message; returns its offset there. Raises like the storage."""
+        letter = dead_letter(entry, self.original_topic, self.subscription, self.clock())
+        return await self.storage.append_message(self.topic, letter)
+
+
+async def letters_of(
+    storage: PersistentStorage | None,
+    options: SubscriptionOptions,
+    log: TopicLog,
+    topic: str,
+    subscription: str,
+) -> DeadLetters | None:
+    """Where the subscription's dead letters go, if it has any.
+
+    Raises ValueError if there is no place for them.
+    """
+    if options.poison_policy is not PoisonPolicy.DEAD_LETTER:
+        return None
+    if storage is None:
+        raise ValueError(
+            "poison_policy=PoisonPolicy.DEAD_LETTER needs a dead_letter_storage, such as the "
+            "WalStorage of another log"
+        )
+    _refuse_own_log(storage, log)
+    target = options.dead_letter_topic or f"{topic}-{subscription}-dead"
+    if topic_parts(target) == topic_parts(topic):
+        raise ValueError(f"dead_letter_topic={target!r} is the topic that the messages come from")
+    await storage.current_offset(target)  # a topic that the storage refuses is told now
+    return DeadLetters(storage, target, topic, subscription)
+
+
+def _refuse_own_log(dead: PersistentStorage, log: TopicLog) -> None:
+    """Raise ValueError if the dead letters would go to the very log that they came from."""
+    if not isinstance(dead, WalStorage) or not isinstance(log, PersistentLog):
+        return
+    if isinstance(log.storage, WalStorage) and log.storage.wal is dead.wal:
+        raise ValueError(
+            "dead_letter_storage is the log of the topic itself, from which dead letters would be "
+            "delivered again: hand in the WalStorage of another log"
+        )

@@ -1,0 +1,399 @@
+"""`ReliableDispatch`: a topic, its subscriptions, and what keeps them going.
+
+::
+
+    enter --> open the log (of a TopicCache) --> load the subscriptions' ends --> retention
+    leave --> no more takes --> last cursors are saved --> tasks end --> the log is closed
+
+Each subscription has a few tasks in one nursery around the body. They are shielded, so that a
+cancelled body still saves its cursors. What befalls one subscription is its own: its consumers get
+the error; other subscriptions and the body go on. Only a bug in a task cancels the body.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from danube_trio import PersistentStorage, StartPosition
+from danube_trio.config import Durability
+from danube_trio.dispatch._core import DispatchCore
+from danube_trio.dispatch._cursor import CursorState
+from danube_trio.dispatch._dead_letters import letters_of
+from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._keeper import CursorKeeper, known_subscriptions
+from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
+from danube_trio.dispatch._options import (
+    ReliableOptions,
+    SubscriptionOptions,
+    check_name,
+    topic_parts,
+)
+from danube_trio.dispatch._retention import Retention
+from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
+from danube_trio.dispatch._subscription import Subscription, offset_of
+from danube_trio.errors import CorruptDataError
+from danube_trio.metadata import MemoryMetadata, MetadataStore
+
+__all__ = ["ReliableDispatch"]
+
+
+class ReliableDispatch:
+    """The messages of one topic, and its subscriptions: ``async with ReliableDispatch(...) as d``.
+
+    Made of a `TopicCache` (segments), or by `new_with_persistent` over a log. Both do the same.
+
+    Args:
+        topic: ``/namespace/name``.
+        options: segments and retention.
+        cache: where the segments are.
+        metadata: where cursors are kept; None: in memory, gone with this object. It stays its
+            opener's, and must not be closed before the block is left.
+        dead_letter_storage: where dead letters are appended, under the topic that each
+            subscription names; None: the storage that the topic is in.
+        clock: seconds since 1970, for retention by age.
+        save_grace: how many seconds leaving waits for a metadata store that does not answer.
+
+    Raises, on entering:
+        StoreError, CorruptDataError: the saved cursors could not be read.
+        What `open_wal` raises, if the segments are in files.
+
+    Raises, on leaving:
+        StoreError, TimeoutError: cursors could not be saved: what was acknowledged last will be
+            delivered again.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        options: ReliableOptions,
+        cache: TopicCache | None,
+        *,
+        metadata: MetadataStore | None = None,
+        dead_letter_storage: PersistentStorage | None = None,
+        clock: Callable[[], float] = time.time,
+        save_grace: float = 5.0,
+    ) -> None:
+        topic_parts(topic)
+        self.topic = topic
+        self.options = options
+        self._cache = cache
+        self._storage: PersistentStorage | None = None
+        self._metadata = metadata if metadata is not None else MemoryMetadata()
+        self._dead_letter_storage = dead_letter_storage
+        self._clock = clock
+        self._grace = save_grace
+        self._store: TopicStore | None = None
+        self._retention: Retention | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        self._idle_ends: dict[str, int] = {}  # of subscriptions that are not open
+        self._lock = trio.Lock()
+        self._stack = AsyncExitStack()
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+        self._bugs: list[BaseException] = []
+
+    @classmethod
+    def new_with_persistent(
+        cls,
+        topic: str,
+        options: ReliableOptions,
+        cache: TopicCache | None,
+        storage: PersistentStorage,
+        *,
+        metadata: MetadataStore | None = None,
+        dead_letter_storage: PersistentStorage | None = None,
+        clock: Callable[[], float] = time.time,
+        save_grace: float = 5.0,
+    ) -> ReliableDispatch:
+        """Over a log, usually ``WalStorage.from_wal(wal)``, which stays its opener's.
+
+        `cache` is Danube's and not used: a log has a cache of its own. For the others see the
+        class.
+        """
+        dispatch = cls(
+            topic,
+            options,
+            cache,
+            metadata=metadata,
+            dead_letter_storage=dead_letter_storage,
+            clock=clock,
+            save_grace=save_grace,
+        )
+        dispatch._storage = storage
+        return dispatch
+
+    def __repr__(self) -> str:
+        state = "open" if self._nursery is not None else "not open"
+        return f"<ReliableDispatch {self.topic} {state}, {len(self._subscriptions)} subscriptions>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_nursery", None) is not None:
+            warnings.warn(
+                f"dispatch of {self.topic} was never closed: leave its 'async with' block",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    # ---- coming and going
+
+    @enable_ki_protection
+    async def __aenter__(self) -> ReliableDispatch:
+        if self._store is not None:
+            raise RuntimeError("a ReliableDispatch can be entered once: make another one")
+        try:
+            if self._storage is not None:
+                topic_log: TopicLog = PersistentLog(self._storage, self.topic)
+                await topic_log.start_offset()  # a topic that the storage refuses is told now
+            elif self._cache is not None:
+                opening = self._cache.open_topic(self.topic, self.options)
+                topic_log = await self._stack.enter_async_context(opening)
+            else:
+                raise ValueError("cache=None needs a storage: see new_with_persistent()")
+            self._idle_ends = await known_subscriptions(self._metadata, self.topic)
+            nursery = await self._manager.__aenter__()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._store = TopicStore(self.topic, topic_log)
+        self._retention = Retention(self._store, self.options, self._ends, self._clock)
+        self._nursery = nursery
+        nursery.start_soon(self._supervise, self._retention.run, name="danube_trio retention")
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        nursery, self._nursery = self._nursery, None
+        assert nursery is not None
+        errors: list[BaseException] = []
+        with trio.CancelScope(shield=True):
+            errors += await self._finish_all()
+        nursery.cancel_scope.cancel()
+        try:
+            await self._leave_nursery(exc_type, exc, traceback)
+        finally:
+            await self._stack.aclose()  # a log shields what must not be cut short
+        if errors:
+            if exc is None:
+                raise errors[0]
+            for error in errors:
+                exc.add_note(f"cursors were not saved: {error}")
+
+    async def _finish_all(self) -> list[BaseException]:
+        errors: list[BaseException] = []
+
+        async def finish(subscription: Subscription) -> None:
+            error = await subscription.finish(self._grace)
+            if error is not None:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for subscription in self._subscriptions.values():
+                nursery.start_soon(finish, subscription)
+        return errors
+
+    async def _leave_nursery(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """What the body raised goes out as it is, unless there was a bug in a task."""
+        if not self._bugs:
+            await self._manager.__aexit__(None, None, None)
+            return
+        try:
+            await self._manager.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup:
+            cause = None if isinstance(exc, trio.Cancelled) else exc
+            raise self._bugs[0] from cause
+
+    async def _supervise(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except trio.Cancelled:
+            raise
+        except BaseException as bug:
+            self._bugs.append(bug)
+            raise
+
+    def _open_store(self) -> TopicStore:
+        if self._store is None or self._nursery is None:
+            raise SubscriptionClosedError(f"{self!r}: use it inside its 'async with' block")
+        return self._store
+
+    # ---- messages
+
+    @property
+    def topic_store(self) -> TopicStore:
+        """The messages of the topic."""
+        return self._open_store()
+
+    async def store_message(
+        self,
+        message: Message,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Store one message and return its offset; see `danube_trio.Wal.append`."""
+        return await self._open_store().store_message(
+            message, durability=durability, expected_offset=expected_offset
+        )
+
+    async def store_batch(
+        self,
+        messages: Iterable[Message],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Store messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
+        return await self._open_store().store_batch(
+            messages, durability=durability, expected_offset=expected_offset
+        )
+
+    async def create_stream_latest(self) -> TopicReader:
+        """A reader of the messages that are stored after this call. Nothing is acknowledged."""
+        return await self._open_store().create_reader(StartPosition.latest())
+
+    # ---- subscriptions
+
+    def subscriptions(self) -> dict[str, Subscription | None]:
+        """The topic's subscriptions by name; None for one that is saved and not open here."""
+        return {**dict.fromkeys(self._idle_ends), **self._subscriptions}
+
+    async def add_subscription(
+        self,
+        name: str,
+        options: SubscriptionOptions | None = None,
+        *,
+        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
+    ) -> Subscription:
+        """Open a subscription, and make it if it is new. Idempotent.
+
+        An existing one goes on where its cursor is. Opening it takes it over: a program that had
+        it open gets `FencedError` at its next save. One that has failed here is opened anew.
+
+        Args:
+            options: defaults to ``SubscriptionOptions()``.
+            start: where a new one begins. The default misses nothing that is still there.
+
+        Raises:
+            ValueError: a bad name; or it is open with other options; or there is no place for
+                dead letters.
+            OffsetTrimmedError: `start` is not there any more.
+            CorruptDataError: its cursor cannot be read, or is not of this log.
+            StoreError: the metadata store did not answer; calling again is safe.
+        """
+        check_name(name, "subscription")
+        store, nursery = self._open_store(), self._nursery
+        assert nursery is not None
+        options = options if options is not None else SubscriptionOptions()
+        async with self._lock:
+            there = self._subscriptions.get(name)
+            if there is not None and there.is_open:
+                if there.options != options:
+                    raise ValueError(f"subscription {name!r} is open with other options")
+                return there
+            if there is not None:
+                await self._put_away(there)
+            letters = await letters_of(
+                self._dead_letter_storage or self._storage, options, store.log, self.topic, name
+            )
+            known = name in self._idle_ends
+            self._idle_ends.setdefault(name, 0)  # retention stands still until it is open
+            try:
+                keeper = CursorKeeper(self._metadata, self.topic, name)
+                cursor = await self._cursor(keeper, start)
+                core = DispatchCore(options, cursor)
+                bell = self._retention.bell if self._retention is not None else None
+                assert bell is not None
+                subscription = Subscription(
+                    name, options, core, keeper, store, letters, told=bell.ring
+                )
+                await subscription.take_over()
+            except BaseException:
+                if not known:
+                    del self._idle_ends[name]
+                raise
+            del self._idle_ends[name]
+            self._subscriptions[name] = subscription
+            nursery.start_soon(
+                self._supervise, subscription.run_tasks, name=f"danube_trio subscription {name}"
+            )
+            return subscription
+
+    async def remove_subscription(self, name: str) -> bool:
+        """Close a subscription and forget its cursor; returns whether it was there.
+
+        Raises StoreError: it is closed, but may still be saved; call again.
+        """
+        check_name(name, "subscription")
+        self._open_store()
+        async with self._lock:
+            there = self._subscriptions.pop(name, None)
+            if there is None and name not in self._idle_ends:
+                return False
+            if there is not None:
+                self._idle_ends[name] = there.saved_end
+                with trio.CancelScope(shield=True):
+                    await there.close_unsaved()
+            await CursorKeeper(self._metadata, self.topic, name).remove()
+            del self._idle_ends[name]
+            return True
+
+    async def _put_away(self, failed: Subscription) -> None:
+        """Close a subscription that has failed, so that it can be opened again."""
+        error: BaseException | None = None
+        with trio.CancelScope(shield=True):
+            error = await failed.finish(self._grace)
+        self._idle_ends[failed.name] = failed.saved_end
+        del self._subscriptions[failed.name]
+        if error is not None:
+            raise error
+
+    async def _cursor(self, keeper: CursorKeeper, start: StartPosition) -> CursorState:
+        """Where the subscription is, or where it begins."""
+        assert self._store is not None
+        cursor = await keeper.load()
+        if cursor is None:
+            return CursorState.at(await offset_of(self._store, start))
+        end = await self._store.current_offset()
+        if cursor.edge > end:
+            raise CorruptDataError(
+                f"the cursor has acknowledged offset {cursor.edge - 1}, and the topic ends at "
+                f"{end}: they do not belong together",
+                path=keeper.key,
+                advice="Restore both from the same time, or remove the subscription and add it "
+                "again at the position that you want",
+            )
+        return cursor
+
+    # ---- retention
+
+    def _ends(self) -> dict[str, int]:
+        # The saved end is too high for a moment when a subscription is moved back.
+        ends = {name: min(s.saved_end, s.end) for name, s in self._subscriptions.items()}
+        return {**self._idle_ends, **ends}
+
+    async def apply_retention(self) -> int:
+        """Free now what may go; returns the first offset that still exists.
+
+        It is done every ``retention_interval`` anyway. Raises like the log.
+        """
+        self._open_store()
+        assert self._retention is not None
+        return await self._retention.apply()

@@ -1,0 +1,240 @@
+"""The state that a subscription's handles and tasks share: the core, and who is waiting for what.
+
+`changed` is called after every change of the core, in the same synchronous step. It wakes whoever
+can go on: consumers, as many as there are messages for; the task that reads on; the one that saves.
+Nobody polls.
+
+A consumer that waits is woken once for one message. Until it runs, its message counts as spoken
+for, so that the next change does not wake another one for it. If it was cancelled meanwhile, it
+passes the call on.
+"""
+
+from __future__ import annotations
+
+import enum
+from math import inf
+
+import trio
+from trio.lowlevel import checkpoint
+
+from danube_trio.dispatch._core import DispatchCore, Taker
+from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._ledger import Entry, State
+from danube_trio.errors import FencedError
+
+__all__ = ["Bell", "Engine", "Phase"]
+
+
+class Phase(enum.Enum):
+    """The life of an open subscription."""
+
+    OPEN = "open"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class Bell:
+    """Wakes one task. Rings that come while it does not wait count as one, for its next wait."""
+
+    __slots__ = ("_event", "_rung")
+
+    def __init__(self) -> None:
+        self._event: trio.Event | None = None
+        self._rung = False
+
+    def ring(self) -> None:
+        """Wake the task, or let its next wait return at once."""
+        self._rung = True
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Wait for a ring. Always a checkpoint."""
+        if self._rung:
+            self._rung = False
+            await checkpoint()
+            return
+        self._event = trio.Event()
+        try:
+            await self._event.wait()
+            self._rung = False
+        finally:
+            self._event = None
+
+
+class _Waiting:
+    """A consumer's task that waits for a message."""
+
+    __slots__ = ("consumer", "event")
+
+    def __init__(self, consumer: Taker) -> None:
+        self.consumer = consumer
+        self.event = trio.Event()
+
+
+class Engine:
+    """One open subscription."""
+
+    def __init__(self, name: str, core: DispatchCore, saved_end: int) -> None:
+        self.name = name
+        self.core = core
+        self.phase = Phase.OPEN
+        self.failure: BaseException | None = None
+        self.saved_end = saved_end
+        self.unsaved_from: int | None = None  # acknowledgements from here on did not fit
+        self.saves = 0
+        self.save_failures = 0
+        self.bury_failures = 0
+        self.last_error: str | None = None
+        self.read_bell = Bell()
+        self.time_bell = Bell()
+        self.save_bell = Bell()
+        self.bury_bell = Bell()
+        self.timer_until = inf  # when the task that watches the clock wakes up
+        self.save_at: float = inf  # so many changes wake the task that saves
+        self._reading = True
+        self._waiting: dict[_Waiting, None] = {}
+        self._called = 0  # woken, and not running yet
+        self._settle_waiters: dict[trio.Event, int] = {}
+
+    # ---- wake-ups
+
+    def changed(self) -> None:
+        """The core has changed: wake whoever can go on."""
+        core = self.core
+        if self._waiting:
+            self._call(core.available() - self._called)
+        if not self._reading and core.wants_more():
+            self._reading = True
+            self.read_bell.ring()
+        if core.changes >= self.save_at:
+            self.save_at = inf
+            self.save_bell.ring()
+        if self._settle_waiters:
+            self._tell_settled()
+        if core.burying:
+            self.bury_bell.ring()
+
+    def _call(self, count: int) -> None:
+        if count <= 0:
+            return
+        for waiting in list(self._waiting):
+            if self.core.may_take(waiting.consumer):
+                del self._waiting[waiting]
+                self._called += 1
+                waiting.event.set()
+                count -= 1
+                if not count:
+                    return
+
+    def failed(self, entry: Entry) -> None:
+        """A delivery failed: its message may be due before anything else."""
+        if entry.state is State.WAITING and entry.due < self.timer_until:
+            self.time_bell.ring()
+        self.changed()
+
+    def nothing_to_read(self) -> None:
+        """The reading task is going to wait for `read_bell`."""
+        self._reading = False
+
+    def _tell_settled(self) -> None:
+        end = self.core.end
+        for event, wanted in list(self._settle_waiters.items()):
+            if wanted <= end:
+                event.set()
+
+    # ---- for consumers
+
+    def check_open(self) -> None:
+        """Raise what there is to say to a consumer, if the subscription is not open."""
+        if self.phase is Phase.FAILED and self.failure is not None:
+            raise self.failure.with_traceback(None)
+        if self.phase is not Phase.OPEN:
+            raise SubscriptionClosedError(
+                f"subscription {self.name!r} is closed: open it again with add_subscription()"
+            )
+
+    async def take(self, consumer: Taker) -> Entry:
+        """Wait for a message and take it. Always a checkpoint."""
+        await checkpoint()
+        while True:
+            entry = self.take_nowait(consumer)
+            if entry is not None:
+                return entry
+            await self._wait(consumer)
+
+    def take_nowait(self, consumer: Taker) -> Entry | None:
+        """Take a message, if there is one for this consumer."""
+        self.check_open()
+        core = self.core
+        if consumer not in core.consumers:
+            raise SubscriptionClosedError("the consumer is closed: make another one")
+        entry = core.take(consumer, trio.current_time())
+        if entry is not None and entry.deadline < self.timer_until:
+            self.time_bell.ring()
+        self.changed()
+        return entry
+
+    async def _wait(self, consumer: Taker) -> None:
+        waiting = _Waiting(consumer)
+        self._waiting[waiting] = None
+        try:
+            await waiting.event.wait()
+        except BaseException:
+            if waiting.event.is_set():
+                self._called -= 1
+                self.changed()  # the call is for somebody else now
+            else:
+                del self._waiting[waiting]
+            raise
+        self._called -= 1
+        if consumer not in self.core.consumers:
+            self.changed()  # it was closed after it was called
+
+    async def wait_settled(self, end: int) -> None:
+        """Wait until everything below `end` is settled."""
+        await checkpoint()
+        while self.core.end < end:
+            self.check_open()
+            event = trio.Event()
+            self._settle_waiters[event] = end
+            try:
+                await event.wait()
+            finally:
+                del self._settle_waiters[event]
+
+    # ---- the end
+
+    @property
+    def fenced(self) -> bool:
+        """Whether somebody else has the cursor."""
+        return isinstance(self.failure, FencedError)
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more can be handed out, for this reason."""
+        if self.phase is Phase.OPEN:
+            self.phase, self.failure = Phase.FAILED, error
+            self.last_error = str(error)
+            self._wake_all()
+
+    def close(self) -> None:
+        """The subscription is being closed: who waits gets an error."""
+        self.phase = Phase.CLOSED
+        self._wake_all()
+
+    def left(self, consumer: Taker) -> None:
+        """A consumer was closed: its tasks that wait get an error."""
+        for waiting in [w for w in self._waiting if w.consumer is consumer]:
+            self._dismiss(waiting)
+
+    def _dismiss(self, waiting: _Waiting) -> None:
+        del self._waiting[waiting]
+        self._called += 1  # it takes nothing, and says so when it runs
+        waiting.event.set()
+
+    def _wake_all(self) -> None:
+        for waiting in list(self._waiting):
+            self._dismiss(waiting)
+        for event in self._settle_waiters:
+            event.set()

@@ -1,0 +1,144 @@
+"""What dispatch asks of the log behind a topic, and a `PersistentStorage` seen that way.
+
+There are two kinds of logs: one that is handed in (a `PersistentStorage`, which is usually a WAL),
+and segments in a `SegmentStorage`. Everything else in dispatch sees a `TopicLog` and does not know
+which, so acknowledgements, redelivery and retention are the same with both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import attrs
+
+from danube_trio import PersistentStorage, StartPosition
+from danube_trio.config import Durability
+from danube_trio.dispatch._options import ReliableOptions
+from danube_trio.message import StreamMessage
+
+__all__ = [
+    "CacheLimits",
+    "End",
+    "Message",
+    "MessageReader",
+    "PersistentLog",
+    "SegmentStorage",
+    "TopicLog",
+]
+
+Message = bytes | bytearray | memoryview | StreamMessage
+End = int | Literal["current"] | None
+
+
+class MessageReader(Protocol):
+    """An async iterator over messages with its own cursor, such as `danube_trio.Reader`."""
+
+    @property
+    def cursor(self) -> int:
+        """The offset of the next message that it will hand out."""
+        ...
+
+    def __aiter__(self) -> MessageReader: ...
+    async def __anext__(self) -> StreamMessage: ...
+    async def next_batch(self) -> list[StreamMessage]:
+        """The next messages, at least one; empty at the reader's end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it; idempotent."""
+        ...
+
+
+class TopicLog(Protocol):
+    """The log of one topic."""
+
+    async def append(
+        self,
+        messages: Sequence[Message],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Append messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
+        ...
+
+    async def reader(
+        self, start: StartPosition, *, end: End = None, count: int | None = None
+    ) -> MessageReader:
+        """A new reader; see `danube_trio.Wal.reader`."""
+        ...
+
+    async def start_offset(self) -> int:
+        """The first offset that still exists."""
+        ...
+
+    async def current_offset(self) -> int:
+        """The offset that the next message will get."""
+        ...
+
+    async def free(self, up_to: int) -> None:
+        """Messages below `up_to` may go, in whole segments."""
+        ...
+
+
+@attrs.frozen
+class CacheLimits:
+    """How much of a topic a `SegmentStorage` that is not of memory keeps in memory for readers."""
+
+    messages: int
+    bytes: int
+
+
+class SegmentStorage(Protocol):
+    """Keeps the segments of topics."""
+
+    def open_topic(
+        self, topic: str, options: ReliableOptions, cache: CacheLimits
+    ) -> AbstractAsyncContextManager[TopicLog]:
+        """The log of a topic, made if it is new. One block at a time for each topic."""
+        ...
+
+
+class PersistentLog:
+    """One topic of a `PersistentStorage`, as a `TopicLog`."""
+
+    def __init__(self, storage: PersistentStorage, topic: str) -> None:
+        self.storage = storage
+        self.topic = topic
+
+    async def append(
+        self,
+        messages: Sequence[Message],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """See `TopicLog`."""
+        if len(messages) == 1:
+            offset = await self.storage.append_message(
+                self.topic, messages[0], durability=durability, expected_offset=expected_offset
+            )
+            return range(offset, offset + 1)
+        return await self.storage.append_batch(
+            self.topic, messages, durability=durability, expected_offset=expected_offset
+        )
+
+    async def reader(
+        self, start: StartPosition, *, end: End = None, count: int | None = None
+    ) -> MessageReader:
+        """See `TopicLog`."""
+        return await self.storage.create_reader(self.topic, start, end=end, count=count)
+
+    async def start_offset(self) -> int:
+        """See `TopicLog`."""
+        return await self.storage.start_offset(self.topic)
+
+    async def current_offset(self) -> int:
+        """See `TopicLog`."""
+        return await self.storage.current_offset(self.topic)
+
+    async def free(self, up_to: int) -> None:
+        """See `TopicLog`."""
+        await self.storage.ack_checkpoint(self.topic, up_to)

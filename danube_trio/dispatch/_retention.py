@@ -1,0 +1,93 @@
+"""Retention: which messages of a topic may go.
+
+What goes is a whole number of segments below all of these:
+
+* RETAIN_UNTIL_ACK: the saved end of every subscription that the topic has in the metadata store, in
+  use or not. Without any subscription nothing goes.
+* RETAIN_UNTIL_EXPIRE: the first message that is younger than the retention period.
+* whatever a reader of the topic has not handed out yet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import trio
+
+from danube_trio import StartPosition
+from danube_trio.dispatch._engine import Bell
+from danube_trio.dispatch._options import ReliableOptions, RetentionPolicy
+from danube_trio.dispatch._store import TopicStore
+from danube_trio.errors import DanubeError, LogClosedError
+
+__all__ = ["Retention"]
+
+log = logging.getLogger("danube_trio.dispatch")
+
+
+class Retention:
+    """Frees messages of one topic, from time to time.
+
+    Args:
+        ends: the saved end of each subscription, by name; looked at in each round.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: TopicStore,
+        options: ReliableOptions,
+        ends: Callable[[], Mapping[str, int]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._options = options
+        self._ends = ends
+        self._clock = clock
+        self._lock = trio.Lock()
+        self.bell = Bell()
+        self.failures = 0
+
+    async def run(self) -> None:
+        """A round every ``retention_interval``, until cancelled."""
+        by_age = self._options.retention_policy is RetentionPolicy.RETAIN_UNTIL_EXPIRE
+        while True:
+            await trio.sleep(self._options.retention_interval)
+            if not by_age:
+                await self.bell.wait()  # nothing new can go before another cursor was saved
+            try:
+                await self.apply()
+            except LogClosedError:
+                return  # the log is being left, and this with it
+            except (DanubeError, OSError) as error:
+                self.failures += 1
+                log.warning(
+                    "retention of %s failed, and is tried again: %s", self._store.topic, error
+                )
+                self.bell.ring()
+
+    async def apply(self) -> int:
+        """One round; returns the first offset that still exists. Raises like the log."""
+        async with self._lock:
+            start = await self._store.start_offset()
+            if self._options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK:
+                may_go = min(self._ends().values(), default=0)
+            else:
+                may_go = await self._expired()
+            may_go = self._store.first_needed(may_go)
+            if may_go > start:
+                await self._store.log.free(may_go)
+                start = await self._store.start_offset()
+            return start
+
+    async def _expired(self) -> int:
+        """The first message that is young enough to stay."""
+        since = max(0.0, self._clock() - self._options.retention_period)
+        end = await self._store.current_offset()
+        reader = await self._store.log.reader(
+            StartPosition.timestamp(since), end="current", count=1
+        )
+        batch = await reader.next_batch()
+        await reader.aclose()
+        return batch[0].offset if batch else end

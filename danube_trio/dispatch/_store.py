@@ -1,0 +1,200 @@
+"""Where a topic's messages are: `TopicStore`, `TopicCache`, and segments in files.
+
+`TopicStore` is what producers and readers of a topic use. It knows the readers that it made, so
+that retention can leave them what they have not read yet.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from danube_trio import StartPosition, WalConfig, WalStorage, open_wal
+from danube_trio.config import Durability
+from danube_trio.dispatch._log import (
+    CacheLimits,
+    End,
+    Message,
+    MessageReader,
+    PersistentLog,
+    SegmentStorage,
+    TopicLog,
+)
+from danube_trio.dispatch._options import ReliableOptions, topic_parts
+from danube_trio.message import StreamMessage
+
+__all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore"]
+
+
+class TopicReader:
+    """An async iterator over a topic's messages, made by `TopicStore.create_reader`.
+
+    As long as it is neither closed nor forgotten, retention leaves alone what it has not handed
+    out. Otherwise it is as `danube_trio.Reader`: it waits for new messages unless it was given an
+    end, and cancelling loses nothing.
+    """
+
+    def __init__(self, reader: MessageReader, forget: Callable[[TopicReader], None]) -> None:
+        self._reader = reader
+        self._forget = forget
+
+    def __repr__(self) -> str:
+        return f"<TopicReader at {self.cursor}>"
+
+    @property
+    def cursor(self) -> int:
+        """The offset of the next message that it will hand out."""
+        return self._reader.cursor
+
+    def __aiter__(self) -> TopicReader:
+        return self
+
+    async def __anext__(self) -> StreamMessage:
+        return await self._reader.__anext__()
+
+    async def next_batch(self) -> list[StreamMessage]:
+        """The next messages, at least one; empty at the reader's end."""
+        return await self._reader.next_batch()
+
+    async def aclose(self) -> None:
+        """Close it; idempotent."""
+        self._forget(self)
+        await self._reader.aclose()
+
+    async def __aenter__(self) -> TopicReader:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class TopicStore:
+    """The messages of one topic. Made by `ReliableDispatch`."""
+
+    def __init__(self, topic: str, log: TopicLog) -> None:
+        self.topic = topic
+        self.log = log
+        self._readers: weakref.WeakSet[TopicReader] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"<TopicStore of {self.topic}>"
+
+    async def store_message(
+        self,
+        message: Message,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Store one message; see `danube_trio.Wal.append` for what it promises and raises."""
+        offsets = await self.log.append(
+            [message], durability=durability, expected_offset=expected_offset
+        )
+        return offsets.start
+
+    async def store_batch(
+        self,
+        messages: Iterable[Message],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Store messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
+        return await self.log.append(
+            list(messages), durability=durability, expected_offset=expected_offset
+        )
+
+    async def create_reader(
+        self,
+        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
+        *,
+        end: End = None,
+        count: int | None = None,
+    ) -> TopicReader:
+        """A new reader; see `danube_trio.Wal.reader` for its arguments and errors."""
+        reader = TopicReader(
+            await self.log.reader(start, end=end, count=count), self._readers.discard
+        )
+        self._readers.add(reader)
+        return reader
+
+    async def start_offset(self) -> int:
+        """The first offset that still exists."""
+        return await self.log.start_offset()
+
+    async def current_offset(self) -> int:
+        """The offset that the next message will get."""
+        return await self.log.current_offset()
+
+    def first_needed(self, otherwise: int) -> int:
+        """The lowest offset that a reader has not handed out, if it is below `otherwise`."""
+        return min([otherwise, *(reader.cursor for reader in self._readers)])
+
+
+class TopicCache:
+    """A storage of segments, and how much of each topic is kept in memory in front of it.
+
+    Args:
+        storage: `InMemoryStorage` (which is its own cache) or `FileStorage`.
+        max_messages, max_bytes: kept in memory for readers, for each topic.
+    """
+
+    def __init__(
+        self, storage: SegmentStorage, *, max_messages: int = 65_536, max_bytes: int = 16 << 20
+    ) -> None:
+        for name, value in (("max_messages", max_messages), ("max_bytes", max_bytes)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number, 1 or more")
+        self.storage = storage
+        self._limits = CacheLimits(max_messages, max_bytes)
+
+    def __repr__(self) -> str:
+        return f"<TopicCache over {self.storage!r}>"
+
+    def open_topic(
+        self, topic: str, options: ReliableOptions
+    ) -> AbstractAsyncContextManager[TopicLog]:
+        """The log of a topic, made if it is new."""
+        return self.storage.open_topic(topic, options, self._limits)
+
+
+class FileStorage:
+    """A `SegmentStorage` of files: a directory for each topic, ``<dir>/<namespace>/<name>/``.
+
+    Each is a log of its own with all that `danube_trio.open_wal` promises (a message is on disk
+    when storing it returns, recovery is exact), and one process at a time. Its segments are the
+    log's files, and the command line tool reads them.
+
+    Args:
+        dir: the directory above them all, made if missing.
+        durability: what storing a message waits for unless told otherwise.
+    """
+
+    def __init__(self, dir: str | os.PathLike[str], *, durability: Durability = "fsync") -> None:
+        self._dir: str = os.path.abspath(os.fspath(dir))
+        self._durability: Durability = durability
+
+    def __repr__(self) -> str:
+        return f"<FileStorage {self._dir}>"
+
+    def open_topic(
+        self, topic: str, options: ReliableOptions, cache: CacheLimits
+    ) -> AbstractAsyncContextManager[TopicLog]:
+        """See `SegmentStorage`. Raises like `open_wal`."""
+        config = WalConfig(
+            dir=os.path.join(self._dir, *topic_parts(topic)),
+            segment_bytes=options.segment_bytes,
+            cache_capacity=cache.messages,
+            cache_bytes=cache.bytes,
+            durability=self._durability,
+            topic_name=topic,
+        )
+        return _open_files(config, topic)
+
+
+@asynccontextmanager
+async def _open_files(config: WalConfig, topic: str) -> AsyncGenerator[TopicLog]:
+    async with open_wal(config) as wal:
+        yield PersistentLog(WalStorage.from_wal(wal, topic), topic)

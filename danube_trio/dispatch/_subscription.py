@@ -1,0 +1,336 @@
+"""`Subscription`: a named cursor that persists and moves by acknowledgements, for its users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import checkpoint
+
+from danube_trio import StartPosition
+from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._core import DispatchCore
+from danube_trio.dispatch._dead_letters import DeadLetters, redriven
+from danube_trio.dispatch._delivery import Take
+from danube_trio.dispatch._engine import Engine, Phase
+from danube_trio.dispatch._errors import CursorTooLargeError
+from danube_trio.dispatch._keeper import CursorKeeper
+from danube_trio.dispatch._options import SubscriptionOptions
+from danube_trio.dispatch._run import Handler, run_handlers
+from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
+from danube_trio.dispatch._store import TopicStore
+from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Subscription", "offset_of"]
+
+REDRIVE_BATCH = 100
+
+
+class Subscription:
+    """A subscription of a topic; made by `ReliableDispatch.add_subscription`.
+
+    Its cursor lives in the metadata store. What is acknowledged and saved is never delivered again,
+    what is not acknowledged always is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: SubscriptionOptions,
+        core: DispatchCore,
+        keeper: CursorKeeper,
+        store: TopicStore,
+        letters: DeadLetters | None,
+        told: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.options = options
+        self._store = store
+        self._keeper = keeper
+        self._letters = letters
+        self._engine = Engine(name, core, core.end)
+        self._reading = Reading(self._engine, store.log)
+        self._saving = Saving(self._engine, keeper, told)
+        self._own = Consumer(self._engine, self._saving, "take", ordered=False)
+        self._redriving = trio.Lock()
+        self._tasks = trio.CancelScope(shield=True)
+        self._done = trio.Event()
+        self._numbered = 0
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        return (
+            f"<Subscription {self.name!r} {self.options.type.value} {engine.phase.value}, "
+            f"settled up to {engine.core.end}>"
+        )
+
+    # ---- taking
+
+    def take(self) -> Take:
+        """A block around one message: ``async with subscription.take() as message``.
+
+        Leaving it acknowledges, an exception nacks and goes on, `Cancelled` releases without
+        burning an attempt. Any number of tasks may take; they are one consumer together.
+
+        Raises, on entering, what `Consumer.receive` raises, and SubscriptionBusyError when the
+        subscription is exclusive and has another consumer.
+        """
+        return Take(self._own, leave=True)
+
+    def consumer(self, name: str = "") -> Consumer:
+        """A consumer of its own, for an ``async with`` block. See `Consumer`."""
+        return self._consumer(name, ordered=False)
+
+    def _consumer(self, name: str, *, ordered: bool) -> Consumer:
+        self._numbered += 1
+        name = name or f"consumer {self._numbered}"
+        return Consumer(self._engine, self._saving, name, ordered=ordered)
+
+    async def run(
+        self,
+        handler: Handler,
+        *,
+        concurrency: int = 1,
+        stop_on: tuple[type[Exception], ...] = (),
+    ) -> None:
+        """Call ``await handler(message)`` for each message, so many at a time, until cancelled.
+
+        A handler that returns acknowledges. One that raises an `Exception` nacks: the message comes
+        again, or meets its ``poison_policy``, and the run goes on (errors are logged). A handler is
+        cancelled when its delivery times out (`Delivery.extend` puts that off), which counts as
+        failed too. The handler may answer itself first: `Delivery.nack` with a delay, `reject`.
+
+        Messages of the same key are handled one at a time and in order, through failures as well,
+        unless the subscription is SHARED. Messages without a key are in no order.
+
+        Args:
+            concurrency: at most ``max_unacked_messages``.
+            stop_on: exceptions that stop the run: the message is nacked, the other handlers are
+                cancelled (their messages released), and the exception comes out.
+
+        Raises:
+            SubscriptionBusyError: it is exclusive and has a consumer.
+            SubscriptionClosedError: it was closed meanwhile.
+            What is not an `Exception`, as it is; what made the subscription fail.
+
+        Cancellation: handlers are cancelled, and what they had in hand is released.
+        """
+        window = self.options.max_unacked_messages
+        if not 1 <= concurrency <= window:
+            raise ValueError(
+                f"concurrency={concurrency!r} must be between 1 and max_unacked_messages={window}"
+            )
+        async with self._consumer("run", ordered=True) as consumer:
+            await run_handlers(consumer, handler, concurrency, stop_on)
+
+    # ---- control
+
+    def pause(self) -> None:
+        """Hand out nothing until `resume`. What is in consumers' hands stays there. Not saved."""
+        self._engine.core.paused = True
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._engine.core.paused = False
+        self._engine.changed()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused."""
+        return self._engine.core.paused
+
+    async def seek(self, start: StartPosition) -> int:
+        """Begin anew at a position, and save that; returns its offset.
+
+        Acknowledgements at and after it are forgotten, messages before it are not delivered any
+        more. Deliveries so far are over: answers to them do not count, and their messages may come
+        again while they are still being handled.
+
+        Raises:
+            OffsetTrimmedError, ValueError: the topic does not have that offset.
+            StoreError: the subscription was moved, and that is not saved yet (but will be).
+        """
+        engine = self._engine
+        offset = await offset_of(self._store, start)
+        engine.check_open()
+        engine.core.move(offset)
+        self._reading.moved()
+        engine.changed()
+        await self._saving.save()
+        return offset
+
+    async def flush(self) -> None:
+        """Save every acknowledgement so far, now instead of within ``save_interval``.
+
+        Raises:
+            StoreError: it is not known whether they are saved; it will be tried again.
+            CursorTooLargeError: not all fit into ``max_cursor_bytes``.
+            FencedError: another program has opened the subscription.
+
+        Cancellation: as StoreError.
+        """
+        await checkpoint()
+        engine = self._engine
+        if engine.fenced:
+            engine.check_open()
+        await self._saving.save()
+        if engine.unsaved_from is not None:
+            raise CursorTooLargeError(self.options.max_cursor_bytes, engine.unsaved_from)
+
+    async def wait_settled(self, end: int | None = None) -> None:
+        """Wait until every message below offset `end` (None: of now) is settled.
+
+        Settled is acknowledged, dropped or dead-lettered. Raises what `Consumer.receive` raises.
+        """
+        if end is None:
+            end = await self._store.current_offset()
+        await self._engine.wait_settled(end)
+
+    # ---- poison
+
+    def blocked(self) -> list[Blocked]:
+        """What ``PoisonPolicy.BLOCK`` holds back, by offset."""
+        return [
+            Blocked(entry.offset, entry.message, entry.failures, entry.reason)
+            for entry in self._engine.core.blocked()
+        ]
+
+    def retry_blocked(self, offset: int) -> bool:
+        """Deliver a blocked message again, as if it had never failed. False: it is not blocked."""
+        return self._unblock(offset, retry=True)
+
+    def drop_blocked(self, offset: int) -> bool:
+        """Settle a blocked message unhandled. False: it is not blocked."""
+        return self._unblock(offset, retry=False)
+
+    def _unblock(self, offset: int, *, retry: bool) -> bool:
+        found = self._engine.core.unblock(offset, retry=retry)
+        self._engine.changed()
+        return found
+
+    async def redrive(self, limit: int | None = None) -> int:
+        """Append dead letters to the topic again, oldest first; returns how many.
+
+        Each is brought back once; a crash in between may bring up to 100 of them back twice. Every
+        subscription of the topic gets them. They stay in the dead letter topic.
+
+        Args:
+            limit: at most so many; None: all that there are at the call.
+
+        Raises ValueError without ``PoisonPolicy.DEAD_LETTER``, else like the storages.
+        """
+        letters = self._letters
+        if letters is None:
+            raise ValueError("only poison_policy=PoisonPolicy.DEAD_LETTER has dead letters")
+        async with self._redriving:
+            storage, topic = letters.storage, letters.topic
+            first = max(await self._keeper.redriven(), await storage.start_offset(topic))
+            end = await storage.current_offset(topic)
+            if limit is not None:
+                end = min(end, first + limit)
+            at = first
+            while at < end:
+                stop = min(end, at + REDRIVE_BATCH)
+                reader = await storage.create_reader(topic, StartPosition.offset(at), end=stop)
+                async with reader:
+                    batch = [redriven(message) async for message in reader]
+                await self._store.store_batch(batch)
+                await self._keeper.save_redriven(stop)
+                at = stop
+            return max(0, end - first)
+
+    # ---- watching
+
+    async def lag(self) -> int:
+        """How many messages of the topic are not settled."""
+        return self._engine.core.lag(await self._store.current_offset())
+
+    async def statistics(self) -> SubscriptionStatistics:
+        """Everything that can be counted, at this moment."""
+        return statistics_of(self._engine, await self._store.current_offset())
+
+    @property
+    def end(self) -> int:
+        """Every message below it is settled."""
+        return self._engine.core.end
+
+    @property
+    def saved_end(self) -> int:
+        """Every message below it is settled, and that is saved."""
+        return self._engine.saved_end
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be had: it has neither failed nor been closed."""
+        return self._engine.phase is Phase.OPEN
+
+    # ---- its life, for ReliableDispatch
+
+    async def take_over(self) -> None:
+        """Save the cursor with a new owner, which fences an earlier one. Raises StoreError."""
+        await self._saving.save()
+
+    async def run_tasks(self) -> None:
+        """Run its tasks until `finish`. They are shielded: the cursor is saved at the very end."""
+        engine = self._engine
+        try:
+            with self._tasks:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._reading.run)
+                    nursery.start_soon(watch_clock, engine)
+                    nursery.start_soon(self._saving.run)
+                    if self._letters is not None:
+                        nursery.start_soon(bury, engine, self._letters)
+        finally:
+            engine.close()
+            self._done.set()
+
+    async def finish(self, grace: float) -> BaseException | None:
+        """Close it, and save what is not saved yet, for so many seconds at most.
+
+        Returns why it could not be saved. Not to be cancelled.
+        """
+        engine, core = self._engine, self._engine.core
+        if engine.phase is Phase.CLOSED:
+            return None
+        await self.close_unsaved()
+        if engine.fenced or core.changes == core.saved_changes:
+            return None
+        with trio.move_on_after(grace):
+            try:
+                await self._saving.save()
+            except Exception as error:  # for the one who leaves, whatever it is
+                return error
+            return None
+        return TimeoutError(
+            f"the metadata store took more than {grace} seconds to save the cursor of "
+            f"{self.name!r}: what was acknowledged last will be delivered again"
+        )
+
+    async def close_unsaved(self) -> None:
+        """Close it and save nothing. Not to be cancelled."""
+        if self._engine.phase is not Phase.CLOSED:
+            self._engine.close()
+            self._tasks.cancel()
+            await self._done.wait()
+
+
+async def offset_of(store: TopicStore, start: StartPosition) -> int:
+    """The offset that a position means now. Raises OffsetTrimmedError, ValueError."""
+    if start.kind == "earliest":
+        return await store.start_offset()
+    if start.kind == "latest":
+        return await store.current_offset()
+    end = await store.current_offset()
+    reader = await store.log.reader(start, end="current", count=1)
+    try:
+        if start.kind == "offset":
+            return start.value
+        batch = await reader.next_batch()
+        return batch[0].offset if batch else end
+    finally:
+        with trio.CancelScope(shield=True):
+            await reader.aclose()
