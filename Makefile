@@ -32,9 +32,11 @@ campaign: export DANUBE_LINE_SEEDS := 1000
 campaign: export DANUBE_LIVES := 1500
 campaign: export DANUBE_MODEL_EXAMPLES := 2000
 campaign: export DANUBE_FENCING_ROUNDS := 50
+campaign: export DANUBE_TOPIC_KILL_STEP := 1
 campaign: export DANUBE_DISPATCH_MESSAGES := 100000
 campaign: export DANUBE_MORE_SERVERS := 1
-campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_') tests/test_damage.py tests/test_model.py
+campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_') \
+	tests/test_damage.py tests/test_model.py tests/test_dispatch_core.py tests/test_dispatch_model.py
 campaign: $(VENV)/.test  ## run the tests that have a long version, in full: hours
 	$(BIN)/python -m pytest $(sort $(CAMPAIGN)) --hypothesis-profile=long --timeout 7200 $(ARGS)
 
