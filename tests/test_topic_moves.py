@@ -349,6 +349,31 @@ async def test_a_store_that_does_not_answer_is_told_to_who_opens(
         assert await one.append_message(U, b"x") == 0
 
 
+async def test_a_store_that_hangs_keeps_nobody_from_leaving(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with world.open("one") as one, world.open("two") as two:
+        await one.append_message(T, b"x")
+        await one.append_message(U, b"x")
+        await one.seal(U)
+        await two.append_message(U, b"y")
+    async with trio.open_nursery() as nursery:
+
+        async def use(storage: Storage, topic: str) -> None:
+            with pytest.raises(LogClosedError, match="storage is closed"):
+                await storage.append_message(topic, b"x", durability="uploaded")
+
+        async with world.open("one") as one:
+            await one.append_message("/default/open", b"x")
+            world.client("one").fail(None, kind="hang", sticky=True)
+            if world.metadata is None:
+                nursery.start_soon(use, one, T)
+                nursery.start_soon(use, one, U)
+            with trio.move_on_after(5) as scope:
+                await one.delete("/default/open")
+            assert scope.cancelled_caught
+
+
 # ---- deleting
 
 
