@@ -231,3 +231,12 @@ async def test_uploads_that_failed_leave_nothing_behind_while_the_log_is_open(
         await wal.wait_uploaded(1)
         await trio.sleep(1)
         await check_objects(world)
+
+
+async def test_a_segment_never_spans_two_epochs(autojump_clock: trio.testing.MockClock) -> None:
+    world = World.new("manifests")
+    for life in range(3):
+        async with world.open(ON_DEMAND) as wal:
+            statistics = wal.statistics()
+            assert statistics.sealed_end == statistics.next_offset == life
+            await wal.append(b"tail")
