@@ -126,11 +126,18 @@ class Engine:
     async def wait_visible(self, end: int) -> None:
         """Wait until readers may see the record before `end`.
 
-        Raises LogBrokenError or LogClosedError when that will never be.
+        Raises LogBrokenError, FencedError or LogClosedError when that will never be.
         """
-        if self.log.phase is Phase.BROKEN or self.log.phase is Phase.CLOSED:
-            raise self.refusal()
+        self.refuse_to_wait(end)
         await self.visible.wait(end)
+
+    def refuse_to_wait(self, end: int) -> None:
+        """Raise if no record will ever come before `end` that is not there already."""
+        phase = self.log.phase
+        if phase in (Phase.BROKEN, Phase.CLOSED) or (
+            phase is not Phase.OPEN and end > self.marks.next_offset
+        ):
+            raise self.refusal()
 
     async def look_again(self) -> None:
         """Nobody but this process changes the log, unless it is fenced."""
@@ -231,6 +238,8 @@ class Engine:
             self._unsynced.clear()
             self.visible.release(end)
         self.durable.release(end)
+        if self.log.phase is not Phase.OPEN:
+            self._tell_who_waits_beyond_the_end()
 
     def _show(self, block: Block) -> None:
         self.cache.add(block)
@@ -280,7 +289,17 @@ class Engine:
         self.log.phase = Phase.FENCED
         if len(self.uploaded):
             self.uploaded.fail(self.refusal)
+        self._tell_who_waits_beyond_the_end()
         self._ring_all()
+
+    def _tell_who_waits_beyond_the_end(self) -> None:
+        """A log that accepts nothing more has an end, and nobody must wait behind it."""
+        marks = self.marks
+        ended = self.log.phase in (Phase.SEALED, Phase.FENCED)
+        if ended and marks.durable_end == marks.next_offset:
+            for waiters in (self.visible, self.durable):
+                if len(waiters):
+                    waiters.fail(self.refusal)
 
     @property
     def fence_untold(self) -> bool:
@@ -294,6 +313,7 @@ class Engine:
         self.log.phase = Phase.SEALED
         self.log.want_durable(self.marks.next_offset)
         self.want_uploaded(self.marks.next_offset)
+        self._tell_who_waits_beyond_the_end()
         self._ring_all()
 
     def pruned(self, local_start: int) -> list[Segment]:

@@ -56,8 +56,8 @@ class Reader(Generic[T_co]):
     records are handed out. Keeps nothing open between blocks; closing it is good manners, no must.
 
     Raises, from the iteration: OffsetTrimmedError when retention overtook it, CorruptDataError,
-    LogBrokenError or LogClosedError when it waits for records that will never come, and what the
-    object store raises: after StoreUnavailableError the same reader may be asked again.
+    LogBrokenError, FencedError or LogClosedError when it waits for records that will never come,
+    and what the object store raises: after StoreUnavailableError it may be asked again.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from trio.lowlevel import checkpoint, enable_ki_protection
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from danube_trio._accept import Acceptor
 from danube_trio._cloud_side import CloudSide
@@ -250,9 +250,8 @@ class Wal(Readable):
         engine.log.want_durable(min(end, engine.marks.next_offset))
         engine.writer_bell.ring()
         try:
-            if engine.log.phase in (Phase.BROKEN, Phase.CLOSED):
-                await checkpoint()
-                raise engine.refusal()
+            await checkpoint_if_cancelled()
+            engine.refuse_to_wait(end)
             await engine.durable.wait(end)
         except LogBrokenError:
             engine.log.told(range(end))

@@ -8,10 +8,17 @@ import trio
 import trio.testing
 from cloud_model import CONFIG, World, check_objects, cloud, everything, go_on
 
-from danube_trio import StartPosition, WalConfig, open_wal
+from danube_trio import StartPosition, Wal, WalConfig, open_wal
 from danube_trio._core.files import with_crc, without_crc
+from danube_trio._core.segment import LogNames
 from danube_trio.catalog import Backoff, ManifestCatalog
-from danube_trio.errors import CorruptDataError, OffsetTrimmedError, StoreUnavailableError
+from danube_trio.errors import (
+    CorruptDataError,
+    FencedError,
+    LogClosedError,
+    OffsetTrimmedError,
+    StoreUnavailableError,
+)
 from danube_trio.testing import SimDisk, SimStore, StoreOperation
 
 ON_DEMAND = attrs.evolve(CONFIG, cloud=attrs.evolve(CONFIG.cloud, upload_interval=None))
@@ -340,3 +347,73 @@ async def test_a_local_log_is_not_set_aside_for_the_catalog_of_another_one() -> 
             raise AssertionError("it was opened")
     before.pop("/data/log/wal.lock")
     assert local.tree().items() >= before.items()
+
+
+async def test_who_waits_behind_the_end_of_a_sealed_log_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Readers waited there until the log was left."""
+    world = World.new("manifests")
+    seen: list[str] = []
+
+    async def watch(wal: Wal) -> None:
+        with pytest.raises(LogClosedError, match="sealed"):
+            async for message in wal.reader():
+                seen.append(f"read {message.offset}")
+        seen.append("reader told")
+
+    async def wait(wal: Wal) -> None:
+        with pytest.raises(LogClosedError, match="sealed"):
+            await wal.wait_durable(5)
+        seen.append("waiter told")
+
+    async with world.open(ON_DEMAND) as wal, trio.open_nursery() as nursery:
+        await wal.append(b"a")
+        nursery.start_soon(watch, wal)
+        nursery.start_soon(wait, wal)
+        await trio.testing.wait_all_tasks_blocked()
+        wal.append_nowait(b"b")  # accepted before the seal: readers see it
+        assert await wal.seal() == 2
+    seen.remove("waiter told")
+    assert seen == ["read 0", "read 1", "reader told"]
+
+
+async def test_who_waits_behind_the_end_of_a_fenced_log_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    told: list[int] = []
+
+    async def watch(wal: Wal) -> None:
+        with pytest.raises(FencedError):
+            async for message in wal.reader():
+                told.append(message.offset)
+        told.append(-1)
+
+    async with world.open(ON_DEMAND) as wal, trio.open_nursery() as nursery:
+        await wal.append(b"a", durability="uploaded")
+        await wal.append(b"b")
+        nursery.start_soon(watch, wal)
+        await trio.testing.wait_all_tasks_blocked()
+        async with attrs.evolve(world, disk=SimDisk()).open(ON_DEMAND):
+            with pytest.raises(FencedError):
+                await wal.append(b"c", durability="uploaded")
+    assert told == [0, 1, 2, -1]
+
+
+async def test_a_directory_that_lost_its_newest_segments_goes_on_behind_the_objects(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open(attrs.evolve(KEEPING, segment_bytes=400)) as wal:
+        for i in range(12):
+            await wal.append(b"%d" % i * 100)
+        await wal.wait_uploaded(12)
+    names = LogNames.of("/data/log", "wal.log")
+    bases = names.segment_bases([path.rpartition("/")[2] for path in world.disk.tree()])
+    for path in (names.mark, names.checkpoint, *map(names.segment, bases[2:])):
+        world.disk.unlink(path)
+    async with world.open(ON_DEMAND) as wal:
+        assert wal.next_offset == 12
+        await go_on(wal)
+    await check_objects(world)
