@@ -39,12 +39,12 @@ from danube_trio._disk import RealDisk
 from danube_trio._engine import Engine, Work
 from danube_trio._flusher import run_flusher
 from danube_trio._janitor import Janitor
+from danube_trio._leaving import leave_nursery, to_its_end
 from danube_trio._recover import Recovered, recover
 from danube_trio._stores import default_catalog, probe_once
 from danube_trio._tail import Tail
 from danube_trio._tier import CloudTier
 from danube_trio._uploader import Uploader
-from danube_trio._waiters import to_its_end
 from danube_trio._wal import Wal
 from danube_trio._writer import run_writer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
@@ -315,7 +315,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                     interrupt = await to_its_end(step) or interrupt
         engine.closed()
         if self._lane is not None:
-            await self._leave_nursery(exc_type, exc, traceback)
+            await leave_nursery(self._nursery, self._bugs, exc)
         else:
             await trio.lowlevel.checkpoint()
         if engine.log.lost:
@@ -327,22 +327,6 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             raise engine.fence
         if interrupt is not None:
             raise interrupt
-
-    async def _leave_nursery(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """The tasks are done. What the body raised goes out as it is, unless there was a bug."""
-        if not self._bugs:
-            await self._nursery.__aexit__(None, None, None)
-            return
-        try:
-            await self._nursery.__aexit__(exc_type, exc, traceback)
-        except BaseExceptionGroup:
-            cause = None if isinstance(exc, trio.Cancelled) else exc
-            raise self._bugs[0] from cause
 
     def _release(self) -> None:
         if self._lock is not None:

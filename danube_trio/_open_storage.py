@@ -21,11 +21,11 @@ from trio.lowlevel import enable_ki_protection
 
 from danube_trio._core.disk import Disk
 from danube_trio._disk import RealDisk
+from danube_trio._leaving import leave_nursery, to_its_end
 from danube_trio._shared_lanes import SharedLanes
 from danube_trio._topic_door import TopicDoor
 from danube_trio._topic_host import TopicHosts
 from danube_trio._topics import Storage
-from danube_trio._waiters import to_its_end
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
 from danube_trio.metadata import MetadataStore, open_metadata_directory
@@ -162,7 +162,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
             interrupt = await to_its_end(hosts.wait_empty)
         self._housekeeping.cancel()
         await self._close()
-        await self._leave_nursery(exc_type, exc, traceback)
+        await leave_nursery(self._nursery, self._bugs, exc)
         untold = list(hosts.untold.values())
         if untold and (exc is None or isinstance(exc, trio.Cancelled)):
             if len(untold) == 1:
@@ -173,22 +173,6 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 exc.add_note(str(error))
         if interrupt is not None:
             raise interrupt
-
-    async def _leave_nursery(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """All tasks are done. What the body raised goes out as it is, unless there was a bug."""
-        if not self._bugs:
-            await self._nursery.__aexit__(None, None, None)
-            return
-        try:
-            await self._nursery.__aexit__(exc_type, exc, traceback)
-        except BaseExceptionGroup:
-            cause = None if isinstance(exc, trio.Cancelled) else exc
-            raise self._bugs[0] from cause
 
 
 def _look_at_limits(config: StorageConfig) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for a mark, and waking one task: the two primitives of the hot path; and `to_its_end`.
+"""Waiting for a mark, and waking one task: the two primitives of the hot path.
 
 Between being listed as waiting and waiting no KeyboardInterrupt may strike: hence the protection.
 Both sit directly on `trio.lowlevel`, because they run once per append: an `AsyncValue` with 1000
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import outcome
@@ -24,7 +24,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["Doorbell", "OffsetWaiters", "RepeatedEvent", "repeated_event", "to_its_end"]
+__all__ = ["Doorbell", "OffsetWaiters", "RepeatedEvent", "repeated_event"]
 
 
 class RepeatedEvent(Protocol):
@@ -150,19 +150,3 @@ class OffsetWaiters:
         self._heap.clear()
         for task in waiting:
             reschedule(task, outcome.Error(make_error()))
-
-
-async def to_its_end(step: Callable[[], Awaitable[object]]) -> KeyboardInterrupt | None:
-    """Run a step of leaving, whatever happens; a KeyboardInterrupt is for afterwards.
-
-    Trio raises it into the main task's waits, through shields. A wait is repeated; a call to the
-    disk goes to its end before it raises.
-    """
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            await step()
-        except KeyboardInterrupt as error:
-            interrupt = error
-        else:
-            return interrupt

@@ -23,7 +23,7 @@ TASKS = {"_writer", "_flusher", "_uploader", "_janitor", "_reader", "_recover"}
 # By the first part of a module's name; "" is danube_trio/__init__.py, the public names.
 RANKS = {
     **dict.fromkeys(("_core", "_version", "config", "errors", "message"), 0),
-    **dict.fromkeys(("_disk", "_lane", "_waiters", "cloud", "metadata", "catalog"), 1),
+    **dict.fromkeys(("_disk", "_lane", "_waiters", "_leaving", "cloud", "metadata", "catalog"), 1),
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
