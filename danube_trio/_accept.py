@@ -85,7 +85,7 @@ class Acceptor:
         assert cloud is not None
         if engine.marks.uploaded_end >= end:
             return
-        engine.want_uploaded(end)
+        cloud.want_uploaded(end)
         timeout = engine.config.cloud.upload_timeout
         why = f"has not got them after {timeout} s"
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.log import Phase
 from danube_trio._core.stats import CloudStatistics, UploadCounts
 from danube_trio._tier import CloudTier
 
@@ -47,6 +48,24 @@ class CloudSide:
         self.trimmed: list[Descriptor] = []
         self._engine = engine
         self.look_at_room()
+
+    def want_uploaded(self, end: int) -> None:
+        """Ask the uploader for everything below `end`."""
+        engine = self._engine
+        if end > engine.log.upload_wanted:
+            engine.log.upload_wanted = end
+            engine.uploader_bell.ring()
+
+    def seal(self) -> None:
+        """The log accepts nothing more; what it has goes to the object store, all of it."""
+        engine = self._engine
+        if engine.log.phase is not Phase.OPEN:
+            return
+        engine.log.phase = Phase.SEALED
+        engine.log.want_durable(engine.marks.next_offset)
+        self.want_uploaded(engine.marks.next_offset)
+        engine.tell_who_waits_beyond_the_end()
+        engine.ring_all()
 
     @property
     def waiting_bytes(self) -> int:

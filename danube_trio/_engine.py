@@ -239,7 +239,7 @@ class Engine:
             self.visible.release(end)
         self.durable.release(end)
         if self.log.phase is not Phase.OPEN:
-            self._tell_who_waits_beyond_the_end()
+            self.tell_who_waits_beyond_the_end()
 
     def _show(self, block: Block) -> None:
         self.cache.add(block)
@@ -269,12 +269,6 @@ class Engine:
 
     # ---- the object store
 
-    def want_uploaded(self, end: int) -> None:
-        """Ask the uploader for everything below `end`."""
-        if end > self.log.upload_wanted:
-            self.log.upload_wanted = end
-            self.uploader_bell.ring()
-
     def ask_for_roll(self) -> None:
         """Ask the flusher to seal the active segment."""
         self.log.roll_wanted = True
@@ -289,10 +283,10 @@ class Engine:
         self.log.phase = Phase.FENCED
         if len(self.uploaded):
             self.uploaded.fail(self.refusal)
-        self._tell_who_waits_beyond_the_end()
-        self._ring_all()
+        self.tell_who_waits_beyond_the_end()
+        self.ring_all()
 
-    def _tell_who_waits_beyond_the_end(self) -> None:
+    def tell_who_waits_beyond_the_end(self) -> None:
         """A log that accepts nothing more has an end, and nobody must wait behind it."""
         marks = self.marks
         ended = self.log.phase in (Phase.SEALED, Phase.FENCED)
@@ -305,16 +299,6 @@ class Engine:
     def fence_untold(self) -> bool:
         """Whether records were fenced off, and no caller was told."""
         return not self.fence_told and self.marks.next_offset > self.marks.uploaded_end
-
-    def seal(self) -> None:
-        """Nothing more is accepted; what was goes to the object store, all of it."""
-        if self.log.phase is not Phase.OPEN:
-            return
-        self.log.phase = Phase.SEALED
-        self.log.want_durable(self.marks.next_offset)
-        self.want_uploaded(self.marks.next_offset)
-        self._tell_who_waits_beyond_the_end()
-        self._ring_all()
 
     def pruned(self, local_start: int) -> list[Segment]:
         """Local files begin at `local_start` now, durably; returns the segments to unlink."""
@@ -397,7 +381,7 @@ class Engine:
         if self.log.running:
             self.log.phase = Phase.CLOSING
         self.log.want_durable(self.marks.next_offset)
-        self._ring_all()
+        self.ring_all()
 
     def closed(self) -> None:
         """All tasks are done."""
@@ -408,8 +392,9 @@ class Engine:
     def _fail_waiters(self) -> None:
         for waiters in (self.written, self.durable, self.visible, self.uploaded):
             waiters.fail(self.refusal)
-        self._ring_all()
+        self.ring_all()
 
-    def _ring_all(self) -> None:
+    def ring_all(self) -> None:
+        """Wake every task, to look at what changed."""
         for bell in (self.writer_bell, self.room_bell, self.janitor_bell, self.uploader_bell):
             bell.ring()

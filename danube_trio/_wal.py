@@ -78,8 +78,7 @@ class Receipt:
         writer took the log over before that, ValueError when the log has no object store.
         """
         engine = self._engine
-        _check_store(engine)
-        engine.want_uploaded(self.offsets.stop)
+        _check_store(engine).want_uploaded(self.offsets.stop)
         return await self._wait(engine.uploaded, engine.marks.uploaded_end)
 
     async def _wait(self, waiters: OffsetWaiters, mark: int) -> range:
@@ -266,11 +265,11 @@ class Wal(Readable):
         if isinstance(end, bool) or not isinstance(end, int):
             raise TypeError(f"end={end!r} must be an offset")
         engine = self._engine
-        _check_store(engine)
+        cloud = _check_store(engine)
         if engine.marks.uploaded_end >= end:
             await checkpoint()
             return
-        engine.want_uploaded(min(end, engine.marks.next_offset))
+        cloud.want_uploaded(min(end, engine.marks.next_offset))
         if engine.log.phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
             await checkpoint()
             raise engine.refusal()
@@ -285,7 +284,7 @@ class Wal(Readable):
         """
         engine = self._engine
         cloud = _check_store(engine)
-        engine.seal()
+        cloud.seal()
         end = engine.marks.next_offset
         await self.wait_durable(end)
         await self.wait_uploaded(end)
