@@ -80,7 +80,10 @@ def _take_over(
         after = after.trimmed(start)
     kept = _epochs_from(meta, before.end)
     epochs = (*kept, (after.epoch, recovered.next_offset))
-    meta = attrs.evolve(meta, epochs=epochs, writer=after.writer)
+    # The catalog never names an older epoch than now; of those since, any may be the one it names.
+    writers = [(epoch, writer) for epoch, writer in meta.writers if epoch >= before.epoch]
+    writers.append((after.epoch, after.writer))
+    meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers))
     replace_file(disk, directory.names.meta, encode_document(meta))
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after

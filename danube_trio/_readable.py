@@ -137,6 +137,7 @@ class Poller:
         self._looked_at = float("-inf")
         self._polled: trio.Event | None = None
         self._scope = trio.CancelScope()
+        self._nap = trio.CancelScope()
         self.closed = False
 
     async def look(self) -> None:
@@ -144,6 +145,7 @@ class Poller:
         async with self._looking:
             self._looked_at = trio.current_time()  # of a look that fails, too: no poll spins
             await self._look()
+        self._nap.cancel()  # who polls need not wait for what was seen just now
 
     async def wait(self, reached: Callable[[], bool]) -> None:
         """Look until it is reached. Raises LogClosedError on leaving, and what looking raises."""
@@ -154,8 +156,10 @@ class Poller:
             self._polled = polled = trio.Event()
             try:
                 with trio.CancelScope() as self._scope:
-                    await trio.sleep_until(self._looked_at + self._seconds)
-                    await self.look()
+                    with trio.CancelScope() as self._nap:
+                        await trio.sleep_until(self._looked_at + self._seconds)
+                    if not self._nap.cancelled_caught:
+                        await self.look()
             finally:
                 self._polled = None
                 polled.set()

@@ -42,9 +42,7 @@ def belongs(meta: Meta, state: CatalogState) -> bool:
     """Whether the tail of this directory still is part of the log."""
     if not state.owner:
         return True
-    if state.owner != meta.directory_id or state.epoch > meta.epochs[-1][0]:
-        return False
-    if state.epoch == meta.epochs[-1][0] and state.writer != meta.writer and meta.writer:
+    if state.owner != meta.directory_id or (state.epoch, state.writer) not in meta.writers:
         return False
     tail_epoch = max((epoch for epoch, first in meta.epochs if first <= state.end), default=0)
     return state.owner_since_epoch <= tail_epoch

@@ -116,8 +116,10 @@ class CloudTier:
         """Fetch ahead what readers will want, until `close`. A task of whoever owns the tier."""
         with self._scope:
             async with trio.open_nursery() as self._nursery:
-                await trio.sleep_forever()
-        self._nursery = None
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # before it closes: nothing can be started there any more
 
     def close(self) -> None:
         """Fetch nothing ahead any more."""

@@ -49,6 +49,8 @@ __all__ = ["Uploader"]
 log = logging.getLogger("danube_trio.uploader")
 
 FIRST_PAUSE = 0.1
+# Uploads for one look for old entries of the catalog, which lists them. A guess.
+COLLECT_EVERY = 16
 # Failed uploads that may be in the store before they are removed, which is else done after the next
 # one that does not fail.
 MAX_RUBBISH = 8
@@ -314,7 +316,9 @@ class Uploader:
             return
         key_of = self._session.catalog.object_key
         self._rubbish -= {key_of(d.object_id) for d in self._session.state.segments}
-        steps: list[Callable[[], Awaitable[Any]]] = [self._session.collect]
+        steps: list[Callable[[], Awaitable[Any]]] = []
+        if self._cloud.uploads.done % COLLECT_EVERY == 1:
+            steps.append(self._session.collect)
         steps += [partial(self._discard, key) for key in sorted(self._rubbish)]
         for step in steps:
             try:

@@ -345,3 +345,33 @@ async def test_collecting_that_slept_removes_no_object_of_a_later_owner(
             await check_objects(other)
             await wal.append(b"too late", durability="uploaded")
     assert len((await reopened(other, QUIET)).payloads) == 2
+
+
+@pytest.mark.parametrize("failed_openings", [0, 1, 2, 3])
+async def test_a_copy_is_found_out_however_many_openings_of_the_original_failed(
+    failed_openings: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The epochs that these saved, and did not publish, were taken for the copy's."""
+    world = World.new("manifests")
+    async with world.open(QUIET) as wal:
+        await wal.append_batch([b"old"] * 4)
+        await wal.wait_uploaded(4)
+        copied = world.disk.crash()
+        fault = world.store.fail(None, sticky=True)
+        await wal.append_batch([b"mine" * 50] * 3)
+        await wal.append_batch([b"mine"] * 3)
+        original = world.disk.crash()
+    fault.cancel()
+    for _ in range(failed_openings):
+        client = world.store.client()
+        client.fail("create", sticky=True, key_contains="manifest")
+        with pytest.raises(StoreError):
+            async with attrs.evolve(world, disk=original, store=client).open(QUIET):
+                raise AssertionError("it was opened")
+    async with attrs.evolve(world, disk=copied, store=world.store.client()).open(QUIET) as wal:
+        await wal.append_batch([b"copy"] * (7 - wal.next_offset))
+        await wal.wait_uploaded(7)
+    async with attrs.evolve(world, disk=original, store=world.store.client()).open(QUIET) as wal:
+        found = await everything(wal)
+        assert list(found.payloads.values()) == [b"old"] * 4 + [b"copy"] * 3
+        assert "kept here only" in found.notes[0]

@@ -178,3 +178,49 @@ async def test_without_its_store_a_log_goes_on_and_says_what_it_cannot_read() ->
         assert (await anext(wal.reader(StartPosition.offset(300)))).payload == b"local"
     async with open_wal(CONFIG, disk=disk, store=store) as wal:
         assert [m.offset async for m in wal.reader(end="current")] == list(range(301))
+
+
+async def test_a_refresh_shows_waiting_readers_what_it_saw(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk, store = SimDisk(), SimStore()
+    await fill(disk, store, 3)
+    async with open_replica(store.client(), prefix="log", poll_seconds=3600) as replica:
+        seen: list[int] = []
+
+        async def watch() -> None:
+            async for message in replica.reader(end=5):
+                seen.append(message.offset)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await trio.testing.wait_all_tasks_blocked()
+            await fill(disk, store, 2)
+            before = trio.current_time()
+            await replica.refresh()
+        assert seen == list(range(5))
+        assert trio.current_time() - before < 60
+
+
+async def test_who_reads_while_a_replica_is_left_is_not_left_hanging(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = SimStore(latency=0.5)
+    await fill(SimDisk(), store, 400)
+    caught: list[Exception] = []
+
+    async def read(reader: Reader[StreamMessage]) -> None:
+        try:
+            async for _ in reader:
+                await trio.sleep(0.01)
+        except Exception as error:
+            caught.append(error)
+
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            async with open_replica(store.client(), prefix="log", settings=CLOUD) as replica:
+                for start in (0, 100, 200, 300):
+                    nursery.start_soon(read, replica.reader(StartPosition.offset(start)))
+                await trio.sleep(0.7)
+    assert caught
+    assert all(isinstance(error, LogClosedError) for error in caught), caught

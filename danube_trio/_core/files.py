@@ -53,8 +53,8 @@ class NewerFormatError(ValueError):
 class Meta:
     """`wal.meta`: what a directory is.
 
-    `epochs` are (epoch, first offset written under it); `writer` is what took the last one, or was
-    about to: no two openings have the same.
+    `epochs` are (epoch, first offset written under it); `writers` are (epoch, who took it, or was
+    about to) of those that the catalog may name: no two openings are called the same.
     """
 
     directory_id: str
@@ -62,7 +62,7 @@ class Meta:
     epochs: tuple[tuple[int, int], ...] = ((0, 0),)
     format: int = FORMAT
     trailer: int = TRAILER_VERSION
-    writer: str = ""
+    writers: tuple[tuple[int, str], ...] = ()
 
 
 @attrs.frozen
@@ -109,7 +109,7 @@ _converter.register_unstructure_hook(
 _converter.register_unstructure_hook(
     Meta,
     cattrs.gen.make_dict_unstructure_fn(
-        Meta, _converter, writer=cattrs.gen.override(omit_if_default=True)
+        Meta, _converter, writers=cattrs.gen.override(omit_if_default=True)
     ),
 )
 
