@@ -10,7 +10,12 @@ the order of their calls.
 from __future__ import annotations
 
 import trio
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
+from trio.lowlevel import (
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_trio_token,
+    enable_ki_protection,
+)
 
 from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
@@ -38,6 +43,7 @@ class Acceptor:
         self._marks = engine.marks
         self._in_memory = engine.disk is None
         self._cloud = engine.cloud
+        self._token = current_trio_token()
         # Held while an append waits for room; who comes then queues behind it.
         self._queue = trio.StrictFIFOLock()
 
@@ -109,11 +115,24 @@ class Acceptor:
     @enable_ki_protection
     def append_nowait(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         """Accept now or raise trio.WouldBlock. Returns the first offset."""
+        self._check_run()
         if self._queue.locked() or not self._has_room(size_bytes):
             if self._log.phase is not Phase.OPEN:
                 raise self._engine.refusal()
             raise trio.WouldBlock
         return self._accept(records, size_bytes, expected_offset)
+
+    def _check_run(self) -> None:
+        """Before anything is accepted: from elsewhere the tasks could not be woken."""
+        try:
+            here = current_trio_token()
+        except RuntimeError:
+            here = None
+        if here is not self._token:
+            raise RuntimeError(
+                "the log belongs to the trio run that opened it: from another thread use "
+                "trio.from_thread.run(wal.append, ...)"
+            )
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         if self._log.phase is not Phase.OPEN:

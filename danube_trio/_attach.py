@@ -29,13 +29,19 @@ __all__ = ["aligned_start", "attach"]
 
 
 def attach(
-    disk: Disk, config: WalConfig, directory_id: str, holder: str, state: CatalogState | None
+    disk: Disk,
+    config: WalConfig,
+    directory_id: str,
+    holder: str,
+    place: str,
+    state: CatalogState | None,
 ) -> tuple[Recovered, CatalogState]:
     """Returns the recovered log and the state to publish, which takes the next epoch.
 
     Args:
         directory_id: for a new directory.
         holder: who takes the epoch, for people; different at each call.
+        place: where in the store the log's objects are.
         state: the newest one, None if nothing was ever published.
 
     Raises CorruptDataError, UnsupportedFormatError, ValueError, OSError, like `recover`.
@@ -46,6 +52,7 @@ def attach(
     notes: list[str] = []
     if state is None:
         _refuse_lost_catalog(disk, names)
+        _refuse_other_place(names, meta, place)
         cover = Cover()
     else:
         if meta is not None:
@@ -57,7 +64,7 @@ def attach(
     recovered = recover(disk, config, directory_id, cover)
     try:
         recovered.notes[:0] = notes
-        after = _take_over(disk, recovered, holder, state)
+        after = _take_over(disk, recovered, holder, place, state)
     except BaseException:
         recovered.tail.abandon()
         raise
@@ -65,7 +72,7 @@ def attach(
 
 
 def _take_over(
-    disk: Disk, recovered: Recovered, holder: str, state: CatalogState | None
+    disk: Disk, recovered: Recovered, holder: str, place: str, state: CatalogState | None
 ) -> CatalogState:
     directory, meta = recovered.directory, recovered.directory.meta
     segments, start = recovered.segments, directory.start_offset
@@ -83,7 +90,7 @@ def _take_over(
     # The catalog never names an older epoch than now; of those since, any may be the one it names.
     writers = [(epoch, writer) for epoch, writer in meta.writers if epoch >= before.epoch]
     writers.append((after.epoch, after.writer))
-    meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers))
+    meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers), place=place)
     replace_file(disk, directory.names.meta, encode_document(meta))
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after
@@ -157,4 +164,14 @@ def _refuse_lost_catalog(disk: Disk, names: LogNames) -> None:
             path=names.trim,
             offset=trim.start_offset,
             advice="Is this the right store and prefix? Otherwise restore the catalog",
+        )
+
+
+def _refuse_other_place(names: LogNames, meta: Meta | None, place: str) -> None:
+    """Nothing was ever published here, but this log was published elsewhere."""
+    if meta is not None and meta.place not in ("", place):
+        raise ValueError(
+            f"dir={names.directory!r} holds a log whose objects are below {meta.place!r}, and "
+            f"there is no log below {place!r}: open it with its own topic_name or cloud.prefix, "
+            f"or choose another directory"
         )

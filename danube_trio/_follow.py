@@ -296,7 +296,7 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
         self._source = _FollowedSource(
             self._config, self._disk, directory, self._poll_seconds, self._cloud
         )
-        await self._source.refresh()
+        await self._source.look_again()  # at the catalog too: it may have what is damaged here
         return Follower(self._source, path)
 
     async def __aexit__(

@@ -103,6 +103,10 @@ def open_wal(
         FencedError: another writer took the log over, and no caller was told: what was not
             uploaded is kept here, and will not be part of the log.
     """
+    if not isinstance(config, WalConfig):
+        raise TypeError(f"config={config!r} must be a WalConfig: open_wal(WalConfig(dir=...))")
+    if store is not None and not hasattr(store, "list_objects"):
+        raise TypeError(f"store={store!r} must be an object store, such as open_store(url) gives")
     if store is None and catalog is not None:
         raise ValueError("catalog: a catalog of objects needs a store to keep them in")
     if store is None and config.durability == "uploaded":
@@ -210,7 +214,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._recovered = None
         directory_id, tag = uuid.uuid4().hex, secrets.token_hex(4)
         holder = f"{_holder()}, opening {tag}"
-        self._recovered, after = attach(disk, self._config, directory_id, holder, state)
+        assert self._cloud is not None
+        place = self._cloud[1].object_prefix
+        self._recovered, after = attach(disk, self._config, directory_id, holder, place, state)
         return after
 
     def _give_up(self) -> None:

@@ -113,7 +113,8 @@ def _make_reader(
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int) or value < 0
         ):
-            raise ValueError(f"{name}={value!r} must be 0 or more")
+            also = ', "current" or None' if name == "end" else ", or None"
+            raise ValueError(f"{name}={value!r} must be 0 or more{also}")
     decode = raw_decoder if raw else message_decoder(source.codec)
     return Reader(source, start, end=end, count=count, decode=decode)
 

@@ -8,6 +8,7 @@ import weakref
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.frame import TRAILER_VERSION
+from danube_trio._topic_names import topic_path
 from danube_trio.catalog import Catalog, ManifestCatalog
 from danube_trio.cloud import CloudStore, probe_store
 from danube_trio.config import WalConfig
@@ -15,14 +16,21 @@ from danube_trio.errors import UnsupportedFormatError
 
 __all__ = ["default_catalog", "probe_once", "readable_state"]
 
+# Not beside other objects: the probe lists what is there.
+PROBES = "danube-probes"
+
 _probed: weakref.WeakSet[CloudStore] = weakref.WeakSet()
 
 
 def default_catalog(config: WalConfig, store: CloudStore) -> Catalog:
-    """Manifests in the store itself, under the log's prefix."""
+    """Manifests in the store itself, under the log's prefix.
+
+    Raises ValueError if neither prefix nor topic is given, or the topic is not
+    ``/namespace/topic``: a mistyped one would begin another log.
+    """
     prefix = config.cloud.prefix
     if not prefix and config.topic_name:
-        prefix = f"storage/topics/{config.topic_name.lstrip('/')}"
+        prefix = f"storage/topics/{topic_path(config.topic_name)}"
     if not prefix:
         raise ValueError(
             "cloud.prefix='' and topic_name='': one of them must say where in the store the log "
@@ -34,7 +42,7 @@ def default_catalog(config: WalConfig, store: CloudStore) -> Catalog:
 async def probe_once(store: CloudStore) -> None:
     """Refuse a store that lets two writers create the same object; ask each store object once."""
     if store not in _probed:
-        await probe_store(store)
+        await probe_store(store, prefix=PROBES)
         _probed.add(store)
 
 

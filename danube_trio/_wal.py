@@ -209,7 +209,8 @@ class Wal(Readable):
     ) -> Receipt:
         """Accept one message now; the receipt tells what becomes of it.
 
-        Raises trio.WouldBlock when there is no room (``max_pending_bytes``), else like `append`.
+        Raises trio.WouldBlock when there is no room (``max_pending_bytes``), RuntimeError in a
+        thread other than that of the log's trio run, else like `append`.
         """
         parts = self._encoder.dressed(message, attributes, routing_key, schema_id, schema_version)
         return self._receipt((parts,), parts_bytes(parts), expected_offset)

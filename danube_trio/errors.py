@@ -67,8 +67,8 @@ class LogLockedError(DanubeError):
         self.path = path
         self.holder = holder
         super().__init__(
-            f"the log is locked by {holder or 'another process'} ({path}): close it there, or "
-            f"follow it read-only with open_follower()"
+            f"it is locked by {holder or 'another process'} ({path}): close it there first (a log "
+            f"can be followed read-only meanwhile, with open_follower())"
         )
 
 

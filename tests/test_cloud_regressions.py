@@ -417,3 +417,22 @@ async def test_a_directory_that_lost_its_newest_segments_goes_on_behind_the_obje
         assert wal.next_offset == 12
         await go_on(wal)
     await check_objects(world)
+
+
+async def test_a_mistyped_topic_begins_no_second_copy(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk, store = SimDisk(), SimStore()
+    plain = attrs.evolve(ON_DEMAND, cloud=attrs.evolve(ON_DEMAND.cloud, prefix=""))
+    async with open_wal(attrs.evolve(plain, topic_name="/d/t"), disk=disk, store=store) as wal:
+        await wal.append(b"a", durability="uploaded")
+    before = store.tree()
+    for name in ("orders", "/a/b/c", "/a/b b", "//"):
+        with pytest.raises(ValueError, match="topic="):
+            open_wal(attrs.evolve(plain, topic_name=name), store=store)
+    with pytest.raises(ValueError, match="no log below 'storage/topics/d/typo/segments'"):
+        async with open_wal(attrs.evolve(plain, topic_name="/d/typo"), disk=disk, store=store):
+            raise AssertionError
+    assert store.tree() == before
+    async with open_wal(attrs.evolve(plain, topic_name="/d/t"), disk=disk, store=store) as wal:
+        assert wal.next_offset == 1

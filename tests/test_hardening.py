@@ -312,3 +312,25 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path: Path) 
         with pytest.raises(LogLockedError):
             RealDisk().lock(path, "you")
         lock.release()
+
+
+async def test_a_receipt_from_another_thread_is_refused_before_anything_is_accepted() -> None:
+    """The record was accepted, the tasks could not be woken, and the log hung for ever."""
+    with trio.fail_after(20):
+        async with open_wal(WalConfig(dir="/log"), disk=SimDisk()) as wal:
+            for call in (
+                lambda: wal.append_nowait(b"x"),
+                lambda: wal.append_batch_nowait([b"x"]),
+            ):
+                with pytest.raises(RuntimeError, match=r"from_thread"):
+                    await trio.to_thread.run_sync(call)
+            assert wal.next_offset == 0
+            offset = await trio.to_thread.run_sync(lambda: trio.from_thread.run(wal.append, b"x"))
+            assert offset == 0
+
+
+def test_what_is_no_config_and_no_store_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"config='dir' must be a WalConfig"):
+        open_wal("dir")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"store='file:///x' must be an object store"):
+        open_wal(WalConfig(dir="d"), store="file:///x")  # type: ignore[arg-type]

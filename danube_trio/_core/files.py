@@ -54,7 +54,8 @@ class Meta:
     """`wal.meta`: what a directory is.
 
     `epochs` are (epoch, first offset written under it); `writers` are (epoch, who took it, or was
-    about to) of those that the catalog may name: no two openings are called the same.
+    about to) of those that the catalog may name: no two openings are called the same; `place` is
+    where in the store the log was first, "" if it never had one.
     """
 
     directory_id: str
@@ -63,6 +64,7 @@ class Meta:
     format: int = FORMAT
     trailer: int = TRAILER_VERSION
     writers: tuple[tuple[int, str], ...] = ()
+    place: str = ""
 
 
 @attrs.frozen
@@ -109,7 +111,10 @@ _converter.register_unstructure_hook(
 _converter.register_unstructure_hook(
     Meta,
     cattrs.gen.make_dict_unstructure_fn(
-        Meta, _converter, writers=cattrs.gen.override(omit_if_default=True)
+        Meta,
+        _converter,
+        writers=cattrs.gen.override(omit_if_default=True),
+        place=cattrs.gen.override(omit_if_default=True),
     ),
 )
 

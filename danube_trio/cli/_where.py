@@ -41,11 +41,12 @@ class Corner:
 
     def catalog(self) -> Catalog:
         """The catalog of the log."""
+        from danube_trio._topic_names import topic_path
         from danube_trio.catalog import ManifestCatalog, MetadataCatalog
 
         if self.metadata is not None:
             return MetadataCatalog(self.metadata, self.topic)
-        prefix = self.prefix or f"{TOPICS}/{self.topic.lstrip('/')}"
+        prefix = self.prefix or f"{TOPICS}/{topic_path(self.topic)}"
         return ManifestCatalog(self.store, prefix)
 
 
