@@ -24,11 +24,11 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio import PersistentStorage, StartPosition
 from danube_trio.config import Durability
 from danube_trio.dispatch._core import DispatchCore
-from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._dead_letters import letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._keeper import CursorKeeper, known_subscriptions
 from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
+from danube_trio.dispatch._opening import cursor_of
 from danube_trio.dispatch._options import (
     ReliableOptions,
     SubscriptionOptions,
@@ -37,8 +37,7 @@ from danube_trio.dispatch._options import (
 )
 from danube_trio.dispatch._retention import Retention
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
-from danube_trio.dispatch._subscription import Subscription, offset_of
-from danube_trio.errors import CorruptDataError
+from danube_trio.dispatch._subscription import Subscription
 from danube_trio.metadata import MemoryMetadata, MetadataStore
 
 __all__ = ["ReliableDispatch"]
@@ -317,7 +316,7 @@ class ReliableDispatch:
             self._idle_ends.setdefault(name, 0)  # retention stands still until it is open
             try:
                 keeper = CursorKeeper(self._metadata, self.topic, name)
-                cursor = await self._cursor(keeper, start)
+                cursor = await cursor_of(store, keeper, start)
                 core = DispatchCore(options, cursor)
                 bell = self._retention.bell if self._retention is not None else None
                 assert bell is not None
@@ -364,23 +363,6 @@ class ReliableDispatch:
         del self._subscriptions[failed.name]
         if error is not None:
             raise error
-
-    async def _cursor(self, keeper: CursorKeeper, start: StartPosition) -> CursorState:
-        """Where the subscription is, or where it begins."""
-        assert self._store is not None
-        cursor = await keeper.load()
-        if cursor is None:
-            return CursorState.at(await offset_of(self._store, start))
-        end = await self._store.current_offset()
-        if cursor.edge > end:
-            raise CorruptDataError(
-                f"the cursor has acknowledged offset {cursor.edge - 1}, and the topic ends at "
-                f"{end}: they do not belong together",
-                path=keeper.key,
-                advice="Restore both from the same time, or remove the subscription and add it "
-                "again at the position that you want",
-            )
-        return cursor
 
     # ---- retention
 

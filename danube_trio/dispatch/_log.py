@@ -13,10 +13,11 @@ from typing import Literal, Protocol
 
 import attrs
 
-from danube_trio import PersistentStorage, StartPosition
+from danube_trio import PersistentStorage, StartPosition, WalStorage
 from danube_trio.config import Durability
 from danube_trio.dispatch._options import ReliableOptions
 from danube_trio.message import StreamMessage
+from danube_trio.storage import Storage
 
 __all__ = [
     "CacheLimits",
@@ -78,6 +79,19 @@ class TopicLog(Protocol):
         """The offset that the next message will get."""
         ...
 
+    @property
+    def reads_durable(self) -> bool:
+        """Whether readers give only what is durable."""
+        ...
+
+    async def make_durable(self, end: int) -> None:
+        """Wait until every message below `end` is durable.
+
+        Raises LogBrokenError, LogClosedError or FencedError when it will not be, or that is not
+        known.
+        """
+        ...
+
     async def free(self, up_to: int) -> None:
         """Messages below `up_to` may go, in whole segments."""
         ...
@@ -107,6 +121,7 @@ class PersistentLog:
     def __init__(self, storage: PersistentStorage, topic: str) -> None:
         self.storage = storage
         self.topic = topic
+        self._durable_end = 0  # what a storage of another kind has flushed
 
     async def append(
         self,
@@ -138,6 +153,23 @@ class PersistentLog:
     async def current_offset(self) -> int:
         """See `TopicLog`."""
         return await self.storage.current_offset(self.topic)
+
+    @property
+    def reads_durable(self) -> bool:
+        """See `TopicLog`. Of a storage of another kind it is not known."""
+        return isinstance(self.storage, Storage) and self.storage.config.wal.visibility == "durable"
+
+    async def make_durable(self, end: int) -> None:
+        """See `TopicLog`."""
+        if isinstance(self.storage, WalStorage):
+            await self.storage.wal.wait_durable(end)  # at once, if it is
+        elif isinstance(self.storage, Storage):
+            async with self.storage.topic(self.topic) as wal:
+                await wal.wait_durable(end)
+        elif end > self._durable_end:
+            accepted = await self.storage.current_offset(self.topic)
+            await self.storage.flush(self.topic)
+            self._durable_end = max(self._durable_end, accepted)
 
     async def free(self, up_to: int) -> None:
         """See `TopicLog`."""

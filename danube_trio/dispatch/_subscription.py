@@ -15,6 +15,7 @@ from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import CursorTooLargeError
 from danube_trio.dispatch._keeper import CursorKeeper
+from danube_trio.dispatch._opening import offset_of
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import Handler, run_handlers
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
@@ -24,7 +25,7 @@ from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Subscription", "offset_of"]
+__all__ = ["Subscription"]
 
 REDRIVE_BATCH = 100
 
@@ -53,7 +54,7 @@ class Subscription:
         self._letters = letters
         self._engine = Engine(name, core, core.end)
         self._reading = Reading(self._engine, store.log)
-        self._saving = Saving(self._engine, keeper, told)
+        self._saving = Saving(self._engine, keeper, store.log, told)
         self._own = Consumer(self._engine, self._saving, "take", ordered=False)
         self._redriving = trio.Lock()
         self._tasks = trio.CancelScope(shield=True)
@@ -316,21 +317,3 @@ class Subscription:
             self._engine.close()
             self._tasks.cancel()
             await self._done.wait()
-
-
-async def offset_of(store: TopicStore, start: StartPosition) -> int:
-    """The offset that a position means now. Raises OffsetTrimmedError, ValueError."""
-    if start.kind == "earliest":
-        return await store.start_offset()
-    if start.kind == "latest":
-        return await store.current_offset()
-    end = await store.current_offset()
-    reader = await store.log.reader(start, end="current", count=1)
-    try:
-        if start.kind == "offset":
-            return start.value
-        batch = await reader.next_batch()
-        return batch[0].offset if batch else end
-    finally:
-        with trio.CancelScope(shield=True):
-            await reader.aclose()

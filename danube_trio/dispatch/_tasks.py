@@ -154,9 +154,12 @@ async def watch_clock(engine: Engine) -> None:
 class Saving:
     """Saves the cursor: at most once in ``save_interval``, unless it is urgent."""
 
-    def __init__(self, engine: Engine, keeper: CursorKeeper, told: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, keeper: CursorKeeper, topic_log: TopicLog, told: Callable[[], None]
+    ) -> None:
         self._engine = engine
         self._keeper = keeper
+        self._log = topic_log
         self._told = told
         self._lock = trio.Lock()
 
@@ -192,8 +195,10 @@ class Saving:
     async def save(self) -> None:
         """Save everything that is settled at the call.
 
-        Raises StoreError (it will be tried again), FencedError or CorruptDataError (the
-        subscription has failed).
+        Where readers see what is not durable yet, it is made durable first: see `_opening`.
+
+        Raises StoreError (it will be tried again), FencedError, CorruptDataError, or LogBrokenError
+        and others of the log (the subscription has failed).
         """
         engine, core = self._engine, self._engine.core
         wanted = core.changes
@@ -202,6 +207,8 @@ class Saving:
                 return
             total, state = core.changes, core.snapshot()
             try:
+                if not self._log.reads_durable:
+                    await self._log.make_durable(state.edge)
                 saved = await self._keeper.save(state, core.options.max_cursor_bytes)
             except (DanubeError, OSError, ValueError) as error:
                 engine.save_failures += 1
