@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+
+import attrs
 import pytest
 import trio
+from cloud_model import CONFIG
 from topics import TOPIC, Metadata, settle
 from trio.testing import MockClock
 
 from danube_trio import StartPosition, Wal, WalConfig, WalStorage, open_wal
-from danube_trio.dispatch import ReliableDispatch, ReliableOptions, RetentionPolicy, Subscription
-from danube_trio.errors import CorruptDataError
-from danube_trio.testing import SimDisk
+from danube_trio.config import CloudConfig, StorageConfig
+from danube_trio.dispatch import (
+    InMemoryStorage,
+    ReliableDispatch,
+    ReliableOptions,
+    RetentionPolicy,
+    Subscription,
+    TopicCache,
+)
+from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
+from danube_trio.storage import open_storage
+from danube_trio.testing import SimDisk, SimStore
 
 UNTIL_ACK = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_ACK)
 
@@ -95,3 +108,159 @@ async def test_a_cursor_beyond_the_end_is_refused_and_can_be_removed(
                 await dispatch.add_subscription("billing")
             assert await dispatch.remove_subscription("billing")
             assert await payloads(await dispatch.add_subscription("billing")) == [b"new"]
+
+
+# ---- retention, and who begins to need messages
+
+
+BODY = bytes(100_000)  # eleven of them fill a segment of 1 MiB
+
+
+def in_memory(metadata: Metadata) -> ReliableDispatch:
+    return ReliableDispatch(TOPIC, UNTIL_ACK, TopicCache(InMemoryStorage()), metadata=metadata)
+
+
+async def fill(dispatch: ReliableDispatch, count: int) -> None:
+    for _ in range(count):
+        await dispatch.store_message(BODY)
+
+
+async def settle_and_save(dispatch: ReliableDispatch, name: str, count: int) -> Subscription:
+    subscription = await dispatch.add_subscription(name)
+    await settle(subscription, count)
+    await subscription.flush()
+    return subscription
+
+
+async def test_a_subscription_whose_first_save_has_a_lost_answer_loses_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    metadata = Metadata()
+    async with in_memory(metadata) as dispatch:
+        await fill(dispatch, 40)
+        metadata.lost_answers = 1
+        with pytest.raises(StoreUnavailableError):
+            await dispatch.add_subscription("billing")
+        assert dispatch.subscriptions() == {"billing": None}
+        await settle_and_save(dispatch, "fast", 40)
+        await trio.sleep(100)
+        assert await dispatch.topic_store.start_offset() == 0
+        billing = await dispatch.add_subscription("billing")
+        assert (await settle(billing, 40))[0] == 0
+        await trio.sleep(100)
+        assert await dispatch.topic_store.start_offset() > 25
+
+
+async def test_a_subscription_whose_first_save_was_cancelled_loses_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    metadata = Metadata()
+    async with in_memory(metadata) as dispatch:
+        await fill(dispatch, 40)
+        metadata.gate = trio.Event()
+        with trio.move_on_after(1):
+            await dispatch.add_subscription("billing")
+        metadata.gate.set()
+        assert dispatch.subscriptions() == {"billing": None}
+        await settle_and_save(dispatch, "fast", 40)
+        assert await dispatch.apply_retention() == 0
+        assert await dispatch.remove_subscription("billing")
+        assert await dispatch.apply_retention() > 25
+
+
+async def test_a_subscription_that_cannot_begin_holds_nothing_back(
+    autojump_clock: MockClock,
+) -> None:
+    async with in_memory(Metadata()) as dispatch:
+        await fill(dispatch, 40)
+        await settle_and_save(dispatch, "fast", 40)
+        with pytest.raises(ValueError, match="beyond the end"):
+            await dispatch.add_subscription("late", start=StartPosition.offset(1000))
+        assert list(dispatch.subscriptions()) == ["fast"]
+        await trio.sleep(100)
+        assert await dispatch.topic_store.start_offset() > 25
+
+
+@pytest.mark.parametrize("what", ["seek", "add", "reader"])
+async def test_a_round_of_retention_takes_nothing_from_who_begins_meanwhile(
+    autojump_clock: MockClock, what: str
+) -> None:
+    disk = SimDisk(latency=0.01)
+    config = WalConfig(dir="/log", segment_bytes=1 << 20, read_block_bytes=4096)
+    async with open_wal(config, disk=disk) as wal, dispatch_over(wal, Metadata()) as dispatch:
+        await fill(dispatch, 40)
+        fast = await settle_and_save(dispatch, "fast", 40)
+        found: list[int] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch.apply_retention)
+            await trio.sleep(0.005)
+            if what == "reader":
+                async with await dispatch.topic_store.create_reader(end="current") as reader:
+                    await dispatch.apply_retention()
+                    found = [message.offset async for message in reader]
+            elif what == "seek":
+                begin = await fast.seek(StartPosition.earliest())
+                found = await settle(fast, 40 - begin)
+            else:
+                late = await dispatch.add_subscription("late")
+                found = await settle(late, 40 - late.end)
+        assert found == list(range(found[0], 40))
+        assert found[0] > 0, "the round came first, and what it freed is gone"
+
+
+async def test_retention_is_told_of_a_removed_subscription(autojump_clock: MockClock) -> None:
+    async with in_memory(Metadata()) as dispatch:
+        await fill(dispatch, 40)
+        await dispatch.add_subscription("slow")
+        await settle_and_save(dispatch, "fast", 40)
+        await trio.sleep(50)
+        assert await dispatch.topic_store.start_offset() == 0
+        await dispatch.remove_subscription("slow")
+        await trio.sleep(50)
+        assert await dispatch.topic_store.start_offset() > 25
+
+
+@pytest.mark.parametrize("how", ["closes", "reads on", "is forgotten"])
+async def test_retention_goes_on_when_a_reader(autojump_clock: MockClock, how: str) -> None:
+    async with in_memory(Metadata()) as dispatch:
+        await fill(dispatch, 40)
+        reader = await dispatch.topic_store.create_reader()
+        await settle_and_save(dispatch, "fast", 40)
+        await trio.sleep(50)
+        assert await dispatch.topic_store.start_offset() == 0
+        if how == "closes":
+            await reader.aclose()
+        elif how == "reads on":
+            for _ in range(40):
+                await anext(reader)
+        else:
+            del reader
+            gc.collect()
+        await trio.sleep(50)
+        assert await dispatch.topic_store.start_offset() > 25
+
+
+async def test_retention_goes_on_when_a_topic_was_given_away_and_taken_back(
+    autojump_clock: MockClock,
+) -> None:
+    metadata = Metadata()
+    config = StorageConfig(dir="/data", wal=attrs.evolve(CONFIG, dir=None, cloud=CloudConfig()))
+    async with (
+        open_storage(config, store=SimStore(), disk=SimDisk(), metadata=metadata) as storage,
+        ReliableDispatch.new_with_persistent(
+            TOPIC, UNTIL_ACK, None, storage, metadata=metadata
+        ) as dispatch,
+    ):
+        billing = await dispatch.add_subscription("billing")
+        await dispatch.store_batch([bytes(100)] * 5)
+        await storage.seal(TOPIC)
+        with pytest.raises(LogClosedError):
+            await settle(billing, 100)
+        await trio.sleep(60)
+        await storage.take_over(TOPIC)
+        billing = await dispatch.add_subscription("billing")
+        for _ in range(30):
+            await dispatch.store_message(bytes(100))
+        await settle(billing, 35 - billing.end)
+        await trio.sleep(100)
+        assert await storage.start_offset(TOPIC) > 5

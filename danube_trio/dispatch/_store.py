@@ -11,6 +11,8 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import trio
+
 from danube_trio import StartPosition, WalConfig, WalStorage, open_wal
 from danube_trio.config import Durability
 from danube_trio.dispatch._log import (
@@ -77,6 +79,9 @@ class TopicStore:
         self.topic = topic
         self.log = log
         self._readers: weakref.WeakSet[TopicReader] = weakref.WeakSet()
+        # Held by a round of retention, and by whoever looks where messages begin and then says
+        # that it needs them: so that none of them goes in between.
+        self.guard = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<TopicStore of {self.topic}>"
@@ -114,10 +119,11 @@ class TopicStore:
         count: int | None = None,
     ) -> TopicReader:
         """A new reader; see `danube_trio.Wal.reader` for its arguments and errors."""
-        reader = TopicReader(
-            await self.log.reader(start, end=end, count=count), self._readers.discard
-        )
-        self._readers.add(reader)
+        async with self.guard:
+            reader = TopicReader(
+                await self.log.reader(start, end=end, count=count), self._readers.discard
+            )
+            self._readers.add(reader)
         return reader
 
     async def start_offset(self) -> int:

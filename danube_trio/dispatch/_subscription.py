@@ -40,7 +40,6 @@ class Subscription:
     def __init__(
         self,
         name: str,
-        options: SubscriptionOptions,
         core: DispatchCore,
         keeper: CursorKeeper,
         store: TopicStore,
@@ -48,7 +47,7 @@ class Subscription:
         told: Callable[[], None],
     ) -> None:
         self.name = name
-        self.options = options
+        self.options: SubscriptionOptions = core.options
         self._store = store
         self._keeper = keeper
         self._letters = letters
@@ -155,9 +154,10 @@ class Subscription:
             StoreError: the subscription was moved, and that is not saved yet (but will be).
         """
         engine = self._engine
-        offset = await offset_of(self._store, start)
-        engine.check_open()
-        engine.core.move(offset)
+        async with self._store.guard:  # nothing is freed between looking and moving
+            offset = await offset_of(self._store, start)
+            engine.check_open()
+            engine.core.move(offset)
         self._reading.moved()
         engine.changed()
         await self._saving.save()
@@ -262,6 +262,14 @@ class Subscription:
     def saved_end(self) -> int:
         """Every message below it is settled, and that is saved."""
         return self._engine.saved_end
+
+    @property
+    def kept_from(self) -> int:
+        """What retention is to leave alone: messages at and above it.
+
+        That is the saved end; or, for a moment after it was moved back, the end.
+        """
+        return min(self.saved_end, self.end)
 
     @property
     def is_open(self) -> bool:
