@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
 import trio
-from cloud_model import CONFIG
+from cloud_model import CONFIG, World, virtual_clock
 from topics import TOPIC, Metadata, settle
 from trio.testing import MockClock
 
@@ -15,10 +18,12 @@ from danube_trio import StartPosition, Wal, WalConfig, WalStorage, open_wal
 from danube_trio.config import CloudConfig, StorageConfig
 from danube_trio.dispatch import (
     InMemoryStorage,
+    PoisonPolicy,
     ReliableDispatch,
     ReliableOptions,
     RetentionPolicy,
     Subscription,
+    SubscriptionOptions,
     TopicCache,
 )
 from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
@@ -26,6 +31,7 @@ from danube_trio.storage import open_storage
 from danube_trio.testing import SimDisk, SimStore
 
 UNTIL_ACK = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_ACK)
+TO_DEAD_LETTERS = SubscriptionOptions(poison_policy=PoisonPolicy.DEAD_LETTER, max_redeliveries=0)
 
 
 def dispatch_over(wal: Wal, metadata: Metadata) -> ReliableDispatch:
@@ -264,3 +270,169 @@ async def test_retention_goes_on_when_a_topic_was_given_away_and_taken_back(
         await settle(billing, 35 - billing.end)
         await trio.sleep(100)
         assert await storage.start_offset(TOPIC) > 5
+
+
+# ---- dead letters
+
+
+async def buried(dispatch: ReliableDispatch, name: str, count: int = 1) -> Subscription:
+    """A subscription with so many dead letters."""
+    subscription = await dispatch.add_subscription(name, TO_DEAD_LETTERS)
+    for _ in range(count):
+        async with subscription.take() as message:
+            message.reject("bad")
+    await subscription.wait_settled()
+    return subscription
+
+
+async def all_payloads(dispatch: ReliableDispatch) -> list[bytes]:
+    async with await dispatch.topic_store.create_reader(end="current") as reader:
+        return [bytes(message.payload) async for message in reader]
+
+
+async def test_each_subscription_brings_back_its_own_dead_letters_only() -> None:
+    async with open_wal(WalConfig(dir="/dead"), disk=SimDisk()) as dead:
+        storage = WalStorage.from_wal(dead)
+
+        def topic(name: str) -> ReliableDispatch:
+            cache = TopicCache(InMemoryStorage())
+            return ReliableDispatch(name, UNTIL_ACK, cache, dead_letter_storage=storage)
+
+        async with topic("/default/orders") as orders, topic("/default/other") as other:
+            await orders.store_message(b"order")
+            await other.store_message(b"other")
+            first, second = await buried(orders, "billing"), await buried(orders, "audit")
+            third = await buried(other, "billing")
+            assert await first.redrive() == 1
+            assert await all_payloads(orders) == [b"order", b"order"]
+            assert await third.redrive() == 1
+            assert await all_payloads(other) == [b"other", b"other"]
+            assert await second.redrive() == 1
+            assert [await each.redrive() for each in (first, second, third)] == [0, 0, 0]
+
+
+async def test_a_limit_of_redriving_counts_what_is_brought_back() -> None:
+    async with open_wal(WalConfig(dir="/dead"), disk=SimDisk()) as dead:
+        storage = WalStorage.from_wal(dead)
+        cache = TopicCache(InMemoryStorage())
+        async with ReliableDispatch(TOPIC, UNTIL_ACK, cache, dead_letter_storage=storage) as orders:
+            await orders.store_batch([b"0", b"1", b"2"])
+            await buried(orders, "audit", 3)
+            billing = await buried(orders, "billing", 3)
+            with pytest.raises(ValueError, match="limit=-1"):
+                await billing.redrive(-1)
+            assert await billing.redrive(0) == 0
+            assert await billing.redrive(2) == 2
+            assert await billing.redrive(2) == 1
+            assert (await all_payloads(orders))[3:] == [b"0", b"1", b"2"]
+
+
+# ---- a log that cannot be read
+
+
+SEGMENTS = WalConfig(dir="/log", segment_bytes=900, preallocate_bytes=256, cache_capacity=1)
+
+
+async def test_reading_goes_on_when_the_object_store_answers_again(
+    autojump_clock: MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open() as wal:
+        for _ in range(30):
+            await wal.append(bytes(100))
+        await wal.wait_uploaded(24)
+        await trio.sleep(20)
+        cloud = wal.statistics().cloud
+        assert cloud is not None and cloud.local_start > 10
+        async with dispatch_over(wal, Metadata()) as dispatch:
+            fault = world.store.fail("get", kind="unavailable", sticky=True)
+            subscription = await dispatch.add_subscription("billing")
+            await trio.sleep(60)
+            assert subscription.is_open
+            assert (await subscription.statistics()).read_failures > 3
+            fault.cancel()
+            assert await settle(subscription, 30) == list(range(30))
+
+
+async def test_reading_goes_on_when_there_are_file_descriptors_again(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    async with open_wal(SEGMENTS, disk=disk) as wal, dispatch_over(wal, Metadata()) as dispatch:
+        for _ in range(20):
+            await dispatch.store_message(bytes(100))
+        fault = disk.fail("open", error=errno.EMFILE, sticky=True)
+        subscription = await dispatch.add_subscription("billing")
+        await trio.sleep(10)
+        assert subscription.is_open
+        assert (await subscription.statistics()).read_failures
+        fault.cancel()
+        assert await settle(subscription, 20) == list(range(20))
+
+
+async def test_a_subscription_is_moved_while_reading_fails(autojump_clock: MockClock) -> None:
+    disk = SimDisk()
+    async with open_wal(SEGMENTS, disk=disk) as wal, dispatch_over(wal, Metadata()) as dispatch:
+        for _ in range(20):
+            await dispatch.store_message(bytes(100))
+        fault = disk.fail("open", error=errno.EMFILE, sticky=True)
+        subscription = await dispatch.add_subscription("billing")
+        await trio.sleep(10)
+        await subscription.seek(StartPosition.latest())
+        await dispatch.store_message(b"new")
+        assert await settle(subscription, 1) == [20], "it need not open a file any more"
+        fault.cancel()
+
+
+# ---- a log with gaps
+
+
+@asynccontextmanager
+async def damaged_log() -> AsyncGenerator[Wal]:
+    """A log of 30 messages, one a second, whose first ones cannot be read."""
+    disk = SimDisk()
+    config = attrs.evolve(SEGMENTS, on_corruption="skip")
+    async with open_wal(config, disk=disk, clock=virtual_clock) as wal:
+        for _ in range(30):
+            await wal.append(bytes(100))
+            await trio.sleep(1)
+    path = min(path for path in disk.tree() if path.endswith(".log"))
+    file = disk.open(path, "rw")
+    file.write_at(bytes([file.read_at(1, 40)[0] ^ 0xFF]), 40)
+    file.sync_data()
+    file.close()
+    async with open_wal(config, disk=disk, clock=virtual_clock) as wal:
+        yield wal
+
+
+async def test_retention_by_age_passes_a_gap(autojump_clock: MockClock) -> None:
+    by_age = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_EXPIRE, 100.0)
+    async with damaged_log() as wal:
+        storage = WalStorage.from_wal(wal, TOPIC)
+        async with ReliableDispatch.new_with_persistent(
+            TOPIC, by_age, None, storage, clock=virtual_clock
+        ) as dispatch:
+            assert await dispatch.apply_retention() == 0
+            await trio.sleep(200)
+            assert await dispatch.topic_store.start_offset() > 20
+
+
+async def test_a_subscription_begins_at_a_gap(autojump_clock: MockClock) -> None:
+    async with damaged_log() as wal, dispatch_over(wal, Metadata()) as dispatch:
+        long_ago = StartPosition.timestamp(virtual_clock() - 1000)
+        subscription = await dispatch.add_subscription("billing", start=long_ago)
+        assert subscription.end == 0
+        found = await payloads(subscription)
+        lost = (await subscription.statistics()).lost
+        assert found and lost and len(found) + lost == 30
+
+
+async def test_redriving_passes_a_gap(autojump_clock: MockClock) -> None:
+    async with damaged_log() as dead:
+        cache = TopicCache(InMemoryStorage())
+        storage = WalStorage.from_wal(dead)
+        async with ReliableDispatch(TOPIC, UNTIL_ACK, cache, dead_letter_storage=storage) as orders:
+            await orders.store_message(b"order")
+            billing = await buried(orders, "billing")
+            assert await billing.redrive() == 1
+            assert await all_payloads(orders) == [b"order", b"order"]

@@ -85,6 +85,7 @@ class Engine:
         self.unsaved_from: int | None = None  # acknowledgements from here on did not fit
         self.saves = 0
         self.save_failures = 0
+        self.read_failures = 0
         self.bury_failures = 0
         self.last_error: str | None = None
         self.read_bell = Bell()

@@ -16,7 +16,7 @@ import attrs
 from danube_trio import PersistentStorage, StartPosition, WalStorage
 from danube_trio.config import Durability
 from danube_trio.dispatch._options import ReliableOptions
-from danube_trio.message import StreamMessage
+from danube_trio.message import Gap, StreamMessage
 from danube_trio.storage import Storage
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "PersistentLog",
     "SegmentStorage",
     "TopicLog",
+    "first_offset",
 ]
 
 Message = bytes | bytearray | memoryview | StreamMessage
@@ -50,6 +51,14 @@ class MessageReader(Protocol):
     async def aclose(self) -> None:
         """Close it; idempotent."""
         ...
+
+
+def first_offset(batch: Sequence[StreamMessage | Gap], otherwise: int) -> int:
+    """Where a reader's batch begins, with a gap (of a log opened with "skip") as well."""
+    if not batch:
+        return otherwise
+    first = batch[0]
+    return first.start if isinstance(first, Gap) else first.offset
 
 
 class TopicLog(Protocol):

@@ -12,6 +12,7 @@ import trio
 from danube_trio import StartPosition
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._keeper import CursorKeeper
+from danube_trio.dispatch._log import first_offset
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError
 
@@ -38,8 +39,7 @@ async def _offset_of(store: TopicStore, start: StartPosition) -> int:
     try:
         if start.kind == "offset":
             return start.value
-        batch = await reader.next_batch()
-        return batch[0].offset if batch else end
+        return first_offset(await reader.next_batch(), end)
     finally:
         with trio.CancelScope(shield=True):
             await reader.aclose()

@@ -46,6 +46,7 @@ class SubscriptionStatistics:
             retention by age, or damage in a log that is opened with "skip".
         unsaved: settlements and failures that are not saved yet.
         saves, save_failures: of the cursor.
+        read_failures: attempts to read the log that failed, and were repeated.
         dead_letter_failures: attempts to append a dead letter that failed.
         last_error: the last failure of the subscription's own work, in words.
     """
@@ -70,6 +71,7 @@ class SubscriptionStatistics:
     unsaved: int
     saves: int
     save_failures: int
+    read_failures: int
     dead_letter_failures: int
     last_error: str | None
 
@@ -98,6 +100,7 @@ def statistics_of(engine: Engine, log_end: int) -> SubscriptionStatistics:
         unsaved=core.changes - core.saved_changes,
         saves=engine.saves,
         save_failures=engine.save_failures,
+        read_failures=engine.read_failures,
         dead_letter_failures=engine.bury_failures,
         last_error=engine.last_error,
     )

@@ -10,13 +10,14 @@ from trio.lowlevel import checkpoint
 from danube_trio import StartPosition
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._core import DispatchCore
-from danube_trio.dispatch._dead_letters import DeadLetters, redriven
+from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import CursorTooLargeError
 from danube_trio.dispatch._keeper import CursorKeeper
 from danube_trio.dispatch._opening import offset_of
 from danube_trio.dispatch._options import SubscriptionOptions
+from danube_trio.dispatch._redrive import redrive
 from danube_trio.dispatch._run import Handler, run_handlers
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Subscription"]
-
-REDRIVE_BATCH = 100
 
 
 class Subscription:
@@ -213,7 +212,7 @@ class Subscription:
         return found
 
     async def redrive(self, limit: int | None = None) -> int:
-        """Append dead letters to the topic again, oldest first; returns how many.
+        """Append this subscription's dead letters to the topic again, oldest first; how many.
 
         Each is brought back once; a crash in between may bring up to 100 of them back twice. Every
         subscription of the topic gets them. They stay in the dead letter topic.
@@ -221,27 +220,16 @@ class Subscription:
         Args:
             limit: at most so many; None: all that there are at the call.
 
-        Raises ValueError without ``PoisonPolicy.DEAD_LETTER``, else like the storages.
+        Raises ValueError for a bad limit or without ``PoisonPolicy.DEAD_LETTER``, else like the
+        storages.
         """
         letters = self._letters
         if letters is None:
             raise ValueError("only poison_policy=PoisonPolicy.DEAD_LETTER has dead letters")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit={limit!r} must be 0 or more")
         async with self._redriving:
-            storage, topic = letters.storage, letters.topic
-            first = max(await self._keeper.redriven(), await storage.start_offset(topic))
-            end = await storage.current_offset(topic)
-            if limit is not None:
-                end = min(end, first + limit)
-            at = first
-            while at < end:
-                stop = min(end, at + REDRIVE_BATCH)
-                reader = await storage.create_reader(topic, StartPosition.offset(at), end=stop)
-                async with reader:
-                    batch = [redriven(message) async for message in reader]
-                await self._store.store_batch(batch)
-                await self._keeper.save_redriven(stop)
-                at = stop
-            return max(0, end - first)
+            return await redrive(letters, self._keeper, self._store, limit)
 
     # ---- watching
 
