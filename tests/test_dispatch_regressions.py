@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -11,12 +12,13 @@ import attrs
 import pytest
 import trio
 from cloud_model import CONFIG, World, virtual_clock
-from topics import TOPIC, Metadata, settle
+from topics import CURSOR, TOPIC, Metadata, keyed, settle
 from trio.testing import MockClock
 
 from danube_trio import StartPosition, Wal, WalConfig, WalStorage, open_wal
 from danube_trio.config import CloudConfig, StorageConfig
 from danube_trio.dispatch import (
+    CursorTooLargeError,
     InMemoryStorage,
     PoisonPolicy,
     ReliableDispatch,
@@ -24,8 +26,10 @@ from danube_trio.dispatch import (
     RetentionPolicy,
     Subscription,
     SubscriptionOptions,
+    SubscriptionType,
     TopicCache,
 )
+from danube_trio.dispatch._cursor import CursorState
 from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
 from danube_trio.storage import open_storage
 from danube_trio.testing import SimDisk, SimStore
@@ -436,3 +440,100 @@ async def test_redriving_passes_a_gap(autojump_clock: MockClock) -> None:
             billing = await buried(orders, "billing")
             assert await billing.redrive() == 1
             assert await all_payloads(orders) == [b"order", b"order"]
+
+
+# ---- bounds
+
+
+@pytest.mark.parametrize("kind", [SubscriptionType.SHARED, SubscriptionType.KEY_SHARED])
+async def test_new_messages_wait_while_too_many_wait_for_redelivery(
+    autojump_clock: MockClock, kind: SubscriptionType
+) -> None:
+    options = SubscriptionOptions(
+        type=kind, max_retrying_messages=2, max_unacked_messages=1, backoff_initial=50.0
+    )
+    async with in_memory(Metadata()) as dispatch:
+        await dispatch.store_batch([keyed(f"key {number}") for number in range(100)])
+        subscription = await dispatch.add_subscription("billing", options)
+        async with subscription.consumer() as consumer:
+            found: list[int] = []
+            with trio.move_on_after(45):
+                while True:
+                    delivery = await consumer.receive_one()
+                    found.append(delivery.offset)
+                    delivery.nack()
+            assert found == [0, 1]
+        assert sorted(await settle(subscription, 100)) == list(range(100))
+
+
+@pytest.mark.parametrize("keys", [1, 2])
+async def test_lanes_go_on_when_the_cursor_is_too_large(
+    autojump_clock: MockClock, keys: int
+) -> None:
+    """The messages behind the slow keys are the holes: only handing them out makes it smaller."""
+    options = SubscriptionOptions(
+        type=SubscriptionType.KEY_SHARED,
+        max_cursor_bytes=1024,
+        ack_timeout=None,
+        max_unsaved_acks=500,
+    )
+    chance = random.Random(keys)
+    slow = [f"slow {number}" for number in range(keys)]
+    names = [*slow, *(chance.choice([*slow, "", ""]) for _ in range(8000))]
+    async with in_memory(Metadata()) as dispatch:
+        await dispatch.store_batch([keyed(name, b"x") for name in names])
+        subscription = await dispatch.add_subscription("billing", options)
+        async with subscription.consumer() as consumer:
+            held = await consumer.receive(keys)
+            assert [delivery.key for delivery in held] == slow
+            found = [delivery.offset for delivery in held]
+            with trio.move_on_after(100):
+                while True:
+                    delivery = await consumer.receive_one()
+                    found.append(delivery.offset)
+                    delivery.ack()
+            with pytest.raises(CursorTooLargeError):
+                await subscription.flush()
+            seen = len(found)
+            assert keys < seen < names.count(""), "new ones do not wait"
+            assert consumer.ack(held) == keys
+            while len(found) < len(names):
+                for delivery in await consumer.receive():
+                    found.append(delivery.offset)
+                    delivery.ack()
+        await subscription.flush()
+        assert subscription.saved_end == len(names)
+        assert sorted(found) == list(range(len(names)))
+
+
+async def test_failures_that_do_not_fit_into_the_cursor_are_told(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = SubscriptionOptions(
+        type=SubscriptionType.SHARED,
+        max_unacked_messages=20_000,
+        max_retrying_messages=20_000,
+        max_cursor_bytes=1024,
+        backoff_initial=1000.0,
+        backoff_max=1000.0,
+    )
+    chance, metadata = random.Random(1), Metadata()
+    async with in_memory(metadata) as dispatch:
+        await dispatch.store_batch([b"x"] * 20_000)
+        subscription = await dispatch.add_subscription("billing", options)
+        async with subscription.consumer() as consumer:
+            for _ in range(20):
+                for delivery in await consumer.receive(1000):
+                    if chance.random() < 0.5:
+                        delivery.nack()
+            await subscription.flush()
+            failed = (await subscription.statistics()).failed
+            unsaved = (await subscription.statistics()).unsaved_failures
+            entry = await metadata.get(CURSOR)
+            assert entry is not None
+            saved = CursorState.decode(entry.value, CURSOR).attempts
+            assert len(saved) > 100 and len(saved) + unsaved == failed, "the older ones are saved"
+            assert caplog.text.count("begin at the first attempt") == 1
+        assert sorted(await settle(subscription, 20_000)) == list(range(20_000))
+        await subscription.flush()
+        assert (await subscription.statistics()).unsaved_failures == 0

@@ -177,8 +177,9 @@ class Subscription:
         if engine.fenced:
             engine.check_open()
         await self._saving.save()
-        if engine.unsaved_from is not None:
-            raise CursorTooLargeError(self.options.max_cursor_bytes, engine.unsaved_from)
+        unsaved_from = engine.core.unsaved_from
+        if unsaved_from is not None:
+            raise CursorTooLargeError(self.options.max_cursor_bytes, unsaved_from)
 
     async def wait_settled(self, end: int | None = None) -> None:
         """Wait until every message below offset `end` (None: of now) is settled.

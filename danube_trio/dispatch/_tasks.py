@@ -246,12 +246,25 @@ class Saving:
                     engine.fail(error)
                 raise
             core.saved_changes = max(core.saved_changes, total)
-            core.oversize = saved.edge < state.edge
-            engine.unsaved_from = saved.edge if core.oversize else None
+            core.unsaved_from = saved.edge if saved.edge < state.edge else None
+            self._note_failures(len(state.attempts) - len(saved.attempts))
             engine.saved_end = saved.end
             engine.saves += 1
         engine.changed()
         self._told()
+
+    def _note_failures(self, unsaved: int) -> None:
+        """So many messages have failed, and that did not fit into the saved cursor."""
+        engine = self._engine
+        if unsaved and not engine.unsaved_failures:
+            log.warning(
+                "subscription %s: how often %d messages have failed does not fit into "
+                "max_cursor_bytes=%d: after a crash they begin at the first attempt again",
+                engine.name,
+                unsaved,
+                engine.core.options.max_cursor_bytes,
+            )
+        engine.unsaved_failures = unsaved
 
 
 async def bury(engine: Engine, letters: DeadLetters) -> None:
