@@ -30,7 +30,12 @@ from danube_trio.dispatch import (
     TopicCache,
 )
 from danube_trio.dispatch._cursor import CursorState
-from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
+from danube_trio.errors import (
+    CorruptDataError,
+    LogClosedError,
+    OffsetTrimmedError,
+    StoreUnavailableError,
+)
 from danube_trio.storage import open_storage
 from danube_trio.testing import SimDisk, SimStore
 
@@ -216,6 +221,35 @@ async def test_a_round_of_retention_takes_nothing_from_who_begins_meanwhile(
                 found = await settle(late, 40 - late.end)
         assert found == list(range(found[0], 40))
         assert found[0] > 0, "the round came first, and what it freed is gone"
+
+
+async def test_nobody_begins_among_messages_that_may_yet_be_freed(
+    autojump_clock: MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open() as wal, dispatch_over(wal, Metadata()) as dispatch:
+        for _ in range(30):
+            await dispatch.store_message(bytes(100))
+        await wal.wait_uploaded(24)
+        fast = await settle_and_save(dispatch, "fast", 30)
+        fault = world.store.fail(None, kind="unavailable", sticky=True)
+        with pytest.raises(StoreUnavailableError):
+            await dispatch.apply_retention()
+        start = await dispatch.topic_store.start_offset()
+        assert start == 0
+        with pytest.raises(OffsetTrimmedError):
+            await fast.seek(StartPosition.offset(0))
+        late = await dispatch.add_subscription("late")
+        reader = await dispatch.topic_store.create_reader()
+        assert late.end == reader.cursor == 30
+        fault.cancel()
+        await dispatch.apply_retention()
+        await trio.sleep(100)
+        assert 20 < await dispatch.topic_store.start_offset() <= 30
+        start = await dispatch.topic_store.start_offset()
+        assert (await dispatch.add_subscription("later")).end == start
+        assert await fast.seek(StartPosition.earliest()) == start
+        await reader.aclose()
 
 
 async def test_retention_is_told_of_a_removed_subscription(autojump_clock: MockClock) -> None:

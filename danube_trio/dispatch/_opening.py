@@ -24,7 +24,7 @@ async def offset_of(store: TopicStore, start: StartPosition) -> int:
 
     Raises OffsetTrimmedError, ValueError; LogBrokenError when it will not be durable.
     """
-    offset = await _offset_of(store, start)
+    offset = max(await _offset_of(store, await store.not_freed(start)), store.freed)
     await store.log.make_durable(offset)
     return offset
 

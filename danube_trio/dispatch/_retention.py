@@ -8,7 +8,9 @@ What goes is a whole number of segments below all of these:
 * whatever a reader of the topic has not handed out yet.
 
 Who begins to need messages registers that while holding the topic's guard, which a round holds from
-its first look to its end (`TopicStore.guard`).
+its first look to its end (`TopicStore.guard`). Freeing may fail, or be cancelled, and happen later
+all the same (the log's own janitor goes on): until a round succeeds nobody begins below what that
+one was to free (`TopicStore.freed`).
 """
 
 from __future__ import annotations
@@ -86,8 +88,9 @@ class Retention:
             if may_go < unneeded:
                 self.bell.ring()  # readers do not tell how far they are: look again
             if may_go > start:
+                self._store.freed = may_go
                 await self._store.log.free(may_go)
-                start = await self._store.start_offset()
+                self._store.freed = start = await self._store.start_offset()
             return start
 
     async def _expired(self) -> int:

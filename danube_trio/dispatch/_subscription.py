@@ -304,7 +304,7 @@ class Subscription:
                 return error
             return None
         return TimeoutError(
-            f"the metadata store took more than {grace} seconds to save the cursor of "
+            f"it took more than {grace} seconds to save the cursor of "
             f"{self.name!r}: what was acknowledged last will be delivered again"
         )
 
