@@ -14,8 +14,9 @@ Rules:
 3. What is settled is never handed out again, unless the subscription is moved back.
 4. Nothing is handed out while the window is full, while it is paused, while more is acknowledged
    than may wait unsaved, or, without lanes, while a message is blocked.
-5. New messages (not redeliveries) wait too while too many wait for redelivery, or the cursor is
-   larger than it may be when saved.
+5. New messages (not redeliveries) wait too while too many wait for redelivery. While the cursor is
+   larger than it may be when saved, so do those above the part that was saved: with lanes the rest
+   must go on, or the cursor would never get smaller.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class DispatchCore:
         self.counts = Counts()
         self.consumers: dict[Taker, None] = {}  # in the order in which they came
         self.paused = False
-        self.oversize = False  # the cursor exceeds max_cursor_bytes
+        self.unsaved_from: int | None = None  # the cursor exceeds max_cursor_bytes from here on
         self.burying: deque[Entry] = deque()  # poison on its way to the dead letters
         self.changes = 0  # counts settlements, and failures: whatever changes the cursor
         self.saved_changes = 0  # those that are saved
@@ -127,12 +128,11 @@ class DispatchCore:
         """Whether the reader is to read on."""
         queue, window = self._queue, self.options.max_unacked_messages
         if isinstance(queue, LaneQueue):
-            room = queue.count(True) < window and queue.buffered < max(LOOK_AHEAD, window)
+            room = queue.count(inf) < window and queue.buffered < max(LOOK_AHEAD, window)
         else:
             room = queue.buffered < max(LOW, window)
-        return (
-            room and self._buffered_bytes < self.options.max_buffered_bytes and self._new_ones_too()
-        )
+        room = room and self._buffered_bytes < self.options.max_buffered_bytes
+        return room and self.next_wanted() < self._new_limit()
 
     def next_wanted(self) -> int:
         """The first offset at or after `fed_end` that is not settled."""
@@ -172,7 +172,7 @@ class DispatchCore:
         if self.paused or self._gated():
             return 0
         room = self.options.max_unacked_messages - len(self._hands.in_flight)
-        return max(0, min(room, self._queue.count(self._new_ones_too())))
+        return max(0, min(room, self._queue.count(self._new_limit())))
 
     def _gated(self) -> bool:
         limit = self.options.max_unsaved_acks
@@ -180,14 +180,16 @@ class DispatchCore:
             return True
         return bool(self._hands.blocked) and isinstance(self._queue, PlainQueue)
 
-    def _new_ones_too(self) -> bool:
-        return not self.oversize and self._hands.waiting < self.options.max_retrying_messages
+    def _new_limit(self) -> float:
+        if self._hands.waiting >= self.options.max_retrying_messages:
+            return 0
+        return inf if self.unsaved_from is None else self.unsaved_from + 1
 
     def take(self, consumer: Taker, now: float) -> Entry | None:
         """Hand out the next message, or None when there is none for this consumer now."""
         limit = self.options.max_redeliveries
         while self.may_take(consumer) and self.available():
-            entry = self._queue.pop(self._new_ones_too())
+            entry = self._queue.pop(self._new_limit())
             if entry is None:
                 return None
             self._note_entered()

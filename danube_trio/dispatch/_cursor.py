@@ -145,16 +145,25 @@ class CursorState:
         attempts = {offset: count for offset, count in self.attempts.items() if offset < edge}
         return attrs.evolve(self, edge=edge, holes=holes, attempts=attempts)
 
+    def _cut(self, edge: int) -> CursorState:
+        """As `before`; where nothing is settled above `end`, only failures are cut."""
+        if self.holes:
+            return self.before(edge)
+        attempts = {offset: count for offset, count in self.attempts.items() if offset < edge}
+        return attrs.evolve(self, attempts=attempts)
+
     def fitted(self, limit_bytes: int) -> tuple[CursorState, bytes]:
         """As much of it, from its beginning, as fits into `limit_bytes`; and its saved form."""
         value = self.encode()
         if len(value) <= limit_bytes:
             return self, value
         best, best_value = self.at(self.end, owner=self.owner, saves=self.saves), b""
-        low, high = 0, len(self.holes)  # how many holes to keep
-        while high - low > max(1, len(self.holes) // 100):
+        cuts = self.holes or sorted(self.attempts)
+        low, high = 0, len(cuts)  # how many holes to keep, or failures if there are no holes
+        near = max(1, len(cuts) // 100)  # good enough, once there is something to keep
+        while high - low > (near if best_value else 1):
             middle = (low + high) // 2
-            state = self.before(self.holes[middle])
+            state = self._cut(cuts[middle])
             value = state.encode()
             if len(value) <= limit_bytes:
                 low, best, best_value = middle, state, value

@@ -24,11 +24,11 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio import PersistentStorage, StartPosition
 from danube_trio.config import Durability
 from danube_trio.dispatch._core import DispatchCore
-from danube_trio.dispatch._cursor import CursorState
-from danube_trio.dispatch._dead_letters import letters_of
+from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._keeper import CursorKeeper, known_subscriptions
 from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
+from danube_trio.dispatch._opening import cursor_of
 from danube_trio.dispatch._options import (
     ReliableOptions,
     SubscriptionOptions,
@@ -37,8 +37,7 @@ from danube_trio.dispatch._options import (
 )
 from danube_trio.dispatch._retention import Retention
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
-from danube_trio.dispatch._subscription import Subscription, offset_of
-from danube_trio.errors import CorruptDataError
+from danube_trio.dispatch._subscription import Subscription
 from danube_trio.metadata import MemoryMetadata, MetadataStore
 
 __all__ = ["ReliableDispatch"]
@@ -297,6 +296,12 @@ class ReliableDispatch:
             OffsetTrimmedError: `start` is not there any more.
             CorruptDataError: its cursor cannot be read, or is not of this log.
             StoreError: the metadata store did not answer; calling again is safe.
+            FencedError: somebody else opened it at the same moment, or an earlier call, whose
+                answer was lost, came through at last; calling again takes it over.
+            TimeoutError: it had failed here, and the cursor of then could not be saved.
+            What the log raises: LogBrokenError, LogClosedError, ...
+
+        Cancellation: as StoreError. In both cases retention leaves it what it may need.
         """
         check_name(name, "subscription")
         store, nursery = self._open_store(), self._nursery
@@ -313,28 +318,41 @@ class ReliableDispatch:
             letters = await letters_of(
                 self._dead_letter_storage or self._storage, options, store.log, self.topic, name
             )
-            known = name in self._idle_ends
-            self._idle_ends.setdefault(name, 0)  # retention stands still until it is open
-            try:
-                keeper = CursorKeeper(self._metadata, self.topic, name)
-                cursor = await self._cursor(keeper, start)
-                core = DispatchCore(options, cursor)
-                bell = self._retention.bell if self._retention is not None else None
-                assert bell is not None
-                subscription = Subscription(
-                    name, options, core, keeper, store, letters, told=bell.ring
-                )
-                await subscription.take_over()
-            except BaseException:
-                if not known:
-                    del self._idle_ends[name]
-                raise
+            subscription = await self._taken_over(name, options, letters, start)
             del self._idle_ends[name]
             self._subscriptions[name] = subscription
-            nursery.start_soon(
-                self._supervise, subscription.run_tasks, name=f"danube_trio subscription {name}"
-            )
+            task = f"danube_trio subscription {name}"
+            nursery.start_soon(self._supervise, subscription.run_tasks, name=task)
             return subscription
+
+    async def _taken_over(
+        self,
+        name: str,
+        options: SubscriptionOptions,
+        letters: DeadLetters | None,
+        start: StartPosition,
+    ) -> Subscription:
+        """Load or make its cursor, and save it as our own. Retention stands still meanwhile."""
+        store, retention = self._store, self._retention
+        assert store is not None and retention is not None
+        held = self._idle_ends.get(name)
+        async with store.guard:  # a round that has begun comes to its end first
+            self._idle_ends[name] = 0
+        try:
+            keeper = CursorKeeper(self._metadata, self.topic, name)
+            cursor = await cursor_of(store, keeper, start)
+            subscription = Subscription(
+                name, DispatchCore(options, cursor), keeper, store, letters, retention.bell.ring
+            )
+            held = cursor.end  # it may be saved from here on, whatever the answer is
+            await subscription.take_over()
+        except BaseException:
+            del self._idle_ends[name]
+            if held is not None:
+                self._idle_ends[name] = held
+            retention.bell.ring()
+            raise
+        return subscription
 
     async def remove_subscription(self, name: str) -> bool:
         """Close a subscription and forget its cursor; returns whether it was there.
@@ -348,11 +366,13 @@ class ReliableDispatch:
             if there is None and name not in self._idle_ends:
                 return False
             if there is not None:
-                self._idle_ends[name] = there.saved_end
+                self._idle_ends[name] = there.kept_from
                 with trio.CancelScope(shield=True):
                     await there.close_unsaved()
             await CursorKeeper(self._metadata, self.topic, name).remove()
             del self._idle_ends[name]
+            if self._retention is not None:
+                self._retention.bell.ring()
             return True
 
     async def _put_away(self, failed: Subscription) -> None:
@@ -360,34 +380,15 @@ class ReliableDispatch:
         error: BaseException | None = None
         with trio.CancelScope(shield=True):
             error = await failed.finish(self._grace)
-        self._idle_ends[failed.name] = failed.saved_end
+        self._idle_ends[failed.name] = failed.kept_from
         del self._subscriptions[failed.name]
         if error is not None:
             raise error
 
-    async def _cursor(self, keeper: CursorKeeper, start: StartPosition) -> CursorState:
-        """Where the subscription is, or where it begins."""
-        assert self._store is not None
-        cursor = await keeper.load()
-        if cursor is None:
-            return CursorState.at(await offset_of(self._store, start))
-        end = await self._store.current_offset()
-        if cursor.edge > end:
-            raise CorruptDataError(
-                f"the cursor has acknowledged offset {cursor.edge - 1}, and the topic ends at "
-                f"{end}: they do not belong together",
-                path=keeper.key,
-                advice="Restore both from the same time, or remove the subscription and add it "
-                "again at the position that you want",
-            )
-        return cursor
-
     # ---- retention
 
     def _ends(self) -> dict[str, int]:
-        # The saved end is too high for a moment when a subscription is moved back.
-        ends = {name: min(s.saved_end, s.end) for name, s in self._subscriptions.items()}
-        return {**self._idle_ends, **ends}
+        return self._idle_ends | {name: s.kept_from for name, s in self._subscriptions.items()}
 
     async def apply_retention(self) -> int:
         """Free now what may go; returns the first offset that still exists.

@@ -82,9 +82,10 @@ class Engine:
         self.phase = Phase.OPEN
         self.failure: BaseException | None = None
         self.saved_end = saved_end
-        self.unsaved_from: int | None = None  # acknowledgements from here on did not fit
+        self.unsaved_failures = 0  # messages whose failures did not fit into the saved cursor
         self.saves = 0
         self.save_failures = 0
+        self.read_failures = 0
         self.bury_failures = 0
         self.last_error: str | None = None
         self.read_bell = Bell()

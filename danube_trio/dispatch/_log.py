@@ -13,10 +13,11 @@ from typing import Literal, Protocol
 
 import attrs
 
-from danube_trio import PersistentStorage, StartPosition
+from danube_trio import PersistentStorage, StartPosition, WalStorage
 from danube_trio.config import Durability
 from danube_trio.dispatch._options import ReliableOptions
-from danube_trio.message import StreamMessage
+from danube_trio.message import Gap, StreamMessage
+from danube_trio.storage import Storage
 
 __all__ = [
     "CacheLimits",
@@ -26,6 +27,7 @@ __all__ = [
     "PersistentLog",
     "SegmentStorage",
     "TopicLog",
+    "first_offset",
 ]
 
 Message = bytes | bytearray | memoryview | StreamMessage
@@ -49,6 +51,14 @@ class MessageReader(Protocol):
     async def aclose(self) -> None:
         """Close it; idempotent."""
         ...
+
+
+def first_offset(batch: Sequence[StreamMessage | Gap], otherwise: int) -> int:
+    """Where a reader's batch begins, with a gap (of a log opened with "skip") as well."""
+    if not batch:
+        return otherwise
+    first = batch[0]
+    return first.start if isinstance(first, Gap) else first.offset
 
 
 class TopicLog(Protocol):
@@ -76,6 +86,19 @@ class TopicLog(Protocol):
 
     async def current_offset(self) -> int:
         """The offset that the next message will get."""
+        ...
+
+    @property
+    def reads_durable(self) -> bool:
+        """Whether readers give only what is durable."""
+        ...
+
+    async def make_durable(self, end: int) -> None:
+        """Wait until every message below `end` is durable.
+
+        Raises LogBrokenError, LogClosedError or FencedError when it will not be, or that is not
+        known.
+        """
         ...
 
     async def free(self, up_to: int) -> None:
@@ -107,6 +130,7 @@ class PersistentLog:
     def __init__(self, storage: PersistentStorage, topic: str) -> None:
         self.storage = storage
         self.topic = topic
+        self._durable_end = 0  # what a storage of another kind has flushed
 
     async def append(
         self,
@@ -138,6 +162,23 @@ class PersistentLog:
     async def current_offset(self) -> int:
         """See `TopicLog`."""
         return await self.storage.current_offset(self.topic)
+
+    @property
+    def reads_durable(self) -> bool:
+        """See `TopicLog`. Of a storage of another kind it is not known."""
+        return isinstance(self.storage, Storage) and self.storage.config.wal.visibility == "durable"
+
+    async def make_durable(self, end: int) -> None:
+        """See `TopicLog`."""
+        if isinstance(self.storage, WalStorage):
+            await self.storage.wal.wait_durable(end)  # at once, if it is
+        elif isinstance(self.storage, Storage):
+            async with self.storage.topic(self.topic) as wal:
+                await wal.wait_durable(end)
+        elif end > self._durable_end:
+            accepted = await self.storage.current_offset(self.topic)
+            await self.storage.flush(self.topic)
+            self._durable_end = max(self._durable_end, accepted)
 
     async def free(self, up_to: int) -> None:
         """See `TopicLog`."""

@@ -164,6 +164,15 @@ class MemoryLog:
         await trio.lowlevel.checkpoint()
         return self.next
 
+    @property
+    def reads_durable(self) -> bool:
+        """See `TopicLog`. Nothing in memory is more durable than the rest."""
+        return True
+
+    async def make_durable(self, end: int) -> None:
+        """See `TopicLog`."""
+        await trio.lowlevel.checkpoint()
+
     async def free(self, up_to: int) -> None:
         """See `TopicLog`."""
         await trio.lowlevel.checkpoint()

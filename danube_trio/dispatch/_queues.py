@@ -7,6 +7,9 @@ stay as the reader brought them and are entered into the ledger only when they a
 head until it is settled: so there is one message of a key in flight, and order holds through
 failures and backoff too. Lanes whose head is ready take turns. A message without a key is a lane of
 its own. Messages are entered when they are read.
+
+A message that was never handed out is *new*. Both are asked for messages with a limit for new ones:
+only those below that offset may go.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from math import inf
 
 from danube_trio.dispatch._ledger import Entry, Ledger, State
 from danube_trio.message import StreamMessage
@@ -55,24 +60,26 @@ class PlainQueue:
     def settled(self, entry: Entry) -> None:
         """An entry that was not ready is settled."""
 
-    def count(self, fresh_too: bool) -> int:
-        """How many can be handed out."""
-        return self.again + (len(self._fresh) if fresh_too else 0)
+    def count(self, limit: float) -> int:
+        """How many can be handed out, of new ones those below offset `limit`."""
+        if limit == inf:
+            return self.again + len(self._fresh)
+        return self.again + sum(1 for _ in takewhile(lambda m: m.offset < limit, self._fresh))
 
     @property
     def buffered(self) -> int:
         """How many are at hand, for whoever decides whether to read on."""
         return self.again + len(self._fresh)
 
-    def pop(self, fresh_too: bool) -> Entry | None:
-        """The next one."""
+    def pop(self, limit: float) -> Entry | None:
+        """The next one; see `count`."""
         again = self._again
         while again:
             entry = heapq.heappop(again)[2]
             if entry.state is State.READY:
                 self.again -= 1
                 return entry
-        if fresh_too and self._fresh:
+        if self._fresh and self._fresh[0].offset < limit:
             return self._ledger.enter(self._fresh.popleft())
         return None
 
@@ -99,8 +106,12 @@ class LaneQueue:
         self._ledger = ledger
         self._key = key
         self._lanes: dict[object, deque[Entry]] = {}
-        self._turns: deque[Entry] = deque()  # heads; some may not be ready any more
-        self._heads = 0  # those that are
+        # Heads, with a number that grows; some may not be ready any more. New ones, and others.
+        self._new: deque[tuple[int, Entry]] = deque()
+        self._again: deque[tuple[int, Entry]] = deque()
+        self._new_heads = 0  # those in `_new` that are ready
+        self._again_heads = 0
+        self._number = 0
         self._ready = 0  # ready entries, heads or not
 
     def feed(self, messages: Sequence[StreamMessage]) -> None:
@@ -141,14 +152,19 @@ class LaneQueue:
         return True
 
     def _turn(self, entry: Entry) -> None:
-        self._turns.append(entry)
-        self._heads += 1
+        self._number += 1
+        if entry.serial:
+            self._again.append((self._number, entry))
+            self._again_heads += 1
+        else:
+            self._new.append((self._number, entry))
+            self._new_heads += 1
 
     def withdraw(self, entry: Entry) -> None:
         """A ready entry is settled without having been handed out."""
         self._ready -= 1
         if self._lanes[entry.key][0] is entry:
-            self._heads -= 1
+            self._leave_turn(entry)
         self.settled(entry)
 
     def settled(self, entry: Entry) -> None:
@@ -163,25 +179,47 @@ class LaneQueue:
         elif lane[0].state is State.READY:
             self._turn(lane[0])
 
-    def count(self, fresh_too: bool) -> int:
-        """How many can be handed out."""
-        return self._heads
+    def count(self, limit: float) -> int:
+        """How many can be handed out, of new ones those below offset `limit`."""
+        if limit == inf:
+            return self._again_heads + self._new_heads
+        if limit <= 0:
+            return self._again_heads
+        return self._again_heads + sum(1 for item in self._new if _is_ready(item, limit))
 
     @property
     def buffered(self) -> int:
         """How many are at hand, behind others of their key or not."""
         return self._ready
 
-    def pop(self, fresh_too: bool) -> Entry | None:
-        """The next one."""
-        turns = self._turns
-        while turns:
-            entry = turns.popleft()
-            if entry.state is State.READY:
-                self._heads -= 1
-                self._ready -= 1
-                return entry
-        return None
+    def pop(self, limit: float) -> Entry | None:
+        """The next one; see `count`."""
+        for turns in (self._again, self._new):
+            while turns and not _is_ready(turns[0], inf):
+                turns.popleft()
+        new = None
+        if limit > 0:
+            new = next((item for item in self._new if _is_ready(item, limit)), None)
+        if self._again and (new is None or self._again[0][0] < new[0]):
+            _, entry = self._again.popleft()
+        elif new is not None:
+            self._new.remove(new)  # nearly always the first one
+            _, entry = new
+        else:
+            return None
+        self._leave_turn(entry)
+        self._ready -= 1
+        return entry
+
+    def _leave_turn(self, entry: Entry) -> None:
+        if entry.serial:
+            self._again_heads -= 1
+        else:
+            self._new_heads -= 1
+
+
+def _is_ready(item: tuple[int, Entry], limit: float) -> bool:
+    return item[1].state is State.READY and item[1].offset < limit
 
 
 ReadyQueue = PlainQueue | LaneQueue

@@ -6,6 +6,11 @@ What goes is a whole number of segments below all of these:
   use or not. Without any subscription nothing goes.
 * RETAIN_UNTIL_EXPIRE: the first message that is younger than the retention period.
 * whatever a reader of the topic has not handed out yet.
+
+Who begins to need messages registers that while holding the topic's guard, which a round holds from
+its first look to its end (`TopicStore.guard`). Freeing may fail, or be cancelled, and happen later
+all the same (the log's own janitor goes on): until a round succeeds nobody begins below what that
+one was to free (`TopicStore.freed`).
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ import trio
 
 from danube_trio import StartPosition
 from danube_trio.dispatch._engine import Bell
+from danube_trio.dispatch._log import first_offset
 from danube_trio.dispatch._options import ReliableOptions, RetentionPolicy
 from danube_trio.dispatch._store import TopicStore
-from danube_trio.errors import DanubeError, LogClosedError
+from danube_trio.errors import DanubeError
 
 __all__ = ["Retention"]
 
@@ -45,40 +51,46 @@ class Retention:
         self._options = options
         self._ends = ends
         self._clock = clock
-        self._lock = trio.Lock()
         self.bell = Bell()
         self.failures = 0
 
     async def run(self) -> None:
         """A round every ``retention_interval``, until cancelled."""
         by_age = self._options.retention_policy is RetentionPolicy.RETAIN_UNTIL_EXPIRE
+        failing = False
         while True:
             await trio.sleep(self._options.retention_interval)
             if not by_age:
-                await self.bell.wait()  # nothing new can go before another cursor was saved
+                await self.bell.wait()  # nothing new can go before something changed
             try:
                 await self.apply()
-            except LogClosedError:
-                return  # the log is being left, and this with it
             except (DanubeError, OSError) as error:
+                # LogClosedError, too: a topic that was given away may be taken over again.
                 self.failures += 1
-                log.warning(
-                    "retention of %s failed, and is tried again: %s", self._store.topic, error
-                )
+                if not failing:
+                    log.warning(
+                        "retention of %s failed, and is tried again: %s", self._store.topic, error
+                    )
+                failing = True
                 self.bell.ring()
+            else:
+                failing = False
 
     async def apply(self) -> int:
         """One round; returns the first offset that still exists. Raises like the log."""
-        async with self._lock:
+        async with self._store.guard:
             start = await self._store.start_offset()
             if self._options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK:
-                may_go = min(self._ends().values(), default=0)
+                unneeded = min(self._ends().values(), default=0)
             else:
-                may_go = await self._expired()
-            may_go = self._store.first_needed(may_go)
+                unneeded = await self._expired()
+            may_go = self._store.first_needed(unneeded)
+            if may_go < unneeded:
+                self.bell.ring()  # readers do not tell how far they are: look again
             if may_go > start:
+                self._store.freed = may_go
                 await self._store.log.free(may_go)
-                start = await self._store.start_offset()
+                self._store.freed = start = await self._store.start_offset()
             return start
 
     async def _expired(self) -> int:
@@ -88,6 +100,9 @@ class Retention:
         reader = await self._store.log.reader(
             StartPosition.timestamp(since), end="current", count=1
         )
-        batch = await reader.next_batch()
-        await reader.aclose()
-        return batch[0].offset if batch else end
+        try:
+            # What is missing may be young: a gap goes when what follows it does.
+            return first_offset(await reader.next_batch(), end)
+        finally:
+            with trio.CancelScope(shield=True):
+                await reader.aclose()

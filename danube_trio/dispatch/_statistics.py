@@ -45,7 +45,10 @@ class SubscriptionStatistics:
         lost: messages that were not in the log any more when they should have been delivered:
             retention by age, or damage in a log that is opened with "skip".
         unsaved: settlements and failures that are not saved yet.
+        unsaved_failures: messages that have failed, and how often does not fit into the saved
+            cursor: after a crash they begin at the first attempt again.
         saves, save_failures: of the cursor.
+        read_failures: attempts to read the log that failed, and were repeated.
         dead_letter_failures: attempts to append a dead letter that failed.
         last_error: the last failure of the subscription's own work, in words.
     """
@@ -68,8 +71,10 @@ class SubscriptionStatistics:
     dead_lettered: int
     lost: int
     unsaved: int
+    unsaved_failures: int
     saves: int
     save_failures: int
+    read_failures: int
     dead_letter_failures: int
     last_error: str | None
 
@@ -96,8 +101,10 @@ def statistics_of(engine: Engine, log_end: int) -> SubscriptionStatistics:
         dead_lettered=counts.dead_lettered,
         lost=counts.lost,
         unsaved=core.changes - core.saved_changes,
+        unsaved_failures=engine.unsaved_failures,
         saves=engine.saves,
         save_failures=engine.save_failures,
+        read_failures=engine.read_failures,
         dead_letter_failures=engine.bury_failures,
         last_error=engine.last_error,
     )

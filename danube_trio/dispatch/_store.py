@@ -11,6 +11,8 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import trio
+
 from danube_trio import StartPosition, WalConfig, WalStorage, open_wal
 from danube_trio.config import Durability
 from danube_trio.dispatch._log import (
@@ -23,6 +25,7 @@ from danube_trio.dispatch._log import (
     TopicLog,
 )
 from danube_trio.dispatch._options import ReliableOptions, topic_parts
+from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import StreamMessage
 
 __all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore"]
@@ -77,6 +80,11 @@ class TopicStore:
         self.topic = topic
         self.log = log
         self._readers: weakref.WeakSet[TopicReader] = weakref.WeakSet()
+        # Held by a round of retention, and by whoever looks where messages begin and then says
+        # that it needs them: so that none of them goes in between.
+        self.guard = trio.Lock()
+        # Everything below it may be gone, or go later: freeing it had an unknown outcome.
+        self.freed = 0
 
     def __repr__(self) -> str:
         return f"<TopicStore of {self.topic}>"
@@ -114,11 +122,27 @@ class TopicStore:
         count: int | None = None,
     ) -> TopicReader:
         """A new reader; see `danube_trio.Wal.reader` for its arguments and errors."""
-        reader = TopicReader(
-            await self.log.reader(start, end=end, count=count), self._readers.discard
-        )
-        self._readers.add(reader)
-        return reader
+        if start.kind == "latest":  # retention never comes that far: nobody to wait for
+            return self._registered(await self.log.reader(start, end=end, count=count))
+        async with self.guard:
+            start = await self.not_freed(start)
+            return self._registered(await self.log.reader(start, end=end, count=count))
+
+    def _registered(self, reader: MessageReader) -> TopicReader:
+        known = TopicReader(reader, self._readers.discard)
+        self._readers.add(known)
+        return known
+
+    async def not_freed(self, start: StartPosition) -> StartPosition:
+        """A position that is not among messages which may yet go. To be called with the guard.
+
+        Raises OffsetTrimmedError for an offset that is.
+        """
+        if start.kind == "offset" and start.value < self.freed:
+            raise OffsetTrimmedError(start.value, self.freed)
+        if start.kind == "earliest" and await self.log.start_offset() < self.freed:
+            return StartPosition.offset(self.freed)
+        return start
 
     async def start_offset(self) -> int:
         """The first offset that still exists."""

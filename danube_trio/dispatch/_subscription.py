@@ -10,12 +10,14 @@ from trio.lowlevel import checkpoint
 from danube_trio import StartPosition
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._core import DispatchCore
-from danube_trio.dispatch._dead_letters import DeadLetters, redriven
+from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import CursorTooLargeError
 from danube_trio.dispatch._keeper import CursorKeeper
+from danube_trio.dispatch._opening import offset_of
 from danube_trio.dispatch._options import SubscriptionOptions
+from danube_trio.dispatch._redrive import redrive
 from danube_trio.dispatch._run import Handler, run_handlers
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
@@ -24,9 +26,7 @@ from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Subscription", "offset_of"]
-
-REDRIVE_BATCH = 100
+__all__ = ["Subscription"]
 
 
 class Subscription:
@@ -39,7 +39,6 @@ class Subscription:
     def __init__(
         self,
         name: str,
-        options: SubscriptionOptions,
         core: DispatchCore,
         keeper: CursorKeeper,
         store: TopicStore,
@@ -47,13 +46,13 @@ class Subscription:
         told: Callable[[], None],
     ) -> None:
         self.name = name
-        self.options = options
+        self.options: SubscriptionOptions = core.options
         self._store = store
         self._keeper = keeper
         self._letters = letters
         self._engine = Engine(name, core, core.end)
         self._reading = Reading(self._engine, store.log)
-        self._saving = Saving(self._engine, keeper, told)
+        self._saving = Saving(self._engine, keeper, store.log, told)
         self._own = Consumer(self._engine, self._saving, "take", ordered=False)
         self._redriving = trio.Lock()
         self._tasks = trio.CancelScope(shield=True)
@@ -154,9 +153,10 @@ class Subscription:
             StoreError: the subscription was moved, and that is not saved yet (but will be).
         """
         engine = self._engine
-        offset = await offset_of(self._store, start)
-        engine.check_open()
-        engine.core.move(offset)
+        async with self._store.guard:  # nothing is freed between looking and moving
+            offset = await offset_of(self._store, start)
+            engine.check_open()
+            engine.core.move(offset)
         self._reading.moved()
         engine.changed()
         await self._saving.save()
@@ -177,8 +177,9 @@ class Subscription:
         if engine.fenced:
             engine.check_open()
         await self._saving.save()
-        if engine.unsaved_from is not None:
-            raise CursorTooLargeError(self.options.max_cursor_bytes, engine.unsaved_from)
+        unsaved_from = engine.core.unsaved_from
+        if unsaved_from is not None:
+            raise CursorTooLargeError(self.options.max_cursor_bytes, unsaved_from)
 
     async def wait_settled(self, end: int | None = None) -> None:
         """Wait until every message below offset `end` (None: of now) is settled.
@@ -212,7 +213,7 @@ class Subscription:
         return found
 
     async def redrive(self, limit: int | None = None) -> int:
-        """Append dead letters to the topic again, oldest first; returns how many.
+        """Append this subscription's dead letters to the topic again, oldest first; how many.
 
         Each is brought back once; a crash in between may bring up to 100 of them back twice. Every
         subscription of the topic gets them. They stay in the dead letter topic.
@@ -220,27 +221,16 @@ class Subscription:
         Args:
             limit: at most so many; None: all that there are at the call.
 
-        Raises ValueError without ``PoisonPolicy.DEAD_LETTER``, else like the storages.
+        Raises ValueError for a bad limit or without ``PoisonPolicy.DEAD_LETTER``, else like the
+        storages.
         """
         letters = self._letters
         if letters is None:
             raise ValueError("only poison_policy=PoisonPolicy.DEAD_LETTER has dead letters")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit={limit!r} must be 0 or more")
         async with self._redriving:
-            storage, topic = letters.storage, letters.topic
-            first = max(await self._keeper.redriven(), await storage.start_offset(topic))
-            end = await storage.current_offset(topic)
-            if limit is not None:
-                end = min(end, first + limit)
-            at = first
-            while at < end:
-                stop = min(end, at + REDRIVE_BATCH)
-                reader = await storage.create_reader(topic, StartPosition.offset(at), end=stop)
-                async with reader:
-                    batch = [redriven(message) async for message in reader]
-                await self._store.store_batch(batch)
-                await self._keeper.save_redriven(stop)
-                at = stop
-            return max(0, end - first)
+            return await redrive(letters, self._keeper, self._store, limit)
 
     # ---- watching
 
@@ -261,6 +251,14 @@ class Subscription:
     def saved_end(self) -> int:
         """Every message below it is settled, and that is saved."""
         return self._engine.saved_end
+
+    @property
+    def kept_from(self) -> int:
+        """What retention is to leave alone: messages at and above it.
+
+        That is the saved end; or, for a moment after it was moved back, the end.
+        """
+        return min(self.saved_end, self.end)
 
     @property
     def is_open(self) -> bool:
@@ -306,7 +304,7 @@ class Subscription:
                 return error
             return None
         return TimeoutError(
-            f"the metadata store took more than {grace} seconds to save the cursor of "
+            f"it took more than {grace} seconds to save the cursor of "
             f"{self.name!r}: what was acknowledged last will be delivered again"
         )
 
@@ -316,21 +314,3 @@ class Subscription:
             self._engine.close()
             self._tasks.cancel()
             await self._done.wait()
-
-
-async def offset_of(store: TopicStore, start: StartPosition) -> int:
-    """The offset that a position means now. Raises OffsetTrimmedError, ValueError."""
-    if start.kind == "earliest":
-        return await store.start_offset()
-    if start.kind == "latest":
-        return await store.current_offset()
-    end = await store.current_offset()
-    reader = await store.log.reader(start, end="current", count=1)
-    try:
-        if start.kind == "offset":
-            return start.value
-        batch = await reader.next_batch()
-        return batch[0].offset if batch else end
-    finally:
-        with trio.CancelScope(shield=True):
-            await reader.aclose()

@@ -3,12 +3,13 @@ one takes poison to the dead letters.
 
 They share an `Engine` and nothing else; each waits for its bell. What cannot be repaired by waiting
 (a damaged log, a cursor that somebody else took over) makes the subscription fail: consumers get
-that error. What can be (a metadata store or a dead letter log that does not answer) is tried again,
-counted, and told in the statistics; messages stay where they are meanwhile.
+that error. What can be (a store or a dead letter log that does not answer, no file descriptors) is
+tried again, counted, and told in the statistics; messages stay where they are meanwhile.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -20,7 +21,13 @@ from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._keeper import CursorKeeper
 from danube_trio.dispatch._log import MessageReader, TopicLog
-from danube_trio.errors import DanubeError, LogClosedError, OffsetTrimmedError, StoreError
+from danube_trio.errors import (
+    DanubeError,
+    LogClosedError,
+    OffsetTrimmedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from danube_trio.message import Gap, StreamMessage
 
 __all__ = ["Reading", "Saving", "bury", "watch_clock"]
@@ -31,6 +38,8 @@ log = logging.getLogger("danube_trio.dispatch")
 SKIP = 4096
 # Seconds before a failed save or burial is tried again; doubled up to the maximum (guesses).
 RETRY_INITIAL, RETRY_MAX = 0.1, 5.0
+# Errors of the system that say nothing about the log: no file descriptors, no memory, for now.
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class Reading:
@@ -42,6 +51,7 @@ class Reading:
         self._reader: MessageReader | None = None
         self._scope = trio.CancelScope()
         self._moved = False
+        self._pause = RETRY_INITIAL
 
     async def run(self) -> None:
         """Read until the subscription is not open any more."""
@@ -56,7 +66,7 @@ class Reading:
                     await engine.read_bell.wait()
                 else:
                     with trio.CancelScope() as self._scope:
-                        await self._step()
+                        await self._try_step()
         except (DanubeError, OSError, ValueError) as error:
             engine.fail(error)
         finally:
@@ -66,6 +76,24 @@ class Reading:
         """The core was moved: read on from where it is now."""
         self._moved = True
         self._scope.cancel()
+
+    async def _try_step(self) -> None:
+        """One step; after a failure that may pass, wait, so that the next one begins anew."""
+        engine = self._engine
+        try:
+            await self._step()
+        except (StoreUnavailableError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in PASSING:
+                raise
+            engine.read_failures += 1
+            engine.last_error = str(error)
+            if self._pause == RETRY_INITIAL:
+                log.warning(
+                    "subscription %s: reading failed, and is tried again: %s", engine.name, error
+                )
+            await self._drop_reader()
+            pause, self._pause = self._pause, min(2 * self._pause, RETRY_MAX)
+            await trio.sleep(pause)
 
     async def _step(self) -> None:
         core = self._engine.core
@@ -82,6 +110,7 @@ class Reading:
                 self._lose(error.start_offset)
                 await self._drop_reader()
             return
+        self._pause = RETRY_INITIAL
         if not batch:
             raise LogClosedError("the log has ended: nothing more can be delivered")
         if not self._moved:
@@ -154,9 +183,12 @@ async def watch_clock(engine: Engine) -> None:
 class Saving:
     """Saves the cursor: at most once in ``save_interval``, unless it is urgent."""
 
-    def __init__(self, engine: Engine, keeper: CursorKeeper, told: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, keeper: CursorKeeper, topic_log: TopicLog, told: Callable[[], None]
+    ) -> None:
         self._engine = engine
         self._keeper = keeper
+        self._log = topic_log
         self._told = told
         self._lock = trio.Lock()
 
@@ -192,8 +224,10 @@ class Saving:
     async def save(self) -> None:
         """Save everything that is settled at the call.
 
-        Raises StoreError (it will be tried again), FencedError or CorruptDataError (the
-        subscription has failed).
+        Where readers see what is not durable yet, it is made durable first: see `_opening`.
+
+        Raises StoreError (it will be tried again), FencedError, CorruptDataError, or LogBrokenError
+        and others of the log (the subscription has failed).
         """
         engine, core = self._engine, self._engine.core
         wanted = core.changes
@@ -202,6 +236,8 @@ class Saving:
                 return
             total, state = core.changes, core.snapshot()
             try:
+                if not self._log.reads_durable:
+                    await self._log.make_durable(state.edge)
                 saved = await self._keeper.save(state, core.options.max_cursor_bytes)
             except (DanubeError, OSError, ValueError) as error:
                 engine.save_failures += 1
@@ -210,12 +246,25 @@ class Saving:
                     engine.fail(error)
                 raise
             core.saved_changes = max(core.saved_changes, total)
-            core.oversize = saved.edge < state.edge
-            engine.unsaved_from = saved.edge if core.oversize else None
+            core.unsaved_from = saved.edge if saved.edge < state.edge else None
+            self._note_failures(len(state.attempts) - len(saved.attempts))
             engine.saved_end = saved.end
             engine.saves += 1
         engine.changed()
         self._told()
+
+    def _note_failures(self, unsaved: int) -> None:
+        """So many messages have failed, and that did not fit into the saved cursor."""
+        engine = self._engine
+        if unsaved and not engine.unsaved_failures:
+            log.warning(
+                "subscription %s: how often %d messages have failed does not fit into "
+                "max_cursor_bytes=%d: after a crash they begin at the first attempt again",
+                engine.name,
+                unsaved,
+                engine.core.options.max_cursor_bytes,
+            )
+        engine.unsaved_failures = unsaved
 
 
 async def bury(engine: Engine, letters: DeadLetters) -> None:
