@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 from danube_trio._disk import RealDisk
-from danube_trio.cloud import DirectoryStore
+from danube_trio.cloud import DirectoryStore, open_store
 from danube_trio.errors import ObjectNotFoundError, StoreUnavailableError
 
 MARKER = ".danube-store"
@@ -206,3 +207,45 @@ async def test_a_key_below_an_object_is_a_bad_key(root: Path) -> None:
         for key in ("a/b/c", "a/b/c/d"):
             with pytest.raises(ValueError, match=r"key='a/b' is an object and the beginning"):
                 await store.put(key, b"")
+
+
+async def test_lists_follow_no_links_and_skip_what_is_no_file(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside" / "deep"
+    outside.mkdir(parents=True)
+    (outside / "secret").write_bytes(b"")
+    async with store_at(root) as store:
+        await store.put("a/0", b"0")
+        (root / "a" / "loop").symlink_to(root)
+        (root / "self").symlink_to("self")
+        (root / "out").symlink_to(outside.parent)
+        (root / "file").symlink_to(outside / "secret")
+        (root / "dangling").symlink_to("nowhere")
+        os.mkfifo(root / "fifo")
+        await seen_by_list(store)
+        assert await store.list_children("") == ["a"]
+        for link in ("out", "a/loop", "self", "fifo"):
+            assert await store.list_objects(link) == []
+            assert await store.list_children(link) == []
+
+
+async def test_the_directory_itself_may_be_a_link(root: Path) -> None:
+    await make(root)
+    link = root.with_name("link")
+    link.symlink_to(root)
+    async with store_at(link) as store:
+        await seen_by_list(store)
+        await store.put("a/1", b"1")
+    assert (root / "a" / "1").read_bytes() == b"1"
+
+
+# -- closing
+
+
+async def test_a_store_is_closed_also_when_its_block_is_cancelled(root: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with open_store(f"file://{root}", disk=RealDisk()) as store:
+            await store.put("a/0", b"0")
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert sorted(path.name for path in root.glob(".danube-*")) == [".danube-lock", MARKER]

@@ -285,13 +285,15 @@ class ObjectFiles:
     def _look(self, prefix: str) -> Iterator[tuple[str, Callable[[], int | None]]]:
         """Yield what may be keys in a directory, each with a way to ask for its size.
 
-        None means a directory, -1 that it is gone.
+        None means a directory, or what is neither that nor a file and has nothing in it; -1 that
+        it is gone. Only the root may be a symbolic link.
         """
         path = self.path_of(prefix)
         self._settle(path)
         names: list[str] = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            names = self._disk.list_dir(path)
+        if not (prefix and self._is_link(path)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                names = self._disk.list_dir(path)
         for name in names:
             key = f"{prefix}/{name}" if prefix else name
             if not name.startswith(RESERVED) and is_key(key):
@@ -307,6 +309,14 @@ class ObjectFiles:
             if error.errno == errno.EINVAL:
                 return None
             raise
+
+    def _is_link(self, path: str) -> bool:
+        """Whether it is a symbolic link, which lists do not follow: out of the store, or around."""
+        try:
+            self._disk.open(path, "r").close()
+        except OSError as error:
+            return error.errno == errno.ELOOP  # what `Disk.open` says of links, and of nothing else
+        return False
 
     def _is_object(self, path: str) -> bool:
         try:
