@@ -112,6 +112,23 @@ def test_a_bad_url_is_refused(url: str, text: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["/tmp/x", "file:rel", "memory://", "S3://b", "", "x://k:secret@b"])
+def test_a_url_of_no_store_is_told_which_there_are(url: str) -> None:
+    with pytest.raises(ValueError, match="must begin with one of") as caught:
+        open_store(url)
+    text = str(caught.value)
+    for known in ("memory:", "file:///path", "s3://", "gs://", "az://"):
+        assert known in text
+    assert "secret" not in text
+    assert (f"url={url!r}" in text) is ("@" not in url)
+
+
+@pytest.mark.parametrize("url", [None, b"memory:", Path("/tmp/x")])
+def test_a_url_is_a_str(url: Any) -> None:
+    with pytest.raises(TypeError, match="must be a str"):
+        open_store(url)
+
+
 def test_what_a_store_cannot_use_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no options, got endpoint"):
         open_store("memory:", endpoint="https://s3.example.com")

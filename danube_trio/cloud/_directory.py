@@ -54,6 +54,9 @@ class DirectoryStore(Closing):
       `upload`, `head`, and `get` of a whole object), lists and reads of a part do not. So `head`
       costs as much as reading the object.
     - `ObjectInfo.modified` is not known.
+    - Lists follow no symbolic links below the directory.
+    - A directory that was there and is gone (a lost mount) is not made again: every call raises
+      StoreUnavailableError until it is back. Hence the file ``.danube-store`` in it.
 
     Args:
         path: the directory.
@@ -156,10 +159,10 @@ class DirectoryStore(Closing):
         await self._exclusively("delete", key, partial(self._files.delete, key))
 
     async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
         if self._files.writer.registered:
             with trio.CancelScope(shield=True):
                 await self._disk.run(self._files.close)
+        await trio.lowlevel.checkpoint()  # last: who was cancelled has closed it nevertheless
 
     # -- how calls go to the disk
 

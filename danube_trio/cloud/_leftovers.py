@@ -52,11 +52,13 @@ class Writer:
         return self._lock is not None
 
     def register(self) -> None:
-        """Take a token, unless it has one, and remove what dead writers left at the root."""
+        """Take a token, unless it has one, and remove what dead writers left at the root.
+
+        The root must exist. It is not this one's affair to make it.
+        """
         with self._registering:
             if self._lock is not None:
                 return
-            self._disk.make_dir(self._root)
             for _ in range(TRIES):
                 self._token = secrets.token_hex(8)
                 if self._take():

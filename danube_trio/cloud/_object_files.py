@@ -5,7 +5,8 @@ Names that begin with ``.danube-`` are the store's own and cannot be parts of ke
 
 - ``.danube-tmp-<token>-<n>``, beside the object that it will become;
 - ``.danube-lock``, at the root: held for the moment in which a name changes what it means.
-- ``.danube-writer-<token>``, at the root: see `_leftovers`.
+- ``.danube-writer-<token>``, at the root: see `_leftovers`;
+- ``.danube-store``, at the root: see `_root`, and for what happens when the directory is lost.
 
 **Writing.** The bytes go into a temporary and are synced. Then the name appears in one step:
 link(2) for `create`, which never replaces anything and which one of any number of processes wins;
@@ -38,6 +39,7 @@ import attrs
 from danube_trio._core.disk import Disk, File, parent_of
 from danube_trio.cloud._keys import is_key, start_of
 from danube_trio.cloud._leftovers import RESERVED, Writer
+from danube_trio.cloud._root import Root
 from danube_trio.cloud._store import ObjectInfo
 from danube_trio.errors import ObjectNotFoundError, PreconditionFailedError
 
@@ -98,6 +100,7 @@ class ObjectFiles:
     def __init__(self, disk: Disk, root: str) -> None:
         self._disk = disk
         self._root = root
+        self._place = Root(disk, root)
         self.writer = Writer(disk, root)
         self._ready: set[str] = set()
         self._failed: dict[str, OSError] = {}
@@ -123,11 +126,12 @@ class ObjectFiles:
         target = self.path_of(key)
         directory = parent_of(target)
         self._settle(directory)
+        self._place.check()
         try:
             self._prepare(directory)
             file = self._open_temporary(directory)
         except FileNotFoundError:
-            # It was there before: somebody has removed the directory.
+            # It was there before: somebody has removed the directory, or it is not mounted.
             self._ready.discard(directory)
             self._prepare(directory)
             file = self._open_temporary(directory)
@@ -206,11 +210,13 @@ class ObjectFiles:
         directory = parent_of(target)
         self._settle(directory)
         if self._is_object(target):
+            self._place.prepare(self.writer)  # a marker, before what else tells the root goes
             with self._lock(), contextlib.suppress(FileNotFoundError):
                 self._disk.unlink(target)
         # Also when it was gone: then the removal may be another one's, and not durable yet.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._sync_names(directory)
+        self._place.check()
 
     # -- reading
 
@@ -243,8 +249,10 @@ class ObjectFiles:
         except OSError as error:
             if error.errno not in _NO_OBJECT:
                 raise
+            self._place.check()
             raise ObjectNotFoundError(f"there is no {key!r}") from None
         try:
+            self._place.check()
             yield file
         finally:
             file.close()
@@ -277,18 +285,20 @@ class ObjectFiles:
     def _look(self, prefix: str) -> Iterator[tuple[str, Callable[[], int | None]]]:
         """Yield what may be keys in a directory, each with a way to ask for its size.
 
-        None means a directory, -1 that it is gone.
+        None means a directory, or what is neither that nor a file and has nothing in it; -1 that
+        it is gone. Only the root may be a symbolic link.
         """
         path = self.path_of(prefix)
         self._settle(path)
-        try:
-            names = self._disk.list_dir(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        names: list[str] = []
+        if not (prefix and self._is_link(path)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                names = self._disk.list_dir(path)
         for name in names:
             key = f"{prefix}/{name}" if prefix else name
             if not name.startswith(RESERVED) and is_key(key):
                 yield key, partial(self._size, f"{path}/{name}")
+        self._place.check()
 
     def _size(self, path: str) -> int | None:
         try:
@@ -299,6 +309,14 @@ class ObjectFiles:
             if error.errno == errno.EINVAL:
                 return None
             raise
+
+    def _is_link(self, path: str) -> bool:
+        """Whether it is a symbolic link, which lists do not follow: out of the store, or around."""
+        try:
+            self._disk.open(path, "r").close()
+        except OSError as error:
+            return error.errno == errno.ELOOP  # what `Disk.open` says of links, and of nothing else
+        return False
 
     def _is_object(self, path: str) -> bool:
         try:
@@ -319,6 +337,7 @@ class ObjectFiles:
         except OSError as error:
             self._failed[directory] = error
             raise
+        self._place.check()
 
     def _settle(self, directory: str) -> None:
         """Raise OSError if it is not known what of the directory is durable."""
@@ -337,6 +356,7 @@ class ObjectFiles:
 
     @contextlib.contextmanager
     def _lock(self) -> Generator[None]:
+        self._place.check()  # before it makes a file
         lock = self._disk.lock(f"{self._root}/{LOCK}", HOLDER)
         try:
             yield
@@ -346,13 +366,21 @@ class ObjectFiles:
     def _prepare(self, directory: str) -> None:
         """Make the directory, durably, and remove the leftovers there; once."""
         if directory not in self._ready:
-            self.writer.register()
+            self._place.prepare(self.writer)
             try:
                 self._disk.make_dir(directory)
             except NotADirectoryError:
-                raise _collision(directory.removeprefix(f"{self._root}/")) from None
+                self._refuse_below_object(directory)
+                raise
             self.writer.sweep(directory)
             self._ready.add(directory)
+
+    def _refuse_below_object(self, directory: str) -> None:
+        """Raise ValueError if an object is where the directory, or one above it, would be."""
+        while directory not in (self._root, "/"):
+            if self._is_object(directory):
+                raise _collision(directory.removeprefix(f"{self._root}/"))
+            directory = parent_of(directory)
 
 
 def _collision(key: str) -> ValueError:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_obstore_store", "open_store"]
 
+OBJECT_STORES = ("s3://", "gs://", "az://")
+
 
 def open_store(
     url: str,
@@ -39,8 +41,11 @@ def open_store(
 
     Raises:
         ValueError: a bad URL or option; the text names it.
+        TypeError: the URL is not a str.
         ImportError: obstore, which object stores need, is not installed.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"url={url!r} must be a str, got {type(url).__name__}")
     if url == "memory:":
         _refuse_options(url, options, more)
         return MemoryStore()
@@ -50,6 +55,13 @@ def open_store(
         if not path.startswith("/"):
             raise ValueError(f"url={url!r} must name an absolute path: file:///path")
         return DirectoryStore(path, disk if disk is not None else RealDisk())
+    if not url.startswith(OBJECT_STORES):
+        # What is before an @ may be a password, and errors end in log files.
+        shown = "" if "@" in url else f"={url!r}"
+        raise ValueError(
+            f"url{shown} must begin with one of file:///path, {', '.join(OBJECT_STORES)} "
+            "in small letters, or be memory:"
+        )
     plain = attrs.asdict(options) if options is not None else {}
     merged = StoreOptions.from_plain({**plain, **more})
     return load_obstore_store()(url, merged)
