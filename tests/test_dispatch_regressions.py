@@ -571,3 +571,38 @@ async def test_failures_that_do_not_fit_into_the_cursor_are_told(
         assert sorted(await settle(subscription, 20_000)) == list(range(20_000))
         await subscription.flush()
         assert (await subscription.statistics()).unsaved_failures == 0
+
+
+@pytest.mark.parametrize("handler", [None, 5, lambda message: None])
+async def test_a_handler_that_is_not_async_is_refused_and_no_message_pays(
+    handler: object, autojump_clock: MockClock
+) -> None:
+    options = SubscriptionOptions(poison_policy=PoisonPolicy.DROP, max_redeliveries=0)
+    async with (
+        open_wal(WalConfig(dir="/log"), disk=SimDisk()) as wal,
+        dispatch_over(wal, Metadata()) as dispatch,
+    ):
+        for text in (b"a", b"b"):
+            await dispatch.store_message(text)
+        subscription = await dispatch.add_subscription("s", options)
+        with pytest.raises(TypeError, match="must be an async function"):
+            await subscription.run(handler, concurrency=2)  # type: ignore[arg-type]
+        assert await payloads(subscription) == [b"a", b"b"]
+
+
+async def test_of_several_errors_that_stop_a_run_the_first_comes_out_as_itself(
+    autojump_clock: MockClock,
+) -> None:
+    async def fail(message: object) -> None:
+        await trio.sleep(1)
+        raise ValueError("mine")
+
+    async with (
+        open_wal(WalConfig(dir="/log"), disk=SimDisk()) as wal,
+        dispatch_over(wal, Metadata()) as dispatch,
+    ):
+        for text in (b"a", b"b", b"c"):
+            await dispatch.store_message(text)
+        subscription = await dispatch.add_subscription("s")
+        with pytest.raises(ValueError, match="mine"):
+            await subscription.run(fail, concurrency=3, stop_on=(ValueError,))

@@ -7,6 +7,7 @@ of a key holds although deliveries fail.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -40,10 +41,13 @@ class _Run:
         async with trio.open_nursery() as nursery:
             for _ in range(concurrency):
                 nursery.start_soon(self._worker, nursery.cancel_scope)
-        if len(self._errors) == 1:
-            raise self._errors[0]
         if self._errors:
-            raise BaseExceptionGroup("several handlers stopped the run", self._errors)
+            # What is no Exception (an interrupt, say) must not be a note of one.
+            first = min(self._errors, key=lambda error: isinstance(error, Exception))
+            for error in self._errors:
+                if error is not first:
+                    first.add_note(f"another handler failed, too: {describe(error)}")
+            raise first
 
     async def _worker(self, scope: trio.CancelScope) -> None:
         """Errors are kept and the others stopped, so that one error comes out as itself."""
@@ -69,7 +73,10 @@ class _Run:
     async def _one(self, delivery: Delivery) -> None:
         try:
             with delivery.scope() as scope:
-                await self._handler(delivery)
+                await self._work(delivery)
+        except _NotAsyncError as error:
+            delivery.release()  # it is not the message's fault, and no message would fare better
+            raise TypeError(str(error)) from None
         except BaseException as error:
             if not is_failure(error):
                 delivery.release()
@@ -90,9 +97,23 @@ class _Run:
             else:
                 delivery.ack()
 
+    async def _work(self, delivery: Delivery) -> None:
+        work: object = self._handler(delivery)
+        if not inspect.isawaitable(work):
+            raise _NotAsyncError(
+                f"handler={self._handler!r} returned {work!r}: it must be an async function"
+            )
+        await work
+
+
+class _NotAsyncError(Exception):
+    """The handler's result cannot be awaited."""
+
 
 async def run_handlers(
     consumer: Consumer, handler: Handler, concurrency: int, stop_on: tuple[type[Exception], ...]
 ) -> None:
     """See `Subscription.run`."""
+    if not callable(handler):
+        raise TypeError(f"handler={handler!r} must be an async function")
     await _Run(consumer, handler, stop_on).all(concurrency)

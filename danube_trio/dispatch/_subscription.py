@@ -111,6 +111,7 @@ class Subscription:
                 cancelled (their messages released), and the exception comes out.
 
         Raises:
+            TypeError: the handler is no async function. No message pays for that.
             SubscriptionBusyError: it is exclusive and has a consumer.
             SubscriptionClosedError: it was closed meanwhile.
             What is not an `Exception`, as it is; what made the subscription fail.
