@@ -573,7 +573,11 @@ async def test_failures_that_do_not_fit_into_the_cursor_are_told(
         assert (await subscription.statistics()).unsaved_failures == 0
 
 
-@pytest.mark.parametrize("handler", [None, 5, lambda message: None])
+def not_async(message: object) -> None:
+    """A handler that somebody forgot to make async."""
+
+
+@pytest.mark.parametrize("handler", [None, 5, not_async])
 async def test_a_handler_that_is_not_async_is_refused_and_no_message_pays(
     handler: object, autojump_clock: MockClock
 ) -> None:
