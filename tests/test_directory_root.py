@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from danube_trio._disk import RealDisk
+from danube_trio._core.disk import OpenMode
+from danube_trio._disk import RealDisk, _RealFile
 from danube_trio.cloud import DirectoryStore, open_store
-from danube_trio.errors import ObjectNotFoundError, StoreUnavailableError
+from danube_trio.errors import ObjectNotFoundError, PreconditionFailedError, StoreUnavailableError
 
 MARKER = ".danube-store"
 
@@ -181,6 +182,48 @@ async def test_writers_that_make_it_at_once_agree_about_it(root: Path) -> None:
     assert sorted(path.name for path in root.glob(".danube-*")) == [MARKER]
 
 
+class Between(RealDisk):
+    """Call something once, just after the call number `at` that looks for a name."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+        self.call: Callable[[], object] | None = None
+
+    def _looked(self) -> None:
+        call, self.left = self.call, self.left - 1
+        if call is not None and self.left < 0:
+            self.call = None
+            call()
+
+    def open(self, path: str, mode: OpenMode) -> _RealFile:
+        try:
+            return super().open(path, mode)
+        finally:
+            self._looked()
+
+    def list_dir(self, path: str) -> list[str]:
+        try:
+            return super().list_dir(path)
+        finally:
+            self._looked()
+
+
+async def test_a_read_during_the_first_write_does_not_miss_what_is_being_made(root: Path) -> None:
+    called = 0
+    for at in range(20):
+        disk = Between(at)
+        async with DirectoryStore(root, disk) as store:
+            disk.call = partial(trio.from_thread.run, partial(store.put, "a/0", b"0"))
+            assert [info.key for info in await store.list_objects("")] in ([], ["a/0"])
+            called += disk.call is None
+            if disk.call is not None:
+                break
+            await seen_by_read(store)
+        shutil.rmtree(root)
+    assert called >= 3
+
+
 async def test_a_marker_that_is_none_is_an_error_with_its_name(root: Path) -> None:
     await make(root)
     (root / MARKER).write_bytes(bytes(1000))
@@ -236,6 +279,20 @@ async def test_the_directory_itself_may_be_a_link(root: Path) -> None:
         await seen_by_list(store)
         await store.put("a/1", b"1")
     assert (root / "a" / "1").read_bytes() == b"1"
+
+
+async def test_what_is_neither_object_nor_directory_is_in_the_way_of_a_create(root: Path) -> None:
+    await make(root)
+    (root / "link").symlink_to(root / "a")
+    os.mkfifo(root / "fifo")
+    async with store_at(root) as store:
+        with pytest.raises(PreconditionFailedError):
+            await store.create("link", b"")
+        with pytest.raises(StoreUnavailableError, match="Not a directory"):
+            await store.create("fifo", b"")
+        with pytest.raises(ValueError, match="cannot hold both"):
+            await store.create("a", b"")
+        await seen_by_list(store)
 
 
 # -- closing

@@ -91,6 +91,21 @@ async def test_a_power_cut_leaves_what_was_answered_and_never_half_an_object() -
     assert crashes > 300
 
 
+async def test_a_power_cut_leaves_no_object_without_a_whole_marker() -> None:
+    disk = SimDisk(sector_bytes=1, seed=5)
+    await work(disk)
+    marked = 0
+    for point in disk.crash_points(samples=4):
+        for state in point.states:
+            tree = state.disk.tree()
+            marker = tree.get(f"{ROOT}/.danube-store")
+            marked += marker is not None
+            assert marker is None or len(marker) == 45, (point.op_count, state.name)
+            objects = [path for path in tree if "/.danube-" not in path]
+            assert marker is not None or not objects, (point.op_count, state.name, objects)
+    assert marked > 200
+
+
 async def test_after_a_crash_the_leftovers_go_when_somebody_writes() -> None:
     disk = SimDisk(seed=4)
     await work(disk)

@@ -173,7 +173,8 @@ class ObjectFiles:
                     return temporary.info
             finally:
                 self.discard(temporary)
-            if self._size(target) is None:
+            if self._size(target) is None and not self._is_link(target):
+                self._disk.list_dir(target)  # NotADirectoryError of what is no directory either
                 raise _collision(key)
         self._sync_names(parent_of(target))
         raise PreconditionFailedError(f"{key!r} exists already")

@@ -49,31 +49,33 @@ class Root:
 
     def check(self) -> None:
         """Raise StoreUnavailableError if the directory was seen, and is gone now."""
+        # What was known before it looks: meanwhile another thread may make what it does not find.
+        known, seen, filled = self._identity, self._seen, self._filled
         found = self._read()
-        if found is not None and self._identity in (None, found):
+        if found is not None and known in (None, found):
             self._identity = found
         elif found is not None:
             raise StoreUnavailableError(
                 f"another store is at {self._path} now: is the right file system mounted? "
                 "If so, open the store again"
             )
-        elif self._identity is not None:
+        elif known is not None:
             raise self._gone()
         else:
-            self._check_unmarked()
+            self._check_unmarked(seen, filled)
 
-    def _check_unmarked(self) -> None:
+    def _check_unmarked(self, seen: bool, filled: bool) -> None:
         try:
             names = self._disk.list_dir(self._path)
         except FileNotFoundError:
-            if self._seen:
+            if seen:
                 raise self._gone() from None
             return
-        filled = any(not name.startswith(RESERVED) for name in names)
-        if self._filled and not filled:
+        if any(not name.startswith(RESERVED) for name in names):
+            self._filled = True
+        elif filled:
             raise self._gone()
         self._seen = True
-        self._filled = filled
 
     def prepare(self, writer: Writer) -> None:
         """Make the directory, unless it was seen, and its marker, and register the writer."""
