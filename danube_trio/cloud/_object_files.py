@@ -33,6 +33,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from itertools import accumulate
 
 import attrs
 
@@ -292,7 +293,7 @@ class ObjectFiles:
         path = self.path_of(prefix)
         self._settle(path)
         names: list[str] = []
-        if not (prefix and self._is_link(path)):
+        if not any(self._is_link(self.path_of(above)) for above in _way_to(prefix)):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 names = self._disk.list_dir(path)
         for name in names:
@@ -382,6 +383,12 @@ class ObjectFiles:
             if self._is_object(directory):
                 raise _collision(directory.removeprefix(f"{self._root}/"))
             directory = parent_of(directory)
+
+
+def _way_to(prefix: str) -> Iterator[str]:
+    """Yield the prefix and those above it, the highest first: of "a/b", "a" and "a/b"."""
+    parts = prefix.split("/") if prefix else []
+    return accumulate(parts, "{}/{}".format)
 
 
 def _collision(key: str) -> ValueError:

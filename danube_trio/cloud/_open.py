@@ -59,8 +59,8 @@ def open_store(
         # What is before an @ may be a password, and errors end in log files.
         shown = "" if "@" in url else f"={url!r}"
         raise ValueError(
-            f"url{shown} must begin with one of file:///path, {', '.join(OBJECT_STORES)} "
-            "in small letters, or be memory:"
+            f"url{shown} must begin with one of {', '.join(OBJECT_STORES)}, file:///path, in "
+            "small letters, or be memory:"
         )
     plain = attrs.asdict(options) if options is not None else {}
     merged = StoreOptions.from_plain({**plain, **more})
