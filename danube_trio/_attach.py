@@ -51,8 +51,8 @@ def attach(
     meta = read_document(disk, names.meta, Meta)
     notes: list[str] = []
     if state is None:
-        _refuse_lost_catalog(disk, names)
         _refuse_other_place(names, meta, place)
+        _refuse_lost_catalog(disk, names)
         cover = Cover()
     else:
         if meta is not None:
