@@ -116,6 +116,15 @@ class EtcdServer:
         """Let it take connections, and answer nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        give_up = time.monotonic() + START_SECONDS
+        while not self._is_stopped():  # its threads stop one after the other
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+
+    def _is_stopped(self) -> bool:
+        assert self._process is not None
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def resume(self) -> None:
         """Let it go on."""

@@ -610,3 +610,18 @@ async def test_of_several_errors_that_stop_a_run_the_first_comes_out_as_itself(
         subscription = await dispatch.add_subscription("s")
         with pytest.raises(ValueError, match="mine"):
             await subscription.run(fail, concurrency=3, stop_on=(ValueError,))
+
+
+async def test_over_a_storage_cursors_are_in_its_own_metadata_store(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    for expected in ([b"a", b"b"], [b"c"]):
+        async with (
+            open_storage(StorageConfig(dir="/topics"), disk=disk) as storage,
+            ReliableDispatch.new_with_persistent(TOPIC, UNTIL_ACK, None, storage) as dispatch,
+        ):
+            for text in expected:
+                await dispatch.store_message(text)
+            assert await payloads(await dispatch.add_subscription("s")) == expected
+            assert await storage.metadata.list_entries("/topics/")

@@ -21,7 +21,7 @@ from types import TracebackType
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio import PersistentStorage, StartPosition
+from danube_trio import PersistentStorage, StartPosition, Storage
 from danube_trio.config import Durability
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
@@ -52,8 +52,7 @@ class ReliableDispatch:
         topic: ``/namespace/name``.
         options: segments and retention.
         cache: where the segments are.
-        metadata: where cursors are kept; None: in memory, gone with this object. It stays its
-            opener's, and must not be closed before the block is left.
+        metadata: where cursors are kept, open as long as this is; None: gone with this object.
         dead_letter_storage: where dead letters are appended, under the topic that each
             subscription names; None: the storage that the topic is in.
         clock: seconds since 1970, for retention by age.
@@ -113,9 +112,10 @@ class ReliableDispatch:
     ) -> ReliableDispatch:
         """Over a log, usually ``WalStorage.from_wal(wal)``, which stays its opener's.
 
-        `cache` is Danube's and not used: a log has a cache of its own. For the others see the
-        class.
+        Over an open `Storage`, `metadata` is its own unless given. `cache` is Danube's; not used.
         """
+        if metadata is None and isinstance(storage, Storage):
+            metadata = storage.metadata
         dispatch = cls(
             topic,
             options,
