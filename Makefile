@@ -64,7 +64,7 @@ lock: $(VENV)/.created  ## resolve the lock files anew; ARGS=--upgrade for newer
 	$(PIP) install --quiet uv==$(UV_VERSION)
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra cli --group build -c requirements/dev.lock -o requirements/run.lock
-	$(COMPILE) pyproject.toml --all-extras --group build --group test --group servers -c requirements/dev.lock -o requirements/test.lock
+	$(COMPILE) pyproject.toml --all-extras --group build --group test --group servers --group web --group docs -c requirements/dev.lock -o requirements/test.lock
 	$(COMPILE) --group demo --no-deps -o requirements/demo.lock
 
 clean:  ## remove everything that the other targets made, measurements apart
