@@ -15,6 +15,7 @@ import many_topics
 import objects
 import peers
 import reading
+import through_doors
 from scale import Context
 
 __all__ = ["CASES", "Case", "Metric"]
@@ -88,6 +89,21 @@ def _peer_metrics(goal: float | None) -> tuple[Metric, ...]:
         Metric("device_per_s", "device", "/s"),
         Metric("of_lmdb", "of LMDB", "x", None, goal),
         Metric("of_sqlite", "of SQLite", "x", None, goal),
+    )
+
+
+def _door_metrics(bar: float | None, *, blocking: bool = True) -> tuple[Metric, ...]:
+    threads = (
+        Metric("blocking_per_s", "blocking", "/s"),
+        Metric("blocking_cost", "time, blocking", "x"),
+    )
+    return (
+        Metric("trio_per_s", "trio", "/s"),
+        Metric("anyio_per_s", "anyio on trio", "/s"),
+        Metric("asyncio_per_s", "anyio on asyncio", "/s"),
+        Metric("anyio_cost", "time, anyio on trio", "x"),
+        Metric("asyncio_cost", "time, anyio on asyncio", "x", bar, at_most=True),
+        *(threads if blocking else ()),
     )
 
 
@@ -220,6 +236,24 @@ _ALL = (
             Metric("median_ratio", "median append with uploads", "x"),
             Metric("uploaded_mib", "uploaded", "MiB"),
         ),
+    ),
+    Case(
+        "doors",
+        "the doors: one producer, each 1 KiB append awaited",
+        through_doors.door_appends,
+        _door_metrics(1.5),
+    ),
+    Case(
+        "doors_batch",
+        "the doors: batches of 1000 x 1 KiB, one at a time",
+        through_doors.door_batches,
+        _door_metrics(1.1),
+    ),
+    Case(
+        "doors_many",
+        "the doors: 1000 producers, each awaits its own 1 KiB append",
+        through_doors.door_producers,
+        _door_metrics(1.5, blocking=False),
     ),
     Case(
         "topics",

@@ -2,33 +2,42 @@
 
 One process, one ``async with``, and appends that are on disk when they return; the same log
 replayed, tailed and followed from other processes. It keeps Danube's bytes.
+
+A name is imported when it is first used, so that a program pays for what it uses.
 """
 
-from danube_trio._follow import Follower, open_follower
-from danube_trio._open import open_wal
-from danube_trio._reader import Reader
-from danube_trio._replica import Replica, open_replica
-from danube_trio._restore import Restored, restore_log
-from danube_trio._source import StartPosition
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from danube_trio._version import __version__
-from danube_trio._wal import Receipt, Wal
-from danube_trio.config import CloudConfig, StorageConfig, WalConfig
-from danube_trio.errors import (
-    AccessDeniedError,
-    CorruptDataError,
-    DanubeError,
-    FencedError,
-    LogBrokenError,
-    LogClosedError,
-    LogLockedError,
-    MessageTooLargeError,
-    OffsetTrimmedError,
-    StoreUnavailableError,
-    UnexpectedOffsetError,
-    UnsupportedFormatError,
-)
-from danube_trio.message import Gap, MessageID, Record, StreamMessage
-from danube_trio.storage import PersistentStorage, Storage, WalStorage, open_storage
+
+if TYPE_CHECKING:
+    from danube_trio._follow import Follower, open_follower
+    from danube_trio._open import open_wal
+    from danube_trio._reader import Reader
+    from danube_trio._replica import Replica, open_replica
+    from danube_trio._restore import Restored, restore_log
+    from danube_trio._source import StartPosition
+    from danube_trio._wal import Receipt, Wal
+    from danube_trio.config import CloudConfig, StorageConfig, WalConfig
+    from danube_trio.errors import (
+        AccessDeniedError,
+        CorruptDataError,
+        DanubeError,
+        FencedError,
+        LogBrokenError,
+        LogClosedError,
+        LogLockedError,
+        MessageTooLargeError,
+        OffsetTrimmedError,
+        StoreUnavailableError,
+        UnexpectedOffsetError,
+        UnsupportedFormatError,
+    )
+    from danube_trio.message import Gap, MessageID, Record, StreamMessage
+    from danube_trio.storage import PersistentStorage, Storage, WalStorage, open_storage
 
 __all__ = [
     "AccessDeniedError",
@@ -67,3 +76,69 @@ __all__ = [
     "open_wal",
     "restore_log",
 ]
+
+_MODULES = {
+    "_follow": (
+        "Follower",
+        "open_follower",
+    ),
+    "_open": ("open_wal",),
+    "_reader": ("Reader",),
+    "_replica": (
+        "Replica",
+        "open_replica",
+    ),
+    "_restore": (
+        "Restored",
+        "restore_log",
+    ),
+    "_source": ("StartPosition",),
+    "_wal": (
+        "Receipt",
+        "Wal",
+    ),
+    "config": (
+        "CloudConfig",
+        "StorageConfig",
+        "WalConfig",
+    ),
+    "errors": (
+        "AccessDeniedError",
+        "CorruptDataError",
+        "DanubeError",
+        "FencedError",
+        "LogBrokenError",
+        "LogClosedError",
+        "LogLockedError",
+        "MessageTooLargeError",
+        "OffsetTrimmedError",
+        "StoreUnavailableError",
+        "UnexpectedOffsetError",
+        "UnsupportedFormatError",
+    ),
+    "message": (
+        "Gap",
+        "MessageID",
+        "Record",
+        "StreamMessage",
+    ),
+    "storage": (
+        "PersistentStorage",
+        "Storage",
+        "WalStorage",
+        "open_storage",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # type checkers would take it as leave to use any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -27,7 +27,7 @@ NOTHING = (None, None, None, None)
 
 
 class Encoder:
-    """Encodes for one log."""
+    """Encodes for one log. Any thread may call it."""
 
     def __init__(self, config: WalConfig, codec: Codec, clock: Callable[[], float]) -> None:
         self._codec = codec
@@ -37,16 +37,17 @@ class Encoder:
         self._producer = config.producer_name
         self._head = codec.encode_head(0, 0, config.topic_name, config.broker_addr)
         self._rest = codec.encode_rest(config.producer_name, None, {}, None, None, None)
-        self._tail_time = -1
-        self._tail = b""
+        # One value, so that threads (see `_line`) never see the time of one tail with another.
+        self._tail = (-1, b"")
 
     def _plain_tail(self) -> bytes:
         """Publish time in milliseconds, and what follows it in a plain message."""
         now = int(self._clock() * 1000)
-        if now != self._tail_time:
-            self._tail_time = now
-            self._tail = self._codec.encode_uint(now) + self._rest
-        return self._tail
+        time, tail = self._tail
+        if now != time:
+            tail = self._codec.encode_uint(now) + self._rest
+            self._tail = (now, tail)
+        return tail
 
     def one(self, message: Appendable) -> Parts:
         """The parts of a payload or message. Raises MessageTooLargeError, TypeError, ValueError."""

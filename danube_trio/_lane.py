@@ -57,7 +57,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["ThreadLane"]
+__all__ = ["Signal", "ThreadLane"]
 
 THREAD_NAME = "danube-trio-io"
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class _Job:
         self.task: trio.lowlevel.Task | None = None
 
 
-class _Signal:
+class Signal:
     """A flag that any thread raises and one task waits for: an eventfd, or a pipe without it."""
 
     __slots__ = ("_write_fd", "fd")
@@ -112,7 +112,7 @@ class _Signal:
         self.close()
 
 
-def _serve(jobs: SimpleQueue[_Job], signal: _Signal) -> None:
+def _serve(jobs: SimpleQueue[_Job], signal: Signal) -> None:
     """Run the calls until one is None. This is the thread."""
     while True:
         job = jobs.get()
@@ -143,7 +143,7 @@ class ThreadLane:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._line: deque[_Job] = deque()  # calls whose callers have not been answered, in order
-        self._signal: _Signal | None = None
+        self._signal: Signal | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._closing: trio.Event | None = None
@@ -180,8 +180,8 @@ class ThreadLane:
                 job.error = None  # no cycle of error, traceback, this frame and the job
         return cast("T", job.result)
 
-    def _start(self) -> _Signal:
-        signal = _Signal()
+    def _start(self) -> Signal:
+        signal = Signal()
         thread = threading.Thread(
             target=_serve, args=(self._jobs, signal), name=THREAD_NAME, daemon=True
         )
@@ -189,7 +189,7 @@ class ThreadLane:
         self._thread, self._signal, self._pid = thread, signal, os.getpid()
         return signal
 
-    async def _answer(self, job: _Job, signal: _Signal) -> None:
+    async def _answer(self, job: _Job, signal: Signal) -> None:
         """Hand the job over; return when it is done and the line has moved on."""
         line = self._line
         interrupt: KeyboardInterrupt | None = None
@@ -240,7 +240,7 @@ class ThreadLane:
             self._jobs.put(_Job(None, ()))
 
 
-async def _wait(signal: _Signal) -> KeyboardInterrupt | None:
+async def _wait(signal: Signal) -> KeyboardInterrupt | None:
     """Wait for a signal, whatever happens, and clear it; return what must be raised later."""
     interrupt = None
     try:

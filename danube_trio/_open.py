@@ -142,7 +142,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._running = 0
         self._bugs: list[BaseException] = []
         self._drained = trio.Event()
-        self._nursery = trio.open_nursery()
+        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     def __del__(self) -> None:
         if self._engine is not None and self._engine.log.phase is Phase.OPEN:
@@ -182,6 +182,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if shared is not None:
                 self._uploader = Uploader(engine, disk, names, *shared)
             wal = Wal(engine, janitor)
+            self._nursery = trio.open_nursery()
             nursery = await self._nursery.__aenter__()
         except BaseException:
             await lane.run(self._give_up)
@@ -321,6 +322,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                     interrupt = await to_its_end(step) or interrupt
         engine.closed()
         if self._lane is not None:
+            assert self._nursery is not None
             await leave_nursery(self._nursery, self._bugs, exc)
         else:
             await trio.lowlevel.checkpoint()

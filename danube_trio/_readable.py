@@ -86,6 +86,15 @@ class Readable:
             ValueError: it is beyond the end of the log, or `end` or `count` is negative.
             LogClosedError: a follower or replica was left.
         """
+        return self._new_reader(start, end, count, raw)
+
+    def _new_reader(
+        self,
+        start: StartPosition,
+        end: int | Literal["current"] | None,
+        count: int | None,
+        raw: bool,
+    ) -> Reader[Any]:
         self._check_readable()
         reader = _make_reader(self.__source, start, end, count, raw)
         self.__readers.add(reader)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Generic, TypeVar, cast
 
 import trio
@@ -48,7 +47,7 @@ T_co = TypeVar("T_co", covariant=True)
 KEPT_INDEXES = 64
 
 
-class Reader(Generic[T_co]):
+class Reader(trio.abc.ReceiveChannel[T_co]):
     """An async iterator over a log, from a start position on; made by `wal.reader()`.
 
     Waits for new records at the end of the log unless it was given an end. Only one task may use
@@ -116,6 +115,13 @@ class Reader(Generic[T_co]):
         self._next = i + 1
         return cast("T_co", self._items[i])
 
+    async def receive(self) -> T_co:
+        """The next record, as any trio channel gives it: raises trio.EndOfChannel at the end."""
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise trio.EndOfChannel from None
+
     async def next_batch(self) -> list[T_co]:
         """The next records, as many as are at hand, at least one; empty at the reader's end."""
         if self._next >= len(self._items):
@@ -134,24 +140,14 @@ class Reader(Generic[T_co]):
 
     async def aclose(self) -> None:
         """Close it: who waits in it, or asks later, gets LogClosedError. Idempotent."""
-        self._close()
+        self.close_now()
         await trio.lowlevel.checkpoint()
 
-    def _close(self) -> None:
+    def close_now(self) -> None:
+        """The same, in this step."""
         self.closed = True
         self._items, self._next = [], 0
         self._waiting.cancel()
-
-    async def __aenter__(self) -> Reader[T_co]:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
 
     # ---- blocks
 

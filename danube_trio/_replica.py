@@ -233,7 +233,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
         self._config = config
         self._poll_seconds = poll_seconds
         self._source: _ReplicaSource | None = None
-        self._nursery = trio.open_nursery()
+        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     async def __aenter__(self) -> Replica:
         if self._source is not None:
@@ -242,6 +242,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
         self._source = source = _ReplicaSource(
             self._store, self._catalog, self._config, state, self._poll_seconds
         )
+        self._nursery = trio.open_nursery()
         nursery = await self._nursery.__aenter__()
         nursery.start_soon(source.reading.serve, name=f"danube_trio readahead {self._catalog.url}")
         return Replica(source, self._catalog.url)
@@ -253,6 +254,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._source is not None
+        assert self._nursery is not None
         self._source.close()
         # The task is done at once; what the body raised goes out as it is.
         await self._nursery.__aexit__(None, None, None)

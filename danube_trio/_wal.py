@@ -26,7 +26,7 @@ from danube_trio.errors import LogBrokenError
 if TYPE_CHECKING:
     from danube_trio._janitor import Janitor
 
-__all__ = ["Receipt", "Wal"]
+__all__ = ["Receipt", "Wal", "inside"]
 
 
 class Receipt:
@@ -335,3 +335,9 @@ def _check_store(engine: Engine) -> CloudSide:
     if engine.cloud is None:
         raise ValueError("this needs an object store: open_wal(..., store=...)")
     return engine.cloud
+
+
+def inside(wal: Wal) -> tuple[Engine, Acceptor, Encoder]:
+    """What an open log consists of, for who appends to it on behalf of many: see `_line`."""
+    # A function of this module, not a method: users have no use for it.
+    return wal._engine, wal._acceptor, wal._encoder  # pyright: ignore[reportPrivateUsage]

@@ -17,7 +17,7 @@ BENCHMARKS = ROOT / "benchmarks"
 CASES = {
     *("single", "batch", "batch4", "concurrent", "live", "replay", "replay100"),
     *("open", "seek", "memory", "objects", "uploads", "topics", "peers", "peers1000"),
-    *("dispatch", "dispatch10", "dispatch100"),
+    *("dispatch", "dispatch10", "dispatch100", "doors", "doors_batch", "doors_many"),
 }
 
 

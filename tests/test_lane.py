@@ -256,7 +256,7 @@ async def test_without_eventfd_a_pipe_does(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_signal_that_nobody_waits_for_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "eventfd", raising=False)
-    flag = _lane._Signal()
+    flag = _lane.Signal()
     for _ in range(20_000):  # more than a pipe holds
         flag.set()
     flag.clear()

@@ -42,6 +42,7 @@ RANKS = {
     **dict.fromkeys(("storage", "_open_storage", "_import"), 5),
     **dict.fromkeys(("_topics", "_topic", "_topic_door", "_topic_host"), 5),
     **dict.fromkeys(("_topic_delete", "_topic_list"), 5),
+    **dict.fromkeys(("_host", "_jobs", "_line"), 5),  # the engine's thread, for the doors
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
     "cli": 8,

@@ -1,0 +1,69 @@
+"""Jobs of the engine's thread, waited for by other threads.
+
+**Interrupts.** A signal handler (Ctrl-C's, for one) may raise in the main thread at any step, also
+while it waits here. The job is then withdrawn, and its outcome waited for, which takes no longer
+than the engine's own rules make it. If it was withdrawn, nothing happened, and the exception goes
+on. If it happened, the exception goes on with a note that says what the result was. Whoever presses
+Ctrl-C a second time meanwhile leaves at once, and what becomes of the job is not known.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+from danube_trio._host import Host
+from danube_trio._jobs import AsyncJob, Job, SyncJob, Withdrawn
+
+__all__ = ["ThreadDoor"]
+
+T = TypeVar("T")
+
+
+class ThreadDoor:
+    """Hands jobs of any thread to the host."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    @staticmethod
+    def reply(job: Job) -> None:
+        """The job is over. Called in the engine's thread."""
+        job.waiter.release()
+
+    def call(self, fn: Callable[[], Awaitable[T]]) -> T:
+        """Run an async function in the engine's thread."""
+        return cast("T", self.run(AsyncJob(self.reply, fn)))
+
+    def call_now(self, fn: Callable[[], T]) -> T:
+        """Run a function in the engine's thread."""
+        return cast("T", self.run(SyncJob(self.reply, fn)))
+
+    def run(self, job: Job, *, withdraw: bool = True) -> Any:
+        """Submit a job, and wait for its outcome. Interrupts: see above."""
+        # Taken here, released by the reply: taking it again is the wait.
+        waiter = job.waiter = threading.Lock()
+        waiter.acquire()
+        try:
+            self.host.submit(job)
+            waiter.acquire()
+        except BaseException as interrupt:
+            self._see_it_through(job, interrupt, withdraw)
+            raise
+        return job.take()  # an interrupt from here on is one of the caller's
+
+    def _see_it_through(self, job: Job, interrupt: BaseException, withdraw: bool) -> None:
+        if withdraw:
+            self.host.cancel(job)  # withdraws it too if it has not been submitted
+        else:
+            self.host.submit(job)  # the second time it does nothing
+        while job.outcome is None:  # set before the lock is released
+            job.waiter.acquire()
+        with suppress(Withdrawn):
+            try:
+                text = f"its result is {job.take()!r}"
+            except Exception as error:
+                text = f"it raised {error!r}"
+            interrupt.add_note(f"the interrupted call had taken effect: {text}")

@@ -1,0 +1,249 @@
+"""The ways into the engine, made alike: what `test_doors` runs its one suite through.
+
+Scenarios are written for anyio and run under `Door.run`. The engine's own API is the pattern:
+
+* *trio* and *anyio on trio* are the engine itself, *anyio on asyncio* its views;
+* *blocking* has every call made by a thread, so its waits can be neither cancelled nor left;
+* *another process* writes through trio and reads in a child that follows the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import attrs
+
+import danube_trio
+import danube_trio.anyio
+import danube_trio.blocking
+from danube_trio import StartPosition
+from danube_trio._disk import RealDisk
+from danube_trio._lane import ThreadLane
+
+__all__ = ["DOORS", "Door", "GatedDisk", "Seen"]
+
+CHILD = Path(__file__).with_name("doors_child.py")
+
+
+@attrs.frozen
+class Seen:
+    """A record that a reader gave."""
+
+    offset: int
+    payload: bytes
+    attributes: dict[str, str]
+
+
+@attrs.frozen
+class Door:
+    """A way in.
+
+    Attributes:
+        name: for the test's id.
+        backend: of anyio, on which the scenario runs.
+        module: has `open_wal` and `open_follower`.
+        cancels: whether a wait can be cancelled.
+        threads: whether each call needs a thread.
+        elsewhere: whether readers are in another process.
+    """
+
+    name: str
+    backend: str
+    module: Any
+    cancels: bool = True
+    threads: bool = False
+    elsewhere: bool = False
+
+    def run(self, scenario: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a scenario to its end."""
+        anyio.run(partial(scenario, self, *args), backend=self.backend)
+
+    @contextlib.asynccontextmanager
+    async def open_wal(self, config: danube_trio.WalConfig, **more: Any) -> AsyncGenerator[Any]:
+        """An open log, with the engine's own interface."""
+        async with self._entered(self.module.open_wal(config, **more)) as wal:
+            yield wal
+
+    @contextlib.asynccontextmanager
+    async def _entered(self, block: Any) -> AsyncGenerator[Any]:
+        if not self.threads:
+            async with block as thing:
+                yield thing
+            return
+        thing = await in_thread(block.__enter__)
+        try:
+            yield Threaded(thing)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await in_thread(block.__exit__, type(error), error, error.__traceback__)
+            raise
+        else:
+            await in_thread(block.__exit__, None, None, None)
+
+    async def read(self, wal: Any, directory: str | None = None, **wanted: Any) -> list[Seen]:
+        """Read with a new reader, which must have an end; in another process if that is the door.
+
+        Args:
+            wal: an open log.
+            directory: where it is; without it, it can only be read here.
+            **wanted: the arguments of `wal.reader`.
+        """
+        if self.elsewhere and directory is not None:
+            found: list[Seen] = await in_thread(child().read, directory, wanted)
+            return found
+        reader = wal.reader(**wanted)
+        return [Seen(m.offset, m.payload, m.attributes) async for m in reader]
+
+
+async def in_thread(fn: Callable[..., Any], *args: Any) -> Any:
+    """Make a blocking call."""
+    return await anyio.to_thread.run_sync(fn, *args)
+
+
+class Threaded:
+    """A blocking object with the engine's interface: every method is called in a thread."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not callable(found):
+            return found
+        return partial(_later if name in WAITS else _now, found)
+
+    def __aiter__(self) -> Threaded:
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await in_thread(next, self._inner, self)
+        if item is self:
+            raise StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        """Close a reader."""
+        await in_thread(self._inner.close)
+
+
+WAITS = {
+    name
+    for kind in (danube_trio.Wal, danube_trio.Receipt, danube_trio.Reader, danube_trio.Follower)
+    for name, method in vars(kind).items()
+    if inspect.iscoroutinefunction(inspect.unwrap(method)) or inspect.iscoroutinefunction(method)
+}
+
+
+async def _later(found: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    return await in_thread(partial(found, *args, **more))
+
+
+def _now(found: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    result = found(*args, **more)
+    wraps = isinstance(result, (danube_trio.blocking.Reader, danube_trio.blocking.Receipt))
+    return Threaded(result) if wraps or hasattr(result, "__next__") else result
+
+
+class Child:
+    """The process that reads; one for all tests."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(CHILD.parent.parent)},
+        )
+
+    def read(self, directory: str, wanted: dict[str, Any]) -> list[Seen]:
+        """Have it open a follower and read."""
+        start = wanted.get("start", StartPosition.earliest())
+        request = {**wanted, "start": [start.kind, start.value], "directory": directory}
+        with self._lock:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            answer = json.loads(self._process.stdout.readline())
+        if "error" in answer:
+            raise getattr(danube_trio, answer["error"][0])(*answer["error"][1])
+        return [Seen(o, bytes.fromhex(p), a) for o, p, a in answer["records"]]
+
+    def close(self) -> None:
+        """End it."""
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+
+_children: list[Child] = []
+
+
+def child() -> Child:
+    """The child, started when first needed."""
+    if not _children:
+        _children.append(Child())
+    return _children[0]
+
+
+def end_child() -> None:
+    """After the last test."""
+    while _children:
+        _children.pop().close()
+
+
+class GatedDisk(RealDisk):
+    """A real disk whose lane stands still while `gate` is not set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def open_lane(self) -> _GatedLane:
+        """A lane behind the gate."""
+        return _GatedLane(self.gate)
+
+
+class _GatedLane(ThreadLane):
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__()
+        self._gate = gate
+
+    async def run(self, fn: Callable[..., Any], /, *args: object) -> Any:
+        """Run when the gate is open."""
+        return await super().run(self._through, fn, *args)
+
+    def _through(self, fn: Callable[..., Any], *args: object) -> Any:
+        self._gate.wait()
+        return fn(*args)
+
+
+DOORS = {
+    door.name: door
+    for door in (
+        Door("trio", "trio", danube_trio),
+        Door("anyio-trio", "trio", danube_trio.anyio),
+        Door("anyio-asyncio", "asyncio", danube_trio.anyio),
+        Door("blocking", "trio", danube_trio.blocking, cancels=False, threads=True),
+        Door("blocking-asyncio", "asyncio", danube_trio.blocking, cancels=False, threads=True),
+        Door("other-process", "trio", danube_trio, elsewhere=True),
+    )
+}
