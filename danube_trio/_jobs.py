@@ -14,7 +14,7 @@ from danube_trio.errors import LogClosedError
 if TYPE_CHECKING:
     from danube_trio._host import Host
 
-__all__ = ["AsyncJob", "Job", "SyncJob", "Withdrawn"]
+__all__ = ["AsyncJob", "ChangeJob", "Job", "SyncJob", "Withdrawn"]
 
 
 class Withdrawn(BaseException):
@@ -91,6 +91,16 @@ class SyncJob(Job):
         """Call it here: a log that was left can still be asked, and nobody changes it."""
         if self.outcome is None:
             self.finish(outcome.capture(self._fn))
+
+
+class ChangeJob(SyncJob):
+    """One that changes something, for which there must be an engine."""
+
+    __slots__ = ()
+
+    def refuse(self, reason: str) -> None:
+        """Unlike a question it is not answered here."""
+        Job.refuse(self, reason)
 
 
 class AsyncJob(Job):

@@ -48,7 +48,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 NO_VIEW_NEEDED = {
-    *("next_offset", "uploaded_end", "start_offset", "durable_end", "codec"),  # marks
+    *("next_offset", "uploaded_end", "start_offset", "durable_end", "codec", "phase"),  # marks
     *("offset", "offsets", "cursor"),  # plain values
     *("reader", "receive", "next_batch", "batches"),  # made of others that are overridden
 }
@@ -64,7 +64,8 @@ def test_every_call_that_touches_the_engine_crosses_to_its_thread(name: str) -> 
     own = {key for kind in kinds for key in vars(kind)}
     assert calls <= own
     for call in calls & set(vars(view)):
-        assert inspect.signature(getattr(view, call)) == inspect.signature(getattr(inner, call))
+        if inspect.isfunction(getattr(inner, call)):
+            assert inspect.signature(getattr(view, call)) == inspect.signature(getattr(inner, call))
 
 
 def test_on_trio_it_is_the_engine_itself(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ import trio
 from doors import GatedDisk
 from test_anyio_door import offsets_of, run_script
 
+import danube_trio.blocking
 from danube_trio import LogClosedError, LogLockedError, WalConfig
 from danube_trio.blocking import Wal, open_follower, open_replica, open_store, open_wal
 
@@ -35,6 +37,23 @@ class Thread(threading.Thread):
             self.result = fn(*args)
         except BaseException as error:
             self.error = error
+
+
+@pytest.mark.parametrize("name", ["Wal", "Follower", "Replica", "Receipt", "Reader"])
+def test_it_has_every_call_of_the_engine_with_the_same_arguments(name: str) -> None:
+    inner, own = getattr(danube_trio, name), getattr(danube_trio.blocking, name)
+    async_only = {
+        "aclose",
+        "receive",
+        *vars(trio.abc.ReceiveChannel),
+        *vars(trio.abc.AsyncResource),
+    }
+    calls = {key for key, _ in inspect.getmembers(inner) if key[0] != "_"} - async_only
+    assert calls - {"close_now", "offsets"} <= set(dir(own))
+    for call in calls & set(dir(own)):
+        if inspect.isfunction(getattr(inner, call)):
+            theirs = inspect.signature(getattr(inner, call)).parameters
+            assert list(inspect.signature(getattr(own, call)).parameters) == list(theirs)
 
 
 def test_a_script(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class LoopDoor:
             task.uncancel()
             task.cancel(*args)
 
-    def call_now(self, fn: Callable[[], T]) -> T:
+    def call_now(self, fn: Callable[[], T], kind: type[SyncJob] = SyncJob) -> T:
         """Run a function in the engine's thread, and block until it returned.
 
         It never waits there, so this takes as long as a hop to the thread and back, and the step
@@ -146,7 +146,7 @@ class LoopDoor:
         """
         returned = threading.Lock()
         returned.acquire()
-        job = SyncJob(lambda _: returned.release(), fn)
+        job = kind(lambda _: returned.release(), fn)
         self.host.submit(job)
         returned.acquire()
         return cast("T", job.take())

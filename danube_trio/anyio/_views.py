@@ -17,6 +17,7 @@ from danube_trio._core.frame import Records
 from danube_trio._core.stats import ReaderStatistics, WalStatistics
 from danube_trio._encode import Appendable
 from danube_trio._follow import Follower, FollowerStatistics
+from danube_trio._jobs import ChangeJob
 from danube_trio._line import AppendJob, AppendLine
 from danube_trio._readable import Readable
 from danube_trio._reader import Reader
@@ -47,6 +48,11 @@ class _ReadableView(Readable, Generic[Inner]):
         self._inner = inner
         self._door = door
         self.keep = keep
+
+    @property
+    def open_readers(self) -> int:
+        """See `Wal.open_readers`. Blocks for a hop to the engine's thread and back."""
+        return self._door.call_now(lambda: self._inner.open_readers)
 
     def _new_reader(
         self,
@@ -125,7 +131,7 @@ class _WalView(_ReadableView[Wal], Wal):
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         accept = partial(self._line.append_nowait, records, size_bytes, expected_offset)
-        return _ReceiptView(self._door.call_now(accept), self._door)
+        return _ReceiptView(self._door.call_now(accept, ChangeJob), self._door)
 
     async def flush(self) -> None:
         """See `Wal.flush`."""
@@ -233,6 +239,12 @@ class _ReaderView(Reader[T_co]):
 
     def __repr__(self) -> str:
         return f"<Reader at {self.cursor}, {'closed' if self.closed else 'open'}>"
+
+    @property
+    def finished(self) -> bool:
+        """See `Reader.finished`."""
+        at_hand = self._busy or self._fetched is not None or self._next < len(self._items)
+        return self.closed or (not at_hand and self._inner.finished)
 
     def statistics(self) -> ReaderStatistics:
         """See `Reader.statistics`. Blocks for a hop to the engine's thread and back."""

@@ -13,6 +13,7 @@ from danube_trio._core.frame import Records
 from danube_trio._core.stats import WalStatistics
 from danube_trio._encode import Appendable
 from danube_trio._host import Hold, LeaveJob
+from danube_trio._jobs import ChangeJob
 from danube_trio._line import AppendJob, AppendLine
 from danube_trio.blocking._read import Readable
 from danube_trio.blocking._thread import ThreadDoor
@@ -95,6 +96,11 @@ class Wal(Closeable):
         self._line = line
 
     @property
+    def phase(self) -> str:
+        """``open``, ``sealed``, ``fenced``, ``closing``, ``closed`` or ``broken``."""
+        return self._inner.phase
+
+    @property
     def next_offset(self) -> int:
         """The offset that the next record will get."""
         return self._inner.next_offset
@@ -173,7 +179,7 @@ class Wal(Closeable):
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         line = self._line
         receipt = self._door.call_now(
-            lambda: line.append_nowait(records, size_bytes, expected_offset)
+            lambda: line.append_nowait(records, size_bytes, expected_offset), ChangeJob
         )
         return Receipt(receipt, self._door, self._inner)
 

@@ -50,6 +50,13 @@ class Reader(Generic[T_co]):
         item = cast("Record | Gap", self._items[self._next])
         return item.start if isinstance(item, Gap) else item.offset
 
+    @property
+    def finished(self) -> bool:
+        """Whether it will hand out nothing more: it is closed, or at its end."""
+        waits = self._busy.locked() or self._fetched is not None
+        at_hand = waits or self._next < len(self._items)
+        return self.closed or (not at_hand and self._inner.finished)
+
     def statistics(self) -> ReaderStatistics:
         """Cursor, last tier and lag."""
         found = self._door.call_now(self._inner.statistics)
@@ -168,6 +175,11 @@ class Readable:
     def codec(self) -> str:
         """The name of the log's message layout."""
         return self._readable.codec
+
+    @property
+    def open_readers(self) -> int:
+        """How many of its readers exist that may still ask for something."""
+        return self._door.call_now(lambda: self._readable.open_readers)
 
     @overload
     def reader(

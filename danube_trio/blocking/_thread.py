@@ -37,9 +37,9 @@ class ThreadDoor:
         """Run an async function in the engine's thread."""
         return cast("T", self.run(AsyncJob(self.reply, fn)))
 
-    def call_now(self, fn: Callable[[], T]) -> T:
+    def call_now(self, fn: Callable[[], T], kind: type[SyncJob] = SyncJob) -> T:
         """Run a function in the engine's thread."""
-        return cast("T", self.run(SyncJob(self.reply, fn)))
+        return cast("T", self.run(kind(self.reply, fn)))
 
     def run(self, job: Job, *, withdraw: bool = True) -> Any:
         """Submit a job, and wait for its outcome. Interrupts: see above."""
