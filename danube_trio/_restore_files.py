@@ -27,13 +27,12 @@ from typing import Final
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.crc import crc32
 from danube_trio._core.disk import TMP_SUFFIX, Disk, File, Lock, parent_of, put_in_place
 from danube_trio._core.files import Checkpoint, Mark, Meta, Trim, encode_document, mark_position
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._directory import directory_crc
-from danube_trio._segment_io import CHUNK_BYTES, build_index
+from danube_trio._segment_io import build_index, file_crc
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["STAGING", "Staging", "check_target"]
@@ -141,7 +140,7 @@ class Staging:
         except FileNotFoundError:
             return None
         try:
-            if file.size() != wanted.size_bytes or _crc(file) != wanted.crc32:
+            if file.size() != wanted.size_bytes or file_crc(file) != wanted.crc32:
                 return None
             index = _verified(file, wanted, source)
         finally:
@@ -221,11 +220,3 @@ def _verified(file: File, wanted: Descriptor, source: str) -> SparseIndex:
         advice="It is what was uploaded: look at `danube-trio verify --store`, and restore up to "
         "this offset",
     )
-
-
-def _crc(file: File) -> int:
-    crc = position = 0
-    while data := file.read_at(CHUNK_BYTES, position):
-        crc = crc32(data, crc)
-        position += len(data)
-    return crc

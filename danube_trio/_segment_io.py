@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File, read_file
 from danube_trio._core.frame import (
     ANY_LEFT,
@@ -26,7 +27,15 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Fault", "SegmentWalk", "Stretch", "build_index", "find_after", "load_index"]
+__all__ = [
+    "Fault",
+    "SegmentWalk",
+    "Stretch",
+    "build_index",
+    "file_crc",
+    "find_after",
+    "load_index",
+]
 
 log = logging.getLogger("danube_trio.segment")
 
@@ -210,3 +219,12 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
         return build_index(file, segment.base, size=file.size(), trailer=trailer)[0]
     finally:
         file.close()
+
+
+def file_crc(file: File) -> int:
+    """CRC-32 of all that is in the file."""
+    crc = position = 0
+    while data := file.read_at(CHUNK_BYTES, position):
+        crc = crc32(data, crc)
+        position += len(data)
+    return crc

@@ -24,12 +24,11 @@ import logging
 from itertools import zip_longest
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File, replace_file
+from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
 from danube_trio._core.segment import LogNames
 from danube_trio._directory import directory_crc, read_document, read_mark
-from danube_trio._segment_io import CHUNK_BYTES, build_index
+from danube_trio._segment_io import build_index, file_crc
 
 __all__ = ["belongs", "set_aside"]
 
@@ -96,17 +95,9 @@ def _ranges(pieces: list[tuple[int, int]]) -> str:
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
     file = disk.open(path, "r")
     try:
-        return file.size() == descriptor.size_bytes and _crc(file) == descriptor.crc32
+        return file.size() == descriptor.size_bytes and file_crc(file) == descriptor.crc32
     finally:
         file.close()
-
-
-def _crc(file: File) -> int:
-    crc = position = 0
-    while data := file.read_at(CHUNK_BYTES, position):
-        crc = crc32(data, crc)
-        position += len(data)
-    return crc
 
 
 def _end_of(disk: Disk, path: str, base: int) -> int:

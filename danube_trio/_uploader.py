@@ -33,7 +33,7 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Phase
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine import Engine
-from danube_trio._segment_io import CHUNK_BYTES, build_index, load_index
+from danube_trio._segment_io import CHUNK_BYTES, build_index, file_crc, load_index
 from danube_trio.catalog import CatalogSession, new_object_id, object_parts
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import (
@@ -216,14 +216,7 @@ class Uploader:
                 raise CorruptDataError(
                     reason, path=path, position=walk.position, offset=walk.offset
                 )
-            crc = position = 0
-            while position < size:
-                data = file.read_at(min(CHUNK_BYTES, size - position), position)
-                crc = crc32(data, crc)
-                position += len(data)
-                if not data:
-                    break
-            return crc
+            return file_crc(file)
         finally:
             file.close()
 
