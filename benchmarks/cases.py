@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import appending
 import attrs
 import dispatching
+import imports
 import many_topics
 import objects
 import peers
@@ -254,6 +255,22 @@ _ALL = (
         "the doors: 1000 producers, each awaits its own 1 KiB append",
         through_doors.door_producers,
         _door_metrics(1.5, blocking=False),
+    ),
+    Case(
+        "imports",
+        "processor time of importing, an empty interpreter taken off",
+        imports.imports,
+        (
+            Metric("trio_ms", "trio", "ms"),
+            Metric("package_ms", "danube_trio", "ms"),
+            Metric("open_wal_ms", "open_wal of danube_trio", "ms"),
+            Metric("package_of_trio", "danube_trio, of trio", "x", 2.0, at_most=True),
+            Metric("open_wal_of_trio", "open_wal of danube_trio, of trio", "x", 2.0, at_most=True),
+            Metric("anyio_of_trio", "open_wal of danube_trio.anyio, of trio", "x"),
+            Metric("blocking_of_trio", "open_wal of danube_trio.blocking, of trio", "x"),
+            Metric("help_of_trio", "danube-trio --help, of trio", "x"),
+        ),
+        most_rounds=3,
     ),
     Case(
         "topics",

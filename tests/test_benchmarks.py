@@ -18,6 +18,7 @@ CASES = {
     *("single", "batch", "batch4", "concurrent", "live", "replay", "replay100"),
     *("open", "seek", "memory", "objects", "uploads", "topics", "peers", "peers1000"),
     *("dispatch", "dispatch10", "dispatch100", "doors", "doors_batch", "doors_many"),
+    "imports",
 }
 
 
