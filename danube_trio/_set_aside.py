@@ -68,6 +68,8 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
         known = mark.durable_end if mark is not None else 0
         end = following if following != _LAST else max(_end_of(disk, path, base), known)
         targets.append(_free_name(names, base, listing))
+        if following == _LAST:
+            _sync(disk, path)
         disk.rename(path, targets[-1])
         moved.append((base, end))
     disk.sync_dir(names.directory)
@@ -105,6 +107,15 @@ def _end_of(disk: Disk, path: str, base: int) -> int:
     file = disk.open(path, "r")
     try:
         return build_index(file, base, size=file.size())[0].end
+    finally:
+        file.close()
+
+
+def _sync(disk: Disk, path: str) -> None:
+    """What a killed process wrote last may never have been synced, and is said to be kept."""
+    file = disk.open(path, "rw")
+    try:
+        file.sync_data()
     finally:
         file.close()
 

@@ -231,6 +231,17 @@ class Journal:
         self.trims.append((self.watch.now, before))
         await wal.trim(before)
 
+    def synced_end(self, at: Moment) -> int:
+        """The offset after the last record that was known to be synced."""
+        ends = [
+            batch.end
+            for batch in self.batches
+            if batch.level in ("fsync", "uploaded")
+            and batch.acked is not None
+            and batch.acked <= at
+        ]
+        return max(ends, default=0)
+
     def after(self, at: Moment, levels: tuple[Durability, ...], watch: Watch) -> Journal:
         """What is left of it after a crash: what these levels promised, and what may be there."""
         other, ever = Journal(watch), Moment(0, 0)

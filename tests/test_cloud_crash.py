@@ -190,9 +190,12 @@ async def test_a_crash_while_a_tail_is_set_aside_keeps_it_and_brings_nothing_bac
             with told(f"{crash.what}\nthen {inner.what}"):
                 again = await inner.world()
                 found = await reopened(again, KEEPING)
-                check_set_aside(again, kept, None)
                 expected = [*there.payloads.values(), *[b"from B"] * 3, b"back"]
                 payloads = list(found.payloads.values())
+                done = inner.killed or len(payloads) == len(expected)
+                # A second crash, of the power, may come before what was only written is synced.
+                end = kept.next_offset if done else journal.synced_end(crash.at)
+                check_set_aside(again, attrs.evolve(kept, next_offset=end), None)
                 assert payloads == expected[: len(payloads)]
                 assert len(payloads) >= len(expected) - 1
                 journal.check(there, crash.at, "uploaded")
