@@ -7,6 +7,7 @@ is done again with it, for the path of the field: the message is at hand, and fa
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import cattrs
@@ -20,6 +21,8 @@ from danube_trio.typed._paths import name_of, problems_of, unformed, unwritable
 __all__ = ["Codec", "make_codec"]
 
 T = TypeVar("T")
+
+MAX_PROBLEMS = 100  # in one error, which may be kept for long; a guess at what anybody reads
 
 
 class Codec(Generic[T]):
@@ -54,8 +57,8 @@ class Codec(Generic[T]):
         try:
             self._detailed.structure(tree, self._kind)
         except Exception as again:
-            return list(problems_of(again))
-        return list(problems_of(error))
+            error = again
+        return list(islice(problems_of(error), MAX_PROBLEMS))
 
     def unwritable(self, value: T, error: Exception) -> list[Problem]:
         """Why `dumps` failed with this error."""
@@ -73,6 +76,8 @@ def _hook_of(kind: Any, converter: BaseConverter) -> Callable[[Any, Any], Any]:
     """How to read the type. Raises TypeError if there is no way: now, not at the first message."""
     try:
         return converter.get_structure_hook(kind)
+    except NameError as error:
+        raise TypeError(f"{name_of(kind)} has an annotation that cannot be resolved") from error
     except cattrs.StructureHandlerNotFoundError as error:
         raise TypeError(
             f"{name_of(kind)} cannot be read: there is no hook for {error.type_!r}. Add one to "
@@ -85,7 +90,8 @@ def make_codec(
 ) -> Codec[T]:
     """A codec with the given converter, or with one of `make_converter`."""
     if converter is not None:
-        pair = [converter.copy(detailed_validation=detailed) for detailed in (False, True)]
+        # A copy loses what cattrs does not copy (fallbacks): good enough to explain a failure.
+        pair = [converter, converter.copy(detailed_validation=True)]
     else:
         pair = [
             make_converter(name, detailed_validation=detailed, forbid_extra_keys=forbid_extra_keys)

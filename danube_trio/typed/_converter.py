@@ -7,7 +7,8 @@ program that reads something else than what was written, so here:
 * numbers, texts and flags must be exactly that; an int will do for a float;
 * lists, tuples and sets are read from lists only, and objects from mappings;
 * an object is written by its own class only: one of a subclass is refused, unless a strategy of
-  cattrs (`include_subclasses`) says how.
+  cattrs (`include_subclasses`) says how. (Inside a class that contains itself cattrs looks at the
+  object instead of the declaration, so this is not noticed there.)
 
 Times are ISO 8601 in both formats (so time zones keep their offset, and naive times stay naive),
 and Decimal is a text: both come back as they were. Bytes are base64 in JSON.
@@ -31,12 +32,12 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from inspect import get_annotations
-from typing import Annotated, Any, Final, NewType, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, NewType, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import cattrs
 from cattrs import Converter, IterableValidationNote
-from cattrs.cols import is_mapping, list_structure_factory
+from cattrs.cols import is_mapping, is_namedtuple, list_structure_factory
 from cattrs.strategies import configure_union_passthrough
 
 from danube_trio.typed._formats import FormatName, format_named
@@ -51,7 +52,7 @@ Structure = Callable[[Any, Any], Any]
 def make_converter(
     format: FormatName = "json",
     *,
-    detailed_validation: bool = True,
+    detailed_validation: bool = False,
     forbid_extra_keys: bool = False,
     omit_if_default: bool = False,
 ) -> Converter:
@@ -59,8 +60,9 @@ def make_converter(
 
     Args:
         format: ``"json"`` or ``"msgpack"``.
-        detailed_validation, forbid_extra_keys, omit_if_default: see `cattrs.Converter`. `Schema`
-            makes what it needs of the first itself.
+        detailed_validation: slower, with errors that tell the fields; `Schema` makes a copy with
+            it for that purpose.
+        forbid_extra_keys, omit_if_default: see `cattrs.Converter`.
     """
     format_named(format)
     converter = Converter(
@@ -76,6 +78,8 @@ def make_converter(
     converter.register_structure_hook_factory(_is_iterable, _iterable_factory)
     converter.register_structure_hook_factory(_is_fixed_tuple, _fixed_tuple_factory)
     converter.register_unstructure_hook_factory(_is_fixed_tuple, _fixed_tuple_unstructure_factory)
+    converter.register_structure_hook_factory(is_namedtuple, _named_tuple_factory)
+    converter.register_unstructure_hook_factory(is_namedtuple, _named_tuple_unstructure_factory)
     converter.register_structure_hook_factory(_is_enum, _enum_factory)
     converter.register_unstructure_hook_factory(_is_enum, _enum_unstructure_factory)
     converter.register_structure_hook_factory(is_class, _class_factory)
@@ -275,10 +279,31 @@ def _fixed_tuple_unstructure_factory(kind: Any, converter: Converter) -> Callabl
     expected = f"a tuple of {len(hooks)}"
 
     def unstructure(value: Any) -> Any:
-        items: tuple[Any, ...] = value if isinstance(value, tuple) else ()
-        if len(items) != len(hooks):
+        if not issubclass(value.__class__, tuple) or len(value) != len(hooks):
             raise UnfitError(expected, value)
-        return [hook(item) for hook, item in zip(hooks, items, strict=True)]
+        return [hook(item) for hook, item in zip(hooks, value, strict=True)]
+
+    return unstructure
+
+
+def _plain_tuple(kind: Any) -> Any:
+    """The tuple of a named tuple's types."""
+    return tuple[tuple(get_type_hints(kind).values())]  # type: ignore[misc]  # made at run time
+
+
+def _named_tuple_factory(kind: Any, converter: Converter) -> Structure:
+    plain = _plain_tuple(kind)
+    read = converter.get_structure_hook(plain)
+    return lambda value, _: kind(*read(value, plain))
+
+
+def _named_tuple_unstructure_factory(kind: Any, converter: Converter) -> Callable[[Any], Any]:
+    write = converter.get_unstructure_hook(_plain_tuple(kind))
+
+    def unstructure(value: Any) -> Any:
+        if value.__class__ is not kind:
+            raise UnfitError(name_of(kind), value)
+        return write(value)
 
     return unstructure
 
@@ -288,9 +313,10 @@ def _fixed_tuple_unstructure_factory(kind: Any, converter: Converter) -> Callabl
 
 def _is_enum(kind: Any) -> bool:
     """One whose values are plain; where a type is declared for them, cattrs converts them."""
-    return (
-        isinstance(kind, type) and issubclass(kind, Enum) and "_value_" not in get_annotations(kind)
-    )
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        return False
+    enum: type[Enum] = kind
+    return "_value_" not in get_annotations(enum)
 
 
 def _enum_factory(kind: Any, _: Converter) -> Structure:

@@ -11,7 +11,7 @@ import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import cattrs
@@ -28,6 +28,8 @@ __all__ = [
     "unformed",
     "unwritable",
 ]
+
+MAX_DEPTH = 200  # a value may contain itself
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -48,9 +50,17 @@ def show(value: object) -> str:
     return f"{_short.repr(value)} ({type(value).__name__})"
 
 
-def name_of(kind: object) -> str:
+def name_of(kind: Any) -> str:
     """The name of a type, for people."""
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    if kind is Ellipsis:
+        return "..."
+    args = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return " | ".join("None" if arg is type(None) else name_of(arg) for arg in args)
+    name = getattr(get_origin(kind) or kind, "__name__", None)
+    if name is None or get_origin(kind) is Literal:
+        return str(kind)
+    return f"{name}[{', '.join(map(name_of, args))}]" if args else str(name)
 
 
 def is_class(kind: Any) -> bool:
@@ -62,15 +72,18 @@ def is_class(kind: Any) -> bool:
 
 
 def _fields_of(kind: Any) -> Iterator[tuple[str, Any]]:
-    """Name and type of the fields of such a class."""
+    """Name and declared type of the fields of such a class; None for a type that is not known."""
     origin = get_origin(kind) or kind
-    names = (
-        [field.name for field in attrs.fields(origin)]
-        if attrs.has(origin)
-        else list(origin.__dataclass_fields__)
-    )
-    hints = get_type_hints(origin)
-    return ((name, hints.get(name)) for name in names)
+    if attrs.has(origin):
+        found = {field.name: field.type for field in attrs.fields(origin)}
+    else:
+        try:
+            hints = get_type_hints(origin)
+        except NameError:
+            hints = {}
+        found = {name: hints.get(name) for name in origin.__dataclass_fields__}
+    for name, hint in found.items():
+        yield name, None if isinstance(hint, str | TypeVar) else hint
 
 
 # ---- reading
@@ -147,7 +160,7 @@ def _smallest(
 ) -> tuple[str, Any, Any, Exception]:
     """The smallest part for which the attempt fails: path, part, declared type, how it fails."""
     path = ""
-    while True:
+    for _ in range(MAX_DEPTH):
         for step, part, part_kind in _parts(value, kind):
             try:
                 attempt(part, part_kind)
@@ -155,7 +168,8 @@ def _smallest(
                 path, value, kind, error = path + step, part, part_kind, inner
                 break
         else:
-            return path.lstrip("."), value, kind, error
+            break
+    return path.lstrip("."), value, kind, error
 
 
 def _fitting(value: Any, kind: Any) -> Any:

@@ -60,8 +60,9 @@ class Schema(Generic[T]):
             reading a message.
         forbid_extra_keys: refuse messages with fields that the type does not have, else they are
             ignored. Goes with the default converter.
-        converter: instead of `make_converter(format)`. It is copied. For messages in the other
-            format too, hand in one for each: ``{"json": ..., "msgpack": ...}``.
+        converter: instead of one from `make_converter(format)`. It must be complete: add nothing
+            to it later. For messages in the other format too, hand in one for each:
+            ``{"json": ..., "msgpack": ...}``.
 
     Raises:
         ValueError, TypeError: an argument is wrong, or the type has a field that cannot be read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 from danube_trio.message import StreamMessage
 from danube_trio.typed._errors import Problem, SchemaError, UnknownSchemaError
@@ -37,10 +37,9 @@ class Schemas(Generic[T]):
         for schema in self._schemas:
             if self._by_id.setdefault(schema.id, schema) is not schema:
                 raise ValueError(f"{schema!r} and {self._by_id[schema.id]!r} have the same id")
-            if self._by_kind.setdefault(schema.kind, schema) is not schema:
-                raise ValueError(
-                    f"{schema!r} and {self._by_kind[schema.kind]!r} are of the same type"
-                )
+            kind = get_origin(schema.kind) or schema.kind
+            if self._by_kind.setdefault(kind, schema) is not schema:
+                raise ValueError(f"{schema!r} and {self._by_kind[kind]!r} are of the same type")
         untagged = [schema for schema in self._schemas if schema.untagged_version is not None]
         if len(untagged) > 1:
             raise ValueError(f"{untagged[0]!r} and {untagged[1]!r} both take untagged messages")

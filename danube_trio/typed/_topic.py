@@ -6,17 +6,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from danube_trio import StartPosition, StreamMessage
+from danube_trio import Receipt, StartPosition, StreamMessage
 from danube_trio.config import Durability
-from danube_trio.typed._reader import AnySchema, MessageReader, Skip, TypedReader
+from danube_trio.typed._reader import AnySchema, MessageReader, OnSkip, Skip, TypedReader
 
 __all__ = ["MessageLog", "TypedTopic"]
 
 T = TypeVar("T")
-R_co = TypeVar("R_co", covariant=True)
 
 
-class MessageLog(Protocol[R_co]):
+class MessageLog(Protocol):
     """What a `TypedTopic` needs of a log. A `Wal` is one, through trio's and anyio's door."""
 
     async def append(
@@ -51,11 +50,11 @@ class MessageLog(Protocol[R_co]):
         schema_id: int | None = None,
         schema_version: int | None = None,
         expected_offset: int | None = None,
-    ) -> R_co: ...
+    ) -> Receipt: ...
 
     def append_batch_nowait(
         self, messages: Iterable[StreamMessage], /, *, expected_offset: int | None = None
-    ) -> R_co: ...
+    ) -> Receipt: ...
 
     def reader(
         self,
@@ -66,7 +65,7 @@ class MessageLog(Protocol[R_co]):
     ) -> MessageReader: ...
 
 
-class TypedTopic(Generic[T, R_co]):
+class TypedTopic(Generic[T]):
     """An open log whose messages are values of one type, or of several.
 
     Each call encodes, and then does what its namesake of `Wal` does: it raises, waits and cancels
@@ -84,7 +83,7 @@ class TypedTopic(Generic[T, R_co]):
 
     def __init__(
         self,
-        log: MessageLog[R_co],
+        log: MessageLog,
         schema: AnySchema[T],
         *,
         key: Callable[[T], str | None] | None = None,
@@ -126,7 +125,7 @@ class TypedTopic(Generic[T, R_co]):
         attributes: Mapping[str, str] | None = None,
         routing_key: str | None = None,
         expected_offset: int | None = None,
-    ) -> R_co:
+    ) -> Receipt:
         """Accept one value now; see `Wal.append_nowait`."""
         payload, fields = self._dressed(value, attributes, routing_key)
         return self.log.append_nowait(payload, expected_offset=expected_offset, **fields)
@@ -169,7 +168,7 @@ class TypedTopic(Generic[T, R_co]):
         *,
         attributes: Mapping[str, str] | None = None,
         expected_offset: int | None = None,
-    ) -> R_co:
+    ) -> Receipt:
         """Accept an atomic batch now; see `Wal.append_batch_nowait`."""
         messages = self._messages(values, attributes)
         return self.log.append_batch_nowait(messages, expected_offset=expected_offset)
@@ -190,6 +189,7 @@ class TypedTopic(Generic[T, R_co]):
         end: int | Literal["current"] | None = None,
         count: int | None = None,
         skip: Skip = (),
+        on_skip: OnSkip | None = None,
     ) -> TypedReader[T]:
         """A new reader of values; see `Wal.reader` and `TypedReader`.
 
@@ -197,5 +197,7 @@ class TypedTopic(Generic[T, R_co]):
             start, end, count: as for `Wal.reader`.
             skip: errors whose messages are passed over: ``UnknownSchemaError`` in a log that has
                 other types too, ``SchemaError`` for everything that cannot be decoded.
+            on_skip: called with each of them.
         """
-        return TypedReader(self.log.reader(start, end=end, count=count), self.schema, skip=skip)
+        reader = self.log.reader(start, end=end, count=count)
+        return TypedReader(reader, self.schema, skip=skip, on_skip=on_skip)
