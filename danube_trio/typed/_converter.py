@@ -16,10 +16,7 @@ and Decimal is a text: both come back as they were. Bytes are base64 in JSON.
 
 from __future__ import annotations
 
-import binascii
 import json
-import re
-from base64 import b64decode, b64encode
 from collections import Counter, deque
 from collections.abc import (
     Callable,
@@ -28,12 +25,9 @@ from collections.abc import (
     Sequence,
     Set,
 )
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
 from enum import Enum
 from inspect import get_annotations
-from typing import Annotated, Any, Final, NewType, TypeVar, get_args, get_origin, get_type_hints
-from uuid import UUID
+from typing import Annotated, Any, Final, NewType, get_args, get_origin, get_type_hints
 
 import cattrs
 from cattrs import Converter, IterableValidationNote
@@ -42,11 +36,15 @@ from cattrs.strategies import configure_union_passthrough
 
 from danube_trio.typed._formats import FormatName, format_named
 from danube_trio.typed._paths import UnfitError, is_class, name_of
+from danube_trio.typed._plain import (
+    Structure,
+    register_bytes_as_text,
+    register_plain,
+    register_texts,
+    text_in,
+)
 
 __all__ = ["make_converter"]
-
-T = TypeVar("T")
-Structure = Callable[[Any, Any], Any]
 
 
 def make_converter(
@@ -73,8 +71,8 @@ def make_converter(
     )
     natives = str | bool | int | float | None
     configure_union_passthrough(natives if format == "json" else natives | bytes, converter)
-    _register_plain(converter)
-    _register_texts(converter)
+    register_plain(converter)
+    register_texts(converter)
     converter.register_structure_hook_factory(_is_iterable, _iterable_factory)
     converter.register_structure_hook_factory(_is_fixed_tuple, _fixed_tuple_factory)
     converter.register_unstructure_hook_factory(_is_fixed_tuple, _fixed_tuple_unstructure_factory)
@@ -85,133 +83,10 @@ def make_converter(
     converter.register_structure_hook_factory(is_class, _class_factory)
     converter.register_unstructure_hook_factory(is_class, _class_unstructure_factory)
     if format == "json":
-        converter.register_unstructure_hook(bytes, _to_text(bytes, _base64))
-        converter.register_structure_hook(bytes, _bytes_from_text)
+        register_bytes_as_text(converter)
         converter.register_structure_hook_factory(_has_number_keys, _number_keys_factory)
         converter.register_structure_hook_factory(_is_number_key, _number_key_factory)
     return converter
-
-
-# ---- numbers, texts, flags
-
-
-def _exactly(kind: type) -> Structure:
-    name = kind.__name__
-
-    def structure(value: Any, wanted: Any) -> Any:
-        if value.__class__ is not kind:
-            raise UnfitError(name, value)
-        return value if wanted is kind else wanted(value)  # of a subclass, such as a StrEnum
-
-    return structure
-
-
-def _float(value: Any, _: Any) -> float:
-    if value.__class__ is float:
-        found: float = value
-        return found
-    if value.__class__ is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise UnfitError("float", value) from None
-    raise UnfitError("float", value)
-
-
-def _register_plain(converter: Converter) -> None:
-    for kind in (int, str, bool, bytes):
-        converter.register_structure_hook(kind, _exactly(kind))
-    converter.register_structure_hook(float, _float)
-
-
-def _base64(value: bytes) -> str:
-    return b64encode(value).decode()
-
-
-def _bytes_from_text(value: Any, _: Any) -> bytes:
-    try:
-        return b64decode(_text(value, "bytes in base64"), validate=True)
-    except (binascii.Error, ValueError):
-        raise UnfitError("bytes in base64", value) from None
-
-
-# ---- what is a text in both formats
-
-
-def _text(value: Any, expected: str) -> str:
-    if value.__class__ is not str:
-        raise UnfitError(expected, value)
-    found: str = value
-    return found
-
-
-def _from_text(read: Callable[[str], Any], expected: str) -> Structure:
-    def structure(value: Any, _: Any) -> Any:
-        text = _text(value, expected)
-        try:
-            return read(text)
-        except (ValueError, InvalidOperation, OverflowError):
-            raise UnfitError(expected, value) from None
-
-    return structure
-
-
-def _decimal(value: Any, _: Any) -> Decimal:
-    if value.__class__ is int:
-        return Decimal(value)
-    expected = "a decimal number in a text"
-    try:
-        return Decimal(_text(value, expected))
-    except InvalidOperation:
-        raise UnfitError(expected, value) from None
-
-
-_DURATION: Final = re.compile(
-    r"(?P<sign>[+-]?)P(?:(?P<days>\d+)D)?"
-    r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+)(?:\.(?P<part>\d{1,6}))?S)?)?",
-    re.ASCII,
-)
-
-
-def _duration_text(value: timedelta) -> str:
-    """ISO 8601, in seconds, exact to the microsecond."""
-    sign, size = ("-", -value) if value < timedelta(0) else ("", value)
-    part = f".{size.microseconds:06}" if size.microseconds else ""
-    return f"{sign}PT{size.days * 86400 + size.seconds}{part}S"
-
-
-def _duration(text: str) -> timedelta:
-    match = _DURATION.fullmatch(text)
-    if match is None or text.endswith(("P", "T")):
-        raise ValueError(text)
-    units = {name: int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds")}
-    size = timedelta(**units, microseconds=int((match["part"] or "").ljust(6, "0")))
-    return -size if match["sign"] == "-" else size
-
-
-def _to_text(kind: type[T], write: Callable[[T], str]) -> Callable[[T], str]:
-    def unstructure(value: T) -> str:
-        if not isinstance(value, kind):
-            raise UnfitError(kind.__name__, value)
-        return write(value)
-
-    return unstructure
-
-
-def _register_texts(converter: Converter) -> None:
-    def register(
-        kind: type[T], write: Callable[[T], str], read: Callable[[str], T], expected: str
-    ) -> None:
-        converter.register_unstructure_hook(kind, _to_text(kind, write))
-        converter.register_structure_hook(kind, _from_text(read, expected))
-
-    register(datetime, datetime.isoformat, datetime.fromisoformat, "a time in ISO 8601")
-    register(date, date.isoformat, date.fromisoformat, "a date in ISO 8601")
-    register(time, time.isoformat, time.fromisoformat, "a time of day in ISO 8601")
-    register(timedelta, _duration_text, _duration, "a duration in ISO 8601")
-    register(UUID, str, UUID, "a UUID")
-    converter.register_unstructure_hook(Decimal, _to_text(Decimal, str))
-    converter.register_structure_hook(Decimal, _decimal)
 
 
 # ---- lists, tuples, sets
@@ -406,7 +281,7 @@ def _number_key_factory(kind: Any, converter: Converter) -> Structure:
 
     def structure(value: Any, _: Any) -> Any:
         try:
-            number = json.loads(_text(value, expected))
+            number = json.loads(text_in(value, expected))
         except ValueError:
             raise UnfitError(expected, value) from None
         if not isinstance(number, _NUMBERS):
