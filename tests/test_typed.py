@@ -599,6 +599,15 @@ def test_a_type_that_cannot_be_read_is_told_when_the_schema_is_made() -> None:
         Schema(Unreadable, id=1)
 
 
+def test_an_annotation_that_cannot_be_resolved_is_told_when_the_schema_is_made() -> None:
+    @attrs.define
+    class Local:
+        basket: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(TypeError, match="Local has an annotation that cannot be resolved"):
+        Schema(Local, id=1)
+
+
 # ---- formats and converters
 
 

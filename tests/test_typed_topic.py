@@ -194,6 +194,8 @@ async def test_messages_can_be_passed_over_by_the_kind_of_their_error() -> None:
         assert [item.offset async for item in reader] == [4, 7]
         assert reader.skipped == 3
 
+        with pytest.raises(TypeError, match="must be SchemaError, or kinds of it"):
+            topic.reader(skip=(SchemaError, ValueError))  # type: ignore[arg-type]
         one = TypedReader(wal.reader(end=3), PAID, skip=UnknownSchemaError)
         assert [item.value async for item in one] == [Paid(2, 2)]
 

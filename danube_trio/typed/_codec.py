@@ -17,6 +17,7 @@ from danube_trio.typed._converter import make_converter
 from danube_trio.typed._errors import Problem
 from danube_trio.typed._formats import Format, FormatName, format_named
 from danube_trio.typed._paths import name_of, problems_of, unformed, unwritable
+from danube_trio.typed._plain import Structure
 
 __all__ = ["Codec", "make_codec"]
 
@@ -32,7 +33,7 @@ class Codec(Generic[T]):
         format: of the bytes.
     """
 
-    __slots__ = ("_detailed", "_fast", "_hook", "_kind", "format")
+    __slots__ = ("_detailed", "_fast", "_kind", "_read", "_write", "format")
 
     def __init__(
         self, kind: type[T], format: Format, fast: BaseConverter, detailed: BaseConverter
@@ -41,15 +42,15 @@ class Codec(Generic[T]):
         self._kind = kind
         self._fast = fast
         self._detailed = detailed
-        self._hook = _hook_of(kind, fast)
+        self._read, self._write = _hooks_of(kind, fast)
 
     def dumps(self, value: T) -> bytes:
         """The bytes of a value. Raises whatever its conversion raises: see `unwritable`."""
-        return self.format.dumps(self._fast.unstructure(value, unstructure_as=self._kind))
+        return self.format.dumps(self._write(value))
 
     def structure(self, tree: Any) -> T:
         """The value of plain data. Raises whatever its conversion raises: see `unreadable`."""
-        value: T = self._hook(tree, self._kind)
+        value: T = self._read(tree, self._kind)
         return value
 
     def unreadable(self, tree: Any, error: Exception) -> list[Problem]:
@@ -63,7 +64,7 @@ class Codec(Generic[T]):
     def unwritable(self, value: T, error: Exception) -> list[Problem]:
         """Why `dumps` failed with this error."""
         try:
-            tree = self._fast.unstructure(value, unstructure_as=self._kind)
+            tree = self._write(value)
         except Exception as again:
             return [unwritable(value, self._kind, self._unstructure, again)]
         return [unformed(tree, self._kind, self.format.dumps, error, self.format.name)]
@@ -72,10 +73,13 @@ class Codec(Generic[T]):
         return self._fast.unstructure(part, unstructure_as=kind)
 
 
-def _hook_of(kind: Any, converter: BaseConverter) -> Callable[[Any, Any], Any]:
-    """How to read the type. Raises TypeError if there is no way: now, not at the first message."""
+def _hooks_of(kind: Any, converter: BaseConverter) -> tuple[Structure, Callable[[Any], Any]]:
+    """How to read the type, and how to write it.
+
+    Raises TypeError if there is no way: now, not at the first message.
+    """
     try:
-        return converter.get_structure_hook(kind)
+        return converter.get_structure_hook(kind), converter.get_unstructure_hook(kind)
     except NameError as error:
         raise TypeError(f"{name_of(kind)} has an annotation that cannot be resolved") from error
     except cattrs.StructureHandlerNotFoundError as error:

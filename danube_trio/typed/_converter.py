@@ -35,7 +35,7 @@ from cattrs.cols import is_mapping, is_namedtuple, list_structure_factory
 from cattrs.strategies import configure_union_passthrough
 
 from danube_trio.typed._formats import FormatName, format_named
-from danube_trio.typed._paths import UnfitError, is_class, name_of
+from danube_trio.typed._paths import UnfitError, is_class, name_of, resolve
 from danube_trio.typed._plain import (
     Structure,
     register_bytes_as_text,
@@ -217,6 +217,7 @@ def _enum_unstructure_factory(kind: Any, _: Converter) -> Callable[[Any], Any]:
 
 
 def _class_factory(kind: Any, converter: Converter) -> Structure:
+    resolve(kind)
     read = converter.gen_structure_attrs_fromdict(kind)
     expected = f"an object ({name_of(kind)})"
 
@@ -229,6 +230,7 @@ def _class_factory(kind: Any, converter: Converter) -> Structure:
 
 
 def _class_unstructure_factory(kind: Any, converter: Converter) -> Callable[[Any], Any]:
+    resolve(kind)
     write = converter.gen_unstructure_attrs_fromdict(kind)
     origin = get_origin(kind) or kind
 

@@ -24,6 +24,7 @@ __all__ = [
     "is_class",
     "name_of",
     "problems_of",
+    "resolve",
     "show",
     "unformed",
     "unwritable",
@@ -69,6 +70,16 @@ def is_class(kind: Any) -> bool:
     return isinstance(origin, type) and (
         attrs.has(origin) or hasattr(origin, "__dataclass_fields__")
     )
+
+
+def resolve(kind: Any) -> None:
+    """Turn annotations that are texts into types. Raises NameError.
+
+    cattrs does it as well, but some versions fail at classes with parameters.
+    """
+    origin = get_origin(kind) or kind
+    if attrs.has(origin):
+        attrs.resolve_types(origin)
 
 
 def _fields_of(kind: Any) -> Iterator[tuple[str, Any]]:
@@ -121,9 +132,8 @@ def _reason(error: BaseException) -> str:
         return f"expected an object: {error}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    if isinstance(error, TypeError | ValueError | cattrs.errors.CattrsError) and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    told = isinstance(error, TypeError | ValueError) or type(error).__module__.startswith("cattrs")
+    return str(error) if told and str(error) else f"{type(error).__name__}: {error}"
 
 
 # ---- writing
@@ -176,6 +186,8 @@ def _fitting(value: Any, kind: Any) -> Any:
     """The member of a union that the value is, or seems to be meant for."""
     if get_origin(kind) not in (Union, UnionType):
         return kind
+    if value is None:
+        return None
     members = [member for member in get_args(kind) if member is not type(None)]
     for member in members:
         origin = get_origin(member) or member

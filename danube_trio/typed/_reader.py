@@ -90,6 +90,9 @@ class TypedReader(trio.abc.ReceiveChannel[TypedMessage[T]]):
         skip: Skip = (),
         on_skip: OnSkip | None = None,
     ) -> None:
+        for kind in skip if isinstance(skip, tuple) else (skip,):
+            if not (isinstance(kind, type) and issubclass(kind, SchemaError)):
+                raise TypeError(f"skip={skip!r} must be SchemaError, or kinds of it")
         self._reader = reader
         self._decode = schema.decode
         self._skip = skip

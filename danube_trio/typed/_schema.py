@@ -193,7 +193,9 @@ class Schema(Generic[T]):
             version = self._untagged(message)
         if version != self.version:
             self._check_version(message, version)
-        codec = self._codecs.get(message.attributes.get(CONTENT_TYPE)) or self._codec_for(message)
+        codec = self._codecs.get(message.attributes.get(CONTENT_TYPE)) or self._codec_for(
+            message, version
+        )
         try:
             tree = codec.format.loads(message.payload)
         except MemoryError:
@@ -225,19 +227,17 @@ class Schema(Generic[T]):
             raise UnknownVersionError([Problem("", reason)], self._title, message)
         raise UnknownSchemaError([Problem("", reason)], self._title, message)
 
-    def _codec_for(self, message: StreamMessage) -> Codec[T]:
+    def _codec_for(self, message: StreamMessage, version: int) -> Codec[T]:
         """The codec for a content type that was not seen before."""
         found = message.attributes[CONTENT_TYPE]
         name = format_of(found)
         if name is None:
-            raise self._bad(
-                message, message.schema_version, f"its content type {found!r} is not known"
-            )
+            raise self._bad(message, version, f"its content type {found!r} is not known")
         if name == self.format:
             return self._own
         if self._converters and name not in self._converters:
             reason = f'it is {found}: hand in a converter for that too, converter={{"{name}": ...}}'
-            raise self._bad(message, message.schema_version, reason)
+            raise self._bad(message, version, reason)
         codec = self._make_codec(name)
         self._codecs[codec.format.content_type] = codec
         return codec
