@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,6 +47,7 @@ from danube_trio.typed import (
     UnknownVersionError,
 )
 
+ROOT = Path(__file__).parent.parent
 CONFIG = WalConfig(dir="/log", topic_name="/default/orders", segment_bytes=2000)
 
 
@@ -396,3 +399,22 @@ def test_a_schema_works_through_the_blocking_door(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=r"With other doors: schema.message\(\)"):
             TypedTopic(wal, EVENTS)  # type: ignore[arg-type]
         assert wal.next_offset == 3
+
+
+def test_the_example_reads_last_years_orders(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "typed_orders.py"), str(tmp_path / "log")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "refused: Order version 2: lines[2].price: expected Decimal, got '12.50' (str)",
+        "0 ann 9.50",
+        "1 bob 20.00",
+        "2 cid 26.20",
+        "unreadable: offset 3 of /default/orders, Order version 2: number: expected int, "
+        "got 'five' (str); customer: it is missing; lines: it is missing",
+        "4 eve 0",
+    ]
