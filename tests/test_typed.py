@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
 from uuid import UUID
 
 import attrs
@@ -334,6 +334,32 @@ def test_a_value_that_is_not_what_its_field_says_is_refused_before_it_is_written
     problem = refused(change, name)
     assert problem.path.startswith(path)
     assert reason in problem.reason
+
+
+@attrs.define
+class Decorated:
+    note: Note | None = None
+    cents: Cents = Cents(1)
+    marked: Annotated[int | None, "why not"] = None
+    rows: list[Annotated[list[Cents], "cells"]] = attrs.Factory(list[list[Cents]])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"note": 3}, "note: expected "),
+        ({"note": {"text": "t", "stars": "many"}}, "note.stars: expected int, got 'many' (str)"),
+        ({"cents": "x"}, "cents: expected int, got 'x' (str)"),
+        ({"marked": "x"}, "marked: expected int, got 'x' (str)"),
+        ({"rows": [[1], 2]}, "rows[1]: expected list[Cents], got 2 (int)"),
+        ({"rows": [[1], [1, "x"]]}, "rows[1][1]: expected int, got 'x' (str)"),
+    ],
+)
+def test_decorated_types_are_named_as_well(change: dict[str, Any], text: str) -> None:
+    value = Decorated(**change)
+    with pytest.raises(SchemaError) as caught:
+        Schema(Decorated, id=1).encode(value)
+    assert str(caught.value).startswith(f"Decorated version 1: {text}")
 
 
 def test_what_json_does_not_have_is_refused_and_msgpack_may_have_it() -> None:

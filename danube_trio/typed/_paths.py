@@ -11,7 +11,20 @@ import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NewType,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import attrs
 import cattrs
@@ -151,8 +164,7 @@ def unwritable(
     """
     path, part, kind, error = _smallest(value, kind, unstructure, error)
     kind = _fitting(part, kind)
-    origin = get_origin(kind) or kind
-    if isinstance(origin, type) and not isinstance(part, origin):
+    if not _may_be(part, kind):
         error = UnfitError(name_of(kind), part)
     return Problem(path, _reason(error))
 
@@ -182,16 +194,30 @@ def _smallest(
     return path.lstrip("."), value, kind, error
 
 
+def _may_be(value: Any, kind: Any) -> bool:
+    """Whether a value is of this type, as far as can be told."""
+    origin = get_origin(kind) or kind
+    if is_typeddict(origin):
+        return isinstance(value, Mapping)
+    try:
+        return not isinstance(origin, type) or isinstance(value, origin)
+    except TypeError:  # a protocol, say: cannot be told
+        return True
+
+
 def _fitting(value: Any, kind: Any) -> Any:
-    """The member of a union that the value is, or seems to be meant for."""
+    """The type itself, without decoration; of a union the member that the value seems to be."""
+    while get_origin(kind) in (Annotated, Final):
+        kind = get_args(kind)[0]
+    if isinstance(kind, NewType):
+        return _fitting(value, kind.__supertype__)
     if get_origin(kind) not in (Union, UnionType):
         return kind
     if value is None:
         return None
     members = [member for member in get_args(kind) if member is not type(None)]
     for member in members:
-        origin = get_origin(member) or member
-        if isinstance(origin, type) and isinstance(value, origin):
+        if _may_be(value, member):
             return member
     return members[0] if len(members) == 1 else None
 
