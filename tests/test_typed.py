@@ -676,6 +676,13 @@ def test_a_converter_of_ones_own_does_it_its_way() -> None:
     assert both.decode(packed) == Basket([])
 
 
+def test_what_was_packed_and_cannot_be_unpacked_is_refused() -> None:
+    converter = make_converter("msgpack")
+    converter.register_unstructure_hook(Basket, lambda basket: {(1, 2): basket.extra})
+    with pytest.raises(SchemaError, match="Basket version 1: "):
+        Schema(Basket, id=1, format="msgpack", converter=converter).encode(Basket([]))
+
+
 class Money:
     def __init__(self, cents: int) -> None:
         self.cents = cents

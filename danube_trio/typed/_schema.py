@@ -134,14 +134,20 @@ class Schema(Generic[T]):
         except Exception as error:
             raise SchemaError(own.unwritable(value, error), self._title) from error
         if self._check:
-            tree = own.format.loads(payload)
-            try:
-                own.structure(tree)
-            except MemoryError:
-                raise
-            except Exception as error:
-                raise SchemaError(own.unreadable(tree, error), self._title) from error
+            self._read_back(payload)
         return payload
+
+    def _read_back(self, payload: bytes) -> None:
+        """Raise SchemaError if nobody could read this."""
+        own, tree = self._own, None
+        try:
+            tree = own.format.loads(payload)
+            own.structure(tree)
+        except MemoryError:
+            raise
+        except Exception as error:
+            problems = own.unreadable(tree, error) if tree is not None else [*problems_of(error)]
+            raise SchemaError(problems, self._title) from error
 
     def message(
         self,
