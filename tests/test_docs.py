@@ -82,7 +82,8 @@ def test_a_python_block_runs(
     for block in program:
         # The empty lines make a traceback point at the line of the page.
         source = "\n" * (block.line - 1) + block.text
-        exec(compile(source, ROOT / block.page, "exec"), namespace)
+        # And it has only those features of the future that it asks for.
+        exec(compile(source, ROOT / block.page, "exec", dont_inherit=True), namespace)
 
 
 @pytest.mark.parametrize("block", [block for block in CONSOLE if block.mark == "run"], ids=str)

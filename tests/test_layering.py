@@ -44,7 +44,7 @@ RANKS = {
     **dict.fromkeys(("_topic_delete", "_topic_list"), 5),
     **dict.fromkeys(("_host", "_jobs", "_line"), 5),  # the engine's thread, for the doors
     "": 6,
-    **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
+    **dict.fromkeys(("dispatch", "anyio", "blocking", "testing", "typed"), 7),
     "cli": 8,
 }
 
