@@ -32,7 +32,7 @@ def loaded(statement: str) -> set[str]:
 
 
 OPTIONAL = {"anyio", "asyncio", "click", "httpx2", "obstore", "rich", "uvicorn"}
-PARTS = ("anyio", "blocking", "cli", "dispatch", "metadata", "testing")
+PARTS = ("anyio", "blocking", "cli", "dispatch", "metadata", "testing", "typed")
 
 
 @pytest.mark.parametrize(
