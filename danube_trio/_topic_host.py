@@ -43,8 +43,7 @@ __all__ = ["TopicHosts"]
 log = logging.getLogger("danube_trio.storage")
 
 # How many topics are opened, or left, at a time. Guesses: both wait for the disk, or a store.
-OPENERS = 32
-LEAVERS = 32
+OPENERS = LEAVERS = 32
 NO_FILES = (errno.EMFILE, errno.ENFILE)  # the process, or the system, has no more open files
 # Garbage readers tell nobody that they are gone.
 STARVING_POLL = 0.25
@@ -284,8 +283,7 @@ class TopicHosts:
 
     def _remove(self, topic: Topic) -> None:
         topic.state = State.CLOSING  # also one that never opened
-        if topic.wal is not None:
-            self.closes += 1
+        self.closes += topic.wal is not None
         del self._topics[topic.name]
         if topic.heir is not None:
             self._topics[topic.name] = topic.heir
@@ -296,13 +294,11 @@ class TopicHosts:
 
     def _close(self, topic: Topic) -> None:
         if topic.state is State.OPEN:
-            topic.state = State.CLOSING
             topic.leave.set()
-        elif topic.state is State.WAITING:
+        elif topic.state is not State.CLOSING:
+            topic.scope.cancel()
+        if topic.state is not State.OPENING:
             topic.state = State.CLOSING
-            topic.scope.cancel()
-        elif topic.state is State.OPENING:
-            topic.scope.cancel()
 
     # ---- housekeeping
 
@@ -381,6 +377,10 @@ class TopicHosts:
         """The log of a topic if it is open. Holds nothing."""
         topic = self._topics.get(name)
         return topic.wal if topic is not None and topic.state is State.OPEN else None
+
+    def open_logs(self) -> dict[str, Wal]:
+        """The logs of all topics that are open."""
+        return {t.name: t.log for t in self._topics.values() if t.state is State.OPEN}
 
     def statistics(self, given_away: int) -> StorageStatistics:
         """Everything that can be counted, now."""
