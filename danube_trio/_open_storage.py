@@ -142,7 +142,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         nursery.start_soon(self._keep_house, hosts, name="danube_trio storage housekeeping")
         storage = Storage(config, door, hosts, self._disk, metadata)
         if self._offer is not None:
-            source = StorageSource(config.dir, storage.statistics, hosts.open_logs)
+            source = StorageSource(config.dir, storage)
             self._watch = Watch(self._offer, source, self._disk.run)
             self._watch.start(nursery)
         return storage

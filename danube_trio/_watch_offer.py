@@ -15,15 +15,13 @@ import errno
 import itertools
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from danube_trio._core.disk import Disk
 from danube_trio._core.plain import to_plain
 from danube_trio._core.stats import StorageStatistics, WalStatistics
-from danube_trio._wal import Wal
 from danube_trio._watch import Request, RequestError
 from danube_trio._watch_socket import LOG_TMP, Offer, listen, sweep, tmp_name
 
@@ -70,46 +68,58 @@ def _listen(path: str, tmp: str) -> Offer | None:
         return None
 
 
-class StorageSource:
-    """The `Source` of a storage: its own statistics, and some of each open topic, or all of one.
+class Topics(Protocol):
+    """What is asked of a storage."""
 
-    Args:
-        root: its directory.
-        statistics: of the storage.
-        open_logs: the topics that are open now.
-    """
+    def statistics(self) -> StorageStatistics:
+        """See `Storage`."""
+        ...
+
+    def open_topics(self) -> list[str]:
+        """See `Storage`."""
+        ...
+
+    def topic_statistics(self, topic: str) -> WalStatistics | None:
+        """See `Storage`."""
+        ...
+
+
+class StorageSource:
+    """The `Source` of a storage: its own statistics, and some of each open topic, or all of one."""
 
     kind = "storage"
 
-    def __init__(
-        self,
-        root: str,
-        statistics: Callable[[], StorageStatistics],
-        open_logs: Callable[[], dict[str, Wal]],
-    ) -> None:
-        self.name = root
-        self._statistics = statistics
-        self._open_logs = open_logs
+    def __init__(self, name: str, storage: Topics) -> None:
+        self.name = name
+        self._storage = storage
 
     async def snapshot(self, request: Request) -> dict[str, Any]:
         """See `Source`."""
-        logs = self._open_logs()
+        storage = self._storage
         if request.topic is not None:
-            wal = logs.get(request.topic)
-            if wal is None:
-                raise RequestError(f"topic {request.topic} is not open now")
-            return {"topic": request.topic, "statistics": to_plain(wal.statistics())}
+            return {"topic": request.topic, "statistics": self._one(request.topic)}
         rows: list[dict[str, Any]] = []
-        for i, (name, wal) in enumerate(logs.items()):
+        for i, name in enumerate(storage.open_topics()):
             if i % STEP == STEP - 1:
                 await trio.lowlevel.checkpoint()
-            rows.append(_figures(name, wal.statistics()))
+            found = storage.topic_statistics(name)
+            if found is not None:
+                rows.append(_figures(name, found))
         rows.sort(key=lambda row: (-row["appended_records"], row["topic"]))
         return {
-            "statistics": to_plain(self._statistics()),
+            "statistics": to_plain(storage.statistics()),
             "topics": rows[:MAX_TOPICS],
             "topics_left_out": max(0, len(rows) - MAX_TOPICS),
         }
+
+    def _one(self, topic: str) -> Any:
+        try:
+            found = self._storage.topic_statistics(topic)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        if found is None:
+            raise RequestError(f"topic {topic} is not open now")
+        return to_plain(found)
 
 
 def _figures(name: str, found: WalStatistics) -> dict[str, Any]:

@@ -18,7 +18,9 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from danube_trio._leaving import leave_nursery
-from danube_trio._watch import StatisticsSource, Watch
+from danube_trio._topics import Storage
+from danube_trio._watch import Source, StatisticsSource, Watch
+from danube_trio._watch_offer import StorageSource
 from danube_trio._watch_socket import listen, tmp_name
 
 __all__ = ["HasStatistics", "serve_statistics"]
@@ -60,12 +62,17 @@ def serve_statistics(
     return _ServeStatistics(source, os.path.abspath(found), name)
 
 
+def _source_of(source: HasStatistics, name: str) -> Source:
+    if isinstance(source, Storage):
+        return StorageSource(name, source)
+    return StatisticsSource(type(source).__name__.lower(), name, source.statistics)
+
+
 class _ServeStatistics(AbstractAsyncContextManager[str]):
     """The block; gives the path of the socket."""
 
     def __init__(self, source: HasStatistics, path: str, name: str) -> None:
-        kind = type(source).__name__.lower()
-        self._source = StatisticsSource(kind, name or repr(source), source.statistics)
+        self._source = _source_of(source, name or repr(source))
         self._path = path
         self._nursery = trio.open_nursery()
         self._watch: Watch | None = None
