@@ -57,7 +57,7 @@ REQUEST_SECONDS = 10.0  # for asking
 SEND_SECONDS = 5.0  # for taking a snapshot
 GOODBYE_SECONDS = 0.2
 # Not accepting for so long when this process has no more descriptors. A guess.
-NO_FILES_SECONDS = 1.0
+NO_FILES_SECONDS = 0.25
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -92,7 +92,7 @@ class Request:
             raise RequestError("topic: must be the name of a topic")
         if every is None:
             count = 1
-        return cls(every, count, topic)
+        return cls(every, None if count is None else int(count), topic)
 
 
 def _is_number(value: object) -> bool:
@@ -309,4 +309,7 @@ async def _read_line(stream: trio.SocketStream) -> bytes:
             data += more
             if len(data) > MAX_REQUEST_BYTES:
                 raise RequestError(f"a request has at most {MAX_REQUEST_BYTES} bytes")
-    return data.partition(b"\n")[0]
+    line, _, more = data.partition(b"\n")
+    if more:
+        raise RequestError("a connection is for one request: nothing may follow it")
+    return line

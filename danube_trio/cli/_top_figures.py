@@ -20,6 +20,8 @@ __all__ = [
     "seconds_between",
 ]
 
+# More than any counter can reach, and what arithmetic and formats still take.
+MAX_NUMBER = 1e30
 # Counters whose growth is shown, and where they are.
 COUNTERS = {
     "records": ("appended_records",),
@@ -68,12 +70,12 @@ def as_list(value: Any) -> list[Any]:
 
 
 def number(found: Any, *path: str) -> float | None:
-    """A number in nested objects; None if there is none."""
+    """A number in nested objects; None if there is none, or none that could be true."""
     for name in path:
         found = as_dict(found).get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return found
+    return found if abs(found) <= MAX_NUMBER else None
 
 
 def seconds_between(before: Any, after: Any) -> float | None:
@@ -137,8 +139,8 @@ def histogram(value: Any) -> Histogram | None:
     bounds, counts = as_list(found.get("bounds")), as_list(found.get("counts"))
     if not bounds or len(counts) != len(bounds) + 1:
         return None
-    if not all(isinstance(bound, int | float) for bound in bounds):
+    if any(number(bound) is None for bound in bounds):
         return None
-    if not all(isinstance(count, int) for count in counts):
+    if not all(isinstance(count, int) and 0 <= count <= MAX_NUMBER for count in counts):
         return None
     return Histogram(tuple(bounds), tuple(counts), number(found, "sum") or 0.0)

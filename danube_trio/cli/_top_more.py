@@ -33,7 +33,7 @@ def rest_lines(view: View) -> list[Line]:
     pairs = [
         (name, value)
         for name, value in view.found.items()
-        if name not in SHOWN and not (name.startswith(HELD) and isinstance(value, int | float))
+        if name not in SHOWN and not (name.startswith(HELD) and number(value) is not None)
     ]
     notes = as_list(view.found.get("notes"))
     lines = _pairs("and", [pair for pair in pairs if pair[0] != "notes"])
@@ -68,7 +68,7 @@ def _value(name: str, value: Any) -> str | None:
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
+    if number(value) is not None:
         if name.endswith("bytes"):
             return size(value)
         return duration(value) if name.endswith("seconds") else amount(value)

@@ -30,6 +30,7 @@ from danube_trio.cli._top_words import (
     size,
     table,
 )
+from danube_trio.cli._values import counted
 
 __all__ = ["page", "plain"]
 
@@ -56,10 +57,10 @@ def page(view: View) -> list[Line]:
         _held(view),
         topic_lines(view),
         _histograms(view),
-        _bars(view),
         _tasks(view),
         _readers(view),
         cloud_lines(view),
+        _bars(view),
         rest_lines(view),
     )
     lines: list[Line] = []
@@ -103,7 +104,8 @@ def _marks(view: View) -> list[Line]:
         lines.append([("       ", ""), (drawn, "bar")])
     durable, end = number(view.found, "durable_end"), number(view.found, "next_offset")
     if durable is not None and end is not None and end > durable:
-        lines.append([(f"       {amount(end - durable)} records are not durable yet", "warn")])
+        missing = counted(int(end - durable), "record")
+        lines.append([(f"       not durable yet: {missing}", "warn")])
     return lines
 
 
@@ -147,7 +149,7 @@ def _held(view: View) -> list[Line]:
     for name, value in found.items():
         if name.startswith(("pending_", "waiting_", "cached_")) and "_peak" not in name:
             what, _, unit = name.rpartition("_")
-            if not isinstance(value, int | float):
+            if number(value) is None:
                 continue
             show = size if unit == "bytes" else duration if unit == "seconds" else amount
             peak = number(found, f"{what}_peak_{unit}")
