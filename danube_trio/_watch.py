@@ -16,8 +16,12 @@ fewer than it knows.
 
 **Nobody who watches is waited for.** A client has a task of its own, and one snapshot at a time:
 the next is made when the last has gone out. One that does not take it is left, and so is one that
-asks for nothing. There is a limit to how many there are, how often they are served, and how much
-they may say. What the engine pays is `statistics()` for each snapshot.
+asks for nothing. There is a limit to how many there are and how much they may say.
+
+**The engine comes first.** Snapshots are made one at a time, and after each there is a rest of
+many times what it took, so looking takes a few percent of the loop at most, whatever is asked for
+and by how many. Who waits meanwhile shares the next one. Nobody gets one that is older than its
+request.
 
 **A bug here** ends the offer, is logged, and touches no log: who only looks must not break things.
 """
@@ -56,6 +60,9 @@ MIN_EVERY, MAX_EVERY = 0.05, 3600.0
 REQUEST_SECONDS = 10.0  # for asking
 SEND_SECONDS = 5.0  # for taking a snapshot
 GOODBYE_SECONDS = 0.2
+# Rest after a snapshot: so many times what it took, but a view should still move. Guesses.
+REST = 20
+MAX_REST_SECONDS = 2.0
 # Not accepting for so long when this process has no more descriptors. A guess.
 NO_FILES_SECONDS = 0.25
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -142,6 +149,13 @@ class _Client:
     between_lines: bool = True
 
 
+@attrs.frozen
+class _Snapshot:
+    topic: str | None
+    began: float
+    line: bytes
+
+
 class Watch:
     """The server of one offer. `start` it, and `aclose` it before its source goes.
 
@@ -162,6 +176,9 @@ class Watch:
         self._began = trio.current_time()
         self._accepting = trio.CancelScope()
         self._clients: set[_Client] = set()
+        self._turn = trio.Lock()
+        self._latest: _Snapshot | None = None
+        self._rest_until = self._began
         self._ending = ""
         self._started = False
         self._ended = trio.Event()
@@ -230,7 +247,7 @@ class Watch:
                 else:
                     await self._talk(stream, client)
             if self._ending and client.between_lines:
-                await _say(stream, {"end": self._ending}, GOODBYE_SECONDS)
+                await _say(stream, _line({"end": self._ending}), GOODBYE_SECONDS)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             log.debug("a client of %s went", self._source.name)
         except Exception:
@@ -241,15 +258,15 @@ class Watch:
 
     async def _refuse(self, stream: trio.SocketStream) -> None:
         text = f"{MAX_CLIENTS} programs watch already, which is all that may: try again later"
-        await _say(stream, {"error": text}, GOODBYE_SECONDS)
+        await _say(stream, _line({"error": text}), GOODBYE_SECONDS)
 
     async def _talk(self, stream: trio.SocketStream, client: _Client) -> None:
-        await self._send(stream, client, self._hello())
+        await self._send(stream, client, _line(self._hello()))
         try:
             request = Request.parse(await _read_line(stream))
             await self._send_snapshots(stream, client, request)
         except RequestError as error:
-            await self._send(stream, client, {"error": str(error)})
+            await self._send(stream, client, _line({"error": str(error)}))
 
     async def _send_snapshots(
         self, stream: trio.SocketStream, client: _Client, request: Request
@@ -260,7 +277,7 @@ class Watch:
             if left is not None:
                 left -= 1
                 if left == 0:
-                    await self._send(stream, client, {"end": "that was all"})
+                    await self._send(stream, client, _line({"end": "that was all"}))
                     return
             assert request.every is not None
             # What is late is not made up for.
@@ -269,12 +286,25 @@ class Watch:
                 await stream.receive_some(1)
                 return  # it went, or says what it may not
 
-    async def _snapshot(self, request: Request) -> dict[str, Any]:
-        found = await self._source.snapshot(request)
-        elapsed = trio.current_time() - self._began
-        return {"time": time.time(), "elapsed": elapsed, **found}
+    async def _snapshot(self, request: Request) -> bytes:
+        """A line with a snapshot that was begun after this call."""
+        asked = trio.current_time()
+        async with self._turn:
+            latest = self._latest
+            if latest is None or latest.topic != request.topic or latest.began < asked:
+                await trio.sleep_until(self._rest_until)
+                self._latest = latest = await self._make(request)
+                took = trio.current_time() - latest.began
+                self._rest_until = trio.current_time() + min(REST * took, MAX_REST_SECONDS)
+        return latest.line
 
-    async def _send(self, stream: trio.SocketStream, client: _Client, line: dict[str, Any]) -> None:
+    async def _make(self, request: Request) -> _Snapshot:
+        began = trio.current_time()
+        found = await self._source.snapshot(request)
+        about = {"time": time.time(), "elapsed": began - self._began}
+        return _Snapshot(request.topic, began, _line({**about, **found}))
+
+    async def _send(self, stream: trio.SocketStream, client: _Client, line: bytes) -> None:
         client.between_lines = False
         await _say(stream, line, SEND_SECONDS)
         client.between_lines = True
@@ -291,11 +321,14 @@ class Watch:
         }
 
 
-async def _say(stream: trio.SocketStream, line: dict[str, Any], seconds: float) -> None:
+def _line(found: dict[str, Any]) -> bytes:
+    return json.dumps(found, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+async def _say(stream: trio.SocketStream, line: bytes, seconds: float) -> None:
     """Send a line. Raises trio.TooSlowError if it is not taken."""
-    data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     with trio.fail_after(seconds):
-        await stream.send_all(data)
+        await stream.send_all(line)
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:

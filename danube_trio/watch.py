@@ -48,7 +48,7 @@ def serve_statistics(
     Args:
         source: what to watch; the block must be inside the one that it is open in.
         path: of the socket; must end in ``.watch``, and its directory must exist.
-        name: of what is watched, for people; by default its `repr`.
+        name: of what is watched, for people; by default the path.
 
     Raises, on entering: OSError with errno EADDRINUSE if another program is watched by this path,
     EEXIST if something else has it, ENOTSUP where there are no such sockets, and what making it
@@ -72,7 +72,7 @@ class _ServeStatistics(AbstractAsyncContextManager[str]):
     """The block; gives the path of the socket."""
 
     def __init__(self, source: HasStatistics, path: str, name: str) -> None:
-        self._source = _source_of(source, name or repr(source))
+        self._source = _source_of(source, name or path)
         self._path = path
         self._nursery = trio.open_nursery()
         self._watch: Watch | None = None

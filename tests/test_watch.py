@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -45,6 +45,7 @@ from danube_trio._verify import Verification
 from danube_trio._watch import (
     MAX_CLIENTS,
     MAX_REQUEST_BYTES,
+    MAX_REST_SECONDS,
     REQUEST_SECONDS,
     SEND_SECONDS,
     Request,
@@ -374,6 +375,31 @@ async def test_a_client_that_asks_for_nothing_is_left(
             await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(REQUEST_SECONDS + 1)
             assert await client.rest() == []
+
+
+async def test_snapshots_are_shared_and_there_is_a_rest_between_them(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    class Costly(Counted):
+        async def statistics(self) -> int:
+            self.calls += 1
+            await trio.sleep(1)
+            return self.calls
+
+    costly = Costly()
+    async with serve_statistics(costly, tmp_path / "mine.watch") as path, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(path)) for _ in range(4)]
+        for client in clients:
+            await client.line()
+            await client.ask({})
+            await trio.testing.wait_all_tasks_blocked()
+        assert costly.calls == 1
+        for seconds, calls in ((1, 1), (MAX_REST_SECONDS - 0.5, 1), (1, 2), (1, 2)):
+            mock_clock.jump(seconds)
+            await trio.testing.wait_all_tasks_blocked()
+            assert costly.calls == calls
+        seen = [(await client.line() or {})["statistics"] for client in clients]
+        assert seen == [1, 2, 2, 2]  # they asked while the first one was being made
 
 
 # ---- other doors

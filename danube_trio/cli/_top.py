@@ -168,10 +168,14 @@ def _print_list(feeds: list[Feed], wanted: Wanted) -> None:
 
 def _first_snapshots(feeds: list[Feed]) -> Generator[tuple[Feed, dict[str, Any]]]:
     for feed in feeds:
-        with contextlib.suppress(OSError):
+        try:
             feed.ask(1.0, 1)
-            if (now := feed.read()) is not None:
-                yield feed, now
+            now = feed.read()
+        except (OSError, NotOfferedError) as error:
+            complain(str(error))
+            continue
+        if now is not None:
+            yield feed, now
 
 
 def _row(feed: Feed, found: dict[str, Any], start: float | None, end: float | None) -> list[str]:

@@ -16,6 +16,7 @@ import attrs
 
 from danube_trio._core.segment import LogNames
 from danube_trio._watch_socket import dial, is_socket
+from danube_trio.cli._failures import complain
 from danube_trio.cli._holder import find_holder
 from danube_trio.errors import UnsupportedFormatError
 
@@ -62,7 +63,10 @@ class Feed:
         self._socket = dial(place.path, PATIENCE_SECONDS)
         self._lines = self._socket.makefile("rb")
         try:
-            self.hello = self._read() or {}
+            try:
+                self.hello = self._read() or {}
+            except NotOfferedError as error:  # before it was asked: it has no time
+                raise OSError(errno.EBUSY, str(error)) from None
             schema = self.hello.get("schema")
             if isinstance(schema, int) and schema > SCHEMA:
                 version = f"its program has version {self.hello.get('version')}"
@@ -97,6 +101,8 @@ class Feed:
             raise TimeoutError(errno.ETIMEDOUT, text, self.place.path) from None
         except ConnectionResetError:
             data = b""
+        if len(data) >= MAX_LINE_BYTES:
+            raise OSError(errno.EMSGSIZE, "the program says too much", self.place.path)
         if not data.endswith(b"\n"):
             return None  # it was killed in the middle of a line, or before one
         try:
@@ -182,12 +188,15 @@ def find_offers(directory: str, file_name: str) -> list[Feed]:
     feeds: list[Feed] = []
     refusals: list[Exception] = []
     try:
-        for place in places(directory, file_name):
+        found = places(directory, file_name)
+        several = len(found) > 1
+        for place in found:
             try:
-                feeds.append(Feed(place))
+                if not (several and place.topic) or _has_topic(place):
+                    feeds.append(Feed(place))
             except (ConnectionRefusedError, FileNotFoundError):
                 continue  # of a program that is gone
-            except (OSError, ValueError) as error:
+            except (OSError, UnsupportedFormatError) as error:
                 refusals.append(error)
     except BaseException:
         for feed in feeds:
@@ -195,7 +204,21 @@ def find_offers(directory: str, file_name: str) -> list[Feed]:
         raise
     if not feeds:
         raise refusals[0] if refusals else _not_offered(os.path.abspath(directory), file_name)
+    for refusal in refusals:
+        complain(str(refusal))
     return feeds
+
+
+def _has_topic(place: Place) -> bool:
+    """Whether the topic is open in this storage, one of several in a root."""
+    feed = Feed(place)
+    try:
+        feed.ask(1.0, 1)
+        return feed.read() is not None
+    except NotOfferedError:
+        return False
+    finally:
+        feed.close()
 
 
 def _not_offered(path: str, file_name: str) -> NotOfferedError:
