@@ -291,7 +291,7 @@ class Watch:
         asked = trio.current_time()
         async with self._turn:
             latest = self._latest
-            if latest is None or latest.topic != request.topic or latest.began < asked:
+            if latest is None or latest.topic != request.topic or latest.began <= asked:
                 await trio.sleep_until(self._rest_until)
                 self._latest = latest = await self._make(request)
                 took = trio.current_time() - latest.began
