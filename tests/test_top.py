@@ -16,15 +16,21 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danube_trio import WalConfig, blocking
+from danube_trio import StorageConfig, WalConfig, blocking, open_storage, open_wal
 from danube_trio._core.plain import to_plain
 from danube_trio._core.stats import Histogram
+from danube_trio._watch import MAX_CLIENTS
+from danube_trio._watch_socket import listen
+from danube_trio.cli import _top_feed
+from danube_trio.cli._top_feed import Feed, Place
 from danube_trio.cli._top_figures import View, histogram, rates
 from danube_trio.cli._top_text import page, plain
 from danube_trio.cli._top_words import bar, duration, per_second, size
+from danube_trio.metadata import MemoryMetadata
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "danube_trio.cli", "top"]
@@ -236,6 +242,53 @@ for greeting in (b"220 mail\\n", b'{"schema": 2, "version": "9"}\\n', b'{"schema
         assert (done.returncode, "version 9" in done.stderr) == (3, True)
         done = run(path, "--once")
         assert (done.returncode, "has ended" in done.stderr) == (OK, True)
+
+
+async def test_a_topic_is_found_in_the_storage_that_has_it_open(tmp_path: Path) -> None:
+    config = StorageConfig(dir=tmp_path, watch=True)
+    async with (
+        open_storage(config, metadata=MemoryMetadata()) as one,
+        open_storage(config, metadata=MemoryMetadata()) as other,
+    ):
+        await one.append_message("/default/orders", b"a")
+        await other.append_batch("/default/returns", [b"a", b"b"])
+        for topic, end in (("orders", 1), ("returns", 2)):
+            path = tmp_path / "default" / topic
+            done = await trio.to_thread.run_sync(run, path, "--once", "--json")
+            assert json.loads(done.stdout)["statistics"]["next_offset"] == end
+        done = await trio.to_thread.run_sync(run, tmp_path)
+        assert done.stdout.count(f"{tmp_path}/.storage-{os.getpid()}-") == 2
+
+
+def test_a_program_that_does_not_answer_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_top_feed, "PATIENCE_SECONDS", 0.01)
+    offer = listen(str(tmp_path / "a.watch"), "a.tmp")
+    try:
+        with pytest.raises(TimeoutError, match="the program does not answer"):
+            Feed(Place(offer.path))
+    finally:
+        offer.close()
+
+
+async def test_a_program_that_is_watched_by_too_many_is_an_error(tmp_path: Path) -> None:
+    async with open_wal(WalConfig(dir=tmp_path, watch=True)):
+        place = Place(str(tmp_path / "wal.watch"))
+        feeds = [await trio.to_thread.run_sync(Feed, place) for _ in range(MAX_CLIENTS)]
+        done = await trio.to_thread.run_sync(run, tmp_path, "--once")
+        assert done.returncode == IO
+        assert "watch already" in done.stderr
+        for feed in feeds:
+            feed.close()
+
+
+def test_looking_does_not_load_the_engine() -> None:
+    script = "import sys; import danube_trio.cli._top; print('trio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 # ---- how it ends
