@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from danube_trio._version import __version__
+from danube_trio.cli._app_top import top
 from danube_trio.cli._failures import PROBLEMS, Commands
 from danube_trio.cli._values import FORMATS, Start, to_point, to_start, to_until
 from danube_trio.cli._where import Where, in_store
@@ -228,32 +229,6 @@ def import_danube(**options: Any) -> None:
         click.get_current_context().exit(code)
 
 
-@app.command(epilog=EXIT_CODES)
-@click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
-@click.option("--once", is_flag=True, help="Show it once, and end.")
-@click.option("--count", type=click.IntRange(1), help="End after so many snapshots.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.05, 3600.0),
-    default=1.0,
-    show_default=True,
-    help="Seconds between snapshots.",
-)
-@click.option("--wait", is_flag=True, help="Wait for a program, also after one has ended.")
-@as_json
-@file_name
-def top(**options: Any) -> None:
-    """Watch a log while a program works with it: marks, rates, syncs, readers, uploads.
-
-    The program must offer it: WalConfig(watch=True), or StorageConfig(watch=True) for many topics.
-    DIR is the directory of a log or of many, or a socket that a program was told to make; the
-    default is the current one. Where several are offered, they are listed.
-    """
-    from danube_trio.cli._top import watch
-
-    watch(**options)
-
-
 # ---- object stores
 
 
@@ -330,3 +305,7 @@ def topics(where: Where, **options: Any) -> None:
 
     if print_topics(where=where, **options):
         click.get_current_context().exit(PROBLEMS)
+
+
+top.epilog = EXIT_CODES
+app.add_command(top)
