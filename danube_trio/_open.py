@@ -4,7 +4,8 @@
 
     open  --> lock --> recover --> [ writer --channel--> flusher ]  janitor  --> body
     leave --> acceptance closes --> writer drains and closes its channel
-          --> flusher syncs and closes the files --> janitor writes its hints --> unlock
+          --> flusher syncs and closes the files --> janitor writes its hints
+          --> whoever watches is told --> unlock
 
 The tasks live in a nursery around the body, each behind a shield: cancelling the body closes
 acceptance, and what was accepted still drains. A failing disk breaks the log and ends the tasks
@@ -46,6 +47,9 @@ from danube_trio._tail import Tail
 from danube_trio._tier import CloudTier
 from danube_trio._uploader import Uploader
 from danube_trio._wal import Wal
+from danube_trio._watch import StatisticsSource, Watch
+from danube_trio._watch_offer import offer_log
+from danube_trio._watch_socket import Offer
 from danube_trio._writer import run_writer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
 from danube_trio.cloud import CloudStore
@@ -113,6 +117,11 @@ def open_wal(
         raise ValueError("durability='uploaded' needs an object store: open_wal(..., store=...)")
     if store is not None and config.dir is None:
         raise ValueError("dir=None: a log with an object store needs a directory too")
+    if config.watch and config.dir is None:
+        raise ValueError(
+            "watch=True needs a directory for its socket: a log in memory can be offered with "
+            "danube_trio.watch.serve_statistics(wal, path)"
+        )
     if store is not None and catalog is None:
         catalog = default_catalog(config, store)
     cloud = (store, catalog) if store is not None and catalog is not None else None
@@ -139,6 +148,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._lane: Lane | None = None
         self._lock: Lock | None = None
         self._recovered: Recovered | None = None
+        self._offer: Offer | None = None
+        self._watch: Watch | None = None
         self._running = 0
         self._bugs: list[BaseException] = []
         self._drained = trio.Event()
@@ -182,6 +193,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if shared is not None:
                 self._uploader = Uploader(engine, disk, names, *shared)
             wal = Wal(engine, janitor)
+            if config.watch:
+                self._offer = await lane.run(offer_log, names.watch)
             self._nursery = trio.open_nursery()
             nursery = await self._nursery.__aenter__()
         except BaseException:
@@ -191,6 +204,10 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._engine, self._janitor = engine, janitor
         _open_engines.add(engine)
         self._start(nursery, engine, janitor, lane, tail)
+        if self._offer is not None:
+            source = StatisticsSource("wal", names.directory, wal.statistics)
+            self._watch = Watch(self._offer, source, lane.run)
+            self._watch.start(nursery)
         return wal
 
     def _acquire(self, disk: Disk) -> None:
@@ -224,6 +241,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         """Close what opening opened; runs in the lane."""
         if self._recovered is not None:
             self._recovered.tail.abandon()
+        if self._offer is not None:
+            self._offer.close()
         self._release()
 
     def _engine_of(self, disk: Disk, session: CatalogSession | None) -> Engine:
@@ -314,6 +333,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             steps = (
                 self._drained.wait,
                 self._janitor.finish,
+                self._end_watch,
                 partial(self._lane.run, self._release),
                 self._lane.aclose,
             )
@@ -335,6 +355,10 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             raise engine.fence
         if interrupt is not None:
             raise interrupt
+
+    async def _end_watch(self) -> None:
+        if self._watch is not None:
+            await self._watch.aclose("the log was left")
 
     def _release(self) -> None:
         if self._lock is not None:

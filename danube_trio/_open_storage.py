@@ -4,7 +4,7 @@
 
     open  --> metadata store, lanes, housekeeping --> body; topics open as they are used
     leave --> nothing opens any more --> each topic drains and closes, some at a time
-          --> housekeeping ends --> metadata store and lanes close
+          --> housekeeping ends --> whoever watches is told --> metadata store and lanes close
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from danube_trio._shared_lanes import SharedLanes
 from danube_trio._topic_door import TopicDoor
 from danube_trio._topic_host import TopicHosts
 from danube_trio._topics import Storage
+from danube_trio._watch import Watch
+from danube_trio._watch_offer import StorageSource, offer_storage
+from danube_trio._watch_socket import Offer
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
 from danube_trio.metadata import MetadataStore, open_metadata_directory
@@ -100,6 +103,8 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         self._nursery = trio.open_nursery()
         self._housekeeping = trio.CancelScope(shield=True)
         self._bugs: list[BaseException] = []
+        self._offer: Offer | None = None
+        self._watch: Watch | None = None
         self._hosts: TopicHosts | None = None
 
     @enable_ki_protection
@@ -116,8 +121,12 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 path = f"{config.dir}/{METADATA_DIRECTORY}"
                 embedded = open_metadata_directory(path, disk=self._disk)
                 metadata = await self._resources.enter_async_context(embedded)
+            if config.watch:
+                self._offer = await self._disk.run(offer_storage, self._disk, config.dir)
             nursery = await self._nursery.__aenter__()
         except BaseException:
+            if self._offer is not None:
+                self._offer.close()
             await self._close()
             raise
         door = TopicDoor(config, self._disk, self._store, self._given, self._clock)
@@ -131,10 +140,17 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
             uploads=self._store is not None and config.wal.cloud.upload_interval is not None,
         )
         nursery.start_soon(self._keep_house, hosts, name="danube_trio storage housekeeping")
-        return Storage(config, door, hosts, self._disk, metadata)
+        storage = Storage(config, door, hosts, self._disk, metadata)
+        if self._offer is not None:
+            source = StorageSource(config.dir, storage)
+            self._watch = Watch(self._offer, source, self._disk.run)
+            self._watch.start(nursery)
+        return storage
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
+            if self._watch is not None:
+                await self._watch.aclose("the storage was left")
             await to_its_end(self._resources.aclose)
             await to_its_end(self._disk.aclose)
 

@@ -199,7 +199,9 @@ class Verification:
             path = f"{names.directory}/{name}"
             if path in expected or (self._live and name in unfinished):
                 continue
-            if name in unfinished:
+            if path == names.watch:
+                reason = "a socket that a program left behind; the next open removes it"
+            elif name in unfinished:
                 reason = "a replacement that was never finished; the next open removes it"
             elif name.startswith(f"{names.stem}.") and name.endswith(
                 (".torn", ".corrupt", ".fenced")

@@ -58,6 +58,11 @@ def _one_of(*allowed: str) -> _Validator:
     return check
 
 
+def _flag(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{field.name}={value!r} must be True or False")
+
+
 def _text(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{field.name}={value!r} must be a string")
@@ -150,6 +155,8 @@ class WalConfig:
         retain_age: segments whose newest record is older (seconds) go, or None.
         cloud: what an object store is used for, if `open_wal` is given one.
         topic_name, producer_name, broker_addr: written into messages appended as plain bytes.
+        watch: offer statistics to ``danube-trio top``, by a socket in the directory that only this
+            user may use.
     """
 
     dir: str | None = attrs.field(default=None, converter=_directory)
@@ -187,6 +194,7 @@ class WalConfig:
     topic_name: str = attrs.field(default="", validator=_text)
     producer_name: str = attrs.field(default="", validator=_text)
     broker_addr: str = attrs.field(default="", validator=_text)
+    watch: bool = attrs.field(default=False, validator=_flag)
 
     def __attrs_post_init__(self) -> None:
         LogNames.of(self.dir or "", self.file_name)
@@ -216,6 +224,11 @@ def _template(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     for name, given in own.items():
         if given:
             raise ValueError(f"{field.name}: {name}={given!r} must be left out: each topic has one")
+    if value.watch:
+        raise ValueError(
+            f"{field.name}: watch=True must be left out: StorageConfig(watch=True) offers the "
+            "statistics of all topics by one socket"
+        )
 
 
 def _metadata_root(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -238,6 +251,8 @@ class StorageConfig:
         idle_seconds: a topic that nobody used so long is closed.
         io_threads: threads for the writes and syncs of all topics together.
         metadata_root: what the keys in a metadata store begin with.
+        watch: offer statistics of all topics to ``danube-trio top``, by a socket in `dir` that only
+            this user may use.
     """
 
     dir: str = attrs.field(converter=_root_directory)
@@ -246,3 +261,4 @@ class StorageConfig:
     idle_seconds: float = attrs.field(default=60.0, validator=_between(0.01, 1e9))
     io_threads: int = attrs.field(default=8, validator=_whole(1, 1024))
     metadata_root: str = attrs.field(default="/danube", validator=_metadata_root)
+    watch: bool = attrs.field(default=False, validator=_flag)

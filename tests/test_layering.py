@@ -28,9 +28,10 @@ RANKS = {
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
     **dict.fromkeys(("_shared_lanes", "_topic_names"), 1),
+    **dict.fromkeys(("_watch", "_watch_socket"), 1),
     # the tasks, and the state that they share
     **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
-    **dict.fromkeys(("_wal", "_readable", "_attach", "_stores"), 3),
+    **dict.fromkeys(("_wal", "_readable", "_attach", "_stores", "_watch_offer"), 3),
     **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
     **dict.fromkeys(("_repair", "_repair_heal", "_repair_plan", "_repair_scan"), 3),
     **dict.fromkeys(("_restore_files", "_restore_plan", "_verify_objects"), 3),
@@ -43,6 +44,7 @@ RANKS = {
     **dict.fromkeys(("_topics", "_topic", "_topic_door", "_topic_host"), 5),
     **dict.fromkeys(("_topic_delete", "_topic_list"), 5),
     **dict.fromkeys(("_host", "_jobs", "_line"), 5),  # the engine's thread, for the doors
+    "watch": 5,
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing", "typed"), 7),
     "cli": 8,
@@ -53,7 +55,7 @@ MAY_IMPORT_DISK = {
     *("storage", "testing", "cli"),
 }
 OPENERS = {"cloud/_open.py", "metadata/_embedded.py"}  # the doors of what has a directory
-TOUCHES_FILES = {"_disk.py", "_lane.py"}
+TOUCHES_FILES = {"_disk.py", "_lane.py", "_watch_socket.py"}
 FILE_MODULES = {"fcntl", "glob", "mmap", "pathlib", "shutil", "tempfile"}
 # What is left of `os` for everyone else: nothing that asks or changes the file system.
 HARMLESS_OS = {

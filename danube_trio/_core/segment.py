@@ -14,7 +14,12 @@ import attrs
 
 __all__ = ["LogNames", "Segment", "SegmentList"]
 
-_RESERVED = ("idx", "meta", "trim", "mark", "ckpt", "lock", "torn", "corrupt", "fenced", "tmp")
+_RESERVED = (
+    *("idx", "meta", "trim", "mark", "ckpt", "lock", "watch"),
+    *("torn", "corrupt", "fenced", "tmp"),
+)
+# What a socket is bound to before it gets its name.
+_WATCH_TMP = ".watch.tmp"
 
 
 @attrs.frozen
@@ -85,6 +90,11 @@ class LogNames:
         """Path of the lock file."""
         return self._path("lock")
 
+    @property
+    def watch(self) -> str:
+        """Path of the socket that statistics are offered by, if they are."""
+        return self._path("watch")
+
     def segment_bases(self, listing: list[str]) -> list[int]:
         """Base offsets of the segments in a directory listing, ascending."""
         matches = (self.segment_pattern.fullmatch(name) for name in listing)
@@ -96,10 +106,13 @@ class LogNames:
         return [int(m[1]) for m in map(pattern.fullmatch, listing) if m]
 
     def leftovers(self, listing: list[str]) -> list[str]:
-        """Unfinished replacements of this log's own files."""
+        """Unfinished replacements of this log's own files, and sockets: those of nobody, if this
+        is asked with the lock held, before the log is open.
+        """
         kinds = rf"(meta|trim|ckpt|\d{{20}}\.(idx|{re.escape(self.suffix)}))"
         mine = re.compile(rf"{re.escape(self.stem)}\.{kinds}\.tmp")
-        return [name for name in listing if mine.fullmatch(name)]
+        sockets = (f"{self.stem}.watch", _WATCH_TMP)
+        return [name for name in listing if mine.fullmatch(name) or name in sockets]
 
     def danube_files(self, listing: list[str]) -> list[str]:
         """Files that Danube itself names this way (``wal.log``, ``wal.1.log``)."""

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from danube_trio._version import __version__
+from danube_trio.cli._app_top import top
 from danube_trio.cli._failures import PROBLEMS, Commands
 from danube_trio.cli._values import FORMATS, Start, to_point, to_start, to_until
 from danube_trio.cli._where import Where, in_store
@@ -304,3 +305,7 @@ def topics(where: Where, **options: Any) -> None:
 
     if print_topics(where=where, **options):
         click.get_current_context().exit(PROBLEMS)
+
+
+top.epilog = EXIT_CODES
+app.add_command(top)

@@ -1,0 +1,197 @@
+"""``danube-trio top``: a live view of what a program offers to be watched.
+
+On a terminal (with rich) the page stays in place; elsewhere one page follows another, and with
+``--json`` one line. The program's end is the view's end, unless it is to wait for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import attrs
+import click
+
+from danube_trio.cli._failures import complain
+from danube_trio.cli._top_feed import Feed, NotOfferedError, find_offers
+from danube_trio.cli._top_figures import View, as_dict, number, rates
+from danube_trio.cli._top_text import page, plain
+from danube_trio.cli._top_words import Line, table
+
+__all__ = ["watch"]
+
+# How often to look whether a program is there; a guess.
+WAIT_SECONDS = 0.5
+PLAIN_ROWS = 20
+
+Show = Callable[[View], None]
+
+
+@attrs.frozen
+class Wanted:
+    """What the options say; `count` is of snapshots, None for all that come."""
+
+    directory: str
+    file_name: str
+    interval: float
+    count: int | None
+    wait: bool
+    as_json: bool
+
+
+def watch(
+    directory: str | None,
+    file_name: str,
+    interval: float,
+    count: int | None,
+    once: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Run the command."""
+    if once and count is not None:
+        raise ValueError("--once and --count exclude each other")
+    wanted = Wanted(directory or ".", file_name, interval, 1 if once else count, wait, as_json)
+    while True:
+        feeds = _find(wanted)
+        with contextlib.ExitStack() as stack:
+            for feed in feeds:
+                stack.callback(feed.close)
+            if len(feeds) > 1:
+                _print_list(feeds, wanted)
+                return
+            shown = _follow(feeds[0], wanted)
+        left = wanted.count - shown if wanted.count is not None else None
+        if left is not None and left <= 0:
+            return
+        complain(f"{feeds[0].hello.get('name', '?')}: {feeds[0].ending or 'the program has ended'}")
+        if not wait:
+            return
+        wanted = attrs.evolve(wanted, count=left)
+
+
+def _find(wanted: Wanted) -> list[Feed]:
+    told = False
+    while True:
+        try:
+            return find_offers(wanted.directory, wanted.file_name)
+        except (NotOfferedError, FileNotFoundError) as error:
+            if not wanted.wait:
+                raise
+            if not told:
+                complain(f"waiting for a program ({error})")
+                told = True
+        time.sleep(WAIT_SECONDS)
+
+
+def _follow(feed: Feed, wanted: Wanted) -> int:
+    """Show snapshots until there are no more; returns how many there were."""
+    feed.ask(wanted.interval, wanted.count)
+    shown = 0
+    with _screen(wanted) as show:
+        before: dict[str, Any] | None = None
+        while (now := feed.read()) is not None:
+            show(View(feed.hello, before, now))
+            before = now
+            shown += 1
+            if shown == wanted.count:
+                break  # without waiting for it to say so
+    return shown
+
+
+# ---- output
+
+
+def _screen(wanted: Wanted) -> AbstractContextManager[Show]:
+    if wanted.as_json:
+        return contextlib.nullcontext(_print_json)
+    if sys.stdout.isatty() and wanted.count != 1 and not _is_dumb():
+        try:
+            from danube_trio.cli._top_rich import live_screen
+        except ModuleNotFoundError:
+            return contextlib.nullcontext(_print_page)
+        return live_screen()
+    return contextlib.nullcontext(_print_page)
+
+
+def _is_dumb() -> bool:
+    """Whether the terminal cannot move its cursor."""
+    return os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown")
+
+
+def _print_json(view: View) -> None:
+    about = {name: view.hello.get(name) for name in ("kind", "name", "pid")}
+    line = {**about, **view.now, "rates": rates(view.before, view.now)}
+    click.echo(json.dumps(line))
+    sys.stdout.flush()
+
+
+def _print_page(view: View) -> None:
+    fancy = _can_show_blocks()
+    if view.before is not None:
+        click.echo("\n" + "-" * 60 + "\n")
+    click.echo(plain(page(attrs.evolve(view, rows=PLAIN_ROWS, fancy=fancy))))
+    sys.stdout.flush()
+
+
+def _can_show_blocks() -> bool:
+    try:
+        "█▏▓▒░·".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+# ---- several
+
+
+def _print_list(feeds: list[Feed], wanted: Wanted) -> None:
+    """What is offered below a directory, one line each."""
+    rows: list[list[str]] = [["kind", "phase", "process", "start", "next", "name", "watch with"]]
+    for feed, now in _first_snapshots(feeds):
+        found = as_dict(now.get("statistics"))
+        if wanted.as_json:
+            about = {name: feed.hello.get(name) for name in ("kind", "name", "pid")}
+            click.echo(json.dumps({**about, "path": feed.place.path, **now}))
+            continue
+        start, end = number(found, "start_offset"), number(found, "next_offset")
+        rows.append(_row(feed, found, start, end))
+    if not wanted.as_json:
+        click.echo(plain(_cleaned(rows)))
+
+
+def _first_snapshots(feeds: list[Feed]) -> Generator[tuple[Feed, dict[str, Any]]]:
+    for feed in feeds:
+        try:
+            feed.ask(1.0, 1)
+            now = feed.read()
+        except (OSError, NotOfferedError) as error:
+            complain(str(error))
+            continue
+        if now is not None:
+            yield feed, now
+
+
+def _row(feed: Feed, found: dict[str, Any], start: float | None, end: float | None) -> list[str]:
+    hello = feed.hello
+    return [
+        str(hello.get("kind", "?")),
+        str(found.get("phase", "-")),
+        str(hello.get("pid", "?")),
+        "-" if start is None else f"{start:,.0f}",
+        "-" if end is None else f"{end:,.0f}",
+        str(hello.get("name", "?")),
+        f"danube-trio top {feed.place.path}",
+    ]
+
+
+def _cleaned(rows: list[list[str]]) -> list[Line]:
+    from danube_trio.cli._top_words import clean
+
+    return table([[clean(cell) for cell in row] for row in rows], left=7)
