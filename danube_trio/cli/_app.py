@@ -1,42 +1,35 @@
-"""The commands and their options. What they do is in the other files of this package."""
+"""The commands and their options. What they do is in the other files of this package.
+
+`--help` and completion import this file and no more, so a command is imported when it runs.
+"""
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from danube_trio._version import __version__
-from danube_trio.cli._failures import PROBLEMS, Commands
+from danube_trio.cli._failures import EXIT_CODES, PROBLEMS, Commands
+from danube_trio.cli._options import (
+    Folder,
+    as_json,
+    as_raw,
+    completed_by,
+    directory,
+    directory_or_store,
+    file_name,
+    in_store,
+    skip,
+)
 from danube_trio.cli._values import FORMATS, Start, to_point, to_start, to_until
-from danube_trio.cli._where import Where, in_store
 
-__all__ = ["app"]
+if TYPE_CHECKING:
+    from danube_trio.cli._where import Where
 
-EXIT_CODES = """\b
-Exit codes:
-  0    done
-  1    problems were found, or damaged records were stepped over
-  2    wrong usage, wrong input, or no log in the directory
-  3    damaged data, or a format that is not supported
-  4    the log is locked by another program
-  5    an input or output error, the store does not answer, or the log broke or was taken over
-  130  interrupted
-"""
+__all__ = ["SHELLS", "app"]
 
-directory = click.argument("directory", metavar="DIR", type=click.Path())
-directory_or_store = click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
-file_name = click.option(
-    "--file-name", default="wal.log", show_default=True, help="The log's file name."
-)
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-as_raw = click.option(
-    "--raw", is_flag=True, help="Print payloads, each after its length (32 bits, little endian)."
-)
-skip = click.option(
-    "--skip-corrupt", is_flag=True, help="Step over damaged records, say so, and exit with 1."
-)
+SHELLS = ("bash", "zsh", "fish")
 
 
 @click.group(
@@ -55,6 +48,8 @@ def app(verbose: bool) -> None:
     everything else to stderr.
     """
     if verbose:
+        import logging
+
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
@@ -76,7 +71,10 @@ def app(verbose: bool) -> None:
     show_default=True,
     help="Most records in one atomic batch. What has arrived is appended without waiting for more.",
 )
-@click.option("--codec", help="The message layout of a new log.")
+@click.option(
+    "--codec", shell_complete=completed_by("codecs"), help="The message layout of a new log."
+)
+@click.option("--acks", is_flag=True, help="Print the offsets of each batch once it is durable.")
 @file_name
 @as_json
 def append(**options: Any) -> None:
@@ -95,6 +93,7 @@ def append(**options: Any) -> None:
     "--from",
     "start",
     callback=to_start,
+    shell_complete=completed_by("positions"),
     default="earliest",
     show_default=True,
     help="earliest, latest, an offset, or @ and a time: seconds since 1970 or ISO 8601 (UTC).",
@@ -102,6 +101,7 @@ def append(**options: Any) -> None:
 @click.option(
     "--until",
     callback=to_until,
+    shell_complete=completed_by("points"),
     default="current",
     show_default=True,
     help="Stop before this offset; current: where the log ends now.",
@@ -124,19 +124,38 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
 @directory_or_store
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended later.")
 @click.option(
-    "-n", "--lines", "last", type=click.IntRange(0), default=10, show_default=True,
+    "-n",
+    "--lines",
+    "last",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
     help="How many messages to begin with.",
-)  # fmt: skip
+)
+@click.option(
+    "--from",
+    "start",
+    callback=to_start,
+    shell_complete=completed_by("positions"),
+    help="Where to begin instead: earliest, latest, an offset, or @ and a time, as for replay.",
+)
+@click.option("--count", type=click.IntRange(0), help="Stop after so many records.")
 @as_json
 @as_raw
 @skip
 @file_name
 @in_store
-def tail(last: int, follow: bool, **options: Any) -> None:
-    """Print the last messages, and with -f those that follow."""
+def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
+    """Print the last messages, and with -f those that follow.
+
+    With -f it goes on through rolls, restarts of the writer, and retention.
+    """
     from danube_trio.cli._read import print_records
 
-    if print_records(last=last, follow=follow, **options):
+    given = click.get_current_context().get_parameter_source("last")
+    if start is not None and given is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--lines and --from exclude each other: both say where to begin")
+    if print_records(start=start, last=last, follow=follow, **options):
         click.get_current_context().exit(PROBLEMS)
 
 
@@ -193,9 +212,13 @@ def repair(**options: Any) -> None:
 
 
 @app.command("import-danube", epilog=EXIT_CODES)
-@click.argument("source", type=click.Path())
-@click.argument("target", type=click.Path())
-@click.option("--codec", help="The layout of all messages; without it, it is found out.")
+@click.argument("source", type=Folder())
+@click.argument("target", type=Folder())
+@click.option(
+    "--codec",
+    shell_complete=completed_by("codecs"),
+    help="The layout of all messages; without it, it is found out.",
+)
 @click.option(
     "--kind",
     type=click.Choice(["wal", "objects", "segments"]),
@@ -267,10 +290,11 @@ def upload(where: Where, **options: Any) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
-@click.argument("target", type=click.Path())
+@click.argument("target", type=Folder())
 @click.option(
     "--until",
     callback=to_point,
+    shell_complete=completed_by("points"),
     metavar="OFFSET|@TIME",
     help="Restore only records before this offset, or appended before this time: seconds since "
     "1970 or ISO 8601 (UTC). It ends at the end of a batch.",
@@ -291,7 +315,7 @@ def restore(where: Where, **options: Any) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
-@click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
+@directory_or_store
 @as_json
 @file_name
 @in_store
@@ -304,3 +328,60 @@ def topics(where: Where, **options: Any) -> None:
 
     if print_topics(where=where, **options):
         click.get_current_context().exit(PROBLEMS)
+
+
+# ---- the machine, and the shell
+
+
+@app.command(epilog=EXIT_CODES)
+@directory
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01, 3600),
+    default=4.0,
+    show_default=True,
+    help="How long each of the four measurements takes.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(0, 1 << 20),
+    default=1024,
+    show_default=True,
+    help="Bytes of payload in a record.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="Records in a batch.",
+)
+@click.option(
+    "--producers",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="How many append at the same time.",
+)
+@as_json
+def bench(**options: Any) -> None:
+    """Measure the disk of DIR, and a log on it.
+
+    Works in a new directory below DIR, which is removed at the end.
+    """
+    from danube_trio.cli._bench import run_bench
+
+    run_bench(**options)
+
+
+@app.command(epilog=EXIT_CODES)
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
+@as_json
+def completion(shell: str | None, as_json: bool) -> None:
+    """Print a script for the completion of words in a shell.
+
+    For bash: put this into ~/.bashrc: source <(danube-trio completion bash)
+    """
+    from danube_trio.cli._completion import print_script
+
+    print_script(shell, as_json)

@@ -18,8 +18,8 @@ from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._segment_io import load_index
 from danube_trio._verify_segment import Preview, preview
 from danube_trio.cli._holder import find_holder
-from danube_trio.cli._info_store import look_at_store, stored_text
-from danube_trio.cli._values import columns, counted, time_text
+from danube_trio.cli._times import time_text
+from danube_trio.cli._values import columns, counted
 from danube_trio.cli._where import Where
 
 __all__ = ["print_info"]
@@ -37,6 +37,8 @@ def print_info(directory: str | None, file_name: str, where: Where, as_json: boo
         facts = _facts(RealDisk(), names, find_holder(names.lock))
         parts.append(_text(facts))
     if wanted:
+        from danube_trio.cli._info_store import look_at_store, stored_text
+
         facts["store"] = stored = look_at_store(where, facts.get("directory_id"))
         if stored is None and directory is None:
             raise FileNotFoundError(errno.ENOENT, "the log is not there (yet)", where.url)

@@ -15,7 +15,8 @@ from danube_trio._restore_files import STAGING, check_target
 from danube_trio._restore_plan import RestorePlan, plan_restore
 from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
-from danube_trio.cli._values import Start, counted, time_text
+from danube_trio.cli._times import time_text
+from danube_trio.cli._values import Start, counted
 from danube_trio.cli._where import Where
 
 __all__ = ["restore"]
