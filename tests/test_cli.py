@@ -10,7 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -89,7 +89,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def fill(log: Path, payloads: list[bytes], **settings: Any) -> None:
+def fill(log: Path, payloads: Sequence[bytes | StreamMessage], **settings: Any) -> None:
     async def append() -> None:
         async with open_wal(WalConfig(dir=str(log), preallocate_bytes=0, **settings)) as wal:
             for start in range(0, len(payloads), 3):

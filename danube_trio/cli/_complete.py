@@ -59,7 +59,9 @@ def points(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 
 def _bases(ctx: click.Context) -> list[int]:
-    directory, file_name = ctx.params.get("directory"), ctx.params.get("file_name") or "wal.log"
+    # Click has not assigned the arguments when an option still lacks its value.
+    directory = ctx.params.get("directory") or next(iter(ctx.args), None)
+    file_name = ctx.params.get("file_name") or "wal.log"
     stem, _, suffix = str(file_name).rpartition(".")
     name = re.compile(rf"{re.escape(stem)}\.(\d{{20}})\.{re.escape(suffix)}")
     if not directory:

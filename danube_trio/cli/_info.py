@@ -118,17 +118,16 @@ def _recovery(
     """What the next open would do, None while somebody has it open."""
     if holder is not None:
         return None
-    if expected is None:
-        return {"next_offset": directory.start_offset, "kept_records": 0, "cut_bytes": 0}
-    names = directory.names
+    names, found = directory.names, expected
+    cut = found is not None and found.cut_bytes > 0
     return {
-        "next_offset": expected.next_offset,
-        "kept_records": expected.kept_records,
-        "cut_bytes": expected.cut_bytes,
-        "cut_position": expected.cut_position if expected.cut_bytes else None,
-        "cut_reason": expected.cut_reason,
-        "path": names.segment(expected.base),
-        "damage": expected.damage,
+        "next_offset": found.next_offset if found else directory.start_offset,
+        "kept_records": found.kept_records if found else 0,
+        "cut_bytes": found.cut_bytes if found else 0,
+        "cut_position": found.cut_position if found and cut else None,
+        "cut_reason": found.cut_reason if found else None,
+        "path": names.segment(found.base) if found else None,
+        "damage": found.damage if found else None,
         "leftovers": [*directory.leftovers, *map(names.segment, directory.leftover_bases)],
     }
 
