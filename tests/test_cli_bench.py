@@ -59,7 +59,10 @@ def test_what_is_no_directory_ends_with_2(tmp_path: Path, name: str) -> None:
 def test_a_disk_that_is_nearly_full_is_not_filled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RealDisk, "free_bytes", lambda self, path: 5 << 20)
+    def free_bytes(self: RealDisk, path: str) -> int:
+        return 5 << 20
+
+    monkeypatch.setattr(RealDisk, "free_bytes", free_bytes)
     result = call("bench", tmp_path)
     assert (result.code, result.out) == (USAGE, b"")
     assert "needs 1280 MiB, and 5 MiB are free: name a directory on another" in result.err

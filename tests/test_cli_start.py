@@ -49,7 +49,10 @@ def test_help_imports_nothing_that_it_does_not_need(args: list[str]) -> None:
     ours = {name for name in modules if name.startswith("danube_trio.")}
     assert ours <= {
         "danube_trio._version",
-        *(f"danube_trio.cli{part}" for part in ("", "._app", "._failures", "._options")),
+        *(
+            f"danube_trio.cli{part}"
+            for part in ("", "._app", "._app_more", "._failures", "._options")
+        ),
         *(f"danube_trio.cli.{part}" for part in ("_values", "_complete", "_top")),
     }
 

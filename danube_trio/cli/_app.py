@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from danube_trio._version import __version__
+from danube_trio.cli._app_more import bench, completion, restore, topics, upload
 from danube_trio.cli._failures import EXIT_CODES, PROBLEMS, Commands
 from danube_trio.cli._options import (
     Folder,
@@ -22,14 +23,12 @@ from danube_trio.cli._options import (
     in_store,
     skip,
 )
-from danube_trio.cli._values import FORMATS, Start, to_point, to_start, to_until
+from danube_trio.cli._values import FORMATS, Start, to_start, to_until
 
 if TYPE_CHECKING:
-    from danube_trio.cli._where import Where
+    pass
 
-__all__ = ["SHELLS", "app"]
-
-SHELLS = ("bash", "zsh", "fish")
+__all__ = ["app"]
 
 
 @click.group(
@@ -47,10 +46,6 @@ def app(verbose: bool) -> None:
     read what the log has in an object store, beside DIR or without it. Data goes to stdout,
     everything else to stderr.
     """
-    if verbose:
-        import logging
-
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -69,10 +64,14 @@ def app(verbose: bool) -> None:
     type=click.IntRange(1, 100_000),
     default=1000,
     show_default=True,
+    metavar="N",
     help="Most records in one atomic batch. What has arrived is appended without waiting for more.",
 )
 @click.option(
-    "--codec", shell_complete=completed_by("codecs"), help="The message layout of a new log."
+    "--codec",
+    metavar="NAME",
+    shell_complete=completed_by("codecs"),
+    help="The message layout of a new log.",
 )
 @click.option("--acks", is_flag=True, help="Print the offsets of each batch once it is durable.")
 @file_name
@@ -96,6 +95,7 @@ def append(**options: Any) -> None:
     shell_complete=completed_by("positions"),
     default="earliest",
     show_default=True,
+    metavar="OFFSET|@TIME|WORD",
     help="earliest, latest, an offset, or @ and a time: seconds since 1970 or ISO 8601 (UTC).",
 )
 @click.option(
@@ -104,9 +104,10 @@ def append(**options: Any) -> None:
     shell_complete=completed_by("points"),
     default="current",
     show_default=True,
+    metavar="OFFSET",
     help="Stop before this offset; current: where the log ends now.",
 )
-@click.option("--count", type=click.IntRange(0), help="Stop after so many records.")
+@click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
 @as_json
 @as_raw
 @skip
@@ -130,6 +131,7 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
     type=click.IntRange(0),
     default=10,
     show_default=True,
+    metavar="N",
     help="How many messages to begin with.",
 )
 @click.option(
@@ -137,9 +139,10 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
     "start",
     callback=to_start,
     shell_complete=completed_by("positions"),
+    metavar="OFFSET|@TIME|WORD",
     help="Where to begin instead: earliest, latest, an offset, or @ and a time, as for replay.",
 )
-@click.option("--count", type=click.IntRange(0), help="Stop after so many records.")
+@click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
 @as_json
 @as_raw
 @skip
@@ -216,6 +219,7 @@ def repair(**options: Any) -> None:
 @click.argument("target", type=Folder())
 @click.option(
     "--codec",
+    metavar="NAME",
     shell_complete=completed_by("codecs"),
     help="The layout of all messages; without it, it is found out.",
 )
@@ -236,7 +240,11 @@ def repair(**options: Any) -> None:
     "--keep-offsets", is_flag=True, help="Import nothing unless every record keeps its offset."
 )
 @click.option(
-    "--file-name", default="wal.log", show_default=True, help="The name of Danube's first file."
+    "--file-name",
+    default="wal.log",
+    show_default=True,
+    metavar="NAME",
+    help="The name of Danube's first file.",
 )
 @as_json
 def import_danube(**options: Any) -> None:
@@ -251,137 +259,5 @@ def import_danube(**options: Any) -> None:
         click.get_current_context().exit(code)
 
 
-# ---- object stores
-
-
-@app.command(epilog=EXIT_CODES)
-@directory
-@click.option(
-    "--seal",
-    is_flag=True,
-    help="Hand the log over: say in the catalog that nothing is anywhere else. Local files may go.",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be uploaded; take nothing over.")
-@click.option(
-    "--take-over",
-    is_flag=True,
-    help="Also if the log was taken over by another directory. Its writer is fenced, and what this "
-    "directory has beyond the catalog's end is set aside.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0.1),
-    default=60.0,
-    show_default=True,
-    help="Give up when nothing was uploaded for so many seconds.",
-)
-@as_json
-@file_name
-@in_store
-def upload(where: Where, **options: Any) -> None:
-    """Upload all that is not in the store yet, also the segment that is still being filled.
-
-    Opens the log as its writer, so no other program can hold DIR meanwhile, and any writer
-    elsewhere is fenced: it takes the log over. Local files stay without --seal.
-    """
-    from danube_trio.cli._upload import upload as run
-
-    run(where=where, **options)
-
-
-@app.command(epilog=EXIT_CODES)
-@click.argument("target", type=Folder())
-@click.option(
-    "--until",
-    callback=to_point,
-    shell_complete=completed_by("points"),
-    metavar="OFFSET|@TIME",
-    help="Restore only records before this offset, or appended before this time: seconds since "
-    "1970 or ISO 8601 (UTC). It ends at the end of a batch.",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be fetched, and where it ends.")
-@as_json
-@file_name
-@in_store
-def restore(where: Where, **options: Any) -> None:
-    """Make a log of what a store holds: all of it, or up to a point.
-
-    TARGET must not exist, or be empty. It becomes a log of its own, which is used without the
-    store; nothing in the store is changed.
-    """
-    from danube_trio.cli._restore import restore as run
-
-    run(where=where, **options)
-
-
-@app.command(epilog=EXIT_CODES)
-@directory_or_store
-@as_json
-@file_name
-@in_store
-def topics(where: Where, **options: Any) -> None:
-    """List the logs in a store, and those in the directories DIR/NAMESPACE/NAME.
-
-    --prefix is what the keys of all of them begin with, if that is not storage/topics.
-    """
-    from danube_trio.cli._topics import print_topics
-
-    if print_topics(where=where, **options):
-        click.get_current_context().exit(PROBLEMS)
-
-
-# ---- the machine, and the shell
-
-
-@app.command(epilog=EXIT_CODES)
-@directory
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.01, 3600),
-    default=4.0,
-    show_default=True,
-    help="How long each of the four measurements takes.",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(0, 1 << 20),
-    default=1024,
-    show_default=True,
-    help="Bytes of payload in a record.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 10_000),
-    default=1000,
-    show_default=True,
-    help="Records in a batch.",
-)
-@click.option(
-    "--producers",
-    type=click.IntRange(1, 10_000),
-    default=1000,
-    show_default=True,
-    help="How many append at the same time.",
-)
-@as_json
-def bench(**options: Any) -> None:
-    """Measure the disk of DIR, and a log on it.
-
-    Works in a new directory below DIR, which is removed at the end.
-    """
-    from danube_trio.cli._bench import run_bench
-
-    run_bench(**options)
-
-
-@app.command(epilog=EXIT_CODES)
-@click.argument("shell", type=click.Choice(SHELLS), required=False)
-@as_json
-def completion(shell: str | None, as_json: bool) -> None:
-    """Print a script for the completion of words in a shell.
-
-    For bash: put this into ~/.bashrc: source <(danube-trio completion bash)
-    """
-    from danube_trio.cli._completion import print_script
-
-    print_script(shell, as_json)
+for _command in (upload, restore, topics, bench, completion):
+    app.add_command(_command)

@@ -14,7 +14,7 @@ import trio
 
 from danube_trio._open import open_wal
 from danube_trio._wal import Wal
-from danube_trio.cli._failures import IO, InputError, complain
+from danube_trio.cli._failures import IO, InputError, complain, give_up_output
 from danube_trio.cli._input import Parsed, Parser, make_parser
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._values import FORMATS, counted
@@ -132,16 +132,30 @@ def append_stdin(
         with open_bar("appending", stdin.size()) as bar:
             trio.run(_append, _Run(config, stdin, parser, batch, appended, bar))
     except InputError as error:
-        appended.show(error)
+        _show_in_any_case(appended, error)
         raise _with_next_step(error, appended) from error
     except BrokenPipeError:  # of the acks: what is left of the input is not appended
         complain(f"stdout was closed, so appending ended early: {appended.text()}")
         click.get_current_context().exit(IO)
     except BaseException:
         if appended.records:  # however it ended, these are durable
-            appended.show()
+            _show_in_any_case(appended)
         raise
-    appended.show()
+    if not _show_in_any_case(appended):
+        click.get_current_context().exit(IO)
+
+
+def _show_in_any_case(appended: _Appended, refused: InputError | None = None) -> bool:
+    """On stderr if stdout cannot be written, which must not look as if nothing was appended."""
+    try:
+        appended.show(refused)
+    except BrokenPipeError:
+        give_up_output()
+    except OSError as error:
+        give_up_output()
+        complain(f"appended: {appended.text()}; stdout cannot be written: {error.strerror}")
+        return False
+    return True
 
 
 def _with_next_step(error: InputError, appended: _Appended) -> InputError:

@@ -14,7 +14,17 @@ from typing import Any, Final, cast
 
 import click
 
-__all__ = ["CODES", "CORRUPT", "EXIT_CODES", "PROBLEMS", "Commands", "InputError", "complain"]
+__all__ = [
+    "CODES",
+    "CORRUPT",
+    "EXIT_CODES",
+    "PROBLEMS",
+    "Command",
+    "Commands",
+    "InputError",
+    "complain",
+    "give_up_output",
+]
 
 OK, PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -30,6 +40,9 @@ CODES: Final = {
 EXIT_CODES: Final = "\b\nExit codes:\n" + "".join(
     f"  {code:<5}{text}\n" for code, text in CODES.items()
 )
+
+
+_DIRECTORY = "danube_trio.directory"
 
 
 class InputError(ValueError):
@@ -53,18 +66,36 @@ def complain(text: str) -> None:
     click.echo(f"danube-trio: {text}", err=True)
 
 
+class Command(click.Command):
+    """A command that is about to run: not one that is asked for its help."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Have the library's warnings look like the command's own."""
+        import logging
+
+        root = ctx.find_root()
+        verbose = bool(root.params.get("verbose"))
+        text = "%(levelname)s %(name)s: %(message)s" if verbose else "danube-trio: %(message)s"
+        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=text)
+        root.meta[_DIRECTORY] = ctx.params.get("directory") or ctx.params.get("target")
+        return super().invoke(ctx)
+
+
 class Commands(click.Group):
     """The group of all commands: turns what they raise into an exit code and a line."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BaseException as error:
-            ctx.exit(_exit_code(_innermost(error)))
+            ctx.exit(_exit_code(_innermost(error), ctx.find_root().meta.get(_DIRECTORY)))
         return result
 
 
@@ -79,21 +110,21 @@ def _innermost(error: BaseException) -> BaseException:
     return group
 
 
-def _exit_code(error: BaseException) -> int:
+def _exit_code(error: BaseException, directory: str | None) -> int:
     """Say what happened, and return the code; raises what is a bug."""
     if isinstance(error, KeyboardInterrupt):
+        give_up_output()
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        _give_up_output()
+        give_up_output()
         return OK
     code = _code_of(error)
     if code is None:
         raise error
-    if isinstance(error, OSError):
-        _give_up_output()
+    give_up_output()
     from danube_trio.cli._words import in_words
 
-    complain(in_words(error))
+    complain(in_words(error, directory))
     return code
 
 
@@ -119,9 +150,10 @@ def _code_of(error: BaseException) -> int | None:
             return None
 
 
-def _give_up_output() -> None:
-    """Or Python would flush it again at exit, complain, and end with a code of its own."""
+def give_up_output() -> None:
+    """If it cannot be written: or Python would try again at exit, and end with a code of its own."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         sys.stdout = io.StringIO()

@@ -147,10 +147,12 @@ class _LengthPrefixed:
 
     def finish(self) -> Parsed:
         if self._rest:
-            have = max(0, len(self._rest) - _LENGTH.size)
-            whole = len(self._rest) >= _LENGTH.size
-            wanted = f" of {_LENGTH.unpack_from(self._rest)[0]}" if whole else ""
-            self._refuse(f"the input ends within it, after {have}{wanted} bytes")
+            if len(self._rest) < _LENGTH.size:
+                self._refuse(f"the input ends within its length, after {len(self._rest)} bytes")
+            else:
+                (length,) = _LENGTH.unpack_from(self._rest)
+                have = len(self._rest) - _LENGTH.size
+                self._refuse(f"the input ends within it, after {have} of {length} bytes")
         return Parsed([], ())
 
     def _refuse(self, reason: str) -> None:
@@ -159,7 +161,10 @@ class _LengthPrefixed:
 
 def message_of(line: bytes) -> StreamMessage:
     """The message in a line of JSON, as `replay --json` prints it. Raises ValueError."""
-    fields = json.loads(line)
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg} (column {error.colno})") from error
     if not isinstance(fields, dict):
         raise ValueError("it is no object")
     return _message(cast("dict[str, Any]", fields))

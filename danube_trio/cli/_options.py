@@ -59,7 +59,11 @@ class Folder(click.Path):
 directory = click.argument("directory", metavar="DIR", type=Folder())
 directory_or_store = click.argument("directory", metavar="[DIR]", type=Folder(), required=False)
 file_name = click.option(
-    "--file-name", default="wal.log", show_default=True, help="The log's file name."
+    "--file-name",
+    default="wal.log",
+    show_default=True,
+    metavar="NAME",
+    help="The log's file name.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 as_raw = click.option(
@@ -97,7 +101,8 @@ _STORE_OPTIONS = (
         help="The log in the store, by its topic.",
     ),
     click.option(
-        "--prefix", default="", help="The log in the store, by the beginning of its keys.",
+        "--prefix", default="", metavar="PREFIX",
+        help="The log in the store, by the beginning of its keys.",
     ),
     click.option(
         "--metadata", "metadata_url", metavar="URL", default="",

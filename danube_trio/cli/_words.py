@@ -28,7 +28,7 @@ PHRASES: Final = {
         "name the store with --store and the log in it with --topic or --prefix"
     ),
     "leave the log, free space or mend the disk, and open it again": (
-        "free space or mend the disk, look at the log with `danube-trio info`, and go on"
+        "mend what is wrong, look at the log with `danube-trio info`, and go on"
     ),
     "Open a new follower": "Run the command again",
     "open a new follower": "run the command again",
@@ -67,9 +67,14 @@ _NEXT: Final = {
 }
 
 
-def in_words(error: BaseException) -> str:
-    """One line: what is wrong, with which file, and what to do next."""
+def in_words(error: BaseException, directory: str | None = None) -> str:
+    """One line: what is wrong, with which file, and what to do next.
+
+    `directory` is that of the log, for errors that do not know it.
+    """
     match error:
+        case errors.LogBrokenError():
+            return _broken(error, directory)
         case errors.LogLockedError():
             return _locked(error)
         case errors.OffsetTrimmedError():
@@ -93,8 +98,22 @@ def in_words(error: BaseException) -> str:
 def _locked(error: errors.LogLockedError) -> str:
     holder = error.holder.strip() or "another program"
     return (
-        f"{error.path}: the log is locked by {holder}: end that first. Meanwhile replay, tail, "
+        f"{error.path}: the log is locked by {holder}: stop that first; meanwhile replay, tail, "
         f"info and verify work"
+    )
+
+
+def _broken(error: errors.LogBrokenError, directory: str | None) -> str:
+    cause = error.__cause__
+    place = directory or "the log"
+    if not isinstance(cause, OSError):
+        return f"{place}: {reworded(str(error))}"
+    why = cause.strerror or str(cause)
+    step = _NEXT.get(cause.errno or 0, "mend the disk, and run the command again")
+    return (
+        f"{cause.filename or place}: {why}: the log is broken. What was not reported as appended "
+        f"may be there or not: `danube-trio tail -n 1 --json {place}` shows where it ends; then "
+        f"{step}"
     )
 
 
