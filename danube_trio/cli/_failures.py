@@ -151,7 +151,7 @@ def _code_of(error: BaseException) -> int | None:
 
 
 def give_up_output() -> None:
-    """If it cannot be written: or Python would try again at exit, and end with a code of its own."""
+    """If it cannot be written: or Python would try again at exit, and end with its own code."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
