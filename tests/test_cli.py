@@ -124,6 +124,14 @@ def test_each_command_explains_itself_and_its_exit_codes(verb: str) -> None:
     assert b"--json" in result.out
 
 
+def test_the_commands_are_listed_with_whole_sentences_of_their_own() -> None:
+    lines = re.findall(r"^  ([a-z-]+)  +(\S.*)$", call("--help").out.decode(), re.MULTILINE)
+    listed = {name: text for name, text in lines if name in app.commands}
+    assert listed.keys() == app.commands.keys()
+    assert len({*listed.values()}) == len(listed)
+    assert not [text for text in listed.values() if not text.endswith(".") or "..." in text]
+
+
 def test_the_page_lists_every_option_and_exit_code() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     for verb in VERBS:

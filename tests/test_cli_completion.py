@@ -75,6 +75,8 @@ def test_stores_and_their_topics_are_offered(
         "/default/other",
     ]
     assert offered("info", "--store", "s3://bucket", "--topic", "") == []
+    (tmp_path / "a b").mkdir()
+    assert offered("info", "--store", f"{url}a") == [f"{url}a%20b/"]
     monkeypatch.setenv("DANUBE_STORE", f"file://{store}")
     assert offered("replay", "--topic", "/x") == ["/x/y"]
 

@@ -107,6 +107,7 @@ CASES = [
     Case("topics --store file://{tmp}/no", USAGE, "is that the right --store?"),
     Case("topics --store file://{tmp}/objects --prefix no", USAGE, "nothing is below --prefix no"),
     Case("topics --store file://x", USAGE, "--store 'file://x' must name an absolute path"),
+    Case("info --store S3://a:b@c --prefix x", USAGE, "danube-trio: --store must begin with"),
     Case("replay --store s3://b --prefix x --store-option endpoint=http://h", USAGE,
          "say --store-option allow_http=true, or use https"),
     Case("info --store file://{tmp}/objects --topic orders", USAGE, "--topic 'orders'"),

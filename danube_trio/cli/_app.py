@@ -41,6 +41,10 @@ __all__ = ["app"]
 def app(verbose: bool) -> None:
     """Append to, read, check and repair durable logs.
 
+    \b
+      printf 'one\\ntwo\\n' | danube-trio append ./log
+      danube-trio tail -f ./log
+
     DIR is the directory of a log. All commands but append, repair, upload, restore and
     import-danube read only, take no lock, and work while a program holds the log. With --store they
     read what the log has in an object store, beside DIR or without it. Data goes to stdout,
@@ -77,9 +81,9 @@ def app(verbose: bool) -> None:
 @file_name
 @as_json
 def append(**options: Any) -> None:
-    """Append what comes on stdin, durably, and print how many records that were.
+    """Append what comes on stdin, durably.
 
-    Makes the directory if it is missing.
+    Prints how many records that were, and their offsets. Makes the directory if it is missing.
     """
     from danube_trio.cli._append import append_stdin
 
@@ -114,7 +118,10 @@ def append(**options: Any) -> None:
 @file_name
 @in_store
 def replay(start: Start, until: int | None, count: int | None, **options: Any) -> None:
-    """Print messages: the payloads as lines, or all fields with --json."""
+    """Print messages, from any offset or time on.
+
+    The payloads as lines, or all fields with --json.
+    """
     from danube_trio.cli._read import print_records
 
     if print_records(start=start, until=until, count=count, **options):
@@ -149,9 +156,9 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
 @file_name
 @in_store
 def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
-    """Print the last messages, and with -f those that follow.
+    """Print the last messages, and those that follow.
 
-    With -f it goes on through rolls, restarts of the writer, and retention.
+    Those that follow with -f. Then it goes on through rolls, restarts of the writer, and retention.
     """
     from danube_trio.cli._read import print_records
 
@@ -168,7 +175,10 @@ def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
 @file_name
 @in_store
 def info(**options: Any) -> None:
-    """Show marks, segments, holder, and what recovery would do."""
+    """Show how far a log is, and what it is made of.
+
+    Its marks, segments and holder, and what opening it would do.
+    """
     from danube_trio.cli._info import print_info
 
     print_info(**options)
@@ -180,9 +190,10 @@ def info(**options: Any) -> None:
 @file_name
 @in_store
 def verify(**options: Any) -> None:
-    """Check every frame and message, and that all files fit together.
+    """Check every byte of a log, and change nothing.
 
-    Prints what it finds: problems (exit code 1), warnings, and notes. Changes nothing.
+    Every frame and message, and that all files fit together. Prints what it finds: problems (exit
+    code 1), warnings, and notes.
     """
     from danube_trio.cli._check import print_findings
 
@@ -203,10 +214,11 @@ def verify(**options: Any) -> None:
 @file_name
 @in_store
 def repair(**options: Any) -> None:
-    """Print what is wrong and what can be done about it, and do it with --yes.
+    """Say what is wrong, and mend it with --yes.
 
-    Refuses while a program holds the log. Nothing is thrown away: what is cut off is kept beside.
-    With --store, damaged segments whose records are in verified objects are given up for these.
+    Prints a plan first: what can be done, and what would be lost. Refuses while a program holds the
+    log. Nothing is thrown away: what is cut off is kept beside. With --store, damaged segments
+    whose records are in verified objects are given up for these.
     """
     from danube_trio.cli._repair import repair_log
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["SHELLS", "bench", "completion", "restore", "topics", "upload"]
 
 SHELLS = ("bash", "zsh", "fish")
-command = click.command(cls=Command, epilog=EXIT_CODES)
+
+
+def command(function: Callable[..., None]) -> Command:
+    """The command that this function is."""
+    return click.command(cls=Command, epilog=EXIT_CODES)(function)
 
 
 # ---- object stores
@@ -56,10 +61,11 @@ command = click.command(cls=Command, epilog=EXIT_CODES)
 @file_name
 @in_store
 def upload(where: Where, **options: Any) -> None:
-    """Upload all that is not in the store yet, also the segment that is still being filled.
+    """Upload what is not in the store yet.
 
-    Opens the log as its writer, so no other program can hold DIR meanwhile, and any writer
-    elsewhere is fenced: it takes the log over. Local files stay without --seal.
+    All of it, also the segment that is still being filled. Opens the log as its writer, so no other
+    program can hold DIR meanwhile, and any writer elsewhere is fenced: it takes the log over. Local
+    files stay without --seal.
     """
     from danube_trio.cli._upload import upload as run
 
@@ -81,10 +87,10 @@ def upload(where: Where, **options: Any) -> None:
 @file_name
 @in_store
 def restore(where: Where, **options: Any) -> None:
-    """Make a log of what a store holds: all of it, or up to a point.
+    """Make a log of what a store holds.
 
-    TARGET must not exist, or be empty. It becomes a log of its own, which is used without the
-    store; nothing in the store is changed.
+    Of all of it, or up to a point. TARGET must not exist, or be empty. It becomes a log of its own,
+    which is used without the store; nothing in the store is changed.
     """
     from danube_trio.cli._restore import restore as run
 
@@ -97,9 +103,10 @@ def restore(where: Where, **options: Any) -> None:
 @file_name
 @in_store
 def topics(where: Where, **options: Any) -> None:
-    """List the logs in a store, and those in the directories DIR/NAMESPACE/NAME.
+    """List the logs in a store, or in a directory.
 
-    --prefix is what the keys of all of them begin with, if that is not storage/topics.
+    In a directory they are in DIR/NAMESPACE/NAME. --prefix is what the keys of all of them begin
+    with, if that is not storage/topics.
     """
     from danube_trio.cli._topics import print_topics
 
@@ -159,9 +166,11 @@ def bench(**options: Any) -> None:
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 @as_json
 def completion(shell: str | None, as_json: bool) -> None:
-    """Print a script for the completion of words in a shell.
+    """Print the script that completes words in a shell.
 
-    For bash: put this into ~/.bashrc: source <(danube-trio completion bash)
+    \b
+    Put this into ~/.bashrc, or with zsh into ~/.zshrc:
+      source <(danube-trio completion bash)
     """
     from danube_trio.cli._completion import print_script
 

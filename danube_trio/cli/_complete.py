@@ -19,6 +19,7 @@ __all__ = ["Bash", "codecs", "metadata", "points", "positions", "store_options",
 
 STORES = ("s3://", "gs://", "az://", "file:///")
 FILE = "file://"
+TOPICS = "storage/topics"
 MOST = 200
 
 
@@ -74,19 +75,24 @@ def _bases(ctx: click.Context) -> list[int]:
 
 def stores(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Schemes, and the directories of a store that is one."""
+    from urllib.parse import quote, unquote
+
     if not incomplete.startswith("file:///"):
         return _plain(STORES, incomplete)
     folder, _, begun = incomplete.removeprefix(FILE).rpartition("/")
-    below = _plain((f"{FILE}{folder}/{name}/" for name in _names(Path(folder or "/"))), incomplete)
+    inside = _names(Path(unquote(folder) or "/"))
+    below = _plain((f"{FILE}{folder}/{quote(name)}/" for name in inside), incomplete)
     return below if begun else [CompletionItem(incomplete), *below]
 
 
 def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The topics of a store that is a directory."""
+    from urllib.parse import unquote
+
     url = str(ctx.params.get("store_url") or "")
     if not url.startswith(f"{FILE}/"):
         return []
-    root = Path(url.removeprefix(FILE), "storage", "topics")
+    root = Path(unquote(url.removeprefix(FILE)), ctx.params.get("prefix") or TOPICS)
     every = (f"/{space}/{name}" for space in _names(root) for name in _names(root / space))
     return _plain(every, incomplete)
 

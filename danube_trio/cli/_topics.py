@@ -56,7 +56,7 @@ def print_topics(directory: str | None, file_name: str, where: Where, as_json: b
 
 
 def _looked_at(directory: str | None, where: Where) -> str:
-    places = [directory] if directory is not None else []
+    places = [f"{directory}/NAMESPACE/NAME"] if directory is not None else []
     if directory is None or where.explicit:
         places.append(f"{where.url}, below {where.prefix or TOPICS}")
     return " and ".join(places)

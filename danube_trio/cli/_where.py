@@ -103,8 +103,10 @@ class Where:
 
         Of a bucket nobody knows whether it is empty or the wrong one.
         """
-        path = self.url.removeprefix("file://")
-        if path != self.url and path.startswith("/") and not Path(path).is_dir():
+        from urllib.parse import unquote
+
+        path = unquote(self.url.removeprefix("file://"))
+        if self.url.startswith("file:///") and not Path(path).is_dir():
             raise FileNotFoundError(
                 errno.ENOENT, "there is no such directory: is that the right --store?", self.url
             )

@@ -132,4 +132,5 @@ def reworded(text: str) -> str:
     """The text with options where it has arguments."""
     for said, instead in PHRASES.items():
         text = text.replace(said, instead)
+    text = text.replace("url must begin", "--store must begin")  # with a password, it is not shown
     return _DIRECTORY.sub("", _ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} ", text))
