@@ -45,8 +45,8 @@ def app(verbose: bool) -> None:
       printf 'one\\ntwo\\n' | danube-trio append ./log
       danube-trio tail -f ./log
 
-    DIR is the directory of a log. All commands but append, repair, upload, restore and
-    import-danube read only, take no lock, and work while a program holds the log. With --store they
+    DIR is the directory of a log. All commands but append, repair, upload, restore, import-danube
+    and bench read only, take no lock, and work while a program holds the log. With --store they
     read what the log has in an object store, beside DIR or without it. Data goes to stdout,
     everything else to stderr.
     """
@@ -156,9 +156,9 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
 @file_name
 @in_store
 def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
-    """Print the last messages, and those that follow.
+    """Print the last messages, and follow the log.
 
-    Those that follow with -f. Then it goes on through rolls, restarts of the writer, and retention.
+    With -f it goes on with what is appended: through rolls, restarts of the writer, and retention.
     """
     from danube_trio.cli._read import print_records
 

@@ -155,7 +155,10 @@ class Bash(BashComplete):
     def get_completion_args(self) -> tuple[list[str], str]:
         """The words before the cursor, and the one at it."""
         line = os.environ.get("COMP_LINE", "")
-        words = split(line)[1:]
+        words = split(line)
+        while words and not words[0].endswith(self.prog_name):
+            del words[0]  # what stands before the command, as an assignment does
+        del words[:1]
         incomplete = words.pop() if words and not line[-1:].isspace() else ""
         self._cut = self._already_there(incomplete)
         return words, incomplete

@@ -112,7 +112,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _exit_code(error: BaseException, directory: str | None) -> int:
     """Say what happened, and return the code; raises what is a bug."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | click.Abort):  # the latter of a question
         give_up_output()
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
