@@ -217,6 +217,8 @@ def test_a_full_disk_ends_it_and_says_what_is_durable_and_how_to_go_on(tmp_path:
     assert appended.endswith(f"offsets {last} to {last}")
     error = done.stderr.splitlines()[-1]
     assert "No space left on device: the log is broken" in error
+    # What the library logs is as good as what the command says.
+    assert all(line.startswith("danube-trio: ") for line in done.stderr.splitlines())
     assert "`danube-trio tail -n 1 --json log` shows where it ends; then free some space" in error
     assert "Traceback" not in done.stderr
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import signal
 import subprocess
 from pathlib import Path
 
 import attrs
 import pytest
 from danube_writer import run as danube_frames
-from test_cli import COMMAND, ENVIRONMENT, OK, call, fill, numbered, segments
+from test_cli import (
+    COMMAND,
+    ENVIRONMENT,
+    INTERRUPTED,
+    OK,
+    PROBLEMS,
+    call,
+    fill,
+    numbered,
+    segments,
+)
 
 TOPIC = "/default/orders"
 
@@ -141,3 +152,32 @@ def test_who_types_is_told_how_to_end_it(tmp_path: Path) -> None:
     os.close(ours)
     os.close(theirs)
     assert process.returncode == OK
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [(b"y\n", OK), (b"n\n", PROBLEMS), (b"\n", PROBLEMS), (None, INTERRUPTED)]
+)
+def test_repair_asks_whoever_sits_at_a_terminal(
+    tmp_path: Path, answer: bytes | None, code: int
+) -> None:
+    fill(tmp_path / "log", numbered(30), segment_bytes=500)
+    (tmp_path / "log" / "wal.mark").unlink()
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "repair", str(tmp_path / "log")],
+        stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env={**ENVIRONMENT, "TERM": "dumb"},
+    ) as process:  # fmt: skip
+        shown = b""
+        while b"Do this?" not in shown:
+            shown += os.read(ours, 1 << 16)
+        if answer is None:
+            process.send_signal(signal.SIGINT)
+        else:
+            os.write(ours, answer)
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == code
+    assert (tmp_path / "log" / "wal.mark").exists() == (code == OK)
+    assert any(line.startswith(b"plan: rebuild: ") for line in lines)
