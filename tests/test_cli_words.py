@@ -104,6 +104,8 @@ CASES = [
     Case("restore {tmp}/n {store} --until 31", USAGE, "--until 31 is beyond what the store holds"),
     Case("restore {tmp}/n {store} --until @1", USAGE, "--until "),
     Case("restore {log} {store}", USAGE, "is not empty"),
+    Case("info --store file://{tmp}/objects --topic /no/no", USAGE, "right --store, and --topic"),
+    Case("info {tmp}/objects/x", USAGE, "is that the right path?"),
     Case("topics --store file://{tmp}/no", USAGE, "is that the right --store?"),
     Case("topics --store file://{tmp}/objects --prefix no", USAGE, "nothing is below --prefix no"),
     Case("topics --store file://x", USAGE, "--store 'file://x' must name an absolute path"),

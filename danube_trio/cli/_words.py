@@ -127,7 +127,11 @@ def _refused(error: OSError) -> str:
     if error.errno == errno.ENOENT:
         if "no log" in text:
             return f"{text}: is that its directory? `danube-trio append` makes a new log"
-        return text if "?" in text else f"{text}: is that the right path?"
+        if "?" in text:
+            return text
+        stored = "://" in str(error.filename or "")
+        which = "--store, and --topic or --prefix" if stored else "path"
+        return f"{text}: is that the right {which}?"
     follows = _NEXT.get(error.errno or 0)
     return f"{text}: {follows}" if follows else text
 
