@@ -10,7 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -29,15 +29,15 @@ from danube_trio import (
 )
 from danube_trio._core.files import Meta, decode_document, encode_document
 from danube_trio.cli._app import app
-from danube_trio.cli._failures import __doc__ as failures_doc
-from danube_trio.cli._values import time_text
+from danube_trio.cli._failures import CODES
+from danube_trio.cli._times import time_text
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "danube_trio.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 OK, PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 READING = ("replay", "tail", "info", "verify")
-VERBS = ("append", *READING, "repair", "import-danube", "upload", "restore", "topics")
+VERBS = tuple(app.commands)
 
 
 def run(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -89,7 +89,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def fill(log: Path, payloads: list[bytes], **settings: Any) -> None:
+def fill(log: Path, payloads: Sequence[bytes | StreamMessage], **settings: Any) -> None:
     async def append() -> None:
         async with open_wal(WalConfig(dir=str(log), preallocate_bytes=0, **settings)) as wal:
             for start in range(0, len(payloads), 3):
@@ -119,9 +119,17 @@ def flip(path: Path, position: int) -> None:
 def test_each_command_explains_itself_and_its_exit_codes(verb: str) -> None:
     result = call(verb, "--help")
     assert result.code == OK
-    for code in (OK, PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED):
-        assert re.search(rf"^ +{code} +\w", result.out.decode(), re.MULTILINE)
+    for code, text in CODES.items():
+        assert re.search(rf"^ +{code} +{text[:20]}", result.out.decode(), re.MULTILINE)
     assert b"--json" in result.out
+
+
+def test_the_commands_are_listed_with_whole_sentences_of_their_own() -> None:
+    lines = re.findall(r"^  ([a-z-]+)  +(\S.*)$", call("--help").out.decode(), re.MULTILINE)
+    listed = {name: text for name, text in lines if name in app.commands}
+    assert listed.keys() == app.commands.keys()
+    assert len({*listed.values()}) == len(listed)
+    assert not [text for text in listed.values() if not text.endswith(".") or "..." in text]
 
 
 def test_the_page_lists_every_option_and_exit_code() -> None:
@@ -132,8 +140,8 @@ def test_the_page_lists_every_option_and_exit_code() -> None:
             for name in option.opts:
                 if name.startswith("--"):
                     assert f"`{name}" in page, f"{verb} {name}"
-    for code in re.findall(r"^(\d+) ", failures_doc or "", re.MULTILINE):
-        assert f"| {code} |" in page
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE))
+    assert {int(code): text for code, text in table.items()} == CODES
 
 
 def test_the_version_is_the_packages() -> None:
@@ -196,12 +204,18 @@ def test_lines_are_appended_and_counted(log: Path) -> None:
     assert (done.returncode, done.stdout) == (OK, b"4 records, offsets 0 to 3\n")
     assert call("replay", log).out == b"one\ntwo\n\nfour\n"
     done = run("append", log, "--json", stdin=b"five\n")
-    assert json.loads(done.stdout) == {"records": 1, "first_offset": 4, "last_offset": 4}
+    assert json.loads(done.stdout) == {
+        "records": 1,
+        "first_offset": 4,
+        "last_offset": 4,
+        "refused": None,
+    }
     assert run("append", log).stdout == b"0 records\n"
     assert json.loads(run("append", log, "--json").stdout) == {
         "records": 0,
         "first_offset": None,
         "last_offset": None,
+        "refused": None,
     }
 
 
@@ -281,9 +295,9 @@ async def test_all_fields_of_a_message_go_out_and_in_again(log: Path, tmp_path: 
         ("ndjson", b'{"payload": "a", "attributes": {"k": 5}}\n', b"attributes has a value"),
         ("ndjson", b'{"payload": "a", "schema_id": -5}\n', b"schema_id"),
         ("ndjson", b"[" * 100_000 + b"\n", b"line 1: "),
-        ("length-prefixed", b"\1\0\0\0a\5\0\0\0b", b"the input ends within payload 2"),
+        ("length-prefixed", b"\1\0\0\0a\5\0\0\0b", b"payload 2: the input ends within it"),
         ("length-prefixed", b"\xff\xff\xff\xff", b"is the input length-prefixed?"),
-        ("lines", b"a\n" + b"x" * (11 << 20) + b"\n", b"line 2 is longer than 10485760 bytes"),
+        ("lines", b"a\n" + b"x" * (11 << 20) + b"\n", b"line 2: it is longer than 10485760 bytes"),
     ],
 )
 def test_input_that_cannot_be_appended_is_named(
@@ -481,7 +495,7 @@ def test_damage_ends_with_3_and_names_file_and_position(log: Path) -> None:
     result = call("replay", log, "--skip-corrupt")
     assert result.code == PROBLEMS
     assert result.lines == [*numbered(base), *numbered(30)[base + 1 :]]
-    assert f"records {base} to {base + 1} cannot be read" in result.err
+    assert f"offsets {base} to {base + 1} (exclusive) cannot be read" in result.err
     result = call("replay", log, "--skip-corrupt", "--json")
     (gap,) = [line for line in result.objects if "gap" in line]
     assert gap["gap"] == [base, base + 1]

@@ -449,7 +449,7 @@ async def test_it_refuses_while_a_program_holds_the_log(log: Path) -> None:
     async with open_wal(WalConfig(dir=str(log))):
         done = await trio.to_thread.run_sync(command, "repair", log, "--yes")
     assert done.returncode == LOCKED
-    assert b"it is locked by process" in done.stderr
+    assert b"the log is locked by process" in done.stderr
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:

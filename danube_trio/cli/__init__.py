@@ -6,9 +6,13 @@ once.
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
+
+# Set by the completion script of a shell; click derives the name from the program's.
+COMPLETE = "_DANUBE_TRIO_COMPLETE"
 
 
 def main() -> None:
@@ -19,4 +23,8 @@ def main() -> None:
         if error.name != "click":
             raise
         sys.exit("danube-trio: this command needs click: pip install 'danube-trio[cli]'")
+    if COMPLETE in os.environ:
+        from danube_trio.cli import _complete  # registers what click lacks
+
+        assert _complete
     app(prog_name="danube-trio")

@@ -1,43 +1,31 @@
-"""The commands and their options. What they do is in the other files of this package."""
+"""The commands and their options. What they do is in the other files of this package.
+
+`--help` and completion import this file and no more, so a command is imported when it runs.
+"""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
 from danube_trio._version import __version__
-from danube_trio.cli._app_top import top
-from danube_trio.cli._failures import PROBLEMS, Commands
-from danube_trio.cli._values import FORMATS, Start, to_point, to_start, to_until
-from danube_trio.cli._where import Where, in_store
+from danube_trio.cli._app_more import bench, completion, restore, top, topics, upload
+from danube_trio.cli._failures import EXIT_CODES, PROBLEMS, Commands
+from danube_trio.cli._options import (
+    Folder,
+    as_json,
+    as_raw,
+    completed_by,
+    directory,
+    directory_or_store,
+    file_name,
+    in_store,
+    skip,
+)
+from danube_trio.cli._values import FORMATS, Start, to_start, to_until
 
 __all__ = ["app"]
-
-EXIT_CODES = """\b
-Exit codes:
-  0    done
-  1    problems were found, or damaged records were stepped over
-  2    wrong usage, wrong input, or no log in the directory
-  3    damaged data, or a format that is not supported
-  4    the log is locked by another program
-  5    an input or output error, the store does not answer, or the log broke or was taken over
-  130  interrupted
-"""
-
-directory = click.argument("directory", metavar="DIR", type=click.Path())
-directory_or_store = click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
-file_name = click.option(
-    "--file-name", default="wal.log", show_default=True, help="The log's file name."
-)
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-as_raw = click.option(
-    "--raw", is_flag=True, help="Print payloads, each after its length (32 bits, little endian)."
-)
-skip = click.option(
-    "--skip-corrupt", is_flag=True, help="Step over damaged records, say so, and exit with 1."
-)
 
 
 @click.group(
@@ -50,13 +38,15 @@ skip = click.option(
 def app(verbose: bool) -> None:
     """Append to, read, check and repair durable logs.
 
-    DIR is the directory of a log. All commands but append, repair, upload, restore and
-    import-danube read only, take no lock, and work while a program holds the log. With --store they
+    \b
+      printf 'one\\ntwo\\n' | danube-trio append ./log
+      danube-trio tail -f ./log
+
+    DIR is the directory of a log. All commands but append, repair, upload, restore, import-danube
+    and bench read only, take no lock, and work while a program holds the log. With --store they
     read what the log has in an object store, beside DIR or without it. Data goes to stdout,
     everything else to stderr.
     """
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -75,15 +65,22 @@ def app(verbose: bool) -> None:
     type=click.IntRange(1, 100_000),
     default=1000,
     show_default=True,
+    metavar="N",
     help="Most records in one atomic batch. What has arrived is appended without waiting for more.",
 )
-@click.option("--codec", help="The message layout of a new log.")
+@click.option(
+    "--codec",
+    metavar="NAME",
+    shell_complete=completed_by("codecs"),
+    help="The message layout of a new log.",
+)
+@click.option("--acks", is_flag=True, help="Print the offsets of each batch once it is durable.")
 @file_name
 @as_json
 def append(**options: Any) -> None:
-    """Append what comes on stdin, durably, and print how many records that were.
+    """Append what comes on stdin, durably.
 
-    Makes the directory if it is missing.
+    Prints how many records that were, and their offsets. Makes the directory if it is missing.
     """
     from danube_trio.cli._append import append_stdin
 
@@ -96,25 +93,32 @@ def append(**options: Any) -> None:
     "--from",
     "start",
     callback=to_start,
+    shell_complete=completed_by("positions"),
     default="earliest",
     show_default=True,
+    metavar="OFFSET|@TIME|WORD",
     help="earliest, latest, an offset, or @ and a time: seconds since 1970 or ISO 8601 (UTC).",
 )
 @click.option(
     "--until",
     callback=to_until,
+    shell_complete=completed_by("points"),
     default="current",
     show_default=True,
+    metavar="OFFSET",
     help="Stop before this offset; current: where the log ends now.",
 )
-@click.option("--count", type=click.IntRange(0), help="Stop after so many records.")
+@click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
 @as_json
 @as_raw
 @skip
 @file_name
 @in_store
 def replay(start: Start, until: int | None, count: int | None, **options: Any) -> None:
-    """Print messages: the payloads as lines, or all fields with --json."""
+    """Print messages, from any offset or time on.
+
+    The payloads as lines, or all fields with --json.
+    """
     from danube_trio.cli._read import print_records
 
     if print_records(start=start, until=until, count=count, **options):
@@ -125,19 +129,40 @@ def replay(start: Start, until: int | None, count: int | None, **options: Any) -
 @directory_or_store
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended later.")
 @click.option(
-    "-n", "--lines", "last", type=click.IntRange(0), default=10, show_default=True,
+    "-n",
+    "--lines",
+    "last",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    metavar="N",
     help="How many messages to begin with.",
-)  # fmt: skip
+)
+@click.option(
+    "--from",
+    "start",
+    callback=to_start,
+    shell_complete=completed_by("positions"),
+    metavar="OFFSET|@TIME|WORD",
+    help="Where to begin instead: earliest, latest, an offset, or @ and a time, as for replay.",
+)
+@click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
 @as_json
 @as_raw
 @skip
 @file_name
 @in_store
-def tail(last: int, follow: bool, **options: Any) -> None:
-    """Print the last messages, and with -f those that follow."""
+def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
+    """Print the last messages, and follow the log.
+
+    With -f it goes on with what is appended: through rolls, restarts of the writer, and retention.
+    """
     from danube_trio.cli._read import print_records
 
-    if print_records(last=last, follow=follow, **options):
+    given = click.get_current_context().get_parameter_source("last")
+    if start is not None and given is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--lines and --from exclude each other: both say where to begin")
+    if print_records(start=start, last=last, follow=follow, **options):
         click.get_current_context().exit(PROBLEMS)
 
 
@@ -147,7 +172,10 @@ def tail(last: int, follow: bool, **options: Any) -> None:
 @file_name
 @in_store
 def info(**options: Any) -> None:
-    """Show marks, segments, holder, and what recovery would do."""
+    """Show how far a log is, and what it is made of.
+
+    Its marks, segments and holder, and what opening it would do.
+    """
     from danube_trio.cli._info import print_info
 
     print_info(**options)
@@ -159,9 +187,10 @@ def info(**options: Any) -> None:
 @file_name
 @in_store
 def verify(**options: Any) -> None:
-    """Check every frame and message, and that all files fit together.
+    """Check every byte of a log, and change nothing.
 
-    Prints what it finds: problems (exit code 1), warnings, and notes. Changes nothing.
+    Every frame and message, and that all files fit together. Prints what it finds: problems (exit
+    code 1), warnings, and notes.
     """
     from danube_trio.cli._check import print_findings
 
@@ -182,10 +211,11 @@ def verify(**options: Any) -> None:
 @file_name
 @in_store
 def repair(**options: Any) -> None:
-    """Print what is wrong and what can be done about it, and do it with --yes.
+    """Say what is wrong, and mend it with --yes.
 
-    Refuses while a program holds the log. Nothing is thrown away: what is cut off is kept beside.
-    With --store, damaged segments whose records are in verified objects are given up for these.
+    Prints a plan first: what can be done, and what would be lost. Refuses while a program holds the
+    log. Nothing is thrown away: what is cut off is kept beside. With --store, damaged segments
+    whose records are in verified objects are given up for these.
     """
     from danube_trio.cli._repair import repair_log
 
@@ -194,9 +224,14 @@ def repair(**options: Any) -> None:
 
 
 @app.command("import-danube", epilog=EXIT_CODES)
-@click.argument("source", type=click.Path())
-@click.argument("target", type=click.Path())
-@click.option("--codec", help="The layout of all messages; without it, it is found out.")
+@click.argument("source", type=Folder())
+@click.argument("target", type=Folder())
+@click.option(
+    "--codec",
+    metavar="NAME",
+    shell_complete=completed_by("codecs"),
+    help="The layout of all messages; without it, it is found out.",
+)
 @click.option(
     "--kind",
     type=click.Choice(["wal", "objects", "segments"]),
@@ -214,7 +249,11 @@ def repair(**options: Any) -> None:
     "--keep-offsets", is_flag=True, help="Import nothing unless every record keeps its offset."
 )
 @click.option(
-    "--file-name", default="wal.log", show_default=True, help="The name of Danube's first file."
+    "--file-name",
+    default="wal.log",
+    show_default=True,
+    metavar="NAME",
+    help="The name of Danube's first file.",
 )
 @as_json
 def import_danube(**options: Any) -> None:
@@ -229,83 +268,5 @@ def import_danube(**options: Any) -> None:
         click.get_current_context().exit(code)
 
 
-# ---- object stores
-
-
-@app.command(epilog=EXIT_CODES)
-@directory
-@click.option(
-    "--seal",
-    is_flag=True,
-    help="Hand the log over: say in the catalog that nothing is anywhere else. Local files may go.",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be uploaded; take nothing over.")
-@click.option(
-    "--take-over",
-    is_flag=True,
-    help="Also if the log was taken over by another directory. Its writer is fenced, and what this "
-    "directory has beyond the catalog's end is set aside.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0.1),
-    default=60.0,
-    show_default=True,
-    help="Give up when nothing was uploaded for so many seconds.",
-)
-@as_json
-@file_name
-@in_store
-def upload(where: Where, **options: Any) -> None:
-    """Upload all that is not in the store yet, also the segment that is still being filled.
-
-    Opens the log as its writer, so no other program can hold DIR meanwhile, and any writer
-    elsewhere is fenced: it takes the log over. Local files stay without --seal.
-    """
-    from danube_trio.cli._upload import upload as run
-
-    run(where=where, **options)
-
-
-@app.command(epilog=EXIT_CODES)
-@click.argument("target", type=click.Path())
-@click.option(
-    "--until",
-    callback=to_point,
-    metavar="OFFSET|@TIME",
-    help="Restore only records before this offset, or appended before this time: seconds since "
-    "1970 or ISO 8601 (UTC). It ends at the end of a batch.",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be fetched, and where it ends.")
-@as_json
-@file_name
-@in_store
-def restore(where: Where, **options: Any) -> None:
-    """Make a log of what a store holds: all of it, or up to a point.
-
-    TARGET must not exist, or be empty. It becomes a log of its own, which is used without the
-    store; nothing in the store is changed.
-    """
-    from danube_trio.cli._restore import restore as run
-
-    run(where=where, **options)
-
-
-@app.command(epilog=EXIT_CODES)
-@click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
-@as_json
-@file_name
-@in_store
-def topics(where: Where, **options: Any) -> None:
-    """List the logs in a store, and those in the directories DIR/NAMESPACE/NAME.
-
-    --prefix is what the keys of all of them begin with, if that is not storage/topics.
-    """
-    from danube_trio.cli._topics import print_topics
-
-    if print_topics(where=where, **options):
-        click.get_current_context().exit(PROBLEMS)
-
-
-top.epilog = EXIT_CODES
-app.add_command(top)
+for _command in (upload, restore, topics, top, bench, completion):
+    app.add_command(_command)

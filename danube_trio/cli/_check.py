@@ -20,6 +20,7 @@ from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
+from danube_trio.cli._words import reworded
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["print_findings"]
@@ -35,7 +36,7 @@ class _Report:
     def __call__(self, finding: Finding) -> None:
         self.counts[finding.severity] += 1
         line = json.dumps(attrs.asdict(finding)) if self._as_json else None
-        click.echo(line or f"{finding.severity}: {finding}")
+        click.echo(line or reworded(f"{finding.severity}: {finding}"))
 
 
 def print_findings(directory: str | None, file_name: str, where: Where, as_json: bool) -> bool:

@@ -1,44 +1,64 @@
-"""How a command ends: exit codes, and one line on stderr.
+"""How a command ends: an exit code, and one line on stderr that names the file and the next step.
 
-========  ==========================================================================================
-0         done
-1         problems were found (``verify``), or damaged records were stepped over
-2         wrong usage: arguments, input, an offset that does not exist, no log in the directory
-3         damaged data, or a format that this version does not support
-4         the log is locked by another program
-5         an input or output error, the store does not answer or refuses, or the log broke or was
-          taken over
-130       interrupted (Ctrl-C)
-========  ==========================================================================================
+`CODES` is the only list of exit codes: the help is made of it, and `docs/cli.md` is compared with
+it. A reader that goes away (``| head``) ends a command quietly and with 0: it has what it wanted.
 
-A reader that goes away (``| head``) ends a command quietly and with 0: it has what it wanted.
+What the errors are is imported when there is one: `--help` waits for this file.
 """
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import click
 
-from danube_trio._core.bincode import DecodeError
-from danube_trio.errors import (
-    CorruptDataError,
-    LogLockedError,
-    MessageTooLargeError,
-    OffsetTrimmedError,
-    UnsupportedFormatError,
+__all__ = [
+    "CODES",
+    "CORRUPT",
+    "EXIT_CODES",
+    "PROBLEMS",
+    "Command",
+    "Commands",
+    "InputError",
+    "complain",
+    "give_up_output",
+]
+
+OK, PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+CODES: Final = {
+    OK: "done",
+    PROBLEMS: "problems were found or are left, or damaged records were stepped over",
+    USAGE: "wrong usage, wrong input, or no log in the directory or store",
+    CORRUPT: "damaged data, or a format that is not supported",
+    LOCKED: "the log is locked by another program",
+    IO: "an input or output error, the store does not answer, or the log broke or was taken over",
+    INTERRUPTED: "interrupted",
+}
+EXIT_CODES: Final = "\b\nExit codes:\n" + "".join(
+    f"  {code:<5}{text}\n" for code, text in CODES.items()
 )
-from danube_trio.errors import DanubeError as AnyDanubeError
 
-__all__ = ["CORRUPT", "PROBLEMS", "Commands", "InputError", "complain"]
 
-PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 1, 2, 3, 4, 5, 130
+_DIRECTORY = "danube_trio.directory"
 
 
 class InputError(ValueError):
-    """What came on stdin cannot be appended."""
+    """What came on stdin cannot be appended.
+
+    Attributes:
+        place: which line or payload it is, as text.
+        number: the same, counted from 1.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, place: str, number: int, reason: str) -> None:
+        self.place = place
+        self.number = number
+        self.reason = reason
+        super().__init__(f"stdin, {place} {number}: {reason}")
 
 
 def complain(text: str) -> None:
@@ -46,18 +66,36 @@ def complain(text: str) -> None:
     click.echo(f"danube-trio: {text}", err=True)
 
 
+class Command(click.Command):
+    """A command that is about to run: not one that is asked for its help."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Have the library's warnings look like the command's own."""
+        import logging
+
+        root = ctx.find_root()
+        verbose = bool(root.params.get("verbose"))
+        text = "%(levelname)s %(name)s: %(message)s" if verbose else "danube-trio: %(message)s"
+        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=text)
+        root.meta[_DIRECTORY] = ctx.params.get("directory") or ctx.params.get("target")
+        return super().invoke(ctx)
+
+
 class Commands(click.Group):
     """The group of all commands: turns what they raise into an exit code and a line."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BaseException as error:
-            ctx.exit(_exit_code(_innermost(error)))
+            ctx.exit(_exit_code(_innermost(error), ctx.find_root().meta.get(_DIRECTORY)))
         return result
 
 
@@ -72,43 +110,50 @@ def _innermost(error: BaseException) -> BaseException:
     return group
 
 
-def _exit_code(error: BaseException) -> int:
+def _exit_code(error: BaseException, directory: str | None) -> int:
     """Say what happened, and return the code; raises what is a bug."""
-    match error:
-        case KeyboardInterrupt():
-            return INTERRUPTED
-        case BrokenPipeError():
-            _give_up_output()
-            return 0
-        case FileNotFoundError() | NotADirectoryError():
-            code = USAGE
-        case OSError():
-            code = IO
-            _give_up_output()
-        case LogLockedError():
-            code = LOCKED
-        case CorruptDataError() | UnsupportedFormatError() | DecodeError():
-            code = CORRUPT
-        case OffsetTrimmedError() | MessageTooLargeError() | ValueError():
-            code = USAGE
-        case AnyDanubeError():
-            code = IO
-        case _:
-            raise error
-    complain(_in_words(error))
+    if isinstance(error, KeyboardInterrupt | click.Abort):  # the latter of a question
+        give_up_output()
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        give_up_output()
+        return OK
+    code = _code_of(error)
+    if code is None:
+        raise error
+    give_up_output()
+    from danube_trio.cli._words import in_words
+
+    complain(in_words(error, directory))
     return code
 
 
-def _give_up_output() -> None:
-    """Or Python would flush it again at exit, complain, and end with a code of its own."""
+def _code_of(error: BaseException) -> int | None:
+    """The exit code; None for what is a bug."""
+    from danube_trio import errors
+    from danube_trio._core.bincode import DecodeError
+
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return USAGE
+        case OSError():
+            return IO
+        case errors.LogLockedError():
+            return LOCKED
+        case errors.CorruptDataError() | errors.UnsupportedFormatError() | DecodeError():
+            return CORRUPT
+        case errors.OffsetTrimmedError() | errors.MessageTooLargeError() | ValueError():
+            return USAGE
+        case errors.DanubeError():
+            return IO
+        case _:
+            return None
+
+
+def give_up_output() -> None:
+    """If it cannot be written: or Python would try again at exit, and end with its own code."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         sys.stdout = io.StringIO()
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return str(error)

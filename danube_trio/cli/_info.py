@@ -18,8 +18,8 @@ from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._segment_io import load_index
 from danube_trio._verify_segment import Preview, preview
 from danube_trio.cli._holder import find_holder
-from danube_trio.cli._info_store import look_at_store, stored_text
-from danube_trio.cli._values import columns, counted, time_text
+from danube_trio.cli._times import time_text
+from danube_trio.cli._values import columns, counted
 from danube_trio.cli._where import Where
 
 __all__ = ["print_info"]
@@ -37,6 +37,8 @@ def print_info(directory: str | None, file_name: str, where: Where, as_json: boo
         facts = _facts(RealDisk(), names, find_holder(names.lock))
         parts.append(_text(facts))
     if wanted:
+        from danube_trio.cli._info_store import look_at_store, stored_text
+
         facts["store"] = stored = look_at_store(where, facts.get("directory_id"))
         if stored is None and directory is None:
             raise FileNotFoundError(errno.ENOENT, "the log is not there (yet)", where.url)
@@ -116,17 +118,16 @@ def _recovery(
     """What the next open would do, None while somebody has it open."""
     if holder is not None:
         return None
-    if expected is None:
-        return {"next_offset": directory.start_offset, "kept_records": 0, "cut_bytes": 0}
-    names = directory.names
+    names, found = directory.names, expected
+    cut = found is not None and found.cut_bytes > 0
     return {
-        "next_offset": expected.next_offset,
-        "kept_records": expected.kept_records,
-        "cut_bytes": expected.cut_bytes,
-        "cut_position": expected.cut_position if expected.cut_bytes else None,
-        "cut_reason": expected.cut_reason,
-        "path": names.segment(expected.base),
-        "damage": expected.damage,
+        "next_offset": found.next_offset if found else directory.start_offset,
+        "kept_records": found.kept_records if found else 0,
+        "cut_bytes": found.cut_bytes if found else 0,
+        "cut_position": found.cut_position if found and cut else None,
+        "cut_reason": found.cut_reason if found else None,
+        "path": names.segment(found.base) if found else None,
+        "damage": found.damage if found else None,
         "leftovers": [*directory.leftovers, *map(names.segment, directory.leftover_bases)],
     }
 

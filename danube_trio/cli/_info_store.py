@@ -8,7 +8,8 @@ import trio
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio.catalog import Catalog
-from danube_trio.cli._values import columns, counted, time_text
+from danube_trio.cli._times import time_text
+from danube_trio.cli._values import columns, counted
 from danube_trio.cli._where import Where
 
 __all__ = ["look_at_store", "stored_text"]

@@ -7,13 +7,13 @@ import base64
 import binascii
 import json
 import struct
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 from danube_trio.cli._failures import InputError
 from danube_trio.message import MessageID, StreamMessage
 
-__all__ = ["Parser", "make_parser", "message_of"]
+__all__ = ["Parsed", "Parser", "make_parser", "message_of"]
 
 _LENGTH = struct.Struct("<I")
 # Fields that `replay --json` prints, and that the log assigns anew.
@@ -31,64 +31,111 @@ FIELDS = {
 OPTIONAL = {"subscription_name": str, "schema_id": int, "schema_version": int, "routing_key": str}
 
 
-class Parser(Protocol):
-    """Cuts a stream of bytes into messages."""
+class Parsed(NamedTuple):
+    """Messages, and which line or payload of the input each is, counted from 1."""
 
-    def feed(self, data: bytes) -> list[Any]:
-        """The messages that are complete now. Raises InputError."""
+    messages: list[Any]
+    numbers: Sequence[int]
+
+
+class Parser(Protocol):
+    """Cuts a stream of bytes into messages.
+
+    Attributes:
+        place: what the messages are in the input: line or payload.
+        bad: why there are no more: the first thing that cannot be appended. What came before it in
+            the same bytes is given first.
+    """
+
+    place: str
+    bad: InputError | None
+
+    def feed(self, data: bytes) -> Parsed:
+        """The messages that are complete now."""
         ...
 
-    def finish(self) -> list[Any]:
-        """The rest, at the end of the input. Raises InputError."""
+    def finish(self) -> Parsed:
+        """The rest, at the end of the input."""
         ...
 
 
 class _Lines:
-    def __init__(self, limit: int, convert: Callable[[bytes, int], Any] | None) -> None:
+    place = "line"
+
+    def __init__(self, limit: int, convert: Callable[[bytes], Any] | None) -> None:
         self._limit = limit
         self._convert = convert
         self._rest = b""
         self._number = 0
+        self.bad: InputError | None = None
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes) -> Parsed:
         lines = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > self._limit:
-            raise InputError(
-                f"line {self._number + len(lines) + 1} is longer than {self._limit} bytes"
-            )
-        return self._messages(lines)
+        found = self._messages(lines)
+        if self.bad is None and len(self._rest) > self._limit:
+            self._too_long(self._number + 1)
+        return found
 
-    def finish(self) -> list[Any]:
+    def finish(self) -> Parsed:
         lines = [self._rest] if self._rest else []
         self._rest = b""
         return self._messages(lines)
 
-    def _messages(self, lines: list[bytes]) -> list[Any]:
+    def _too_long(self, number: int) -> None:
+        reason = f"it is longer than {self._limit} bytes, which is the limit: split it"
+        self.bad = InputError("line", number, reason)
+
+    def _messages(self, lines: list[bytes]) -> Parsed:
         first = self._number + 1
         self._number += len(lines)
+        for number, line in enumerate(lines, first):
+            if len(line) > self._limit:
+                self._too_long(number)
+                lines = lines[: number - first]
+                break
         if self._convert is None:
-            return lines
-        return [self._convert(line, number) for number, line in enumerate(lines, first)]
+            return Parsed(lines, range(first, first + len(lines)))
+        return self._converted(lines, first, self._convert)
+
+    def _converted(self, lines: list[bytes], first: int, convert: Callable[[bytes], Any]) -> Parsed:
+        messages: list[Any] = []
+        numbers: list[int] = []
+        for number, line in enumerate(lines, first):
+            if not line.strip():
+                continue  # an empty line is no message
+            try:
+                messages.append(convert(line))
+            except (ValueError, binascii.Error, RecursionError) as error:
+                reason = f"{error} (--format lines takes lines as they are)"
+                self.bad = InputError("line", number, reason)
+                break
+            numbers.append(number)
+        return Parsed(messages, numbers)
 
 
 class _LengthPrefixed:
+    place = "payload"
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = b""
         self._number = 0
+        self.bad: InputError | None = None
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes) -> Parsed:
         data = self._rest + data
         found: list[Any] = []
+        first = self._number + 1
         at = 0
         while len(data) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, at)
             if length > self._limit:
-                raise InputError(
-                    f"payload {self._number + 1} would have {length} bytes, and the limit is "
-                    f"{self._limit}: is the input length-prefixed?"
+                self._refuse(
+                    f"its length is given as {length} bytes, and the limit is {self._limit}: is "
+                    f"the input length-prefixed?"
                 )
+                break
             end = at + _LENGTH.size + length
             if end > len(data):
                 break
@@ -96,25 +143,31 @@ class _LengthPrefixed:
             self._number += 1
             at = end
         self._rest = data[at:]
-        return found
+        return Parsed(found, range(first, first + len(found)))
 
-    def finish(self) -> list[Any]:
+    def finish(self) -> Parsed:
         if self._rest:
-            raise InputError(f"the input ends within payload {self._number + 1}")
-        return []
+            if len(self._rest) < _LENGTH.size:
+                self._refuse(f"the input ends within its length, after {len(self._rest)} bytes")
+            else:
+                (length,) = _LENGTH.unpack_from(self._rest)
+                have = len(self._rest) - _LENGTH.size
+                self._refuse(f"the input ends within it, after {have} of {length} bytes")
+        return Parsed([], ())
+
+    def _refuse(self, reason: str) -> None:
+        self.bad = InputError("payload", self._number + 1, reason)
 
 
-def message_of(line: bytes, number: int) -> StreamMessage:
-    """The message in a line of JSON, as `replay --json` prints it. Raises InputError."""
+def message_of(line: bytes) -> StreamMessage:
+    """The message in a line of JSON, as `replay --json` prints it. Raises ValueError."""
     try:
         fields = json.loads(line)
-        if not isinstance(fields, dict):
-            raise ValueError("it is no object")
-        return _message(cast("dict[str, Any]", fields))
-    except (ValueError, binascii.Error, RecursionError) as error:
-        raise InputError(f"line {number}: {error} (--format lines takes lines as they are)") from (
-            error
-        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg} (column {error.colno})") from error
+    if not isinstance(fields, dict):
+        raise ValueError("it is no object")
+    return _message(cast("dict[str, Any]", fields))
 
 
 def _message(fields: dict[str, Any]) -> StreamMessage:

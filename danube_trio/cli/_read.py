@@ -19,8 +19,12 @@ from danube_trio._reader import Reader
 from danube_trio._replica import Replica, open_replica
 from danube_trio._source import StartPosition
 from danube_trio.cli._failures import complain
-from danube_trio.cli._values import Start, time_text
+from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._times import time_text
+from danube_trio.cli._values import Start
 from danube_trio.cli._where import Where
+from danube_trio.cli._words import reworded
+from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import Gap, Record
 
 __all__ = ["print_records"]
@@ -33,7 +37,7 @@ Format = Callable[[list[Any]], bytes]
 
 @attrs.frozen(kw_only=True)
 class _Wanted:
-    """What to print: from `start`, or the `last` so many records."""
+    """What to print: from `start`, or the `last` so many records; at most `count`."""
 
     start: Start | None = None
     last: int = 0
@@ -80,19 +84,72 @@ async def _open(
 async def _print_records(
     directory: str | None, file_name: str, where: Where, wanted: _Wanted
 ) -> bool:
-    out = sys.stdout.buffer
-    gaps = False
+    if sys.stdout is None:
+        raise ValueError("stdout is closed: there is nowhere to print to")
     async with _open(directory, file_name, where, skip=wanted.skip_corrupt) as follower:
-        to_bytes = _format(wanted, CODECS[follower.codec])
-        async for batch in _reader(follower, wanted).batches():
-            if wanted.skip_corrupt and any(isinstance(item, Gap) for item in batch):
-                gaps = True
-                batch = _without_gaps(batch, keep=wanted.as_json)
-            out.write(to_bytes(batch))
-            if wanted.follow:
-                out.flush()
-    out.flush()
-    return gaps
+        # Where the records go to a file, it takes as long as they are many, and nothing is seen.
+        to_file = not wanted.follow and sys.stdout.seekable()
+        with open_bar("replaying", None, in_bytes=False, wanted=to_file) as bar:
+            return await _Printer(follower, wanted, bar).run()
+
+
+@attrs.define(eq=False)
+class _Printer:
+    follower: Follower | Replica
+    wanted: _Wanted
+    bar: Bar
+    printed: int = 0
+    gaps: bool = False
+
+    async def run(self) -> bool:
+        """Print everything; True if something was left out."""
+        reader = _reader(self.follower, self.wanted)
+        while True:
+            try:
+                await self._print_all(reader)
+                return self.gaps
+            except OffsetTrimmedError as error:
+                if not self.wanted.follow:
+                    raise
+                self._say_trimmed(error)
+                start = StartPosition.offset(error.start_offset)
+                count = self.wanted.count
+                left = None if count is None else count - self.printed
+                reader = _reader_from(self.follower, start, None, left, raw=self.wanted.as_json)
+
+    async def _print_all(self, reader: Reader[Any]) -> None:
+        out = sys.stdout.buffer
+        to_bytes = _format(self.wanted, CODECS[self.follower.codec])
+        async with contextlib.aclosing(reader):
+            async for batch in reader.batches():
+                if not self.printed:
+                    self._expect(batch[0])
+                self.printed += len(batch)
+                self.bar.advance(len(batch))
+                if self.wanted.skip_corrupt and any(isinstance(item, Gap) for item in batch):
+                    self.gaps = True
+                    batch = _without_gaps(batch, keep=self.wanted.as_json)
+                out.write(to_bytes(batch))
+                if self.wanted.follow:
+                    out.flush()
+        out.flush()
+
+    def _expect(self, first: Any) -> None:
+        start = first.start if isinstance(first, Gap) else first.offset
+        until, count = self.wanted.until, self.wanted.count
+        total = (self.follower.durable_end if until is None else until) - start
+        self.bar.expect(total if count is None else min(total, count))
+
+    def _say_trimmed(self, error: OffsetTrimmedError) -> None:
+        """Retention was faster than whoever reads what is printed here: it goes on behind it."""
+        self.gaps = True
+        complain(
+            f"offsets {error.offset} to {error.start_offset} (exclusive) were trimmed before they "
+            f"could be printed"
+        )
+        if self.wanted.as_json:
+            gap = Gap(error.offset, error.start_offset, "trimmed")
+            sys.stdout.buffer.write(_gap_line(gap).encode())
 
 
 def _reader(follower: Follower | Replica, wanted: _Wanted) -> Reader[Any]:
@@ -109,9 +166,15 @@ def _reader(follower: Follower | Replica, wanted: _Wanted) -> Reader[Any]:
         start = StartPosition.offset(first)
     else:
         start = _position(*wanted.start)
-    if wanted.as_json:
-        return follower.reader(start, end=end, count=wanted.count, raw=True)
-    return follower.reader(start, end=end, count=wanted.count)
+    return _reader_from(follower, start, end, wanted.count, raw=wanted.as_json)
+
+
+def _reader_from(
+    follower: Follower | Replica, start: StartPosition, end: Any, count: int | None, *, raw: bool
+) -> Reader[Any]:
+    if raw:
+        return follower.reader(start, end=end, count=count, raw=True)
+    return follower.reader(start, end=end, count=count)
 
 
 def _position(kind: str, value: float) -> StartPosition:
@@ -130,7 +193,10 @@ def _without_gaps(batch: list[Any], *, keep: bool) -> list[Any]:
     """Say what is missing; JSON has it in its place, too."""
     for item in batch:
         if isinstance(item, Gap):
-            complain(f"records {item.start} to {item.end} cannot be read: {item.reason}")
+            complain(
+                f"offsets {item.start} to {item.end} (exclusive) cannot be read: "
+                f"{reworded(item.reason)}"
+            )
     return [item for item in batch if keep or not isinstance(item, Gap)]
 
 
@@ -158,9 +224,13 @@ def _raw(batch: list[Any]) -> bytes:
     return b"".join(parts)
 
 
+def _gap_line(gap: Gap) -> str:
+    return _to_json({"gap": [gap.start, gap.end], "reason": gap.reason}) + "\n"
+
+
 def _json_line(item: Record | Gap, codec: Codec) -> str:
     if isinstance(item, Gap):
-        return _to_json({"gap": [item.start, item.end], "reason": item.reason}) + "\n"
+        return _gap_line(item)
     message = codec.decode(item.body)
     place = message.msg_id
     fields: dict[str, Any] = {"offset": item.offset, "append_time": time_text(item.append_time)}

@@ -23,10 +23,15 @@ from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
 from danube_trio.cli._heal import heal_log, plan_healing
 from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
+from danube_trio.cli._words import reworded
 from danube_trio.errors import LogLockedError
 
 __all__ = ["repair_log"]
+
+REPAIRED = "repaired, and verified: no problems"
+NOT_AGREED = "nothing was changed: run it again with --yes"
 
 
 def repair_log(
@@ -46,9 +51,9 @@ def repair_log(
         raise LogLockedError(names.lock, holder)
     heal = plan_healing(disk, names, where, as_json=as_json) if wanted else None
     if heal is not None:
+        steps = len(heal.lines())
         if not yes and not _agreed(as_json):
-            facts = {"repaired": False, "steps": len(heal.lines())}
-            _summary("nothing was changed: run it again with --yes", facts, as_json)
+            _summary(NOT_AGREED, steps, as_json)
             return PROBLEMS
         if not heal_log(disk, heal, lambda: _lock(disk, names), as_json=as_json):
             return PROBLEMS
@@ -56,21 +61,19 @@ def repair_log(
     _show_plan(plan, as_json)
     if not plan.steps:
         if heal is None:
-            _summary("nothing to repair", {"repaired": False, "steps": 0}, as_json)
+            _summary("nothing to repair", 0, as_json, problems=0)
             return 0
-        facts = {"repaired": True, "steps": len(heal.lines()), "problems": 0}
-        _summary("repaired, and verified: no problems", facts, as_json)
+        _summary(REPAIRED, len(heal.lines()), as_json, repaired=True, problems=0)
         return _code(plan)
+    problems = sum(finding.severity == "problem" for finding in plan.findings)
     if not plan.changes:
         reason = "nothing that a repair could change"
-        _summary(reason, {"repaired": False, "steps": len(plan.steps)}, as_json)
+        if any(step.action == "undecided" for step in plan.steps):
+            reason = "nothing was changed: say with --policy what to do, and look at the plan again"
+        _summary(reason, len(plan.steps), as_json, problems=problems)
         return _code(plan)
     if not yes and not _agreed(as_json):
-        _summary(
-            "nothing was changed: run it again with --yes",
-            {"repaired": False, "steps": len(plan.steps)},
-            as_json,
-        )
+        _summary(NOT_AGREED, len(plan.steps), as_json, problems=problems)
         return _code(plan) or PROBLEMS
     return _repair(disk, names, plan, as_json)
 
@@ -99,9 +102,8 @@ def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
     finally:
         lock.release()
     left = counts["problem"]
-    text = "repaired, and verified: no problems" if not left else f"{left} problems are left"
-    facts = {"repaired": True, "steps": len(plan.steps), "problems": left}
-    _summary(text, facts, as_json)
+    text = REPAIRED if not left else f"{counted(left, 'problem')} left"
+    _summary(text, len(plan.steps), as_json, repaired=True, problems=left)
     return PROBLEMS if left else 0
 
 
@@ -123,15 +125,23 @@ def _code(plan: Plan) -> int:
 
 
 def _line(finding: Any, as_json: bool) -> str:
-    return json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}"
+    return (
+        json.dumps(attrs.asdict(finding)) if as_json else reworded(f"{finding.severity}: {finding}")
+    )
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
     for finding in plan.findings:
         click.echo(_line(finding, as_json))
     for step in plan.steps:
-        click.echo(json.dumps({"step": attrs.asdict(step)}) if as_json else f"plan: {step}")
+        click.echo(
+            json.dumps({"step": attrs.asdict(step)}) if as_json else reworded(f"plan: {step}")
+        )
 
 
-def _summary(text: str, facts: dict[str, Any], as_json: bool) -> None:
+def _summary(
+    text: str, steps: int, as_json: bool, *, repaired: bool = False, problems: int | None = None
+) -> None:
+    """The last line. `problems` are those that are left; None where nobody has looked."""
+    facts = {"repaired": repaired, "steps": steps, "problems": problems}
     click.echo(json.dumps({"summary": facts}) if as_json else text)

@@ -15,7 +15,8 @@ from danube_trio._restore_files import STAGING, check_target
 from danube_trio._restore_plan import RestorePlan, plan_restore
 from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
-from danube_trio.cli._values import Start, counted, time_text
+from danube_trio.cli._times import time_text
+from danube_trio.cli._values import Start, counted
 from danube_trio.cli._where import Where
 
 __all__ = ["restore"]
@@ -88,9 +89,13 @@ def _show(done: Restored | RestorePlan, target: str, as_json: bool) -> None:
             "resumed_bytes": done.resumed_bytes,
             "directory_id": done.directory_id,
         }
-    else:
-        size = done.fetch_bytes - done.cut_bytes
-        facts |= {"size_bytes": size, "fetch_bytes": done.fetch_bytes}
+    else:  # what would be; a restore that was interrupted may have some of it already
+        facts |= {
+            "size_bytes": done.fetch_bytes - done.cut_bytes,
+            "fetched_bytes": done.fetch_bytes,
+            "resumed_bytes": 0,
+            "directory_id": None,
+        }
     click.echo(json.dumps(facts) if as_json else _text(facts))
 
 
@@ -103,7 +108,7 @@ def _text(facts: dict[str, Any]) -> str:
         records += f", the last one appended at {facts['last_time']}"
     objects = counted(facts["objects"], "object")
     if not facts["restored"]:
-        return f"would restore {records}: {counted(facts['fetch_bytes'], 'byte')} in {objects}"
+        return f"would restore {records}: {counted(facts['fetched_bytes'], 'byte')} in {objects}"
     fetched = f"fetched {counted(facts['fetched_bytes'], 'byte')}"
     if facts["resumed_bytes"]:
         fetched += f", and {facts['resumed_bytes']:,} before"

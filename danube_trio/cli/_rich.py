@@ -10,6 +10,8 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -31,14 +33,13 @@ class _RichBar:
 
 
 @contextlib.contextmanager
-def rich_bar(what: str, total_bytes: int | None) -> Generator[_RichBar]:
+def rich_bar(what: str, total_bytes: int | None, *, in_bytes: bool = True) -> Generator[_RichBar]:
     """Show a bar on stderr while the block runs."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+    if in_bytes:
+        columns += [DownloadColumn(binary_units=True), TransferSpeedColumn()]
+    else:
+        columns.append(TaskProgressColumn())
+    columns.append(TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _RichBar(progress, what, total_bytes)

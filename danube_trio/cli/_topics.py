@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -50,8 +51,15 @@ def print_topics(directory: str | None, file_name: str, where: Where, as_json: b
     elif rows:
         click.echo(_text(rows))
     else:
-        click.echo("no topics")
+        click.echo(f"no topics in {_looked_at(directory, where)}")
     return any("error" in found for found in (*local.values(), *remote.values()))
+
+
+def _looked_at(directory: str | None, where: Where) -> str:
+    places = [f"{directory}/NAMESPACE/NAME"] if directory is not None else []
+    if directory is None or where.explicit:
+        places.append(f"{where.url}, below {where.prefix or TOPICS}")
+    return " and ".join(places)
 
 
 # ---- directories
@@ -104,12 +112,17 @@ def _look_at_directory(disk: RealDisk, path: str, file_name: str) -> dict[str, A
 async def _remote(where: Where) -> dict[str, dict[str, Any]]:
     root = where.prefix or TOPICS
     found: dict[str, dict[str, Any]] = {}
+    where.check_there()
     async with where.open() as corner:
         topics = [
             (namespace, name)
             for namespace in await corner.store.list_children(root)
             for name in await corner.store.list_children(f"{root}/{namespace}")
         ]
+        if not topics and where.prefix:
+            raise FileNotFoundError(
+                errno.ENOENT, f"nothing is below --prefix {root}", corner.store.url
+            )
         todo = iter(topics)
         failures: list[Exception] = []
         async with trio.open_nursery() as nursery:

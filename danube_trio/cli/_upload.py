@@ -91,7 +91,7 @@ class _Upload:
                 return self._facts(waiting, None)
             self._refuse_other_owner(waiting)
             if self._is_done(waiting):
-                return self._facts(waiting, None) | {"uploaded": True, "sealed": self.seal}
+                return self._done(waiting)
             self.bar.expect(waiting.size_bytes)
             config = WalConfig(
                 dir=self.names.directory,
@@ -122,6 +122,11 @@ class _Upload:
             and waiting.start == waiting.end
             and (state.sealed or not self.seal)
         )
+
+    def _done(self, waiting: _Waiting) -> dict[str, Any]:
+        assert waiting.state is not None
+        found = {"uploaded": True, "epoch": waiting.state.epoch, "sealed": waiting.state.sealed}
+        return self._facts(waiting, None) | found
 
     def _refuse_other_owner(self, waiting: _Waiting) -> None:
         state = waiting.state
@@ -165,6 +170,9 @@ class _Upload:
             "records": waiting.end - waiting.start,
             "segments": waiting.segments,
             "size_bytes": waiting.size_bytes,
+            "epoch": None,
+            "sealed": False,
+            "notes": [],
         }
         if wal is not None:
             statistics = wal.statistics()

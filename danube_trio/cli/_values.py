@@ -1,9 +1,10 @@
-"""Values that options take and that output shows: positions, times, input formats."""
+"""Values that options take and that output shows: positions, counts, tables.
+
+Imports little, because `--help` waits for this file.
+"""
 
 from __future__ import annotations
 
-import math
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
@@ -13,21 +14,21 @@ __all__ = [
     "Start",
     "columns",
     "counted",
-    "time_text",
     "to_point",
     "to_start",
     "to_until",
 ]
 
 FORMATS: Final = ("lines", "ndjson", "length-prefixed")
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # ("earliest", 0), ("latest", 0), ("offset", n) or ("timestamp", seconds)
 Start = tuple[str, float]
 
 
-def to_start(ctx: click.Context, param: click.Parameter, text: str) -> Start:
-    """The value of ``--from``."""
+def to_start(ctx: click.Context, param: click.Parameter, text: str | None) -> Start | None:
+    """The value of ``--from``; None if there is none."""
+    if text is None:
+        return None
     if text in ("earliest", "latest"):
         return text, 0
     if text.startswith("@"):
@@ -35,23 +36,20 @@ def to_start(ctx: click.Context, param: click.Parameter, text: str) -> Start:
     if text.isascii() and text.isdigit():
         return "offset", int(text)
     raise click.BadParameter(
-        f"{text!r} is neither earliest, latest, an offset nor @TIME", ctx, param
+        f"{text!r} is neither earliest, latest, an offset nor @TIME (seconds since 1970 or ISO "
+        f"8601, as @2026-01-31T12:00)",
+        ctx,
+        param,
     )
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, text: str) -> float:
+    from danube_trio.cli._times import seconds_of
+
     try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            reason = f"{text!r} is neither seconds since 1970 nor ISO 8601"
-            raise click.BadParameter(reason, ctx, param) from None
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise click.BadParameter(f"{text!r} is before 1970, or no time at all", ctx, param)
-    return seconds
+        return seconds_of(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 def to_until(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
@@ -72,17 +70,6 @@ def to_point(ctx: click.Context, param: click.Parameter, text: str | None) -> St
     if text.isascii() and text.isdigit():
         return "offset", int(text)
     raise click.BadParameter(f"{text!r} is neither an offset nor @TIME", ctx, param)
-
-
-def time_text(microseconds: int) -> str | None:
-    """ISO 8601 in UTC; None for 0, which stands for unknown."""
-    if not microseconds:
-        return None
-    try:
-        moment = EPOCH + timedelta(microseconds=microseconds)
-    except OverflowError:
-        return f"{microseconds} us after 1970"
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def counted(number: int, thing: str) -> str:

@@ -1,26 +1,26 @@
-"""Where a log is in an object store: the options that say so, and opening what they name."""
+"""Where a log is in an object store, as the options say it, and opening what they name."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
-import click
+
+from danube_trio.cli._options import VARIABLE
 
 if TYPE_CHECKING:
     from danube_trio.catalog import Catalog
     from danube_trio.cloud import CloudStore, StoreOptions
     from danube_trio.metadata import MetadataStore
 
-__all__ = ["TOPICS", "Corner", "Where", "in_store"]
+__all__ = ["TOPICS", "Corner", "Where"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-VARIABLE = "DANUBE_STORE"
 # Danube's own, which a log with a topic name has, too.
 TOPICS = "storage/topics"
 
@@ -97,6 +97,19 @@ class Where:
             self._missing("--topic /NAMESPACE/NAME or --prefix, which says where the log is in it")
         if self.metadata and not self.topic:
             self._missing("--topic, because --metadata knows logs by it")
+
+    def check_there(self) -> None:
+        """FileNotFoundError if the store is a directory, and it is missing.
+
+        Of a bucket nobody knows whether it is empty or the wrong one.
+        """
+        from urllib.parse import unquote
+
+        path = unquote(self.url.removeprefix("file://"))
+        if self.url.startswith("file:///") and not Path(path).is_dir():
+            raise FileNotFoundError(
+                errno.ENOENT, "there is no such directory: is that the right --store?", self.url
+            )
 
     def _missing(self, what: str) -> None:
         raise ValueError(f"missing: {what}")
@@ -205,67 +218,3 @@ def _typed(name: str, text: str) -> object:
         with contextlib.suppress(ValueError):
             return int(text) if kind is int else float(text)
     return text
-
-
-def _to_pairs(
-    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    pairs: list[tuple[str, str]] = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            # Not the text itself, which may be a secret.
-            raise click.BadParameter("it must look like KEY=VALUE", ctx, param)
-        pairs.append((name.replace("-", "_"), value))
-    return tuple(pairs)
-
-
-def in_store(command: F) -> F:
-    """The options; the command gets them as one argument `where`, a `Where`."""
-    options = (
-        click.option(
-            "--store", "store_url", metavar="URL", envvar=VARIABLE, default="", show_envvar=True,
-            help="The object store: s3://BUCKET/PREFIX, gs://, az://, or file:///PATH.",
-        ),
-        click.option(
-            "--topic", default="", metavar="/NS/NAME", help="The log in the store, by its topic.",
-        ),
-        click.option(
-            "--prefix", default="", help="The log in the store, by the beginning of its keys.",
-        ),
-        click.option(
-            "--metadata", "metadata_url", metavar="URL", default="",
-            help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
-        ),
-        click.option(
-            "--store-option", "store_options", metavar="KEY=VALUE", multiple=True,
-            callback=_to_pairs, help="How to reach the store, as endpoint=URL; may be repeated.",
-        ),
-        click.option(
-            "--store-options", "options_file", metavar="FILE", type=click.Path(),
-            help="The same in a file, TOML (*.toml) or JSON: the place for secrets.",
-        ),
-    )  # fmt: skip
-
-    def wrapped(**values: Any) -> Any:
-        source = click.get_current_context().get_parameter_source("store_url")
-        where = Where(
-            url=values.pop("store_url"),
-            explicit=source is click.core.ParameterSource.COMMANDLINE,
-            options=values.pop("store_options"),
-            options_file=values.pop("options_file"),
-            prefix=values.pop("prefix").strip("/"),
-            topic=values.pop("topic"),
-            metadata=values.pop("metadata_url"),
-        )
-        return command(where=where, **values)
-
-    wrapped.__doc__ = command.__doc__
-    wrapped.__name__ = command.__name__
-    decorated: Any = wrapped
-    # The parameters that are there already, and these after them.
-    decorated.__click_params__ = getattr(command, "__click_params__", [])
-    for option in reversed(options):
-        decorated = option(decorated)
-    result: F = decorated
-    return result

@@ -1,0 +1,180 @@
+"""What a shell is offered for the word under the cursor. Asks no server, opens no log: an answer is
+wanted before the next key is pressed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import split_arg_string as split
+
+__all__ = ["Bash", "codecs", "metadata", "points", "positions", "store_options", "stores", "topics"]
+
+STORES = ("s3://", "gs://", "az://", "file:///")
+FILE = "file://"
+TOPICS = "storage/topics"
+MOST = 200
+
+
+def _plain(values: Iterator[str] | tuple[str, ...], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(value) for value in values if value.startswith(incomplete)][:MOST]
+
+
+def _names(folder: Path) -> list[str]:
+    """The directories in it; none if there is no such thing, or it may not be looked at."""
+    with contextlib.suppress(OSError, ValueError):
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return []
+
+
+def positions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Where to begin: words, today, and where the segments of DIR begin."""
+    found = [CompletionItem(word) for word in ("earliest", "latest") if word.startswith(incomplete)]
+    today = f"@{datetime.now(UTC):%Y-%m-%d}"
+    if today.startswith(incomplete):
+        found.append(CompletionItem(today, help="a time: ISO 8601, or seconds since 1970"))
+    for base in _bases(ctx):
+        if str(base).startswith(incomplete):
+            found.append(CompletionItem(str(base), help="where a segment begins"))
+    return found[:MOST]
+
+
+def points(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Where to end: as `positions`, and the current end."""
+    now = [CompletionItem("current")] if "current".startswith(incomplete) else []
+    return (
+        now
+        + [
+            CompletionItem(str(base), help="where a segment begins")
+            for base in _bases(ctx)
+            if str(base).startswith(incomplete)
+        ][:MOST]
+    )
+
+
+def _bases(ctx: click.Context) -> list[int]:
+    # Click has not assigned the arguments when an option still lacks its value.
+    directory = ctx.params.get("directory") or next(iter(ctx.args), None)
+    file_name = ctx.params.get("file_name") or "wal.log"
+    stem, _, suffix = str(file_name).rpartition(".")
+    name = re.compile(rf"{re.escape(stem)}\.(\d{{20}})\.{re.escape(suffix)}")
+    if not directory:
+        return []
+    with contextlib.suppress(OSError, ValueError):
+        entries = [name.fullmatch(entry.name) for entry in Path(str(directory)).iterdir()]
+        return sorted(int(match[1]) for match in entries if match)
+    return []
+
+
+def stores(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Schemes, and the directories of a store that is one."""
+    from urllib.parse import quote, unquote
+
+    if not incomplete.startswith("file:///"):
+        return _plain(STORES, incomplete)
+    folder, _, begun = incomplete.removeprefix(FILE).rpartition("/")
+    inside = _names(Path(unquote(folder) or "/"))
+    below = _plain((f"{FILE}{folder}/{quote(name)}/" for name in inside), incomplete)
+    return below if begun else [CompletionItem(incomplete), *below]
+
+
+def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The topics of a store that is a directory."""
+    from urllib.parse import unquote
+
+    url = str(ctx.params.get("store_url") or "")
+    if not url.startswith(f"{FILE}/"):
+        return []
+    root = Path(unquote(url.removeprefix(FILE)), ctx.params.get("prefix") or TOPICS)
+    every = (f"/{space}/{name}" for space in _names(root) for name in _names(root / space))
+    return _plain(every, incomplete)
+
+
+def metadata(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The schemes of a metadata store."""
+    return _plain(("etcd://", "etcds://"), incomplete)
+
+
+def store_options(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The names of the options; not their values, which may be secrets."""
+    import attrs
+
+    from danube_trio.cloud import StoreOptions
+
+    return _plain((f"{field.name}=" for field in attrs.fields(StoreOptions)), incomplete)
+
+
+def codecs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of the message layouts."""
+    from danube_trio._core.codec import CODECS
+
+    return _plain(tuple(CODECS), incomplete)
+
+
+# ---- bash
+
+# Bash cuts words at colons, too, and click's own script does not put them together again: `--store
+# s3://` would be three words. This one hands over the line, and gets what follows the last cut.
+_BASH = """\
+%(complete_func)s() {
+    local kind value
+    COMPREPLY=()
+    while IFS=, read -r kind value; do
+        case $kind in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            nospace) compopt -o nospace; COMPREPLY+=("$value") ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done < <(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORDBREAKS=$COMP_WORDBREAKS \\
+        %(complete_var)s=bash_complete "$1" 2>/dev/null)
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class Bash(BashComplete):
+    """Completion for bash, also of words with a colon or an equals sign in them."""
+
+    source_template = _BASH
+
+    def source(self) -> str:
+        """The script."""
+        return self.source_template % self.source_vars()
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the cursor, and the one at it."""
+        line = os.environ.get("COMP_LINE", "")
+        words = split(line)
+        while words and not words[0].endswith(self.prog_name):
+            del words[0]  # what stands before the command, as an assignment does
+        del words[:1]
+        incomplete = words.pop() if words and not line[-1:].isspace() else ""
+        self._cut = self._already_there(incomplete)
+        return words, incomplete
+
+    def _already_there(self, incomplete: str) -> int:
+        """How much of the word bash does not replace."""
+        breaks = set(os.environ.get("COMP_WORDBREAKS", "")) & set(":=")
+        return max((i + 1 for i, c in enumerate(incomplete) if c in breaks), default=0)
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """A line for the script."""
+        kind = item.type
+        if kind == "plain":
+            # What is only begun by it goes on without a space.
+            kind = "nospace" if item.value.endswith(("/", "=")) else "plain"
+        return f"{kind},{item.value[self._cut :]}"
+
+
+add_completion_class(Bash)

@@ -1,0 +1,150 @@
+"""The options that several commands have. Imports nothing but click: `--help` waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+__all__ = [
+    "VARIABLE",
+    "Folder",
+    "as_json",
+    "as_raw",
+    "completed_by",
+    "directory",
+    "directory_or_store",
+    "file_name",
+    "in_store",
+    "skip",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+VARIABLE = "DANUBE_STORE"
+
+
+def completed_by(name: str) -> Complete:
+    """The function of `_complete` with this name, which is imported when a shell asks."""
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from danube_trio.cli import _complete
+
+        found: list[CompletionItem] = getattr(_complete, name)(ctx, param, incomplete)
+        return found
+
+    return complete
+
+
+class Folder(click.Path):
+    """A path that shells complete with directories. Whether it is one, the command finds out."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """See `click.ParamType`."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
+directory = click.argument("directory", metavar="DIR", type=Folder())
+directory_or_store = click.argument("directory", metavar="[DIR]", type=Folder(), required=False)
+file_name = click.option(
+    "--file-name",
+    default="wal.log",
+    show_default=True,
+    metavar="NAME",
+    help="The log's file name.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_raw = click.option(
+    "--raw", is_flag=True, help="Print payloads, each after its length (32 bits, little endian)."
+)
+skip = click.option(
+    "--skip-corrupt", is_flag=True, help="Step over damaged records, say so, and exit with 1."
+)
+
+
+# ---- object stores
+
+
+def _to_pairs(
+    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            # Not the text itself, which may be a secret.
+            raise click.BadParameter("it must look like KEY=VALUE", ctx, param)
+        pairs.append((name.replace("-", "_"), value))
+    return tuple(pairs)
+
+
+_STORE_OPTIONS = (
+    click.option(
+        "--store", "store_url", metavar="URL", envvar=VARIABLE, default="", show_envvar=True,
+        shell_complete=completed_by("stores"),
+        help="The object store: s3://BUCKET/PREFIX, gs://, az://, or file:///PATH.",
+    ),
+    click.option(
+        "--topic", default="", metavar="/NS/NAME", shell_complete=completed_by("topics"),
+        help="The log in the store, by its topic.",
+    ),
+    click.option(
+        "--prefix", default="", metavar="PREFIX",
+        help="The log in the store, by the beginning of its keys.",
+    ),
+    click.option(
+        "--metadata", "metadata_url", metavar="URL", default="",
+        shell_complete=completed_by("metadata"),
+        help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
+    ),
+    click.option(
+        "--store-option", "store_options", metavar="KEY=VALUE", multiple=True,
+        callback=_to_pairs, shell_complete=completed_by("store_options"),
+        help="How to reach the store, as endpoint=URL; may be repeated.",
+    ),
+    click.option(
+        "--store-options", "options_file", metavar="FILE", type=click.Path(),
+        help="The same in a file, TOML (*.toml) or JSON: the place for secrets.",
+    ),
+)  # fmt: skip
+
+
+def in_store(command: F) -> F:
+    """The options that name a store; the command gets them as one argument `where`, a `Where`."""
+
+    def wrapped(**values: Any) -> Any:
+        from danube_trio.cli._where import Where
+
+        source = click.get_current_context().get_parameter_source("store_url")
+        where = Where(
+            url=values.pop("store_url"),
+            explicit=source is click.core.ParameterSource.COMMANDLINE,
+            options=values.pop("store_options"),
+            options_file=values.pop("options_file"),
+            prefix=values.pop("prefix").strip("/"),
+            topic=values.pop("topic"),
+            metadata=values.pop("metadata_url"),
+        )
+        return command(where=where, **values)
+
+    wrapped.__doc__ = command.__doc__
+    wrapped.__name__ = command.__name__
+    decorated: Any = wrapped
+    # The parameters that are there already, and these after them.
+    decorated.__click_params__ = getattr(command, "__click_params__", [])
+    for option in reversed(_STORE_OPTIONS):
+        decorated = option(decorated)
+    result: F = decorated
+    return result

@@ -1,0 +1,38 @@
+"""Times as they are typed and shown: ISO 8601, in UTC unless another zone is named."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+__all__ = ["seconds_of", "time_text"]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def seconds_of(text: str) -> float:
+    """Seconds since 1970 of a time that was typed, as seconds or as ISO 8601. Raises ValueError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            reason = f"{text!r} is neither seconds since 1970 nor ISO 8601"
+            raise ValueError(reason) from None
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{text!r} is before 1970, or no time at all")
+    return seconds
+
+
+def time_text(microseconds: int) -> str | None:
+    """ISO 8601 in UTC; None for 0, which stands for unknown."""
+    if not microseconds:
+        return None
+    try:
+        moment = EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return f"{microseconds} us after 1970"
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
