@@ -29,7 +29,7 @@ RANKS = {
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
     **dict.fromkeys(("_shared_lanes", "_topic_names"), 1),
     # the tasks, and the state that they share
-    **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
+    **dict.fromkeys(("_engine", "_cloud_side", "_accept", "_statistics", *TASKS), 2),
     **dict.fromkeys(("_wal", "_readable", "_attach", "_stores"), 3),
     **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
     **dict.fromkeys(("_repair", "_repair_heal", "_repair_plan", "_repair_scan"), 3),
