@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import errno
 import logging
 
 import attrs
@@ -12,7 +13,7 @@ import trio
 from danube_trio._wal import Wal
 from danube_trio.errors import DanubeError
 
-__all__ = ["State", "Topic", "another", "ask_for_upload"]
+__all__ = ["State", "Topic", "another", "ask_for_upload", "no_files_left"]
 
 log = logging.getLogger("danube_trio.storage")
 
@@ -101,6 +102,11 @@ def another(error: Exception) -> Exception:
     again.__cause__ = error.__cause__
     again.__suppress_context__ = error.__suppress_context__
     return again.with_traceback(error.__traceback__)
+
+
+def no_files_left(error: Exception) -> bool:
+    """Whether the process, or the system, has no more open files."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 async def ask_for_upload(wal: Wal, end: int) -> None:

@@ -24,7 +24,6 @@ The hosts are shielded: a cancelled program leaves its block first, and they clo
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -33,7 +32,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from danube_trio._core.stats import StorageStatistics
-from danube_trio._topic import State, Topic, another, ask_for_upload
+from danube_trio._topic import State, Topic, another, ask_for_upload, no_files_left
 from danube_trio._waiters import Doorbell
 from danube_trio._wal import Wal
 from danube_trio.errors import FencedError, LogClosedError
@@ -43,9 +42,7 @@ __all__ = ["TopicHosts"]
 log = logging.getLogger("danube_trio.storage")
 
 # How many topics are opened, or left, at a time. Guesses: both wait for the disk, or a store.
-OPENERS = 32
-LEAVERS = 32
-NO_FILES = (errno.EMFILE, errno.ENFILE)  # the process, or the system, has no more open files
+OPENERS = LEAVERS = 32
 # Garbage readers tell nobody that they are gone.
 STARVING_POLL = 0.25
 
@@ -58,8 +55,7 @@ class TopicHosts:
         open_log: makes the block of a topic's log.
         admit: called before a topic is opened; what it raises refuses to open it.
         fenced: told of a topic that another process took over, and in which epoch it was ours.
-        limit: how many may be open.
-        idle_seconds: when an idle topic is closed.
+        limit, idle_seconds: how many may be open; when an idle one is closed.
         uploads: whether idle topics are uploaded before.
     """
 
@@ -271,7 +267,7 @@ class TopicHosts:
         if topic.wal is None:
             topic.error = error
             self.failed_opens += 1
-            if isinstance(error, OSError) and error.errno in NO_FILES:
+            if no_files_left(error):
                 self._make_room(1)  # for the next try
             if isinstance(error, FencedError | LogClosedError):
                 self._not_uploaded.pop(topic.name, None)  # it is somebody else's now
@@ -381,6 +377,10 @@ class TopicHosts:
         """The log of a topic if it is open. Holds nothing."""
         topic = self._topics.get(name)
         return topic.wal if topic is not None and topic.state is State.OPEN else None
+
+    def open_names(self) -> list[str]:
+        """The topics that are open, in the order of their opening."""
+        return [topic.name for topic in self._topics.values() if topic.state is State.OPEN]
 
     def statistics(self, given_away: int) -> StorageStatistics:
         """Everything that can be counted, now."""

@@ -242,6 +242,10 @@ class Storage:
         """Everything that can be counted, now. Of one topic: `topic_statistics`."""
         return self._topics.statistics(len(self._door.away))
 
+    def open_topics(self) -> list[str]:
+        """The names of the topics that are open now, those first that were opened first."""
+        return self._topics.open_names()
+
     def topic_statistics(self, topic: str) -> WalStatistics | None:
         """Of a topic that is open now; None if it is not, and it is not opened for that."""
         wal = self._topics.open_log(topic_name(topic))

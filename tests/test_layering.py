@@ -45,7 +45,7 @@ RANKS = {
     **dict.fromkeys(("_host", "_jobs", "_line"), 5),  # the engine's thread, for the doors
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing"), 7),
-    "cli": 8,
+    **dict.fromkeys(("cli", "prometheus"), 8),
 }
 
 MAY_IMPORT_DISK = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from math import fsum
 
 import attrs
 
@@ -79,7 +80,7 @@ class Histogram:
             j = bisect_left(times, now - bounds[bucket - 1], i + 1) if bucket else count
             counts[bucket] += j - i
             i = j
-        self._sum += now * count - sum(times)
+        self._sum += now * count - fsum(times)  # exact: they are large numbers close together
 
     def view(self) -> HistogramView:
         """The state now."""
