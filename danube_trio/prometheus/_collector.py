@@ -151,14 +151,14 @@ class DanubeCollector(Collector):
     ) -> Shown:
         """Show a storage, and as logs the topics that are open in it.
 
-        A topic has some 80 series, and a look at it takes about 50 us of the loop's time, so there
+        A topic has about 60 series, and a look at it takes about 50 us of the loop's time, so there
         is a limit. Which topics are shown does not change as long as they stay open.
 
         Args:
             name: the value of the label ``storage``; topics have it too, beside ``log``.
             storage: to be added in the trio run that it belongs to.
             topics: show at most so many of them, those that were used first; 0: none.
-            buckets: whether their histograms have all buckets (twice as many series) or only
+            buckets: whether their histograms have all buckets (three times as many series) or only
                 count and sum, which give the mean.
 
         Raises like `add_log`.
