@@ -146,10 +146,10 @@ class Acceptor:
     async def _wait_for_room(self, size_bytes: int) -> None:
         """Returns with room, in the same step in which the caller accepts."""
         engine = self._engine
-        engine.waiting_appends += 1
+        engine.meters.append_waits()
         try:
             async with self._queue:
                 while self._log.phase is Phase.OPEN and not self._has_room(size_bytes):
                     await engine.room_bell.wait()
         finally:
-            engine.waiting_appends -= 1
+            engine.meters.waiting_appends -= 1

@@ -45,6 +45,7 @@ class CloudSide:
         self.left_sealed = False
         self.over = trio.Event()
         self.full = False
+        self._waiting_peak_bytes = 0
         self.trimmed: list[Descriptor] = []
         self._engine = engine
         self.look_at_room()
@@ -73,6 +74,11 @@ class CloudSide:
         engine = self._engine
         return engine.segments.size_from(engine.marks.uploaded_end) + engine.active.size_bytes
 
+    def _look_at_peak(self) -> int:
+        """The most that ever waited. It only grows until something is uploaded or trimmed."""
+        self._waiting_peak_bytes = max(self._waiting_peak_bytes, self.waiting_bytes)
+        return self._waiting_peak_bytes
+
     def look_at_room(self) -> None:
         """Whether appends have to wait for the store, or somebody waits for what is there now."""
         if self._engine.log.upload_wanted > self._engine.marks.uploaded_end:
@@ -94,6 +100,7 @@ class CloudSide:
     def committed(self, state: CatalogState) -> None:
         """The catalog's newest state: it names more objects, or begins later."""
         engine, marks = self._engine, self._engine.marks
+        self._look_at_peak()
         before, self.tier.state = self.tier.state, state
         self.trimmed += [d for d in before.segments if d.end <= state.start_offset]
         if state.end > marks.uploaded_end:
@@ -114,6 +121,7 @@ class CloudSide:
             object_bytes=sum(d.size_bytes for d in state.segments),
             local_start=self._engine.local_start,
             waiting_bytes=self.waiting_bytes,
+            waiting_peak_bytes=self._look_at_peak(),
             appends_held=self.full,
             uploads=self.uploads.done,
             uploaded_bytes=self.uploads.bytes,

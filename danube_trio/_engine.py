@@ -30,9 +30,11 @@ from danube_trio._core.frame import Block, Records
 from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
-from danube_trio._core.stats import Histogram, WalStatistics
+from danube_trio._core.stats import WalStatistics
 from danube_trio._pins import Pins
+from danube_trio._statistics import statistics_of
 from danube_trio._tier import CloudTier
 from danube_trio._waiters import Doorbell, OffsetWaiters
 from danube_trio.config import WalConfig
@@ -101,15 +103,8 @@ class Engine:
         self.cloud = CloudSide(self, tier) if tier is not None else None
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
-        self.janitor_failures = 0
-        self.appended_records = 0
-        self.appended_bytes = 0
-        self.writes = 0
-        self.syncs = 0
-        self.rolls = 0
-        self.waiting_appends = 0
         self.forked = False
-        self.sync_seconds = Histogram()
+        self.meters = Meters(trio.lowlevel.current_clock().current_time)
 
     # ---- what readers ask
 
@@ -194,6 +189,7 @@ class Engine:
         if self.disk is None:
             self._settle_in_memory(first)
         else:
+            self.meters.ages.accepted(self.marks.next_offset)
             self.writer_bell.ring()
         return first
 
@@ -203,7 +199,7 @@ class Engine:
         self.intake.release(size)
         self.cache.add(block)
         self.marks.settle_in_memory(self.cache.start)
-        self._count(block)
+        self.meters.wrote(block)
         for waiters in (self.written, self.durable, self.visible):
             waiters.release(block.end)
 
@@ -219,7 +215,7 @@ class Engine:
         if self.cloud is not None:
             self.cloud.look_at_room()
         self.room_bell.ring()
-        self._count(block)
+        self.meters.wrote(block)
         self.written.release(block.end)
         if self.early_visible:
             self._show(block)
@@ -237,6 +233,7 @@ class Engine:
         if self._unsynced:
             self._unsynced.clear()
             self.visible.release(end)
+        self.meters.ages.durable(end)
         self.durable.release(end)
         if self.log.phase is not Phase.OPEN:
             self.tell_who_waits_beyond_the_end()
@@ -244,11 +241,6 @@ class Engine:
     def _show(self, block: Block) -> None:
         self.cache.add(block)
         self.visible.release(block.end)
-
-    def _count(self, block: Block) -> None:
-        self.writes += 1
-        self.appended_records += block.end - block.start
-        self.appended_bytes += block.size_bytes
 
     def rolled(self, crc: int | None) -> None:
         """The active segment was sealed, and the next one begun; `crc` of its bytes, if known."""
@@ -263,7 +255,7 @@ class Engine:
         self.active = SparseIndex(index.end)
         self.marks.sealed(index.end)
         self.log.roll_wanted = False
-        self.rolls += 1
+        self.meters.rolls += 1
         self.janitor_bell.ring()
         self.uploader_bell.ring()
 
@@ -339,33 +331,7 @@ class Engine:
 
     def statistics(self) -> WalStatistics:
         """Everything that can be counted, now."""
-        marks, on_disk = self.marks, self.disk is not None
-        return WalStatistics(
-            phase=self.log.phase.value,
-            start_offset=marks.start_offset,
-            uploaded_end=marks.uploaded_end,
-            sealed_end=marks.sealed_end,
-            durable_end=marks.durable_end,
-            written_end=marks.written_end,
-            next_offset=marks.next_offset,
-            segments=len(self.segments) + 1 if on_disk else 0,
-            size_bytes=self.segments.size_bytes + self.active.size_bytes,
-            pending_bytes=self.intake.held_bytes,
-            pending_peak_bytes=self.intake.peak_bytes,
-            cached_records=self.cache.end - self.cache.start,
-            cached_bytes=self.cache.size_bytes,
-            appended_records=self.appended_records,
-            appended_bytes=self.appended_bytes,
-            writes=self.writes,
-            syncs=self.syncs,
-            rolls=self.rolls,
-            sync_seconds=self.sync_seconds.view(),
-            readers=tuple(r.statistics() for r in self.readers if not r.closed),
-            waiting_appends=self.waiting_appends,
-            janitor_failures=self.janitor_failures,
-            notes=self.notes,
-            cloud=self.cloud.statistics() if self.cloud is not None else None,
-        )
+        return statistics_of(self)
 
     def break_(self, failure: BaseException) -> None:
         """A write or sync failed: everyone who waits is told, nothing is retried."""
@@ -373,6 +339,7 @@ class Engine:
             log.error("the log %s is broken: %r", self.config.dir, failure)
         self.log.break_(failure)
         self.intake.discard()
+        self.meters.ages.discard()
         self._unsynced.clear()
         self._fail_waiters()
 

@@ -15,6 +15,9 @@ broken from elsewhere (a failed trim), the hop under way ends and reports nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import perf_counter
+
 import trio
 
 from danube_trio._core.disk import Lane
@@ -50,21 +53,26 @@ class _Flusher:
         self._segment_limit = engine.config.segment_bytes
         self._unsynced_bytes = 0
         self._sync_at = NEVER
+        self._meters = engine.meters
+        self._meter = engine.meters.task("flusher")
 
     async def serve(self, inbox: trio.MemoryReceiveChannel[Work]) -> None:
         """Handle work until the channel ends."""
-        tail, log = self._tail, self._engine.log
+        tail, log, doing = self._tail, self._engine.log, self._meter
         while not log.broken:
             work: Work = None
             try:
                 if self._sync_at == NEVER:
+                    doing.enter("idle")
                     work = await inbox.receive()
                 else:
+                    doing.enter("unsynced")
                     with trio.move_on_at(self._sync_at):
                         work = await inbox.receive()
             except trio.EndOfChannel:
                 if log.broken:
                     break
+                doing.enter("closing")
                 await self._lane.run(tail.close, self._engine.marks.written_end)
                 self._engine.synced()
                 return
@@ -82,28 +90,34 @@ class _Flusher:
 
     async def _write(self, block: Block, accepted_bytes: int) -> None:
         engine, size = self._engine, len(block.data)
-        started = trio.current_time()
         if engine.log.sync_due or self._unsynced_bytes + size >= self._batch_limit:
-            await self._lane.run(self._tail.commit, block.data, block.end)
+            started = self._begin("syncing")
+            seconds = await self._lane.run(_timed, self._tail.commit, block.data, block.end)
             engine.block_written(block, accepted_bytes)
-            self._synced(started)
+            self._synced(started, seconds)
         else:
+            started = self._begin("writing")
             await self._lane.run(self._tail.write, block.data)
             engine.block_written(block, accepted_bytes)
+            self._meters.write_seconds.add(self._meters.now() - started)
             self._unsynced_bytes += size
             if self._sync_at == NEVER:
                 self._sync_at = started + self._interval
 
     async def _sync(self) -> None:
-        started = trio.current_time()
-        await self._lane.run(self._tail.sync, self._engine.marks.written_end)
-        self._synced(started)
+        started = self._begin("syncing")
+        end = self._engine.marks.written_end
+        seconds = await self._lane.run(_timed, self._tail.sync, end)
+        self._synced(started, seconds)
 
-    def _synced(self, started: float) -> None:
-        engine = self._engine
-        engine.synced()
-        engine.syncs += 1
-        engine.sync_seconds.add(trio.current_time() - started)
+    def _begin(self, state: str) -> float:
+        """Enter the state; returns the time."""
+        self._meter.enter(state)
+        return self._meter.since
+
+    def _synced(self, started: float, disk_seconds: float) -> None:
+        self._engine.synced()
+        self._meters.synced(self._meters.now() - started, disk_seconds)
         self._unsynced_bytes = 0
         self._sync_at = NEVER
 
@@ -112,7 +126,14 @@ class _Flusher:
         if not self._tail.position:
             self._engine.log.roll_wanted = False
             return
-        started = trio.current_time()
-        await self._lane.run(self._tail.roll, self._engine.marks.written_end)
-        self._synced(started)
+        started = self._begin("rolling")
+        seconds = await self._lane.run(_timed, self._tail.roll, self._engine.marks.written_end)
+        self._synced(started, seconds)
         self._engine.rolled(self._tail.sealed_crc)
+
+
+def _timed(call: Callable[..., None], *args: object) -> float:
+    """In the lane's thread: how many seconds the call took there."""
+    started = perf_counter()
+    call(*args)
+    return perf_counter() - started

@@ -82,11 +82,13 @@ class Janitor:
         self._checkpointed = -1
         self._marked = -1  # the durable end for which the mark was made durable last
         self._tried: set[int] = set()
+        self._meter = engine.meters.task("janitor")
 
     async def run(self) -> None:
         """Go round until the log leaves the OPEN phase."""
-        engine = self._engine
+        engine, doing = self._engine, self._meter
         while engine.log.running:
+            doing.enter("idle")
             config = engine.config
             age = self._segment_age
             pause = min(ROUND_SECONDS, max(age if age is not None else ROUND_SECONDS, 0.05))
@@ -94,12 +96,15 @@ class Janitor:
                 await engine.janitor_bell.wait()
             if not engine.log.running:
                 return
+            doing.enter("marking")
             if not await self._sync_mark():
                 return
+            doing.enter("tidying")
             await self.tidy()
             self._age_segment()
             if config.retain_age is not None:
                 await self._learn_times()
+            doing.enter("freeing")
             try:
                 await self._free()
             except (OSError, StoreError, CorruptDataError, UnsupportedFormatError) as error:
@@ -241,7 +246,7 @@ class Janitor:
             )
 
     def _failed(self, error: Exception) -> None:
-        self._engine.janitor_failures += 1
+        self._engine.meters.janitor_failures += 1
         log.warning("housekeeping failed and will be tried again: %s", error)
 
     def _age_segment(self) -> None:

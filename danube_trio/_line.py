@@ -145,7 +145,7 @@ class AppendLine:
             job.scope.cancel()
         elif job in self._waiting:
             self._waiting.remove(job)
-            self._engine.waiting_appends -= 1
+            self._engine.meters.waiting_appends -= 1
             job.finish(Error(Withdrawn()))
 
     def _accepted(self, job: AppendJob, receipt: Receipt) -> None:
@@ -165,11 +165,11 @@ class AppendLine:
 
     def _stand_in_line(self, job: AppendJob) -> None:
         self._waiting.append(job)
-        self._engine.waiting_appends += 1
+        self._engine.meters.append_waits()
 
     async def _accept_first(self) -> None:
         job = self._waiting[0]
-        self._engine.waiting_appends -= 1  # the log itself counts the first one
+        self._engine.meters.waiting_appends -= 1  # the log itself counts the first one
         first: int | None = None
         result: Outcome[Any] = Error(Withdrawn())
         try:

@@ -294,12 +294,12 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         for name, task in tasks:
             self._running += 1
             nursery.start_soon(
-                self._supervise, task, name=f"danube_trio {name} {engine.config.dir}"
+                self._supervise, name, task, name=f"danube_trio {name} {engine.config.dir}"
             )
 
     # Ctrl-C is for the body, not for a task in the middle of a block: the log then drains.
     @enable_ki_protection
-    async def _supervise(self, task: Callable[[], Awaitable[None]]) -> None:
+    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
         assert self._engine is not None
         try:
             with trio.CancelScope(shield=True):
@@ -309,6 +309,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._engine.break_(bug)
             raise
         finally:
+            self._engine.meters.ended(name)
             self._running -= 1
             if not self._running:
                 self._drained.set()

@@ -79,6 +79,7 @@ class Uploader:
         self._scope = trio.CancelScope()
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
         self._collected = False
+        self._meter = engine.meters.task("uploader")
 
     async def run(self) -> None:
         """Upload until the log is left, broken or fenced."""
@@ -92,6 +93,7 @@ class Uploader:
         pause = 0.0
         while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
             if pause:
+                self._meter.enter("pausing")
                 with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
                     await self._left()
                 if not self._engine.log.running:
@@ -129,6 +131,7 @@ class Uploader:
         """Upload one segment, or wait until there may be one."""
         engine = self._engine
         if not self._collected:
+            self._meter.enter("collecting")
             await self._collect()
             self._collected = True
         segment = self._next()
@@ -140,6 +143,7 @@ class Uploader:
             await self._leave_sealed()
         elif (engine.log.upload_wanted > end or self._cloud.full) and engine.active.size_bytes:
             engine.ask_for_roll()
+        self._meter.enter("idle")
         await engine.uploader_bell.wait()
 
     def _next(self) -> Segment | None:
@@ -154,9 +158,10 @@ class Uploader:
         return segment
 
     async def _upload(self, segment: Segment) -> None:
-        engine, started = self._engine, trio.current_time()
+        engine, doing, started = self._engine, self._meter, trio.current_time()
         if len(self._rubbish) >= MAX_RUBBISH:
             await self._sweep()
+        doing.enter("reading")
         index = engine.indexes.get(segment.base)
         if index is None:
             load = partial(load_index, trailer=True)
@@ -169,7 +174,9 @@ class Uploader:
         key = self._session.catalog.object_key(object_id)
         self._rubbish.add(key)
         chunks = partial(self._chunks, segment, crc)
+        doing.enter("uploading")
         info = await self._store.upload(key, chunks)
+        doing.enter("verifying")
         await self._verify(key, info, segment, crc)
         descriptor = self._describe(segment, index, object_id, crc, info)
         state = await self._change(partial(_commit, descriptor=descriptor))
@@ -268,10 +275,12 @@ class Uploader:
         """Change the catalog; an unknown outcome is settled by the same change, sooner or later."""
         pause = FIRST_PAUSE
         while True:
+            self._meter.enter("cataloguing")
             try:
                 return await self._session.change(make)
             except StoreError as error:
                 self._failed(error, pause)
+                self._meter.enter("pausing")
                 await trio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, self._settings.retry_seconds)
 
@@ -313,6 +322,7 @@ class Uploader:
         if self._cloud.uploads.done % COLLECT_EVERY == 1:
             steps.append(self._session.collect)
         steps += [partial(self._discard, key) for key in sorted(self._rubbish)]
+        self._meter.enter("sweeping")
         for step in steps:
             try:
                 await step()

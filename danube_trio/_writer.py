@@ -14,6 +14,7 @@ from __future__ import annotations
 import trio
 
 from danube_trio._core.framing import encode_block
+from danube_trio._core.meters import TaskMeter
 from danube_trio._engine import Engine, Work
 
 __all__ = ["run_writer"]
@@ -23,6 +24,7 @@ async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> No
     """Frame and hand on until acceptance closes. Returns early if the log breaks."""
     log, intake = engine.log, engine.intake
     limit = min(engine.config.max_batch_bytes, engine.config.segment_bytes)
+    doing = engine.meters.task("writer")
     offset = engine.marks.written_end  # appends may have come before this task first ran
     try:
         async with outbox:
@@ -34,20 +36,22 @@ async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> No
                     block = encode_block(batches, offset, engine.codec.encode_uint)
                     offset = block.end
                     told = log.sync_wanted
-                    await _send(outbox, (block, size))
+                    await _send(outbox, (block, size), doing)
                     continue
                 if not log.running:
                     return
                 if log.sync_wanted > told or log.roll_wanted:
                     told = log.sync_wanted
-                    await _send(outbox, None)
+                    await _send(outbox, None, doing)
+                doing.enter("idle")
                 await engine.writer_bell.wait()
     except trio.BrokenResourceError:
         return  # the flusher broke the log and left; everyone was told
 
 
-async def _send(outbox: trio.MemorySendChannel[Work], work: Work) -> None:
+async def _send(outbox: trio.MemorySendChannel[Work], work: Work, doing: TaskMeter) -> None:
     try:
         outbox.send_nowait(work)
     except trio.WouldBlock:
+        doing.enter("handing over")
         await outbox.send(work)

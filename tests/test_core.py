@@ -390,9 +390,9 @@ def test_a_histogram_counts_in_buckets_that_double() -> None:
 
 
 @given(st.floats(0, 1000))
-def test_an_event_is_in_the_first_bucket_whose_bound_is_above_it(seconds: float) -> None:
+def test_an_event_is_in_the_first_bucket_whose_bound_it_does_not_exceed(seconds: float) -> None:
     histogram = Histogram()
     histogram.add(seconds)
     view = histogram.view()
-    expected = next((i for i, bound in enumerate(view.bounds) if seconds < bound), 20)
+    expected = next((i for i, bound in enumerate(view.bounds) if seconds <= bound), 20)
     assert view.counts.index(1) == expected

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -71,7 +72,22 @@ def test_tail_follows_another_process(tmp_path: Path) -> None:
     assert tail.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "replay.py", "tail.py"])
+def test_metrics_are_served_until_it_is_interrupted(tmp_path: Path) -> None:
+    arguments = command("metrics.py", tmp_path / "log", 0)
+    with Popen(arguments, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        url = server.stdout.readline().strip()
+        with urllib.request.urlopen(url, timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        assert 'danube_trio_phase{log="seconds",phase="open"} 1.0' in lines
+        assert [line for line in lines if line.startswith("danube_trio_append_seconds_count")]
+        server.send_signal(signal.SIGINT)
+        assert (server.stdout.read(), server.stderr.read()) == ("", "")
+    assert server.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.py", "quickstart.py", "replay.py", "tail.py"])
 def test_an_example_says_how_to_run_it(name: str) -> None:
     source = (ROOT / "examples" / name).read_text(encoding="utf-8")
     assert f"Usage: {name} DIR" in source.splitlines()[0]

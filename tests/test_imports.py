@@ -31,8 +31,10 @@ def loaded(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-OPTIONAL = {"anyio", "asyncio", "click", "httpx2", "obstore", "rich", "uvicorn"}
-PARTS = ("anyio", "blocking", "cli", "dispatch", "metadata", "testing", "typed")
+OPTIONAL = {
+    *("anyio", "asyncio", "click", "httpx2", "obstore", "prometheus_client", "rich", "uvicorn"),
+}
+PARTS = ("anyio", "blocking", "cli", "dispatch", "metadata", "prometheus", "testing", "typed")
 
 
 @pytest.mark.parametrize(

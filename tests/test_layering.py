@@ -30,7 +30,7 @@ RANKS = {
     **dict.fromkeys(("_shared_lanes", "_topic_names"), 1),
     **dict.fromkeys(("_watch", "_watch_socket"), 1),
     # the tasks, and the state that they share
-    **dict.fromkeys(("_engine", "_cloud_side", "_accept", *TASKS), 2),
+    **dict.fromkeys(("_engine", "_cloud_side", "_accept", "_statistics", *TASKS), 2),
     **dict.fromkeys(("_wal", "_readable", "_attach", "_stores", "_watch_offer"), 3),
     **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
     **dict.fromkeys(("_repair", "_repair_heal", "_repair_plan", "_repair_scan"), 3),
@@ -47,7 +47,7 @@ RANKS = {
     "watch": 5,
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing", "typed"), 7),
-    "cli": 8,
+    **dict.fromkeys(("cli", "prometheus"), 8),
 }
 
 MAY_IMPORT_DISK = {

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+from math import fsum
+
 import attrs
 
 __all__ = [
+    "BYTES",
+    "RECORDS",
+    "SECONDS",
     "CloudStatistics",
     "Histogram",
     "HistogramView",
     "ReaderStatistics",
     "StorageStatistics",
+    "TaskStatistics",
     "UploadCounts",
     "WalStatistics",
 ]
 
-_FIRST_BOUND = 16e-6  # a sync below it would mean that nothing was synced
-_BUCKETS = 20  # doubling from there: 8 seconds, then one bucket for all above
+# Upper bounds of buckets, each twice the one before; above the last there is one bucket for all.
+# From 16 us, below which nothing can have been synced, to 8 s.
+SECONDS = tuple(16e-6 * 2**i for i in range(20))
+RECORDS = tuple(2**i for i in range(17))  # 1 to 65,536
+BYTES = tuple(2**i for i in range(8, 27))  # 256 B, about the smallest frame, to 64 MiB
 
 
 @attrs.frozen
@@ -23,10 +34,10 @@ class HistogramView:
     """A frozen histogram.
 
     Attributes:
-        bounds: upper bounds of the buckets in seconds; the last bucket has none.
+        bounds: upper bounds of the buckets, inclusive; the last bucket has none.
         counts: events in each bucket, one more than there are bounds.
         total: number of events.
-        sum: sum of all durations in seconds.
+        sum: sum of all events: seconds, records or bytes.
     """
 
     bounds: tuple[float, ...]
@@ -35,7 +46,7 @@ class HistogramView:
     sum: float
 
     def quantile(self, q: float) -> float:
-        """The upper bound (seconds) of the bucket that holds this quantile; 0.0 if empty."""
+        """The upper bound of the bucket that holds this quantile; 0.0 if empty."""
         rank, seen = q * self.total, 0
         for i, count in enumerate(self.counts):
             seen += count
@@ -45,24 +56,57 @@ class HistogramView:
 
 
 class Histogram:
-    """Durations in buckets that double."""
+    """Events in buckets: durations, or sizes."""
 
-    __slots__ = ("_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "_sum")
 
-    def __init__(self) -> None:
-        self._counts = [0] * (_BUCKETS + 1)
-        self._sum = 0.0
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum: float = 0
 
-    def add(self, seconds: float) -> None:
+    def add(self, value: float) -> None:
         """Count one event."""
-        bucket = int(seconds / _FIRST_BOUND).bit_length()
-        self._counts[bucket if bucket < _BUCKETS else _BUCKETS] += 1
-        self._sum += seconds
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_since(self, times: Sequence[float], now: float) -> None:
+        """Count the ages at `now` of events that began at these times, which ascend."""
+        bounds, counts = self._bounds, self._counts
+        i, count = 0, len(times)
+        while i < count:
+            bucket = bisect_left(bounds, now - times[i])
+            # The next one that is young enough for a lower bucket.
+            j = bisect_left(times, now - bounds[bucket - 1], i + 1) if bucket else count
+            counts[bucket] += j - i
+            i = j
+        self._sum += now * count - fsum(times)  # exact: they are large numbers close together
 
     def view(self) -> HistogramView:
         """The state now."""
-        bounds = tuple(_FIRST_BOUND * 2**i for i in range(_BUCKETS))
-        return HistogramView(bounds, tuple(self._counts), sum(self._counts), self._sum)
+        return HistogramView(self._bounds, tuple(self._counts), sum(self._counts), self._sum)
+
+
+@attrs.frozen
+class TaskStatistics:
+    """What one task of a log is doing: what it waits for, and since how many seconds.
+
+    ===========  ======================================================================
+    task         states
+    ===========  ======================================================================
+    writer       idle; handing over (the flusher has not taken the last block yet)
+    flusher      idle; unsynced (idle until the interval is over); writing; syncing
+                 (with or without a write before); rolling; closing
+    janitor      idle; marking; tidying; freeing
+    uploader     idle; collecting; reading; uploading; verifying; cataloguing; sweeping;
+                 pausing (the last try failed)
+    each         ended
+    ===========  ======================================================================
+    """
+
+    name: str
+    state: str
+    seconds: float
 
 
 @attrs.frozen
@@ -93,11 +137,13 @@ class CloudStatistics:
         epoch: of this writer.
         objects, object_bytes: that the catalog names.
         local_start: the first offset that is in a local file.
-        waiting_bytes: in local files and not in the store yet.
+        waiting_bytes, waiting_peak_bytes: in local files and not in the store yet; the most there
+            ever was.
         appends_held: that is as much as ``max_local_bytes`` allows: appends wait.
         uploads, uploaded_bytes, upload_failures: since open.
         upload_error: why the last try failed; "" if it did not.
-        upload_seconds: how long uploads took, from reading the file to the catalog.
+        upload_seconds: how long uploads took that succeeded, from reading the file to the
+            catalog.
         fetches, fetched_bytes, cached_bytes: reading from the store.
         pins: blocks that are being fetched, from files or the store.
     """
@@ -107,6 +153,7 @@ class CloudStatistics:
     object_bytes: int
     local_start: int
     waiting_bytes: int
+    waiting_peak_bytes: int
     appends_held: bool
     uploads: int
     uploaded_bytes: int
@@ -129,12 +176,21 @@ class WalStatistics:
         segments: files, the active one included.
         size_bytes: frames in them.
         pending_bytes, pending_peak_bytes: accepted and not yet written; the most there ever was.
+        pending_appends: accepted and not yet durable; an atomic batch is one.
+        durable_lag_seconds: the age of the oldest of them.
         cached_records, cached_bytes: in the replay cache.
         appended_records, appended_bytes, writes, syncs, rolls: since open; bytes are frames.
-        sync_seconds: how long the hops took that ended in a sync (write included).
+        append_seconds: how long appends took from acceptance until they were durable, whatever
+            they waited for. An atomic batch is one event. Waiting for room is not in it.
+        batch_records, batch_bytes: written by one call.
+        write_seconds: how long the hops took that only wrote.
+        sync_seconds: how long the hops took that ended in a sync (write included), as the loop
+            sees it; disk_seconds: how much of that was spent in the I/O lane's thread. The rest are
+            the hand-over between threads, and a loop that was busy.
         readers: the open readers.
-        waiting_appends: appends that wait for room.
+        waiting_appends, waiting_peak_appends: that wait for room; the most there ever were.
         janitor_failures: index and checkpoint files that could not be written (they are hints).
+        tasks: what each is doing.
         notes: what recovery had to cut or step over at open.
         cloud: the object store's part, or None.
     """
@@ -150,6 +206,8 @@ class WalStatistics:
     size_bytes: int
     pending_bytes: int
     pending_peak_bytes: int
+    pending_appends: int
+    durable_lag_seconds: float
     cached_records: int
     cached_bytes: int
     appended_records: int
@@ -157,10 +215,17 @@ class WalStatistics:
     writes: int
     syncs: int
     rolls: int
+    append_seconds: HistogramView
+    batch_records: HistogramView
+    batch_bytes: HistogramView
+    write_seconds: HistogramView
     sync_seconds: HistogramView
+    disk_seconds: HistogramView
     readers: tuple[ReaderStatistics, ...]
     waiting_appends: int
+    waiting_peak_appends: int
     janitor_failures: int
+    tasks: tuple[TaskStatistics, ...]
     notes: tuple[str, ...]
     cloud: CloudStatistics | None = None
 

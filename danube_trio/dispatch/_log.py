@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -124,6 +124,15 @@ class SegmentStorage(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsEnd(Protocol):
+    """A `TopicLog` that can say where it ends without waiting. Not every storage can."""
+
+    def end_now(self) -> int | None:
+        """The offset that the next message will get; None if it is not known at the moment."""
+        ...
+
+
 class PersistentLog:
     """One topic of a `PersistentStorage`, as a `TopicLog`."""
 
@@ -162,6 +171,15 @@ class PersistentLog:
     async def current_offset(self) -> int:
         """See `TopicLog`."""
         return await self.storage.current_offset(self.topic)
+
+    def end_now(self) -> int | None:
+        """See `KnowsEnd`. A topic of a `Storage` that is not open is not opened for that."""
+        if isinstance(self.storage, WalStorage):
+            return self.storage.wal.next_offset
+        if isinstance(self.storage, Storage):
+            found = self.storage.topic_statistics(self.topic)
+            return found.next_offset if found is not None else None
+        return None
 
     @property
     def reads_durable(self) -> bool:

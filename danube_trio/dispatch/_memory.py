@@ -164,6 +164,10 @@ class MemoryLog:
         await trio.lowlevel.checkpoint()
         return self.next
 
+    def end_now(self) -> int | None:
+        """See `KnowsEnd`."""
+        return self.next
+
     @property
     def reads_durable(self) -> bool:
         """See `TopicLog`. Nothing in memory is more durable than the rest."""

@@ -18,6 +18,7 @@ from danube_trio.config import Durability
 from danube_trio.dispatch._log import (
     CacheLimits,
     End,
+    KnowsEnd,
     Message,
     MessageReader,
     PersistentLog,
@@ -85,6 +86,7 @@ class TopicStore:
         self.guard = trio.Lock()
         # Everything below it may be gone, or go later: freeing it had an unknown outcome.
         self.freed = 0
+        self._seen_end = 0
 
     def __repr__(self) -> str:
         return f"<TopicStore of {self.topic}>"
@@ -150,7 +152,15 @@ class TopicStore:
 
     async def current_offset(self) -> int:
         """The offset that the next message will get."""
-        return await self.log.current_offset()
+        self._seen_end = await self.log.current_offset()
+        return self._seen_end
+
+    def end_now(self) -> int:
+        """The same without waiting. From a storage that cannot say it, its last answer."""
+        end = self.log.end_now() if isinstance(self.log, KnowsEnd) else None
+        if end is not None:
+            self._seen_end = end
+        return self._seen_end
 
     def first_needed(self, otherwise: int) -> int:
         """The lowest offset that a reader has not handed out, if it is below `otherwise`."""

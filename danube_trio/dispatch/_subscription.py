@@ -243,6 +243,15 @@ class Subscription:
         """Everything that can be counted, at this moment."""
         return statistics_of(self._engine, await self._store.current_offset())
 
+    def statistics_nowait(self) -> SubscriptionStatistics:
+        """The same without asking the log. Over a storage of another kind `lag` may be too low."""
+        return statistics_of(self._engine, self._store.end_now())
+
+    @property
+    def topic(self) -> str:
+        """The topic whose messages it delivers."""
+        return self._store.topic
+
     @property
     def end(self) -> int:
         """Every message below it is settled."""
