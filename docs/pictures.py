@@ -1,0 +1,3 @@
+"""placeholder"""
+PICTURES = {}
+def svg(name, alt): return ""
