@@ -23,7 +23,9 @@ from sphinx.application import Sphinx
 HEADING = re.compile(r"^(Args|Attributes|Raises|Returns|Yields)(, [\w ]+)?:$")
 ITEM = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*):(?: (.*))?$")
 LABELS = {"Args": "Arguments"}
+ERROR = re.compile(r"(?<![\w.`~])([A-Z]\w+Error)(?![\w`])")
 MANY_FIELDS = 3
+OURS = {"History"}
 # Arguments that only the package itself has.
 PRIVATE = re.compile(r"danube_trio[\w.]*\._\w+\.(Engine|Entry|ThreadDoor|History|EtcdGateway)\b")
 WATCHED = (
@@ -70,7 +72,7 @@ def _rendered(what: str, value: Any, lines: list[str]) -> Iterator[str]:
         at += 1
         heading = HEADING.match(line)
         if heading is None:
-            yield line.replace("Cancellation:", "**Cancellation:**", 1)
+            yield _linked(line.replace("Cancellation:", "**Cancellation:**", 1))
             continue
         block: list[str] = []
         while at < len(lines) and (not lines[at].strip() or lines[at].startswith(" ")):
@@ -106,8 +108,8 @@ def _list(label: str, block: list[str]) -> Iterator[str]:
             f"`{name}`" if label.startswith("Raises") else f"**{name.replace('*', chr(92) + '*')}**"
             for name in item.names
         )
-        yield f"   - {names} – {item.text[0]}"
-        yield from (f"     {line}" for line in item.text[1:])
+        yield f"   - {names} – {_linked(item.text[0])}"
+        yield from (f"     {_linked(line)}" for line in item.text[1:])
 
 
 def _attributes(what: str, value: Any, items: list[Item]) -> Iterator[str]:
@@ -119,8 +121,13 @@ def _attributes(what: str, value: Any, items: list[Item]) -> Iterator[str]:
         if len(kinds) == 1:
             yield from (f"   :{option}: {text}" for option, text in kinds.pop())
         yield ""
-        yield from (f"   {line}" for line in item.text)
+        yield from (f"   {_linked(line)}" for line in item.text)
         yield ""
+
+
+def _linked(line: str) -> str:
+    """Errors are linked wherever they are named, but in code."""
+    return line if line.startswith("    ") else ERROR.sub(r"`\1`", line)
 
 
 def _fields(value: Any) -> dict[str, attrs.Attribute[Any]]:
@@ -176,6 +183,7 @@ def _with_names(text: str) -> str:
 
 
 def skip(_: Sphinx, what: str, name: str, value: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out what attrs and enum add, and attributes that a section already tells."""
-    del what, value, options
-    return True if skipped or name.startswith("__attrs") else None
+    """Leave out what attrs adds, and properties that only the package itself has a use for."""
+    del what, options
+    inner = isinstance(value, property) and getattr(value.fget, "__annotations__", {}).get("return")
+    return True if skipped or name.startswith("__attrs") or inner in OURS else None
