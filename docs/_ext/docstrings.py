@@ -104,10 +104,8 @@ def _items(block: list[str]) -> Iterator[Item]:
 def _list(label: str, block: list[str]) -> Iterator[str]:
     yield f":{label}:"
     for item in _items(block):
-        names = ", ".join(
-            f"`{name}`" if label.startswith("Raises") else f"**{name.replace('*', chr(92) + '*')}**"
-            for name in item.names
-        )
+        mark = "`{}`" if label.startswith("Raises") else "**{}**"
+        names = ", ".join(mark.format(name.lstrip("*")) for name in item.names)
         yield f"   - {names} – {_linked(item.text[0])}"
         yield from (f"     {_linked(line)}" for line in item.text[1:])
 
