@@ -392,6 +392,23 @@ def measured() -> dict[str, Any]:
     return found
 
 
+def table() -> list[str]:
+    """The rows of the table on the page that compares; a test looks whether they are there."""
+    cases, rows = measured()["cases"], []
+    names = {"peers": "one record, one sync", "peers1000": "batches of 1000, one sync each"}
+    for case, name in names.items():
+        for key, label in PEERS.items():
+            rounds = cases[case]["rounds"]
+            ratios = sorted(found[f"{key}_per_s"] / found["device_per_s"] for found in rounds)
+            rate = statistics.median(found[f"{key}_per_s"] for found in rounds)
+            low, high = (statistics.quantiles(ratios, n=4)[i] for i in (0, 2))
+            rows.append(
+                f"| {name} | {label} | {statistics.median(ratios):.2f} | {low:.2f} to {high:.2f} "
+                f"| {rate:,.0f} |"
+            )
+    return rows
+
+
 def draw_peers() -> Figure:
     """The log and its peers as a part of the device, every round a dot."""
     cases = measured()["cases"]

@@ -23,7 +23,7 @@ from sphinx.application import Sphinx
 HEADING = re.compile(r"^(Args|Attributes|Raises|Returns|Yields)(, [\w ]+)?:$")
 ITEM = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*):(?: (.*))?$")
 LABELS = {"Args": "Arguments"}
-ERROR = re.compile(r"(?<![\w.`~])([A-Z]\w+Error)(?![\w`])")
+ERROR = re.compile(r"(?<![\w.`~])([A-Z]\w+Error)(?![\w`(])")
 MANY_FIELDS = 3
 OURS = {"History"}
 # Arguments that only the package itself has.
