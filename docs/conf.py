@@ -10,9 +10,11 @@ Three things are ours, each in a module of `_ext`:
 
 from __future__ import annotations
 
+import http.client
 import os
-import socket
 import sys
+import tempfile
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,10 +49,15 @@ default_role = "name"
 
 # -- the reference
 
+# Members are shown up to these bases: theirs are not ours to explain.
+FOREIGN_BASES = (
+    *("object", "BaseException", "OSError"),
+    *("ReceiveChannel", "ObjectReceiveStream", "TypedAttributeProvider"),
+)
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
-    "inherited-members": "object, BaseException, tuple, OSError, ReceiveChannel, ObjectReceiveStream, TypedAttributeProvider",
+    "inherited-members": ", ".join(FOREIGN_BASES),
 }
 autodoc_class_signature = "mixed"
 autodoc_typehints = "signature"
@@ -73,21 +80,27 @@ EXTERNAL = {
 }
 
 
-def _reachable(url: str) -> bool:
-    host = url.split("/")[2]
+def _inventory(name: str, url: str) -> str | None:
+    """Fetch what a site knows; returns the path of the file, None where it cannot be had."""
+    request = urllib.request.Request(f"{url}/objects.inv", headers={"User-Agent": "Sphinx"})
     try:
-        with socket.create_connection((host, 443), timeout=3):
-            return True
-    except OSError:
-        return False
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            data: bytes = answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    if not data.startswith(b"# Sphinx inventory version 2"):
+        return None
+    path = Path(tempfile.mkdtemp(prefix="danube-docs-")) / f"{name}.inv"
+    path.write_bytes(data)
+    return str(path)
 
 
+# Not Sphinx, but we fetch them: to it an inventory that cannot be had is a warning, and so an error.
 intersphinx_mapping = {
-    name: (url, None)
+    name: (url, path)
     for name, url in EXTERNAL.items()
-    if not os.environ.get("DANUBE_DOCS_OFFLINE") and _reachable(url)
+    if not os.environ.get("DANUBE_DOCS_OFFLINE") and (path := _inventory(name, url))
 }
-intersphinx_timeout = 10
 
 # -- how it looks
 

@@ -3,8 +3,8 @@
 A comment above a block says how. A Python block is a program of its own, run in an empty directory.
 
 - `<!-- continue -->`: it goes on where the block before it stopped, in the same directory.
-- `<!-- run -->`: the commands of a console block are run by a shell; with `same`, they print exactly
-  what is shown; with `fails`, the last command ends with an exit code that is not 0.
+- `<!-- run -->`: the commands of a console block are run by a shell. With `same`, they print
+  exactly what is shown; with `fails`, the last one ends with an exit code that is not 0.
 - `<!-- serve -->`: a console block starts the web service of examples/, which is then used.
 - `<!-- output -->`: a text block is what the Python block before it prints, exactly.
 - `<!-- s3 -->`, `<!-- etcd -->`: with a server, whose address is in the environment.
@@ -95,10 +95,7 @@ def programs() -> list[list[Block]]:
     found: list[list[Block]] = []
     for block in BLOCKS:
         more = bool(found) and found[-1][0].page == block.page
-        if "output" in block.marks:
-            assert more, block
-            found[-1].append(block)
-        elif block.runs and "continue" in block.marks:
+        if "output" in block.marks or (block.runs and "continue" in block.marks):
             assert more, block
             found[-1].append(block)
         elif block.runs:

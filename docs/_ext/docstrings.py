@@ -22,6 +22,7 @@ from sphinx.application import Sphinx
 
 HEADING = re.compile(r"^(Args|Attributes|Raises|Returns|Yields)(, [\w ]+)?:$")
 ITEM = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*):(?: (.*))?$")
+DASH = "\N{EN DASH}"
 LABELS = {"Args": "Arguments"}
 ERROR = re.compile(r"(?<![\w.`~])([A-Z]\w+Error)(?![\w`(])")
 MANY_FIELDS = 3
@@ -32,11 +33,18 @@ WATCHED = (
     "~contextlib.AbstractAsyncContextManager[~collections.abc.AsyncIterator["
     "~danube_trio.metadata.WatchEvent]]"
 )
+CONFIG, MESSAGE = "~danube_trio.config", "~danube_trio.message.StreamMessage"
 # Types as autodoc spells them, and what the reference calls them.
 SPELLED = (
-    ("~typing.Literal['accepted', 'written', 'fsync', 'uploaded']", "~danube_trio.config.Durability"),
+    (
+        "~typing.Literal['accepted', 'written', 'fsync', 'uploaded']",
+        "~danube_trio.config.Durability",
+    ),
     ("~typing.Literal['refuse', 'truncate', 'skip']", "~danube_trio.config.CorruptionPolicy"),
-    ("bytes | bytearray | memoryview | ~danube_trio.message.StreamMessage", "~danube_trio.Appendable"),
+    (
+        "bytes | bytearray | memoryview | ~danube_trio.message.StreamMessage",
+        "~danube_trio.Appendable",
+    ),
     ("~danube_trio.metadata._history.Watch", WATCHED),
     ("~danube_trio.metadata._etcd_watch.EtcdWatch", WATCHED),
     ("~danube_trio.testing._sim_metadata._SimWatch", WATCHED),
@@ -106,7 +114,7 @@ def _list(label: str, block: list[str]) -> Iterator[str]:
     for item in _items(block):
         mark = "`{}`" if label.startswith("Raises") else "**{}**"
         names = ", ".join(mark.format(name.lstrip("*")) for name in item.names)
-        yield f"   - {names} – {_linked(item.text[0])}"
+        yield f"   - {names} {DASH} {_linked(item.text[0])}"
         yield from (f"     {_linked(line)}" for line in item.text[1:])
 
 
@@ -169,7 +177,12 @@ def shorten(
     text = inspect.cleandoc(value.__doc__ or "")
     made = re.search(r"[Mm]ade by ", text.split("\n\n")[0]) is not None
     private = PRIVATE.search(signature or "") is not None
-    if made or private or getattr(value, "_is_protocol", False) or len(_fields(value)) > MANY_FIELDS:
+    if (
+        made
+        or private
+        or getattr(value, "_is_protocol", False)
+        or len(_fields(value)) > MANY_FIELDS
+    ):
         return "", ""
     return None
 

@@ -81,7 +81,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_role("name", NameRole(innernodeclass=nodes.literal))
     app.connect("doctree-read", mark_words)
-    app.connect("missing-reference", find, priority=900)  # after intersphinx
+    app.connect("missing-reference", keep_plain, priority=100)  # before intersphinx
+    app.connect("missing-reference", find, priority=900)  # and after it
     return {"parallel_read_safe": True}
 
 
@@ -99,6 +100,18 @@ def mark_words(app: Sphinx, tree: nodes.document) -> None:
         node["refdomain"], node["reftype"], node["refdoc"] = "py", "obj", app.env.docname
         literal.replace_self(node)
         node += literal
+
+
+def keep_plain(
+    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.TextElement
+) -> nodes.Node | None:
+    """Link what is ours; and keep other projects from taking words like `time` and `copy`."""
+    target = node["reftarget"]
+    if node.get("refdomain") != "py" or not node.get(LENIENT):
+        return None
+    found = find(app, env, node, content)
+    named = target[:1].isupper() or target.partition(".")[0] in OTHERS
+    return None if found is content and named else found
 
 
 def find(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -65,7 +65,7 @@ def _virtual(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def marks() -> list[Sample]:
-    """A log that is written in bursts, uploaded, and trimmed: what `statistics()` says meanwhile."""
+    """What `statistics()` says of a log that is written in bursts, uploaded and trimmed."""
     samples: list[Sample] = []
     _virtual(partial(_marks, samples))
     return samples
@@ -180,7 +180,7 @@ async def _mark(wait: Callable[[], Awaitable[range]], log: Log, name: str) -> No
 
 async def _sealed_mark(wal: Wal, log: Log) -> None:
     start = trio.current_time()
-    while wal.statistics().sealed_end < wal.next_offset:
+    while wal.statistics().sealed_end < wal.next_offset:  # noqa: ASYNC110 (nothing tells)
         await trio.sleep(0.0001)
     log("marks", "sealed", start)
 
@@ -227,7 +227,7 @@ def phases() -> list[tuple[str, str, str]]:
 
 
 @asynccontextmanager
-async def _watched(seen: list[tuple[str, str, str]], why: list[str]) -> AsyncIterator[list[Wal]]:
+async def _watched(seen: list[tuple[str, str, str]], why: list[str]) -> AsyncGenerator[list[Wal]]:
     """Look at the phase of the log in the list at every step of virtual time."""
     logs: list[Wal] = []
 
