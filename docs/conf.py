@@ -13,7 +13,6 @@ from __future__ import annotations
 import http.client
 import os
 import sys
-import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -90,12 +89,13 @@ def _inventory(name: str, url: str) -> str | None:
         return None
     if not data.startswith(b"# Sphinx inventory version 2"):
         return None
-    path = Path(tempfile.mkdtemp(prefix="danube-docs-")) / f"{name}.inv"
+    path = HERE / "_build" / "inventories" / f"{name}.inv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return str(path)
 
 
-# Not Sphinx, but we fetch them: to it an inventory that cannot be had is a warning, and so an error.
+# Fetched here, because to Sphinx an inventory that cannot be had is a warning, and so an error.
 intersphinx_mapping = {
     name: (url, path)
     for name, url in EXTERNAL.items()
