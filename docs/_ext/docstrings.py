@@ -175,16 +175,13 @@ def shorten(
     if what not in ("class", "exception"):
         return (_with_names(signature), returns and _with_names(returns)) if signature else None
     text = inspect.cleandoc(value.__doc__ or "")
-    made = re.search(r"[Mm]ade by ", text.split("\n\n")[0]) is not None
-    private = PRIVATE.search(signature or "") is not None
-    if (
-        made
-        or private
+    hidden = (
+        re.search(r"[Mm]ade by ", text.split("\n\n")[0]) is not None
+        or PRIVATE.search(signature or "") is not None
         or getattr(value, "_is_protocol", False)
-        or len(_fields(value)) > MANY_FIELDS
-    ):
-        return "", ""
-    return None
+        or (len(_fields(value)) > MANY_FIELDS and "\nAttributes:\n" in text)
+    )
+    return ("", "") if hidden else None
 
 
 def _with_names(text: str) -> str:

@@ -92,12 +92,15 @@ def mark_words(app: Sphinx, tree: nodes.document) -> None:
         return  # they speak of what there was when they were taken
     for literal in list(tree.findall(nodes.literal)):
         word = re.sub(r"\(.*\)$", "", literal.astext())
+        page = PAGE.match(word)
         linked = isinstance(literal.parent, nodes.reference | addnodes.pending_xref | nodes.title)
-        if linked or not WORD.match(word) or not re.search(r"[A-Z_.]", word):
+        named = WORD.match(word) is not None and re.search(r"[A-Z_.]", word) is not None
+        if linked or not (page or named):
             continue
-        node = addnodes.pending_xref("", reftarget=word, refwarn=False, refexplicit=True)
+        node = addnodes.pending_xref("", refwarn=False, refexplicit=True, refdoc=app.env.docname)
         node[LENIENT] = True
-        node["refdomain"], node["reftype"], node["refdoc"] = "py", "obj", app.env.docname
+        node["reftarget"] = f"/{page[1]}" if page else word
+        node["refdomain"], node["reftype"] = ("std", "doc") if page else ("py", "obj")
         literal.replace_self(node)
         node += literal
 
