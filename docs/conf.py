@@ -1,10 +1,11 @@
 """The settings of the documentation site: `make docs` builds it, offline too.
 
-Three things are ours, each in a module of `_ext`:
+Four things are ours, each in a module of `_ext`:
 
 - `docstrings` renders the sections of our docstrings (Args, Attributes, Raises, ...), with the
   types and defaults that the code has;
 - `names` finds what a word in backquotes names: a public name, a page of these docs, or nothing;
+- `reference` lists all public names of a module;
 - `drawings` draws the pictures from the code and from measured data before the pages are read.
 """
 
@@ -35,6 +36,7 @@ extensions = [
     "sphinx_copybutton",
     "docstrings",
     "names",
+    "reference",
     "drawings",
 ]
 exclude_patterns = ["_build"]

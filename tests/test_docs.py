@@ -151,7 +151,7 @@ def run_python(block: Block, namespace: dict[str, Any]) -> str:
     source = "\n" * (block.line - 1) + block.text
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(source, ROOT / block.page, "exec"), namespace)
+        exec(compile(source, ROOT / block.page, "exec", dont_inherit=True), namespace)
     return printed.getvalue()
 
 

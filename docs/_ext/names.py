@@ -31,6 +31,7 @@ MODULES = (
     "danube_trio",
     *(f"danube_trio.{name}" for name in ("errors", "config", "message", "storage", "cloud")),
     *(f"danube_trio.{name}" for name in ("metadata", "catalog", "dispatch", "testing")),
+    *(f"danube_trio.{name}" for name in ("typed", "prometheus", "watch")),
     *(f"danube_trio.{name}" for name in ("anyio", "blocking")),
 )
 OTHERS = {"anyio", "attrs", "cattrs", "outcome", "prometheus_client", "trio"}
