@@ -28,7 +28,9 @@ ERROR = re.compile(r"(?<![\w.`~])([A-Z]\w+Error)(?![\w`(])")
 MANY_FIELDS = 3
 OURS = {"History"}
 # Arguments that only the package itself has.
-PRIVATE = re.compile(r"danube_trio[\w.]*\._\w+\.(Engine|Entry|ThreadDoor|History|EtcdGateway)\b")
+PRIVATE = re.compile(
+    r"danube_trio[\w.]*\._\w+\.(Engine|Entry|ThreadDoor|History|EtcdGateway|_\w+)\b"
+)
 WATCHED = (
     "~contextlib.AbstractAsyncContextManager[~collections.abc.AsyncIterator["
     "~danube_trio.metadata.WatchEvent]]"
@@ -70,6 +72,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def render(_: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Rewrite a docstring in place."""
     del name, options
+    if what == "data" and value.__doc__ == type(value).__doc__:
+        lines.clear()  # that of `str`, say
     lines[:] = list(_rendered(what, value, lines))
 
 

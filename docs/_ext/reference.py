@@ -2,7 +2,8 @@
 
 In an ``eval-rst`` block the line ``.. public-names:: danube_trio.dispatch`` becomes the directives
 that document each name of the module's ``__all__``, in that order. ``without Name, Name`` leaves
-out what the page has already, or what another page has.
+out what another page has; ``with _module.Name`` adds a type that signatures mention, and that
+nobody imports.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-LINE = re.compile(r"^\.\. public-names:: ([\w.]+)(?: without ([\w, ]+))?$", re.MULTILINE)
+LINE = re.compile(
+    r"^\.\. public-names:: ([\w.]+)(?: without ([\w, ]+?))?(?: with ([\w., ]+))?$", re.M
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -27,10 +30,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def fill_in(_: Sphinx, page: str, source: list[str]) -> None:
     """Rewrite a page as it is read."""
     if page.startswith("reference/"):
-        source[0] = LINE.sub(lambda found: "\n".join(_directives(found[1], found[2])), source[0])
+        source[0] = LINE.sub(lambda found: "\n".join(_directives(*found.groups())), source[0])
 
 
-def _directives(module: str, without: str | None) -> Iterator[str]:
+def _directives(module: str, without: str | None, more: str | None) -> Iterator[str]:
     left_out = set((without or "").split(", "))
     try:
         value = import_module(module)
@@ -45,9 +48,12 @@ def _directives(module: str, without: str | None) -> Iterator[str]:
         if name not in left_out:
             yield f".. {_kind(getattr(value, name))}:: {name}"
             yield ""
+    for name in filter(None, (more or "").split(", ")):
+        yield f".. autoclass:: {module}.{name}"
+        yield ""
 
 
 def _kind(value: object) -> str:
     if inspect.isclass(value):
         return "autoexception" if issubclass(value, BaseException) else "autoclass"
-    return "autofunction" if callable(value) else "autodata"
+    return "autofunction" if inspect.isroutine(value) else "autodata"
