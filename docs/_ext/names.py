@@ -52,6 +52,7 @@ PAGE = re.compile(r"^docs/([\w/-]+)\.md$")
 WORD = re.compile(r"^[A-Za-z_][\w.]*$")
 TYPE_VARIABLE = re.compile(r"(^|\.)T(_co)?$")
 LENIENT = "danube_lenient"
+CALLED = "danube_called"  # with parentheses: `wal.trim()` is a method, `wal.trim` a file
 
 
 class NameRole(XRefRole):
@@ -63,13 +64,13 @@ class NameRole(XRefRole):
         """Called with each word in backquotes."""
         del explicit
         page = PAGE.match(target)
-        refnode[LENIENT] = True
+        refnode[LENIENT], refnode[CALLED] = True, title.endswith(")")
         if page is not None:
             refnode.update_all_atts({"refdomain": "std", "reftype": "doc"}, replace=True)
             refnode["refexplicit"] = True
             return title, f"/{page[1]}"
         _place(env, refnode)
-        return title, target
+        return title, re.sub(r"\(.*\)$", "", target)
 
 
 def _place(env: BuildEnvironment, node: nodes.Element) -> None:
@@ -99,7 +100,7 @@ def mark_words(app: Sphinx, tree: nodes.document) -> None:
         if linked or not (page or named):
             continue
         node = addnodes.pending_xref("", refwarn=False, refexplicit=True, refdoc=app.env.docname)
-        node[LENIENT] = True
+        node[LENIENT], node[CALLED] = True, literal.astext().endswith(")")
         node["reftarget"] = f"/{page[1]}" if page else word
         node["refdomain"], node["reftype"] = ("std", "doc") if page else ("py", "obj")
         literal.replace_self(node)
@@ -140,7 +141,9 @@ def _known(domain: PythonDomain, target: str, node: nodes.Element) -> str | None
     """The full name of what `target` is, as the reference has it."""
     module, inside = node.get("py:module"), node.get("py:class")
     first, _, rest = target.partition(".")
-    spellings = [target, *([f"{USUAL[first]}.{rest}"] if rest and first in USUAL else [])]
+    spellings = [target]
+    if node.get(CALLED) and first in USUAL:
+        spellings.append(f"{USUAL[first]}.{rest}")
     if module and inside:
         spellings.insert(0, f"{inside}.{target}")
     for spelling in spellings:
