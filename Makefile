@@ -10,7 +10,7 @@ SOURCES := $(wildcard danube_trio tests examples benchmarks)
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test campaign lint format bench lock clean
+.PHONY: help demo test campaign lint format bench docs lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(VENV)/.dev  ## measure, and keep the numbers under benchmarks/results/
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/run.py --json benchmarks/results/$(shell date -u +%Y%m%dT%H%M%SZ).json $(ARGS)
 
+docs: $(VENV)/.dev  ## build the site into docs/_build/html; works offline, too
+	$(BIN)/python -m sphinx -b html -W --keep-going -n docs docs/_build/html $(ARGS)
+
 # dev.lock is resolved first and constrains the others, so that one .venv can hold any of them. `uv` writes neither
 # an index address nor a path. ARGS=--upgrade takes the newest releases, ARGS="-P trio" that of one package.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -68,7 +71,7 @@ lock: $(VENV)/.created  ## resolve the lock files anew; ARGS=--upgrade for newer
 	$(COMPILE) --group demo --no-deps -o requirements/demo.lock
 
 clean:  ## remove everything that the other targets made, measurements apart
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.created:
