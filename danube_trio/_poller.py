@@ -9,8 +9,9 @@ no notifications: object stores, systems other than Linux, a limit that was reac
 **Notification**: a look when the watch tells of a change. What is to be looked at is watched before
 each look, not after, so nothing falls in between. Three things are done about what a watch is:
 
-- *It tells too often.* A busy writer changes something every 200 us; a look costs about as much. So
-  there are `LOOK_SECONDS` between looks at least, and what happens meanwhile is found by one look.
+- *It tells too often.* A busy writer changes something every 200 us; a look costs about as much.
+  So there are `LOOK_SECONDS` from the end of a look to the next one at least, and what happens
+  meanwhile is found by that one.
 - *It may miss something.* A network file system does not tell what another machine did; the move
   of a directory above is no change of the directory. So there is a look every `recheck_seconds`
   even if nothing is told (never more often than every `seconds`, which may have been made long).
@@ -72,7 +73,8 @@ class Poller:
         self._complained = False
         self._unannounced = 0
         self._looking = trio.Lock()
-        self._looked_at = float("-inf")
+        self._looked_at = float("-inf")  # when the last look began
+        self._seen_at = float("-inf")  # when it ended
         self._polled: trio.Event | None = None
         self._scope = trio.CancelScope()
         self._nap = trio.CancelScope()
@@ -105,7 +107,10 @@ class Poller:
         """Look now; says whether there was anything new."""
         async with self._looking:
             self._looked_at = trio.current_time()  # of a look that fails, too: no poll spins
-            found = await self._look()
+            try:
+                found = await self._look()
+            finally:
+                self._seen_at = trio.current_time()
         self._nap.cancel()  # who polls need not wait for what was seen just now
         return found
 
@@ -139,7 +144,7 @@ class Poller:
         if not watch.changed:
             return False
         self.notifications += 1
-        await trio.sleep_until(self._looked_at + LOOK_SECONDS)
+        await trio.sleep_until(self._seen_at + LOOK_SECONDS)
         return True
 
     def _judge(self, announced: bool, *, found: bool) -> None:
