@@ -54,6 +54,10 @@ class _Follower:
         text = b""
         while not text.endswith(b"\n"):
             text += await stderr.receive_some()
+        if not text.startswith(b"{"):
+            while data := await stderr.receive_some():
+                text += data
+            raise RuntimeError(f"the follower failed: {text.decode()}")
         found: dict[str, float] = json.loads(text)
         return found
 
