@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import appending
 import attrs
 import dispatching
+import following
 import imports
 import many_topics
 import objects
@@ -171,6 +172,29 @@ _ALL = (
             Metric("device_p50_ms", "device p50", "ms"),
             Metric("device_p99_ms", "device p99", "ms"),
             Metric("p99_over_device_ms", "p99 above the device's", "ms", 5, 1, at_most=True),
+        ),
+    ),
+    Case(
+        "follow",
+        "append to a follower in another process, one producer",
+        following.follow,
+        (
+            Metric("notified_p50_ms", "p50, by notification", "ms"),
+            Metric("notified_p99_ms", "p99, by notification", "ms"),
+            Metric("after_p50_ms", "p50 after append has returned", "ms", 5, 1, at_most=True),
+            Metric("after_p99_ms", "p99 after append has returned", "ms"),
+            Metric("polled_p50_ms", "p50, by polling", "ms"),
+            Metric("polled_p99_ms", "p99, by polling", "ms"),
+            Metric("device_p50_ms", "device p50", "ms"),
+            Metric("device_p99_ms", "device p99", "ms"),
+            Metric("notified_over_device_ms", "p50 above the device's", "ms"),
+            Metric("busy_p50_ms", "p50 while the producer does not pause", "ms"),
+            Metric("busy_p99_ms", "p99 then", "ms"),
+            Metric("busy_syncs_per_s", "syncs then", "/s"),
+            Metric("busy_looks_per_s", "the follower's looks then", "/s", 1000, at_most=True),
+            Metric("busy_cpu_percent", "its processor time then", "%"),
+            Metric("idle_looks_per_s", "its looks while nothing happens", "/s"),
+            Metric("idle_cpu_percent", "its processor time while nothing happens", "%"),
         ),
     ),
     Case(

@@ -34,7 +34,8 @@ class Scale:
         single_appends: appends of the one producer, in all turns together.
         batches: batches of 1000 records, likewise.
         producers: concurrent producers; appends_each: of each of them, in one turn.
-        live_appends: appends with a live reader.
+        live_appends: appends with a live reader, or a busy follower.
+        follow_appends: appends with pauses, with a follower in another process.
         log_bytes: size of the log of 1 KiB messages; small_log_bytes: of that of 100 bytes.
         readers: concurrent readers, for memory.
         seeks: random offsets.
@@ -52,6 +53,7 @@ class Scale:
     producers: int = 1000
     appends_each: int = 5
     live_appends: int = 3000
+    follow_appends: int = 500
     log_bytes: int = 1 << 30
     small_log_bytes: int = 256 * MIB
     readers: int = 10
@@ -75,6 +77,7 @@ QUICK = Scale(
     producers=20,
     appends_each=2,
     live_appends=20,
+    follow_appends=4,
     log_bytes=4 * MIB,
     small_log_bytes=MIB,
     readers=3,

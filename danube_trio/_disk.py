@@ -11,6 +11,7 @@ files. Chosen here:
 - **Opening** uses O_NOFOLLOW, so that nobody can make a log write elsewhere through a link, and
   O_NONBLOCK, so that a FIFO in the way is refused instead of waited for; for regular files it
   means nothing. Modes are 0600 and 0700: messages are nobody else's business.
+- **Watches** are inotify's, on Linux, if the package `inotify_simple` is there; see `_inotify`.
 - **EINTR** is Python's affair (PEP 475).
 """
 
@@ -30,11 +31,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from danube_trio._core.disk import parent_of
+from danube_trio._inotify import open_watch
 from danube_trio._lane import ThreadLane
 from danube_trio.errors import LogLockedError
 
 if TYPE_CHECKING:
-    from danube_trio._core.disk import OpenMode
+    from danube_trio._core.disk import OpenMode, Watch
 
 __all__ = ["RealDisk"]
 
@@ -300,6 +302,9 @@ class RealDisk:
     def free_bytes(self, path: str) -> int:
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+    async def watch(self, path: str, file: str) -> Watch | None:
+        return await open_watch(path, file, self.run) if sys.platform == "linux" else None
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:
         try:

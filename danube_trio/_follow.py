@@ -3,11 +3,12 @@
 A follower takes no lock and changes nothing; `_observe` says how it looks at the directory, and why
 what it shows never goes away. Its readers are the log's own: they only have another source.
 
-**Polling.** There is nobody to wake a follower: the writer is another process that knows nothing of
-it, may run on another machine (a network file system), or be dead; and change notifications of the
-operating system exist neither everywhere nor for all file systems. So whoever waits for new records
-sleeps between looks. Among all who wait one polls and the others wait for it; when nobody waits,
-nothing is looked at.
+**Waiting.** The writer knows nothing of its followers: it may run on another machine, or be dead.
+So whoever waits for new records has the directory looked at again and again: when the system tells
+that it is worth it, where it can (`Disk.watch`), else every `poll_seconds` (see `_poller`). What is
+watched are the durability mark, which is written after each sync, and the names in the
+directory: segments come and go, and the mark may be made anew. Writes to segments are not: they
+come before their sync, when there is nothing to see yet.
 
 **Retention** may take a file between a look and the fetch from it. The fetch fails, the follower
 looks again before the reader hears of it, and the reader finds its cursor below the start.
@@ -15,13 +16,11 @@ looks again before the reader hears of it, and the reader finds its cursor below
 
 from __future__ import annotations
 
-import errno
 import os
 import weakref
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -29,7 +28,7 @@ import trio
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
-from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode
+from danube_trio._core.disk import Disk, Watch
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
@@ -38,7 +37,9 @@ from danube_trio._directory import Directory
 from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._pins import Pins
-from danube_trio._readable import Poller, Readable
+from danube_trio._poller import Poller
+from danube_trio._read_only import ReadOnlyDisk
+from danube_trio._readable import Readable
 from danube_trio._reader import Reader
 from danube_trio._stores import default_catalog
 from danube_trio._tier import CloudTier
@@ -47,8 +48,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
 
 __all__ = ["Follower", "FollowerStatistics", "open_follower"]
-
-T = TypeVar("T")
 
 
 @attrs.frozen
@@ -60,6 +59,8 @@ class FollowerStatistics:
         segments: files, the active one included.
         size_bytes: frames in them, below the durability mark.
         looks: how often the directory was looked at.
+        notifications: how many of them because the system told of a change to those who waited.
+        by: what those who wait for news rely on now, ``notification`` or ``polling``.
         readers: the open readers.
     """
 
@@ -68,7 +69,24 @@ class FollowerStatistics:
     segments: int
     size_bytes: int
     looks: int
+    notifications: int
+    by: Literal["notification", "polling"]
     readers: tuple[ReaderStatistics, ...]
+
+
+@attrs.frozen
+class _Waiting:
+    """How to wait for news; see `open_follower`."""
+
+    notify: bool
+    poll_seconds: float
+    recheck_seconds: float
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("poll_seconds", "recheck_seconds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not 0 < value <= 3600:
+                raise ValueError(f"{name}={value!r} must be above 0 and at most 3600")
 
 
 class _FollowedSource:
@@ -79,14 +97,15 @@ class _FollowedSource:
         config: WalConfig,
         disk: Disk,
         directory: Directory,
-        poll_seconds: float,
+        waiting: _Waiting,
+        watch: Watch | None,
         cloud: tuple[CloudStore, Catalog] | None,
     ) -> None:
         self.config = config
         self._catalog = cloud[1] if cloud is not None else None
         self.codec = CODECS[directory.meta.codec]
         self.names: LogNames | None = directory.names
-        self.disk: Disk | None = _ReadOnlyDisk(disk, self.refresh)
+        self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh)
         self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
         self.indexes: dict[int, SparseIndex] = {}
         # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
@@ -97,7 +116,13 @@ class _FollowedSource:
         self.looks = 0
         self._own_disk = disk
         self._observer = Observer(disk, directory)
-        self.poller = Poller(self._look, poll_seconds, "follower")
+        self.poller = Poller(
+            self._look,
+            waiting.poll_seconds,
+            "follower",
+            watch=watch,
+            recheck_seconds=waiting.recheck_seconds,
+        )
         self._view = NOTHING_SEEN
         self.marks = Marks()
         self.segments = SegmentList([], 0)
@@ -125,11 +150,18 @@ class _FollowedSource:
         """Look at the directory now."""
         await self.poller.look()
 
-    async def _look(self) -> None:
-        self._apply(await self._own_disk.run(self._observer.look, self._view, self.active))
-        view = self._view
+    async def _look(self) -> bool:
+        before = self._view
+        view = await self._own_disk.run(self._arm_and_look, before, self.active)
+        self._apply(view)
         if self._catalog is not None and self._stored_end < view.start > view.log_start:
             await self._look_at_catalog()
+        return view.mark != before.mark or view.active_base != before.active_base
+
+    def _arm_and_look(self, before: View, index: SparseIndex) -> View:
+        """First be told of what changes from now on, then look: nothing falls in between."""
+        self.poller.arm()
+        return self._observer.look(before, index)
 
     async def _look_at_catalog(self) -> None:
         """The local files begin later than what is known of the store."""
@@ -214,6 +246,8 @@ class Follower(Readable):
             segments=len(source.segments) + 1,
             size_bytes=source.segments.size_bytes + source.active.size_bytes,
             looks=source.looks,
+            notifications=source.poller.notifications,
+            by=source.poller.by,
             readers=tuple(r.statistics() for r in source.readers if not r.closed),
         )
 
@@ -229,7 +263,9 @@ def open_follower(
     store: CloudStore | None = None,
     prefix: str = "",
     catalog: Catalog | None = None,
+    notify: bool = True,
     poll_seconds: float = 0.05,
+    recheck_seconds: float = 1.0,
     on_corruption: Literal["refuse", "skip"] = "refuse",
 ) -> AbstractAsyncContextManager[Follower]:
     """Follow a log read-only: ``async with open_follower(dir) as follower:``.
@@ -245,7 +281,12 @@ def open_follower(
         store: the log's object store, to read what the directory does not hold any more. Without
             it, reading there raises StoreUnavailableError.
         prefix: as in its `CloudConfig`; or `catalog`, as for `open_wal`.
-        poll_seconds: how often to look for new records while somebody waits for them.
+        notify: have the system tell of changes, if it can: Linux, with the package of the extra
+            ``danube-trio[notify]``. False: poll.
+        poll_seconds: how often to look for new records while somebody waits for them, and nobody
+            tells of changes.
+        recheck_seconds: how often to look although no change was told: for what another machine
+            did to a network file system. Not more often than every `poll_seconds`.
         on_corruption: ``refuse`` raises `CorruptDataError`; ``skip`` gives readers `Gap` items.
 
     Raises, on entering:
@@ -256,8 +297,7 @@ def open_follower(
     """
     if on_corruption not in ("refuse", "skip"):
         raise ValueError(f"on_corruption={on_corruption!r} must be one of refuse, skip")
-    if isinstance(poll_seconds, bool) or not 0 < poll_seconds <= 3600:
-        raise ValueError(f"poll_seconds={poll_seconds!r} must be above 0 and at most 3600")
+    waiting = _Waiting(notify, poll_seconds, recheck_seconds)
     config = WalConfig(
         dir=os.fspath(dir),
         file_name=file_name,
@@ -267,23 +307,23 @@ def open_follower(
     cloud = None
     if store is not None:
         cloud = (store, catalog if catalog is not None else default_catalog(config, store))
-    return _OpenFollower(config, disk if disk is not None else RealDisk(), poll_seconds, cloud)
+    return _OpenFollower(config, disk if disk is not None else RealDisk(), waiting, cloud)
 
 
 class _OpenFollower(AbstractAsyncContextManager[Follower]):
-    """The block. It keeps nothing open: leaving only tells those who wait."""
+    """The block. Leaving ends the watch, and tells those who wait; nothing else is open."""
 
     def __init__(
         self,
         config: WalConfig,
         disk: Disk,
-        poll_seconds: float,
+        waiting: _Waiting,
         cloud: tuple[CloudStore, Catalog] | None,
     ) -> None:
         self._config = config
         self._cloud = cloud
         self._disk = disk
-        self._poll_seconds = poll_seconds
+        self._waiting = waiting
         self._source: _FollowedSource | None = None
 
     async def __aenter__(self) -> Follower:
@@ -293,10 +333,15 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
         assert path is not None
         names = LogNames.of(path, self._config.file_name)
         directory = await self._disk.run(find_log, self._disk, names)
+        watch = await self._disk.watch(path, names.mark) if self._waiting.notify else None
         self._source = _FollowedSource(
-            self._config, self._disk, directory, self._poll_seconds, self._cloud
+            self._config, self._disk, directory, self._waiting, watch, self._cloud
         )
-        await self._source.look_again()  # at the catalog too: it may have what is damaged here
+        try:
+            await self._source.look_again()  # at the catalog too: it may have what is damaged here
+        except BaseException:
+            self._source.close()  # nobody leaves what was not entered
+            raise
         return Follower(self._source, path)
 
     async def __aexit__(
@@ -307,53 +352,3 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
     ) -> None:
         assert self._source is not None
         self._source.close()
-
-
-class _ReadOnlyDisk:
-    """The disk that a follower's readers get: it refuses every change.
-
-    When a file is gone, it has the follower look again before it says so: most likely retention
-    took the file, and the reader compares its cursor with the start next.
-    """
-
-    def __init__(self, disk: Disk, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._disk = disk
-        self._refresh = refresh
-        self.list_dir = disk.list_dir
-        self.file_size = disk.file_size
-        self.free_bytes = disk.free_bytes
-
-    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
-        try:
-            return await self._disk.run(fn, *args)
-        except FileNotFoundError:
-            await self._refresh()
-            raise
-
-    def open(self, path: str, mode: OpenMode) -> File:
-        return self._disk.open(path, mode) if mode == "r" else _refuse(path)
-
-    def make_dir(self, path: str) -> None:
-        _refuse(path)
-
-    def rename(self, source: str, target: str) -> None:
-        _refuse(target)
-
-    def link(self, source: str, target: str) -> None:
-        _refuse(target)
-
-    def unlink(self, path: str) -> None:
-        _refuse(path)
-
-    def sync_dir(self, path: str) -> None:
-        _refuse(path)
-
-    def lock(self, path: str, holder: str) -> Lock:
-        _refuse(path)
-
-    def open_lane(self) -> Lane:
-        _refuse("a lane")
-
-
-def _refuse(path: str) -> NoReturn:
-    raise OSError(errno.EROFS, "a follower changes nothing", path)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable
 from typing import Any, Literal, overload
-
-import trio
 
 from danube_trio._decode import message_decoder, raw_decoder
 from danube_trio._reader import Reader
 from danube_trio._source import ReaderSource, StartPosition
-from danube_trio.errors import LogClosedError
 from danube_trio.message import Record, StreamMessage
 
-__all__ = ["Poller", "Readable"]
+__all__ = ["Readable"]
 
 
 class Readable:
@@ -126,61 +122,3 @@ def _make_reader(
             raise ValueError(f"{name}={value!r} must be 0 or more{also}")
     decode = raw_decoder if raw else message_decoder(source.codec)
     return Reader(source, start, end=end, count=count, decode=decode)
-
-
-class Poller:
-    """Waiting for what nobody announces: among all who wait one looks, and the others wait for it.
-
-    When nobody waits, nothing is looked at.
-
-    Args:
-        look: looks once.
-        seconds: pause between two looks.
-        what: for the error of those who wait when it is closed.
-    """
-
-    def __init__(self, look: Callable[[], Awaitable[None]], seconds: float, what: str) -> None:
-        self._look = look
-        self._seconds = seconds
-        self._what = what
-        self._looking = trio.Lock()
-        self._looked_at = float("-inf")
-        self._polled: trio.Event | None = None
-        self._scope = trio.CancelScope()
-        self._nap = trio.CancelScope()
-        self.closed = False
-
-    async def look(self) -> None:
-        """Look now."""
-        async with self._looking:
-            self._looked_at = trio.current_time()  # of a look that fails, too: no poll spins
-            await self._look()
-        self._nap.cancel()  # who polls need not wait for what was seen just now
-
-    async def wait(self, reached: Callable[[], bool]) -> None:
-        """Look until it is reached. Raises LogClosedError on leaving, and what looking raises."""
-        while not self.closed and not reached():
-            if self._polled is not None:
-                await self._polled.wait()  # somebody polls: what they see is for all
-                continue
-            self._polled = polled = trio.Event()
-            try:
-                with trio.CancelScope() as self._scope:
-                    with trio.CancelScope() as self._nap:
-                        await trio.sleep_until(self._looked_at + self._seconds)
-                    if not self._nap.cancelled_caught:
-                        await self.look()
-            finally:
-                self._polled = None
-                polled.set()
-        self.check()
-
-    def check(self) -> None:
-        """Raise LogClosedError if it is closed."""
-        if self.closed:
-            raise LogClosedError(f"the {self._what} is closed: open another one to continue")
-
-    def close(self) -> None:
-        """Wake everybody who waits; they are told."""
-        self.closed = True
-        self._scope.cancel()

@@ -30,7 +30,8 @@ from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._pins import Pins
-from danube_trio._readable import Poller, Readable
+from danube_trio._poller import Poller
+from danube_trio._readable import Readable
 from danube_trio._reader import Reader
 from danube_trio._stores import default_catalog, readable_state
 from danube_trio._tier import CloudTier
@@ -107,10 +108,13 @@ class _ReplicaSource:
     def local_start(self) -> int:
         return self.marks.durable_end
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
         state = await self._catalog.latest()
-        if state is not None and state.sequence > self.reading.state.sequence:
+        found = state is not None and state.sequence > self.reading.state.sequence
+        if found:
+            assert state is not None
             self._apply(state)
+        return found
 
     def _apply(self, state: CatalogState) -> None:
         """Record what was seen, in one step."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode
+from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode, Watch
 
 __all__ = ["SharedLanes"]
 
@@ -118,6 +118,9 @@ class SharedLanes:
 
     def free_bytes(self, path: str) -> int:
         return self._disk.free_bytes(path)
+
+    async def watch(self, path: str, file: str) -> Watch | None:
+        return await self._disk.watch(path, file)
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:
         return await self._disk.run(fn, *args)

@@ -20,7 +20,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE), str(HERE.parent)]
 
-from sphinx.application import Sphinx  # noqa: E402
 
 from danube_trio import __version__  # noqa: E402 (after the path is set)
 
@@ -120,20 +119,3 @@ pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
-
-# -- pages that a checkout may lack
-
-MAY_BE_ABSENT = ("following", "metrics", "top", "typed")
-
-
-def _leave_out_absent(app: Sphinx, page: str, source: list[str]) -> None:
-    """Take the pages that are not there out of the table of contents."""
-    if page == "index":
-        for name in MAY_BE_ABSENT:
-            if name not in app.env.found_docs:
-                source[0] = source[0].replace(f"\n{name}\n", "\n")
-
-
-def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
-    app.connect("source-read", _leave_out_absent)

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 CASES = {
-    *("single", "batch", "batch4", "concurrent", "live", "replay", "replay100"),
+    *("single", "batch", "batch4", "concurrent", "live", "follow"),
+    *("replay", "replay100"),
     *("open", "seek", "memory", "objects", "uploads", "topics", "peers", "peers1000"),
     *("dispatch", "dispatch10", "dispatch100", "doors", "doors_batch", "doors_many"),
     "imports",

@@ -149,7 +149,8 @@ async def test_readers_wait_for_what_comes(tmp_path: Path) -> None:
 
 async def test_all_who_wait_share_one_poll(autojump_clock: MockClock) -> None:
     disk = SimDisk()
-    async with written(disk, 1) as wal, open_follower(DIR, disk=disk) as follower:
+    following = open_follower(DIR, disk=disk, notify=False)
+    async with written(disk, 1) as wal, following as follower:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(follower.wait_durable, 2)
@@ -166,7 +167,8 @@ async def test_the_poll_goes_on_when_the_one_who_polls_is_cancelled(
     autojump_clock: MockClock,
 ) -> None:
     disk = SimDisk()
-    async with written(disk, 1) as wal, open_follower(DIR, disk=disk) as follower:
+    following = open_follower(DIR, disk=disk, notify=False)
+    async with written(disk, 1) as wal, following as follower:
         async with trio.open_nursery() as nursery:
 
             async def give_up() -> None:
@@ -468,6 +470,7 @@ async def test_a_codec_that_is_unknown_is_refused() -> None:
     [
         ({"poll_seconds": 0}, "poll_seconds=0"),
         ({"poll_seconds": True}, "poll_seconds=True"),
+        ({"recheck_seconds": 3601}, "recheck_seconds=3601"),
         ({"on_corruption": "truncate"}, "on_corruption='truncate'"),
         ({"file_name": "wal"}, "file_name='wal'"),
         ({"dir": ""}, "dir=''"),
@@ -548,7 +551,7 @@ async def test_it_changes_nothing_and_takes_no_lock() -> None:
     async with open_follower(DIR, disk=disk) as follower:
         await follower.refresh()
         assert await read(follower, follower.start_offset)
-    harmless = {"open", "close", "list_dir", "read", "size", "file_size"}
+    harmless = {"open", "close", "list_dir", "read", "size", "file_size", "watch"}
     assert {operation.name for operation in disk.operations[number:]} <= harmless
     assert disk.tree() == {**before, f"{DIR}/wal.meta.tmp": b"left by a crash"}
     assert disk.open_paths == []

@@ -23,15 +23,17 @@ TASKS = {"_writer", "_flusher", "_uploader", "_janitor", "_reader", "_recover"}
 # By the first part of a module's name; "" is danube_trio/__init__.py, the public names.
 RANKS = {
     **dict.fromkeys(("_core", "_version", "config", "errors", "message"), 0),
-    **dict.fromkeys(("_disk", "_lane", "_waiters", "_leaving", "cloud", "metadata", "catalog"), 1),
+    **dict.fromkeys(
+        ("_disk", "_inotify", "_lane", "_waiters", "_leaving", "cloud", "metadata", "catalog"), 1
+    ),
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
-    **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode"), 1),
+    **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode", "_read_only"), 1),
     **dict.fromkeys(("_shared_lanes", "_topic_names"), 1),
     **dict.fromkeys(("_watch", "_watch_socket"), 1),
     # the tasks, and the state that they share
     **dict.fromkeys(("_engine", "_cloud_side", "_accept", "_statistics", *TASKS), 2),
-    **dict.fromkeys(("_wal", "_readable", "_attach", "_stores", "_watch_offer"), 3),
+    **dict.fromkeys(("_wal", "_readable", "_poller", "_attach", "_stores", "_watch_offer"), 3),
     **dict.fromkeys(("_observe", "_verify", "_verify_segment"), 3),
     **dict.fromkeys(("_repair", "_repair_heal", "_repair_plan", "_repair_scan"), 3),
     **dict.fromkeys(("_restore_files", "_restore_plan", "_verify_objects"), 3),

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 
 import pytest
+import trio
 from disks import D, durable_file, new_disk
 
 from danube_trio._core.disk import Disk, File, replace_file
@@ -152,6 +153,12 @@ def test_a_disk_that_lies() -> None:
     assert disk.crash().tree() == {f"{D}/a": b"data"}
 
 
+def arm(disk: Disk) -> None:
+    watch = trio.run(disk.watch, D, f"{D}/a")
+    assert watch is not None
+    watch.arm()
+
+
 def test_every_operation_can_fail() -> None:
     calls: dict[str, Callable[[Disk, File], object]] = {
         "allocate": lambda _, file: file.allocate(10),
@@ -171,6 +178,7 @@ def test_every_operation_can_fail() -> None:
         "sync_dir": lambda disk, _: disk.sync_dir(D),
         "truncate": lambda _, file: file.truncate(1),
         "unlink": lambda disk, _: disk.unlink(f"{D}/a"),
+        "watch": lambda disk, _: arm(disk),
         "write": lambda _, file: file.write_at(b"x", 0),
     }
     assert set(calls) == OPERATIONS

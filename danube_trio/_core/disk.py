@@ -22,6 +22,9 @@ nothing that a call has done):
 
 Everything else may be lost, kept, torn or reordered. Errors are `OSError` with the errno of the
 operating system. A sync that failed once says nothing when it succeeds the next time.
+
+A `Watch` tells of changes that anybody makes, where the system can. It is a hint: it may come for
+nothing, and a change that another machine made to a network file system may come without one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ __all__ = [
     "Lane",
     "Lock",
     "OpenMode",
+    "Watch",
     "parent_of",
     "put_in_place",
     "read_file",
@@ -135,6 +139,41 @@ class Lane(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Tells of changes in one directory, whoever makes them. Made by `Disk.watch`.
+
+    One arming tells once, so a busy writer costs nothing until the next one::
+
+        await disk.run(watch.arm)  # first, so that nothing that comes later is missed
+        ...  # look
+        await watch.wait_changed()
+    """
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything changed since `arm` was called last."""
+        ...
+
+    def arm(self) -> None:
+        """Tell of the next change. Blocking; what calls it runs off the event loop.
+
+        Raises OSError when that is impossible, now: the directory is gone (ENOENT, ENOTDIR), there
+        are too many watches (ENOSPC), it was closed (EBADF).
+        """
+        ...
+
+    async def wait_changed(self) -> None:
+        """Return when something changed since `arm` was called last; at once, if it has.
+
+        For one task at a time. Can be cancelled; holds no thread.
+        """
+        ...
+
+    def close(self) -> None:
+        """Watch no more; idempotent. In the event loop."""
+        ...
+
+
 class Disk(Protocol):
     """The file system. Paths are `str` with "/"; every method raises `OSError` as usual."""
 
@@ -195,6 +234,17 @@ class Disk(Protocol):
 
     def free_bytes(self, path: str) -> int:
         """Return how many bytes are free for an ordinary user on the file system of `path`."""
+        ...
+
+    async def watch(self, path: str, file: str) -> Watch | None:
+        """Return a watch, not armed yet, or None where changes are not told.
+
+        It tells when a name in the directory `path` is made, changed or removed, when the content
+        of `file` changes, which is a path in that directory and may be missing, and when the
+        directory itself goes. It belongs to the event loop run that it is made in.
+
+        Cancellation: then there is none.
+        """
         ...
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:

@@ -57,7 +57,9 @@ def open_follower(
     store: CloudStore | None = None,
     prefix: str = "",
     catalog: Catalog | None = None,
+    notify: bool = True,
     poll_seconds: float = 0.05,
+    recheck_seconds: float = 1.0,
     on_corruption: Literal["refuse", "skip"] = "refuse",
 ) -> AbstractAsyncContextManager[Follower]:
     """Follow a log read-only; see `danube_trio.open_follower`."""
@@ -68,7 +70,9 @@ def open_follower(
         store=store,
         prefix=prefix,
         catalog=catalog,
+        notify=notify,
         poll_seconds=poll_seconds,
+        recheck_seconds=recheck_seconds,
         on_corruption=on_corruption,
     )
     return _door(block, f"follower of {os.fspath(dir)}")

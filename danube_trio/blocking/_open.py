@@ -50,7 +50,9 @@ def open_follower(
     store: CloudStore | None = None,
     prefix: str = "",
     catalog: Catalog | None = None,
+    notify: bool = True,
     poll_seconds: float = 0.05,
+    recheck_seconds: float = 1.0,
     on_corruption: Literal["refuse", "skip"] = "refuse",
 ) -> AbstractContextManager[Follower]:
     """Follow a log read-only; see `danube_trio.open_follower`."""
@@ -61,7 +63,9 @@ def open_follower(
         store=store,
         prefix=prefix,
         catalog=catalog,
+        notify=notify,
         poll_seconds=poll_seconds,
+        recheck_seconds=recheck_seconds,
         on_corruption=on_corruption,
     )
     return _Block(block, f"follower of {os.fspath(dir)}", _follower)

@@ -34,6 +34,8 @@ and breaks all others. It starts no threads, is deterministic, and its seed repe
 8. *A full disk* (`capacity_bytes`): a write beyond it writes what fits and raises ENOSPC. Space is
    the sum of the file sizes: holes count, names do not.
 9. *Locks* end with `release`, with the process, and with any crash.
+10. *Watches* tell of every visible change, by any process, at once. To arm one is the operation
+   "watch", which can be made to fail.
 
 **Crashes** are looked for after the fact: `crash_points` replays the history and gives, for every
 operation that changed something, the disks that a crash just before it, or in the middle of it,

@@ -28,6 +28,7 @@ OPERATIONS = frozenset(
         "sync_dir",
         "truncate",
         "unlink",
+        "watch",
         "write",
     }
 )

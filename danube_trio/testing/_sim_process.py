@@ -18,6 +18,7 @@ from danube_trio.errors import LogLockedError
 from danube_trio.testing._sim_faults import Fault, Operation, ProcessKilledError
 from danube_trio.testing._sim_model import Cut, Grow, Link, Rename, Unlink
 from danube_trio.testing._sim_store import Store, os_error
+from danube_trio.testing._sim_watch import SimWatch
 
 if TYPE_CHECKING:
     from danube_trio._core.disk import OpenMode
@@ -291,6 +292,21 @@ class SimProcess:
 
     def free_bytes(self, path: str) -> int:
         return self._process.perform("free_bytes", path, self._store.room_bytes)
+
+    async def watch(self, path: str, file: str) -> SimWatch:
+        def find(watch: SimWatch) -> set[int]:
+            idents = {store.find_dir(path)}
+            if store.exists(file):
+                idents.add(store.find_file(file))
+            if watch not in store.watches:
+                store.watches.append(watch)
+            return idents
+
+        store = self._store
+        await trio.lowlevel.checkpoint()
+        return SimWatch(
+            path, lambda watch: self._process.perform("watch", path, lambda: find(watch))
+        )
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()

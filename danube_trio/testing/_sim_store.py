@@ -14,6 +14,7 @@ from danube_trio._core.disk import parent_of
 from danube_trio.testing._sim_faults import Fault, Operation
 from danube_trio.testing._sim_model import (
     ROOT,
+    Change,
     Cut,
     Data,
     Effect,
@@ -25,6 +26,7 @@ from danube_trio.testing._sim_model import (
     Sync,
     SyncWrite,
 )
+from danube_trio.testing._sim_watch import SimWatch
 
 __all__ = ["Store", "os_error"]
 
@@ -52,6 +54,7 @@ class Store:
     locks: dict[int, object] = attrs.Factory(dict[int, object])  # inode -> who holds it
     current: int = 0  # the operation under way
     open_counts: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often it is open
+    watches: list[SimWatch] = attrs.Factory(list[SimWatch])  # the armed ones
 
     # -- operations and history
 
@@ -90,6 +93,8 @@ class Store:
             self.initial = self.model.copy()
         self.history.append((self.current, effect))
         self.model.apply(effect)
+        if self.watches and isinstance(effect, Change):
+            self.watches = [watch for watch in self.watches if not watch.hear(effect.ident)]
 
     def replay(self, stop: int) -> Iterator[tuple[int, Model, Sequence[Effect]]]:
         """Yield, before each operation that had an effect, its number, the disk and the effects.

@@ -1,0 +1,69 @@
+"""The disk that a follower's readers get: it refuses every change.
+
+When a file is gone, it has the follower look again before it says so: most likely retention took
+the file, and the reader compares its cursor with the start next.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode
+
+__all__ = ["ReadOnlyDisk"]
+
+T = TypeVar("T")
+
+
+class ReadOnlyDisk:
+    """A disk without its changes.
+
+    Args:
+        disk: the disk.
+        refresh: has the follower look again.
+    """
+
+    def __init__(self, disk: Disk, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._disk = disk
+        self._refresh = refresh
+        self.list_dir = disk.list_dir
+        self.file_size = disk.file_size
+        self.free_bytes = disk.free_bytes
+        self.watch = disk.watch
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        try:
+            return await self._disk.run(fn, *args)
+        except FileNotFoundError:
+            await self._refresh()
+            raise
+
+    def open(self, path: str, mode: OpenMode) -> File:
+        return self._disk.open(path, mode) if mode == "r" else _refuse(path)
+
+    def make_dir(self, path: str) -> None:
+        _refuse(path)
+
+    def rename(self, source: str, target: str) -> None:
+        _refuse(target)
+
+    def link(self, source: str, target: str) -> None:
+        _refuse(target)
+
+    def unlink(self, path: str) -> None:
+        _refuse(path)
+
+    def sync_dir(self, path: str) -> None:
+        _refuse(path)
+
+    def lock(self, path: str, holder: str) -> Lock:
+        _refuse(path)
+
+    def open_lane(self) -> Lane:
+        _refuse("a lane")
+
+
+def _refuse(path: str) -> NoReturn:
+    raise OSError(errno.EROFS, "a follower changes nothing", path)
