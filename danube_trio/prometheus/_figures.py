@@ -256,7 +256,19 @@ _FOLLOWER = (
         segments="Segment files, the active one included.",
         size_bytes="Frames in the files, below the durability mark.",
     ),
-    *_plain("counter", looks="Looks at the directory."),
+    *_plain(
+        "counter",
+        looks="Looks at the directory.",
+        notifications="Looks because the system told of a change.",
+    ),
+    Figure(
+        "gauge",
+        "waits_by",
+        "1 for what those who wait for news rely on.",
+        "by",
+        ("by",),
+        _one_of(("notification", "polling")),
+    ),
     *_READERS,
 )
 
