@@ -145,6 +145,9 @@ def expected(group: Group, labels: Mapping[str, str], statistics: object) -> Sam
             for phase in phases:
                 put("phase", phase == value, phase=phase)
             assert value in phases
+        elif figure.field == "by":
+            for way in ("notification", "polling"):
+                put("by", way == value, by=way)
         elif figure.field == "tasks":
             for task in value:
                 put("task_seconds", task.seconds, task=task.name, state=task.state)

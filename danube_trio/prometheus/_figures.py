@@ -263,7 +263,7 @@ _FOLLOWER = (
     ),
     Figure(
         "gauge",
-        "waits_by",
+        "by",
         "1 for what those who wait for news rely on.",
         "by",
         ("by",),
