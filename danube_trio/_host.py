@@ -27,17 +27,19 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import cast
 
 import trio
 from outcome import Error, Value
 
-from danube_trio._jobs import Job, Withdrawn
+from danube_trio._jobs import Job, SyncJob, Withdrawn
 from danube_trio._lane import Signal
-from danube_trio.errors import FencedError, LogBrokenError
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
 __all__ = [
     "Hold",
@@ -169,12 +171,24 @@ def settle_leaving(
     """
     if body is None:
         raise error
-    if isinstance(error, LogBrokenError):
+    lost = _lost_records(error)
+    if lost:
         if cancelled is not None and isinstance(body, cancelled):
             raise error
-        body.add_note(str(error))
+        for each in lost:
+            body.add_note(str(each))
     elif not isinstance(error, FencedError):
         raise error from body
+
+
+def _lost_records(error: BaseException) -> list[Exception]:
+    """What a log, or the topics of a storage, could not keep; empty if it is something else."""
+    if isinstance(error, LogBrokenError):
+        return [error]
+    if not isinstance(error, ExceptionGroup):
+        return []
+    inner = cast("ExceptionGroup[Exception]", error).exceptions
+    return list(inner) if all(isinstance(each, DanubeError) for each in inner) else []
 
 
 class _CancelJob(Job):
@@ -203,6 +217,7 @@ class Host:
     def __init__(self) -> None:
         self.users = 0  # blocks that are to be opened, or are open; guarded by _lock
         self.holds: list[Hold] = []  # the engine's thread's own
+        self.clock_ahead = 0.0  # how far trio's clock is ahead of time.monotonic
         self._box: deque[Job] = deque()
         self._signal = Signal()
         self._woken = False
@@ -229,6 +244,22 @@ class Host:
         elif wake or not self._woken:
             self._woken = True
             self._signal.set()
+
+    def tell(self, fn: Callable[[], object]) -> None:
+        """Have the engine's thread call a function, when it comes to it; nobody hears of it."""
+        self.submit(SyncJob(tell_nobody, fn))
+
+    def bury(self, box: list[object]) -> None:
+        """Have the engine's thread drop what is in the list, which has the last reference to it.
+
+        For what the engine knows weakly: it may be looking through those at this moment.
+        """
+        self.tell(box.clear)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the engine's thread."""
+        return threading.current_thread() is self._thread
 
     def cancel(self, job: Job) -> None:
         """Ask for the withdrawal of a job that was submitted."""
@@ -257,6 +288,7 @@ class Host:
         trio.run(self._main)
 
     async def _main(self) -> None:
+        self.clock_ahead = trio.current_time() - time.monotonic()
         async with trio.open_nursery() as self.nursery:
             try:
                 await self._serve()

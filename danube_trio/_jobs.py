@@ -14,7 +14,7 @@ from danube_trio.errors import LogClosedError
 if TYPE_CHECKING:
     from danube_trio._host import Host
 
-__all__ = ["AsyncJob", "ChangeJob", "Job", "SyncJob", "Withdrawn"]
+__all__ = ["AsyncJob", "ChangeJob", "GiveBackJob", "Job", "SyncJob", "Withdrawn"]
 
 
 class Withdrawn(BaseException):
@@ -94,13 +94,23 @@ class SyncJob(Job):
 
 
 class ChangeJob(SyncJob):
-    """One that changes something, for which there must be an engine."""
+    """A call that never waits, and means nothing when there is no engine (any more)."""
 
     __slots__ = ()
 
     def refuse(self, reason: str) -> None:
-        """Unlike a question it is not answered here."""
+        """Raise LogClosedError."""
         Job.refuse(self, reason)
+
+
+class GiveBackJob(SyncJob):
+    """Gives back what ends with the engine anyway."""
+
+    __slots__ = ()
+
+    def refuse(self, reason: str) -> None:
+        """It has ended."""
+        self.finish(Value(None))
 
 
 class AsyncJob(Job):

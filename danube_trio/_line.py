@@ -84,15 +84,14 @@ class AppendLine:
     """
 
     def __init__(self, wal: Wal, host: Host) -> None:
+        self.wal = wal
         self._host = host
         self._engine, self._acceptor, self._encoder = inside(wal)
         engine = self._engine
         self.level: Durability = engine.config.durability
         self._waiting: deque[AppendJob] = deque()
-        self._written = _Queue(lambda: engine.marks.written_end, Receipt.written)
-        self._durable = _Queue(lambda: engine.marks.durable_end, Receipt.durable)
-        for queue in (self._written, self._durable):
-            host.nursery.start_soon(queue.serve)
+        self._written = _Queue(host, lambda: engine.marks.written_end, Receipt.written)
+        self._durable = _Queue(host, lambda: engine.marks.durable_end, Receipt.durable)
 
     # ---- in the caller's thread
 
@@ -210,12 +209,14 @@ class _Queue:
     """Who waits for one mark, in the order of the offsets, and the task that answers them."""
 
     def __init__(
-        self, mark: Callable[[], int], wait: Callable[[Receipt], Awaitable[range]]
+        self, host: Host, mark: Callable[[], int], wait: Callable[[Receipt], Awaitable[range]]
     ) -> None:
+        self._host = host
         self._mark = mark
         self._wait = wait
         self._queue: deque[tuple[AppendJob, Receipt]] = deque()
         self._bell = Doorbell()
+        self._serving = False
         self._closing = False
 
     def add(self, job: AppendJob, receipt: Receipt) -> None:
@@ -224,15 +225,18 @@ class _Queue:
             job.succeed(receipt.offsets)  # a log in memory
             return
         self._queue.append((job, receipt))
-        if len(self._queue) == 1:
+        if not self._serving:
+            self._serving = True
+            self._host.nursery.start_soon(self._serve)
+        elif len(self._queue) == 1:
             self._bell.ring()
 
     def close(self) -> None:
-        """End when the queue is empty."""
+        """End when the queue is empty; whoever comes later is still answered."""
         self._closing = True
         self._bell.ring()
 
-    async def serve(self) -> None:
+    async def _serve(self) -> None:
         """Answer, until it is closed and the queue is empty."""
         with trio.CancelScope(shield=True):
             while self._queue or not self._closing:
@@ -240,6 +244,7 @@ class _Queue:
                     await self._answer()
                 else:
                     await self._bell.wait()
+        self._serving = False
 
     async def _answer(self) -> None:
         queue = self._queue

@@ -100,7 +100,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         self._real = disk is None
         self._disk = SharedLanes(disk if disk is not None else RealDisk(), config.io_threads)
         self._resources = AsyncExitStack()
-        self._nursery = trio.open_nursery()
+        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._housekeeping = trio.CancelScope(shield=True)
         self._bugs: list[BaseException] = []
         self._offer: Offer | None = None
@@ -123,6 +123,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 metadata = await self._resources.enter_async_context(embedded)
             if config.watch:
                 self._offer = await self._disk.run(offer_storage, self._disk, config.dir)
+            self._nursery = trio.open_nursery()
             nursery = await self._nursery.__aenter__()
         except BaseException:
             if self._offer is not None:
@@ -172,6 +173,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
     ) -> None:
         hosts = self._hosts
         assert hosts is not None
+        assert self._nursery is not None
         hosts.leave()
         interrupt: KeyboardInterrupt | None = None
         with trio.CancelScope(shield=True):

@@ -29,7 +29,7 @@ from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "Use"]
 
 
 class Storage:
@@ -75,7 +75,7 @@ class Storage:
 
         (Unless it is sealed, deleted or taken over meanwhile: then it says so.)
         """
-        return _Use(self._topics, topic_name(topic))
+        return Use(self._topics, topic_name(topic))
 
     @enable_ki_protection
     async def append_message(
@@ -170,7 +170,7 @@ class Storage:
             if not await self._door.is_back(name, away):
                 return away.sealed_end
             del self._door.away[name]
-        async with _Use(self._topics, name) as wal:
+        async with Use(self._topics, name) as wal:
             end = await wal.seal()
             cloud = wal.statistics().cloud
             assert cloud is not None
@@ -252,7 +252,7 @@ class Storage:
         return wal.statistics() if wal is not None else None
 
 
-class _Use(AbstractAsyncContextManager[Wal]):
+class Use(AbstractAsyncContextManager[Wal]):
     """The block in which a topic stays open."""
 
     def __init__(self, topics: TopicHosts, name: str) -> None:
@@ -281,4 +281,8 @@ class _Use(AbstractAsyncContextManager[Wal]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the block, in this step."""
         self._topics.unpin(self._held.pop())

@@ -9,6 +9,7 @@ everything below `up_to`.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Literal, Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ from danube_trio._open_storage import open_storage
 from danube_trio._reader import Reader
 from danube_trio._source import StartPosition
 from danube_trio._topics import Storage
-from danube_trio._wal import Wal
+from danube_trio._wal import Wal, inside
 from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 
@@ -32,6 +33,14 @@ __all__ = [
     "WalStorage",
     "open_storage",
 ]
+
+
+# The topics that logs were dispatched as.
+_CLAIMS: weakref.WeakKeyDictionary[Wal, str] = weakref.WeakKeyDictionary()
+
+
+def _same(one: str, other: str) -> bool:
+    return one.removeprefix("/") == other.removeprefix("/")
 
 
 @runtime_checkable
@@ -94,17 +103,26 @@ class PersistentStorage(Protocol):
 class WalStorage:
     """A `PersistentStorage` of one open log. Made by `from_wal`; the log stays its opener's.
 
-    It answers to one topic name, or to any if it was given none: Danube's own wiring has a log of
-    its own for each topic.
+    It answers to one topic name: the one that it was given, else the ``topic_name`` of the log's
+    settings. If there is neither, it answers to any: Danube's own wiring has a log of its own for
+    each topic.
     """
 
     def __init__(self, wal: Wal, topic: str | None) -> None:
         self._wal = wal
         self._topic = topic
+        named = inside(wal)[0].config.topic_name
+        if topic is None:
+            self._topic = named or None
+        elif named and not _same(topic, named):
+            raise ValueError(f"topic={topic!r} is not that of the log: its topic_name is {named!r}")
 
     @classmethod
     def from_wal(cls, wal: Wal, topic: str | None = None) -> WalStorage:
-        """Wrap an open log; with `topic`, every other name is a ValueError."""
+        """Wrap an open log; with `topic`, every other name is a ValueError.
+
+        Raises ValueError if the log's settings name another topic.
+        """
         return cls(wal, topic)
 
     def __repr__(self) -> str:
@@ -115,9 +133,28 @@ class WalStorage:
         """The log."""
         return self._wal
 
-    def _check(self, topic: str) -> None:
-        if self._topic is not None and topic != self._topic:
+    @property
+    def topic(self) -> str | None:
+        """The topic that it answers to; None: any."""
+        return self._topic
+
+    def check(self, topic: str) -> None:
+        """Raise ValueError if it does not answer to this topic."""
+        if self._topic is not None and not _same(topic, self._topic):
             raise ValueError(f"topic={topic!r} is not in this storage: it holds {self._topic!r}")
+
+    def claim(self, topic: str) -> None:
+        """The log is this topic's, as long as it is open: who dispatches it says so.
+
+        Two topics over one log would get each other's messages. Raises ValueError that names both.
+        """
+        self.check(topic)
+        claimed = _CLAIMS.setdefault(self._wal, topic)
+        if not _same(topic, claimed):
+            raise ValueError(
+                f"topic={topic!r} is not in this storage: its log is that of {claimed!r}, which "
+                f"was dispatched from it before. Open a log for each topic, or use open_storage"
+            )
 
     async def append_message(
         self,
@@ -128,7 +165,7 @@ class WalStorage:
         expected_offset: int | None = None,
     ) -> int:
         """See `PersistentStorage`."""
-        self._check(topic)
+        self.check(topic)
         return await self._wal.append(
             message, durability=durability, expected_offset=expected_offset
         )
@@ -142,7 +179,7 @@ class WalStorage:
         expected_offset: int | None = None,
     ) -> range:
         """See `PersistentStorage`."""
-        self._check(topic)
+        self.check(topic)
         return await self._wal.append_batch(
             messages, durability=durability, expected_offset=expected_offset
         )
@@ -156,28 +193,28 @@ class WalStorage:
         count: int | None = None,
     ) -> Reader[StreamMessage]:
         """See `PersistentStorage`."""
-        self._check(topic)
+        self.check(topic)
         await checkpoint()
         return self._wal.reader(start, end=end, count=count)
 
     async def ack_checkpoint(self, topic: str, up_to: int) -> None:
         """Trims the log when that frees a whole segment, at a segment's boundary."""
-        self._check(topic)
+        self.check(topic)
         await self._wal.trim(up_to, whole_segments=True)
 
     async def flush(self, topic: str) -> None:
         """See `PersistentStorage`."""
-        self._check(topic)
+        self.check(topic)
         await self._wal.flush()
 
     async def start_offset(self, topic: str) -> int:
         """See `PersistentStorage`."""
-        self._check(topic)
+        self.check(topic)
         await checkpoint()
         return self._wal.start_offset
 
     async def current_offset(self, topic: str) -> int:
         """See `PersistentStorage`."""
-        self._check(topic)
+        self.check(topic)
         await checkpoint()
         return self._wal.next_offset

@@ -10,6 +10,7 @@ Scenarios are written for anyio and run under `Door.run`. The engine's own API i
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import json
 import os
@@ -22,15 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import attrs
+from anyio.from_thread import BlockingPortal
 
 import danube_trio
 import danube_trio.anyio
 import danube_trio.blocking
+import danube_trio.cloud
+import danube_trio.dispatch
+import danube_trio.metadata
 from danube_trio import StartPosition
 from danube_trio._disk import RealDisk
 from danube_trio._lane import ThreadLane
+from danube_trio.dispatch import InMemoryStorage, ReliableOptions, TopicCache
 
 __all__ = ["DOORS", "Door", "GatedDisk", "Seen"]
 
@@ -92,6 +99,76 @@ class Door:
         else:
             await in_thread(block.__exit__, None, None, None)
 
+    @contextlib.asynccontextmanager
+    async def open(self, opener: str, *args: Any, **more: Any) -> AsyncGenerator[Any]:
+        """What the door's `opener` opens."""
+        make = next(
+            getattr(home, opener)
+            for home in (self.module, danube_trio.metadata, danube_trio.cloud)
+            if hasattr(home, opener)
+        )
+        async with self._entered(make(*_own(args), **_own(more))) as thing:
+            yield thing
+
+    async def call(self, function: str, *args: Any, **more: Any) -> Any:
+        """Call an async function of the door's."""
+        found = partial(getattr(self.module, function), *_own(args), **_own(more))
+        return await (in_thread(found) if self.threads else found())
+
+    def wal_storage(self, wal: Any, topic: str | None = None) -> Any:
+        """The door's `WalStorage`."""
+        storage = self.module.WalStorage.from_wal(_own(wal), topic)
+        return Threaded(storage) if self.threads else storage
+
+    @contextlib.asynccontextmanager
+    async def dispatch(self, topic: str, storage: Any = None, **more: Any) -> AsyncGenerator[Any]:
+        """An open `ReliableDispatch` over a storage, or else over memory."""
+        kind = importlib.import_module(f"{self.module.__name__}.dispatch").ReliableDispatch
+        options = more.pop("options", ReliableOptions())
+        if storage is None:
+            block = kind(topic, options, TopicCache(InMemoryStorage()), **_own(more))
+        else:
+            block = kind.new_with_persistent(topic, options, None, _own(storage), **_own(more))
+        async with self._entered(block) as dispatch:
+            yield dispatch
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self, subscription: Any, handler: Callable[[Any], Awaitable[None]], **more: Any
+    ) -> AsyncGenerator[None]:
+        """Handlers that run beside the body, and are stopped after it."""
+        async with anyio.create_task_group() as tasks:
+            if not self.threads:
+                tasks.start_soon(partial(subscription.run, handler, **more))
+                yield
+                tasks.cancel_scope.cancel()
+                return
+            async with BlockingPortal() as portal:
+                call = partial(portal.call, handler)
+                tasks.start_soon(partial(subscription.run, call, **more))
+                while not (await subscription.statistics()).consumers:
+                    await anyio.lowlevel.checkpoint()
+                try:
+                    yield
+                finally:
+                    subscription.stop()
+
+    async def handle(
+        self, subscription: Any, handler: Callable[[Any], Awaitable[None]], **more: Any
+    ) -> None:
+        """Run handlers until they stop by themselves."""
+        if not self.threads:
+            await subscription.run(handler, **more)
+            return
+        raised: Exception | None = None
+        async with BlockingPortal() as portal:
+            try:
+                await subscription.run(partial(portal.call, handler), **more)
+            except Exception as error:  # the portal would make a group of it
+                raised = error
+        if raised is not None:
+            raise raised
+
     async def read(self, wal: Any, directory: str | None = None, **wanted: Any) -> list[Seen]:
         """Read with a new reader, which must have an end; in another process if that is the door.
 
@@ -112,51 +189,80 @@ async def in_thread(fn: Callable[..., Any], *args: Any) -> Any:
     return await anyio.to_thread.run_sync(fn, *args)
 
 
+# What the engine calls its classes, to know which of their methods wait.
+ENGINE: dict[str, type] = {
+    kind.__name__: kind
+    for module in (danube_trio, danube_trio.dispatch)
+    for name in module.__all__
+    if isinstance(kind := getattr(module, name), type)
+}
+
+
+def _own(thing: Any) -> Any:
+    """Without the adapter."""
+    if isinstance(thing, Threaded):
+        return thing.inner
+    if isinstance(thing, tuple):
+        return tuple(_own(each) for each in _any(thing))
+    if isinstance(thing, dict):
+        return {key: _own(value) for key, value in _any(thing).items()}
+    return thing
+
+
+def _any(thing: Any) -> Any:
+    return thing
+
+
+def _adapted(result: Any) -> Any:
+    home = type(result).__module__
+    return Threaded(result) if home.startswith("danube_trio.blocking") else result
+
+
 class Threaded:
     """A blocking object with the engine's interface: every method is called in a thread."""
 
     def __init__(self, inner: Any) -> None:
-        self._inner = inner
+        self.inner = inner
+        names = [kind.__name__ for kind in type(inner).__mro__]
+        self._engine = next((ENGINE[name] for name in names if name in ENGINE), object)
 
     def __repr__(self) -> str:
-        return repr(self._inner)
+        return repr(self.inner)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
+        found = getattr(self.inner, name)
         if not callable(found):
-            return found
-        return partial(_later if name in WAITS else _now, found)
+            return _adapted(found)
+        model = inspect.unwrap(getattr(self._engine, name, found))
+        return partial(_later if inspect.iscoroutinefunction(model) else _now, found)
 
     def __aiter__(self) -> Threaded:
         return self
 
     async def __anext__(self) -> Any:
-        item = await in_thread(next, self._inner, self)
+        item = await in_thread(next, self.inner, self)
         if item is self:
             raise StopAsyncIteration
         return item
 
+    async def __aenter__(self) -> Any:
+        return _adapted(await in_thread(self.inner.__enter__))
+
+    async def __aexit__(self, *raised: Any) -> None:
+        with anyio.CancelScope(shield=True):
+            await in_thread(self.inner.__exit__, *raised)
+
     async def aclose(self) -> None:
         """Close a reader."""
-        await in_thread(self._inner.close)
-
-
-WAITS = {
-    name
-    for kind in (danube_trio.Wal, danube_trio.Receipt, danube_trio.Reader, danube_trio.Follower)
-    for name, method in vars(kind).items()
-    if inspect.iscoroutinefunction(inspect.unwrap(method)) or inspect.iscoroutinefunction(method)
-}
+        await in_thread(self.inner.close)
 
 
 async def _later(found: Callable[..., Any], *args: Any, **more: Any) -> Any:
-    return await in_thread(partial(found, *args, **more))
+    return _adapted(await in_thread(partial(found, *_own(args), **_own(more))))
 
 
 def _now(found: Callable[..., Any], *args: Any, **more: Any) -> Any:
-    result = found(*args, **more)
-    wraps = isinstance(result, (danube_trio.blocking.Reader, danube_trio.blocking.Receipt))
-    return Threaded(result) if wraps or hasattr(result, "__next__") else result
+    return _adapted(found(*_own(args), **_own(more)))
 
 
 class Child:
@@ -185,6 +291,10 @@ class Child:
         if "error" in answer:
             raise getattr(danube_trio, answer["error"][0])(*answer["error"][1])
         return [Seen(o, bytes.fromhex(p), a) for o, p, a in answer["records"]]
+
+    def kill(self) -> None:
+        """End it, whatever it reads."""
+        self._process.kill()
 
     def close(self) -> None:
         """End it."""

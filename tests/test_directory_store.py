@@ -209,16 +209,26 @@ async def test_a_live_writer_keeps_its_temporaries() -> None:
     assert own_files(disk) == []
 
 
-async def test_a_closed_store_that_writes_again_takes_another_token() -> None:
+async def test_a_closed_store_refuses_and_another_one_takes_another_token() -> None:
     disk = SimDisk()
     store, other = DirectoryStore(ROOT, disk), DirectoryStore(ROOT, disk.process())
     await store.put(KEY, b"1")
     await store.aclose()
     await store.aclose()
+    for call in (
+        partial(store.put, KEY, b"3"),
+        partial(store.upload, KEY, lambda: iter([b"3"])),
+        partial(store.get, KEY),
+        partial(store.list_objects, ""),
+        partial(store.delete, KEY),
+    ):
+        with pytest.raises(StoreUnavailableError, match="was closed; nothing was done"):
+            await call()
+    assert (await other.get(KEY))[1] == b"1"
     await other.put(KEY, b"2")
-    await store.put(KEY, b"3")
+    async with DirectoryStore(ROOT, disk) as again:
+        await again.put(KEY, b"3")
     assert (await other.get(KEY))[1] == b"3"
-    await store.aclose()
     await other.aclose()
 
 

@@ -45,7 +45,7 @@ RANKS = {
     **dict.fromkeys(("storage", "_open_storage", "_import"), 5),
     **dict.fromkeys(("_topics", "_topic", "_topic_door", "_topic_host"), 5),
     **dict.fromkeys(("_topic_delete", "_topic_list"), 5),
-    **dict.fromkeys(("_host", "_jobs", "_line"), 5),  # the engine's thread, for the doors
+    **dict.fromkeys(("_held", "_host", "_jobs", "_line"), 5),  # the engine's thread, for the doors
     "watch": 5,
     "": 6,
     **dict.fromkeys(("dispatch", "anyio", "blocking", "testing", "typed"), 7),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
@@ -26,8 +27,9 @@ from typing import Any, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
+from danube_trio._held import Held
 from danube_trio._host import Host
-from danube_trio._jobs import AsyncJob, Job, SyncJob, Withdrawn
+from danube_trio._jobs import AsyncJob, ChangeJob, GiveBackJob, Job, SyncJob, Withdrawn
 
 __all__ = ["LoopDoor"]
 
@@ -138,15 +140,38 @@ class LoopDoor:
             task.uncancel()
             task.cancel(*args)
 
-    def call_now(self, fn: Callable[[], T], kind: type[SyncJob] = SyncJob) -> T:
+    async def give_back(self, held: Held[Any], answer: Callable[[], object]) -> None:
+        """Answer for what is held, in the engine's thread; not to be cancelled."""
+        try:
+            await self.finish(GiveBackJob(self.reply, lambda: held.leave(answer)))
+        except BaseException:
+            self.host.tell(held.drop)  # the coroutine is closed, or Ctrl-C came in it
+            raise
+
+    def time(self, engine_time: float) -> float:
+        """A time of trio's clock by the loop's."""
+        return engine_time - self.host.clock_ahead + self._loop.time() - time.monotonic()
+
+    def now(self) -> float:
+        """The loop's time, for calls that belong to the loop's thread."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this belongs to the event loop that opened it: nothing was changed")
+        return self._loop.time()
+
+    def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
         """Run a function in the engine's thread, and block until it returned.
 
         It never waits there, so this takes as long as a hop to the thread and back, and the step
         that is under way there.
+
+        Args:
+            late: whether it may be called when there is no engine any more. Else LogClosedError.
         """
+        if self.host.is_here:  # a callback, of the settings or so
+            return fn()
         returned = threading.Lock()
         returned.acquire()
-        job = kind(lambda _: returned.release(), fn)
+        job = (SyncJob if late else ChangeJob)(lambda _: returned.release(), fn)
         self.host.submit(job)
         returned.acquire()
         return cast("T", job.take())

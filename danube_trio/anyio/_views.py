@@ -17,7 +17,6 @@ from danube_trio._core.frame import Records
 from danube_trio._core.stats import ReaderStatistics, WalStatistics
 from danube_trio._encode import Appendable
 from danube_trio._follow import Follower, FollowerStatistics
-from danube_trio._jobs import ChangeJob
 from danube_trio._line import AppendJob, AppendLine
 from danube_trio._readable import Readable
 from danube_trio._reader import Reader
@@ -29,7 +28,7 @@ from danube_trio.config import Durability
 from danube_trio.errors import LogClosedError
 from danube_trio.message import Gap, Record
 
-__all__ = ["view_of"]
+__all__ = ["engine_wal", "reader_view", "view_of", "wal_view"]
 
 T_co = TypeVar("T_co", covariant=True)
 Inner = TypeVar("Inner", bound=Readable)
@@ -53,6 +52,11 @@ class _ReadableView(Readable, Generic[Inner]):
     def open_readers(self) -> int:
         """See `Wal.open_readers`. Blocks for a hop to the engine's thread and back."""
         return self._door.call_now(lambda: self._inner.open_readers)
+
+    @property
+    def inner(self) -> Inner:
+        """The engine's own object."""
+        return self._inner
 
     def _new_reader(
         self,
@@ -131,7 +135,7 @@ class _WalView(_ReadableView[Wal], Wal):
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         accept = partial(self._line.append_nowait, records, size_bytes, expected_offset)
-        return _ReceiptView(self._door.call_now(accept, ChangeJob), self._door)
+        return _ReceiptView(self._door.call_now(accept, late=False), self._door)
 
     async def flush(self) -> None:
         """See `Wal.flush`."""
@@ -237,6 +241,11 @@ class _ReaderView(Reader[T_co]):
         self._busy = False
         self.closed = False
 
+    def __del__(self) -> None:
+        inner = [vars(self).pop("_inner", None)]
+        if "_door" in vars(self):
+            self._door.host.bury(inner)
+
     def __repr__(self) -> str:
         return f"<Reader at {self.cursor}, {'closed' if self.closed else 'open'}>"
 
@@ -288,7 +297,22 @@ class _ReaderView(Reader[T_co]):
             self._busy = False
 
 
-def view_of(thing: object, door: LoopDoor, keep: object, line: AppendLine | None) -> object:
+def wal_view(wal: Wal, door: LoopDoor, keep: object, line: AppendLine) -> Wal:
+    """The view of a log."""
+    return _WalView(wal, door, keep, line)
+
+
+def engine_wal(wal: Wal) -> Wal | None:
+    """The engine's own log behind a view; None if it is no view."""
+    return wal.inner if isinstance(wal, _WalView) else None
+
+
+def reader_view(reader: Reader[T_co], door: LoopDoor) -> Reader[T_co]:
+    """The view of a reader."""
+    return _ReaderView(reader, door)
+
+
+def view_of(thing: object, line: AppendLine | None, door: LoopDoor, keep: object) -> object:
     """The view of what a block of the engine gave; a store, which the engine uses, as it is."""
     if isinstance(thing, Wal):
         assert line is not None

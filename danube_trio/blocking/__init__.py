@@ -16,18 +16,65 @@ closed by another thread. In the main thread Ctrl-C ends it: `docs/doors.md` has
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from danube_trio.blocking._log import Follower, Receipt, Replica, Wal
-from danube_trio.blocking._open import open_follower, open_replica, open_store, open_wal
+from danube_trio.blocking._open import (
+    open_follower,
+    open_replica,
+    open_store,
+    open_wal,
+)
 from danube_trio.blocking._read import Reader
+
+if TYPE_CHECKING:
+    from danube_trio.blocking._open_topics import (
+        open_etcd,
+        open_metadata_directory,
+        open_storage,
+        restore_log,
+    )
+    from danube_trio.blocking._storage import Storage, WalStorage
 
 __all__ = [
     "Follower",
     "Reader",
     "Receipt",
     "Replica",
+    "Storage",
     "Wal",
+    "WalStorage",
+    "open_etcd",
     "open_follower",
+    "open_metadata_directory",
     "open_replica",
+    "open_storage",
     "open_store",
     "open_wal",
+    "restore_log",
 ]
+
+_OPENERS = ("open_etcd", "open_metadata_directory", "open_storage", "restore_log")
+# Imported when they are used: what a program with one log does not need.
+_HOMES = {
+    **dict.fromkeys(_OPENERS, "_open_topics"),
+    **dict.fromkeys(
+        (
+            "Storage",
+            "WalStorage",
+        ),
+        "_storage",
+    ),
+}
+
+if not TYPE_CHECKING:  # type checkers would take it as leave to use any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -13,7 +13,6 @@ from danube_trio._core.frame import Records
 from danube_trio._core.stats import WalStatistics
 from danube_trio._encode import Appendable
 from danube_trio._host import Hold, LeaveJob
-from danube_trio._jobs import ChangeJob
 from danube_trio._line import AppendJob, AppendLine
 from danube_trio.blocking._read import Readable
 from danube_trio.blocking._thread import ThreadDoor
@@ -101,6 +100,16 @@ class Wal(Closeable):
         return self._inner.phase
 
     @property
+    def inner(self) -> _wal.Wal:
+        """The engine's own log, for its thread."""
+        return self._inner
+
+    @property
+    def door(self) -> ThreadDoor:
+        """The way to that thread."""
+        return self._door
+
+    @property
     def next_offset(self) -> int:
         """The offset that the next record will get."""
         return self._inner.next_offset
@@ -179,7 +188,7 @@ class Wal(Closeable):
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         line = self._line
         receipt = self._door.call_now(
-            lambda: line.append_nowait(records, size_bytes, expected_offset), ChangeJob
+            lambda: line.append_nowait(records, size_bytes, expected_offset), late=False
         )
         return Receipt(receipt, self._door, self._inner)
 

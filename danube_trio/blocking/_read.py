@@ -39,6 +39,11 @@ class Reader(Generic[T_co]):
         self._busy = threading.Lock()
         self.closed = False
 
+    def __del__(self) -> None:
+        inner = [vars(self).pop("_inner", None)]
+        if "_door" in vars(self):
+            self._door.host.bury(inner)
+
     def __repr__(self) -> str:
         return f"<Reader at {self.cursor}, {'closed' if self.closed else 'open'}>"
 

@@ -10,12 +10,13 @@ Ctrl-C a second time meanwhile leaves at once, and what becomes of the job is no
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from danube_trio._host import Host
-from danube_trio._jobs import AsyncJob, Job, SyncJob, Withdrawn
+from danube_trio._jobs import AsyncJob, ChangeJob, Job, SyncJob, Withdrawn
 
 __all__ = ["ThreadDoor"]
 
@@ -37,9 +38,23 @@ class ThreadDoor:
         """Run an async function in the engine's thread."""
         return cast("T", self.run(AsyncJob(self.reply, fn)))
 
-    def call_now(self, fn: Callable[[], T], kind: type[SyncJob] = SyncJob) -> T:
-        """Run a function in the engine's thread."""
-        return cast("T", self.run(kind(self.reply, fn)))
+    def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
+        """Run a function in the engine's thread.
+
+        Args:
+            late: whether it may be called when there is no engine any more. Else LogClosedError.
+        """
+        if self.host.is_here:  # a callback, of the settings or so
+            return fn()
+        return cast("T", self.run((SyncJob if late else ChangeJob)(self.reply, fn)))
+
+    def time(self, engine_time: float) -> float:
+        """A time of trio's clock by time.monotonic."""
+        return engine_time - self.host.clock_ahead
+
+    def now(self) -> float:
+        """The time by time.monotonic."""
+        return time.monotonic()
 
     def run(self, job: Job, *, withdraw: bool = True) -> Any:
         """Submit a job, and wait for its outcome. Interrupts: see above."""

@@ -5,13 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
+from danube_trio.errors import StoreUnavailableError
+
 __all__ = ["Closing"]
 
 
 class Closing(ABC):
-    """Closes itself at the end of an ``async with`` block."""
+    """Closes itself at the end of an ``async with`` block. A closed store refuses every call."""
 
-    __slots__ = ()
+    _closed = False
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it is, for people."""
+
+    def check_open(self) -> None:
+        """Raise StoreUnavailableError if it was closed."""
+        if self._closed:
+            raise StoreUnavailableError(
+                f"the store {self.url} was closed; nothing was done: open it again, and leave it "
+                f"open as long as a log uses it"
+            )
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -159,6 +159,7 @@ class DirectoryStore(Closing):
         await self._exclusively("delete", key, partial(self._files.delete, key))
 
     async def aclose(self) -> None:
+        self._closed = True
         if self._files.writer.registered:
             with trio.CancelScope(shield=True):
                 await self._disk.run(self._files.close)
@@ -196,6 +197,7 @@ class DirectoryStore(Closing):
 
     async def _run(self, call: str, key: str, fn: Callable[..., T], *args: object) -> T:
         """Run `fn` on the disk, and say what its errors mean for this call."""
+        self.check_open()
         try:
             return await self._disk.run(fn, *args)
         except OSError as error:

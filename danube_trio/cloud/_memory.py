@@ -100,13 +100,18 @@ class MemoryStore(Closing):
 
     def __init__(self) -> None:
         tags = itertools.count(1)
-        self._map = ObjectMap(lambda _: str(next(tags)), time.time, self.url)
+        self._content = ObjectMap(lambda _: str(next(tags)), time.time, self.url)
         self._limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
             "danube-trio memory store uploads"
         )
 
     def __repr__(self) -> str:
-        return f"<MemoryStore, objects: {len(self._map.objects)}>"
+        return f"<MemoryStore, objects: {len(self._content.objects)}>"
+
+    @property
+    def _map(self) -> ObjectMap:
+        self.check_open()
+        return self._content
 
     @property
     def url(self) -> str:
@@ -179,6 +184,7 @@ class MemoryStore(Closing):
         self._map.delete(key)
 
     async def aclose(self) -> None:
+        self._closed = True
         await trio.lowlevel.checkpoint()
 
 

@@ -210,6 +210,7 @@ class ObstoreStore(Closing):
                 raise
 
     async def aclose(self) -> None:
+        self._closed = True
         await trio.lowlevel.checkpoint()
 
     # -- how calls go to the library
@@ -229,6 +230,7 @@ class ObstoreStore(Closing):
 
     async def _run(self, call: str, key: str, fn: Callable[[], T], *, upload: bool = False) -> T:
         """Run `fn` in a thread, and say what the library's errors mean for this call."""
+        self.check_open()
         try:
             limiters = self._limiters.get()
         except LookupError:

@@ -39,8 +39,9 @@ class Consumer:
 
     def enter(self) -> None:
         """Join, if it has not; each call needs one of `leave`. Raises SubscriptionBusyError."""
+        engine = self._engine
+        engine.check_run()
         if not self._blocks:
-            engine = self._engine
             engine.check_open()
             core = engine.core
             if core.options.type is SubscriptionType.EXCLUSIVE and core.consumers:
@@ -51,6 +52,7 @@ class Consumer:
 
     def leave(self) -> None:
         """Undo one `enter`; with the last one, it leaves and releases what it holds."""
+        self._engine.check_run()
         self._blocks -= 1
         if not self._blocks:
             self._engine.core.leave(self)
@@ -137,6 +139,7 @@ class Consumer:
 
     def ack(self, deliveries: Iterable[Delivery]) -> int:
         """Acknowledge many at once; returns how many counted."""
+        self._engine.check_run()
         return sum(delivery.ack() for delivery in deliveries)
 
     def ack_cumulative(self, up_to: Delivery | int) -> int:
@@ -146,6 +149,7 @@ class Consumer:
         consumer's turn. Raises ValueError for shared and key-shared subscriptions.
         """
         engine = self._engine
+        engine.check_run()
         if engine.core.options.type in SHARING:
             raise ValueError(
                 "a shared subscription has no cumulative acknowledgements: others hold messages "

@@ -29,7 +29,8 @@ class Delivery:
     It ends with the first of `ack`, `nack`, `reject` and `release`, with its timeout, with its
     consumer, or when the subscription is moved. The answers are immediate and never wait; what they
     say is saved within ``save_interval`` (`Subscription.flush` waits for that). Each returns
-    whether it counted: False means that the delivery was over.
+    whether it counted: False means that the delivery was over. They belong to the trio run that
+    opened the subscription: a RuntimeError says so elsewhere, before anything is changed.
 
     Attributes:
         offset: the message's offset.
@@ -94,6 +95,7 @@ class Delivery:
         Counts also after the timeout, as long as the message was not delivered again.
         """
         engine = self._engine
+        engine.check_run()
         counted = engine.core.ack(self._entry, self._serial)
         engine.changed()
         return counted
@@ -103,6 +105,7 @@ class Delivery:
         if delay is not None and not 0 <= delay < inf:
             raise ValueError(f"delay={delay!r} must be seconds, 0 or more")
         engine = self._engine
+        engine.check_run()
         counted = engine.core.fail(
             self._entry, self._serial, trio.current_time(), reason or "it was nacked", delay
         )
@@ -112,6 +115,7 @@ class Delivery:
     def reject(self, reason: str) -> bool:
         """It is poison, whatever the number of attempts: see ``poison_policy``."""
         engine = self._engine
+        engine.check_run()
         counted = engine.core.reject(self._entry, self._serial, reason)
         engine.changed()
         return counted
@@ -119,12 +123,14 @@ class Delivery:
     def release(self) -> bool:
         """Give it back unhandled, for the next consumer. No attempt is burned."""
         engine = self._engine
+        engine.check_run()
         counted = engine.core.release(self._entry, self._serial)
         engine.changed()
         return counted
 
     def extend(self, seconds: float | None = None) -> bool:
         """Let it time out so many seconds from now (the ``ack_timeout``), if that is later."""
+        self._engine.check_run()
         timeout = self._engine.core.options.ack_timeout if seconds is None else seconds
         if timeout is None:
             return self.is_current
@@ -141,8 +147,12 @@ class Delivery:
         delivered again while a handler that was cancelled is still cleaning up.
         """
         self._scope = trio.CancelScope(deadline=self._entry.deadline)
-        self._engine.core.extend(self._entry, self._serial, inf)
+        self.hold()
         return self._scope
+
+    def hold(self) -> None:
+        """It does not time out any more: whoever has it keeps the time himself, and answers."""
+        self._engine.core.extend(self._entry, self._serial, inf)
 
     def time_out(self) -> bool:
         """It took too long; as `nack`."""
@@ -188,6 +198,10 @@ class Take:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.leave(exc)
+
+    def leave(self, exc: BaseException | None) -> None:
+        """Answer, as leaving the block with this exception does; in this step."""
         delivery = self._delivery
         assert delivery is not None
         if exc is None:

@@ -93,7 +93,6 @@ class ReliableDispatch:
         self._idle_ends: dict[str, int] = {}  # of subscriptions that are not open
         self._lock = trio.Lock()
         self._stack = AsyncExitStack()
-        self._manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self._bugs: list[BaseException] = []
 
@@ -149,14 +148,14 @@ class ReliableDispatch:
             raise RuntimeError("a ReliableDispatch can be entered once: make another one")
         try:
             if self._storage is not None:
-                topic_log: TopicLog = PersistentLog(self._storage, self.topic)
-                await topic_log.start_offset()  # a topic that the storage refuses is told now
+                topic_log: TopicLog = await PersistentLog.opened(self._storage, self.topic)
             elif self._cache is not None:
                 opening = self._cache.open_topic(self.topic, self.options)
                 topic_log = await self._stack.enter_async_context(opening)
             else:
                 raise ValueError("cache=None needs a storage: see new_with_persistent()")
             self._idle_ends = await known_subscriptions(self._metadata, self.topic)
+            self._manager = trio.open_nursery()
             nursery = await self._manager.__aenter__()
         except BaseException:
             await self._stack.aclose()

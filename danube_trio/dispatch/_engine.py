@@ -15,7 +15,7 @@ import enum
 from math import inf
 
 import trio
-from trio.lowlevel import checkpoint
+from trio.lowlevel import checkpoint, current_trio_token
 
 from danube_trio.dispatch._core import DispatchCore, Taker
 from danube_trio.dispatch._errors import SubscriptionClosedError
@@ -94,6 +94,7 @@ class Engine:
         self.bury_bell = Bell()
         self.timer_until = inf  # when the task that watches the clock wakes up
         self.save_at: float = inf  # so many changes wake the task that saves
+        self._token = current_trio_token()
         self._reading = True
         self._waiting: dict[_Waiting, None] = {}
         self._called = 0  # woken, and not running yet
@@ -147,6 +148,22 @@ class Engine:
 
     # ---- for consumers
 
+    def check_run(self) -> None:
+        """Before anything is changed: from elsewhere nobody could be woken, so it would hang.
+
+        Raises RuntimeError in another thread, and outside of the trio run.
+        """
+        try:
+            here = current_trio_token()
+        except RuntimeError:
+            here = None
+        if here is not self._token:
+            raise RuntimeError(
+                f"subscription {self.name!r} belongs to the trio run that opened it, and nothing "
+                f"was changed: from another thread use trio.from_thread.run_sync(message.ack), and "
+                f"outside of trio the doors danube_trio.anyio and danube_trio.blocking"
+            )
+
     def check_open(self) -> None:
         """Raise what there is to say to a consumer, if the subscription is not open."""
         if self.phase is Phase.FAILED and self.failure is not None:
@@ -167,6 +184,7 @@ class Engine:
 
     def take_nowait(self, consumer: Taker) -> Entry | None:
         """Take a message, if there is one for this consumer."""
+        self.check_run()
         self.check_open()
         core = self.core
         if consumer not in core.consumers:

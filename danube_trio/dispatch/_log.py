@@ -141,6 +141,15 @@ class PersistentLog:
         self.topic = topic
         self._durable_end = 0  # what a storage of another kind has flushed
 
+    @classmethod
+    async def opened(cls, storage: PersistentStorage, topic: str) -> PersistentLog:
+        """The log of a topic; a topic that the storage refuses is told now. As `start_offset`."""
+        log = cls(storage, topic)
+        if isinstance(storage, WalStorage):
+            storage.claim(topic)
+        await log.start_offset()
+        return log
+
     async def append(
         self,
         messages: Sequence[Message],

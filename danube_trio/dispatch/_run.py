@@ -25,6 +25,42 @@ log = logging.getLogger("danube_trio.dispatch")
 Handler = Callable[[Delivery], Awaitable[object]]
 
 
+class Failures:
+    """The errors that end a run.
+
+    Args:
+        cancelled: how the handlers' world says that they were cancelled; None: they cannot be.
+    """
+
+    def __init__(self, cancelled: type[BaseException] | None) -> None:
+        self._cancelled = cancelled
+        self._errors: list[BaseException] = []
+
+    def keep(self, error: BaseException) -> None:
+        """What a worker ended with."""
+        kept = [leaf for leaf in leaves(error) if not self._says_cancelled(leaf)]
+        if not kept:
+            return  # that comes by itself, where it belongs
+        if len(kept) < len(list(leaves(error))):
+            error = kept[0] if len(kept) == 1 else BaseExceptionGroup(str(error), kept)
+        if isinstance(error, DanubeError) and any(type(e) is type(error) for e in self._errors):
+            return  # all workers see the end of the subscription; it is told once
+        self._errors.append(error)
+
+    def _says_cancelled(self, leaf: BaseException) -> bool:
+        return self._cancelled is not None and isinstance(leaf, self._cancelled)
+
+    def raise_first(self) -> None:
+        """Raise the first error, if there is one; the others are its notes."""
+        if self._errors:
+            # What is no Exception (an interrupt, say) must not be a note of one.
+            first = min(self._errors, key=lambda error: isinstance(error, Exception))
+            for error in self._errors:
+                if error is not first:
+                    first.add_note(f"another handler failed, too: {describe(error)}")
+            raise first
+
+
 class _Run:
     """One call of `run`."""
 
@@ -34,20 +70,14 @@ class _Run:
         self._consumer = consumer
         self._handler = handler
         self._stop_on = stop_on
-        self._errors: list[BaseException] = []
+        self._failures = Failures(trio.Cancelled)
 
     async def all(self, concurrency: int) -> None:
         """Work until it is cancelled or something stops it."""
         async with trio.open_nursery() as nursery:
             for _ in range(concurrency):
                 nursery.start_soon(self._worker, nursery.cancel_scope)
-        if self._errors:
-            # What is no Exception (an interrupt, say) must not be a note of one.
-            first = min(self._errors, key=lambda error: isinstance(error, Exception))
-            for error in self._errors:
-                if error is not first:
-                    first.add_note(f"another handler failed, too: {describe(error)}")
-            raise first
+        self._failures.raise_first()
 
     async def _worker(self, scope: trio.CancelScope) -> None:
         """Errors are kept and the others stopped, so that one error comes out as itself."""
@@ -57,24 +87,14 @@ class _Run:
         except trio.Cancelled:
             raise
         except BaseException as error:
-            self._keep(error)
+            self._failures.keep(error)
             scope.cancel()
-
-    def _keep(self, error: BaseException) -> None:
-        kept = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
-        if not kept:
-            return  # that comes by itself, where it belongs
-        if len(kept) < len(list(leaves(error))):
-            error = kept[0] if len(kept) == 1 else BaseExceptionGroup(str(error), kept)
-        if isinstance(error, DanubeError) and any(type(e) is type(error) for e in self._errors):
-            return  # all workers see the end of the subscription; it is told once
-        self._errors.append(error)
 
     async def _one(self, delivery: Delivery) -> None:
         try:
             with delivery.scope() as scope:
-                await self._work(delivery)
-        except _NotAsyncError as error:
+                await work(self._handler, delivery)
+        except NotAsyncError as error:
             delivery.release()  # it is not the message's fault, and no message would fare better
             raise TypeError(str(error)) from None
         except BaseException as error:
@@ -82,38 +102,60 @@ class _Run:
                 delivery.release()
                 raise
             delivery.nack(reason=describe(error))
-            if not isinstance(error, Exception) or isinstance(error, self._stop_on):
+            if stops(error, self._stop_on):
                 raise
-            log.warning(
-                "offset %d failed at attempt %d: %s",
-                delivery.offset,
-                delivery.attempt,
-                describe(error),
-                exc_info=error,
-            )
+            tell_failed(delivery, error)
         else:
             if scope.cancelled_caught:
                 delivery.time_out()
             else:
                 delivery.ack()
 
-    async def _work(self, delivery: Delivery) -> None:
-        work: object = self._handler(delivery)
-        if not inspect.isawaitable(work):
-            raise _NotAsyncError(
-                f"handler={self._handler!r} returned {work!r}: it must be an async function"
-            )
-        await work
+
+def stops(error: BaseException, stop_on: tuple[type[Exception], ...]) -> bool:
+    """Whether a handler's failure ends the run."""
+    return not isinstance(error, Exception) or isinstance(error, stop_on)
 
 
-class _NotAsyncError(Exception):
+def tell_failed(delivery: Delivery, error: BaseException) -> None:
+    """Log that a handler failed, and the run goes on."""
+    log.warning(
+        "offset %d failed at attempt %d: %s",
+        delivery.offset,
+        delivery.attempt,
+        describe(error),
+        exc_info=error,
+    )
+
+
+async def work(handler: Handler, delivery: Delivery) -> None:
+    """Call a handler. Raises NotAsyncError if it is not one."""
+    result: object = handler(delivery)
+    if not inspect.isawaitable(result):
+        raise NotAsyncError(
+            f"handler={handler!r} returned {result!r}: it must be an async function"
+        )
+    await result
+
+
+class NotAsyncError(Exception):
     """The handler's result cannot be awaited."""
+
+
+def check_run_options(
+    handler: object, concurrency: int, window: int, kind: str = "an async function"
+) -> None:
+    """Before a run. Raises ValueError, TypeError."""
+    if not 1 <= concurrency <= window:
+        raise ValueError(
+            f"concurrency={concurrency!r} must be between 1 and max_unacked_messages={window}"
+        )
+    if not callable(handler):
+        raise TypeError(f"handler={handler!r} must be {kind}")
 
 
 async def run_handlers(
     consumer: Consumer, handler: Handler, concurrency: int, stop_on: tuple[type[Exception], ...]
 ) -> None:
     """See `Subscription.run`."""
-    if not callable(handler):
-        raise TypeError(f"handler={handler!r} must be an async function")
     await _Run(consumer, handler, stop_on).all(concurrency)

@@ -18,7 +18,7 @@ from danube_trio.dispatch._keeper import CursorKeeper
 from danube_trio.dispatch._opening import offset_of
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._redrive import redrive
-from danube_trio.dispatch._run import Handler, run_handlers
+from danube_trio.dispatch._run import Handler, check_run_options, run_handlers
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock
@@ -118,22 +118,24 @@ class Subscription:
 
         Cancellation: handlers are cancelled, and what they had in hand is released.
         """
-        window = self.options.max_unacked_messages
-        if not 1 <= concurrency <= window:
-            raise ValueError(
-                f"concurrency={concurrency!r} must be between 1 and max_unacked_messages={window}"
-            )
-        async with self._consumer("run", ordered=True) as consumer:
+        check_run_options(handler, concurrency, self.options.max_unacked_messages)
+        async with self.run_consumer() as consumer:
             await run_handlers(consumer, handler, concurrency, stop_on)
+
+    def run_consumer(self) -> Consumer:
+        """The consumer of a `run`: where it is the only one, one message of a key at a time."""
+        return self._consumer("run", ordered=True)
 
     # ---- control
 
     def pause(self) -> None:
         """Hand out nothing until `resume`. What is in consumers' hands stays there. Not saved."""
+        self._engine.check_run()
         self._engine.core.paused = True
 
     def resume(self) -> None:
         """Undo `pause`."""
+        self._engine.check_run()
         self._engine.core.paused = False
         self._engine.changed()
 
@@ -209,6 +211,7 @@ class Subscription:
         return self._unblock(offset, retry=False)
 
     def _unblock(self, offset: int, *, retry: bool) -> bool:
+        self._engine.check_run()
         found = self._engine.core.unblock(offset, retry=retry)
         self._engine.changed()
         return found

@@ -1,0 +1,185 @@
+"""Many topics, and one log behind the same interface, as an asyncio program sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Literal, TypeVar, cast
+
+from anyio.lowlevel import checkpoint
+
+from danube_trio import storage as _engine
+from danube_trio._encode import Appendable
+from danube_trio._held import Held
+from danube_trio._host import Host
+from danube_trio._line import AppendLine
+from danube_trio._reader import Reader
+from danube_trio._source import StartPosition
+from danube_trio._topics import Storage, Use
+from danube_trio._wal import Wal
+from danube_trio.anyio._hop import LoopHolder, hop, hop_now
+from danube_trio.anyio._loop import LoopDoor
+from danube_trio.anyio._views import engine_wal, reader_view, wal_view
+from danube_trio.config import Durability
+from danube_trio.message import StreamMessage
+
+__all__ = ["WalStorage", "as_it_is_now", "engine_storage", "storage_view"]
+
+T = TypeVar("T")
+
+
+def as_it_is_now(message: Appendable) -> Appendable:
+    """A message whose bytes nobody changes while it is on its way to the engine's thread."""
+    return bytes(message) if isinstance(message, bytearray | memoryview) else message
+
+
+class _StorageView(Storage):
+    """The view of a storage. The topics' logs and readers are views, too."""
+
+    def __init__(self, inner: Storage, door: LoopDoor, keep: object) -> None:
+        self.inner = inner
+        self.way = door
+        self._keep = keep
+        self._config = inner.config
+        self._metadata = inner.metadata  # the engine's: for dispatch
+
+    def __repr__(self) -> str:
+        return f"<Storage {self._config.dir}>"
+
+    def topic(self, topic: str) -> AbstractAsyncContextManager[Wal]:
+        """See `Storage.topic`."""
+        use = cast("Use", self.inner.topic(topic))
+        return _TopicBlock(use, self.way, self)
+
+    async def append_message(
+        self,
+        topic: str,
+        message: Appendable,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """See `Storage.append_message`."""
+        now = as_it_is_now(message)
+        return await self.way.call(
+            lambda: self.inner.append_message(
+                topic, now, durability=durability, expected_offset=expected_offset
+            )
+        )
+
+    async def append_batch(
+        self,
+        topic: str,
+        messages: Iterable[Appendable],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """See `Storage.append_batch`. The messages are iterated over here."""
+        now = [as_it_is_now(message) for message in messages]
+        return await self.way.call(
+            lambda: self.inner.append_batch(
+                topic, now, durability=durability, expected_offset=expected_offset
+            )
+        )
+
+    create_reader = hop(Storage.create_reader, lambda self, made: reader_view(made, self.way))
+    ack_checkpoint = hop(Storage.ack_checkpoint)
+    flush = hop(Storage.flush)
+    start_offset = hop(Storage.start_offset)
+    current_offset = hop(Storage.current_offset)
+    seal = hop(Storage.seal)
+    take_over = hop(Storage.take_over)
+    delete = hop(Storage.delete)
+    list_topics = hop(Storage.list_topics)
+    statistics = hop_now(Storage.statistics, late=True)
+    open_topics = hop_now(Storage.open_topics, late=True)
+    topic_statistics = hop_now(Storage.topic_statistics, late=True)
+
+
+class _TopicBlock(LoopHolder, AbstractAsyncContextManager[Wal]):
+    """The block in which a topic stays open."""
+
+    def __init__(self, use: Use, door: LoopDoor, keep: object) -> None:
+        self._use = use
+        self._door = door
+        self._keep = keep
+        self._line: AppendLine | None = None
+
+    async def __aenter__(self) -> Wal:
+        use, host = self._use, self._door.host
+        held = Held(lambda: _entered(use, host), lambda line: _left(use, line))
+        line = await self.hold(self._door, held, "topic()")
+        self._line = line
+        return wal_view(line.wal, self._door, self, line)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        use, line = self._use, self._line
+        assert line is not None
+        await self.give_back(exc, lambda: _left(use, line))
+
+
+async def _entered(use: Use, host: Host) -> AppendLine:
+    return AppendLine(await use.__aenter__(), host)
+
+
+def _left(use: Use, line: AppendLine) -> None:
+    line()
+    use.leave()
+
+
+class WalStorage(_engine.WalStorage):
+    """A `danube_trio.WalStorage`, also of a log that was opened on asyncio. Made by `from_wal`."""
+
+    @classmethod
+    def from_wal(cls, wal: Wal, topic: str | None = None) -> _engine.WalStorage:
+        """See `danube_trio.WalStorage.from_wal`, whose result it is on trio."""
+        make = _engine.WalStorage if engine_wal(wal) is None else cls
+        return make(wal, topic)
+
+    async def create_reader(
+        self,
+        topic: str,
+        start: StartPosition,
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
+    ) -> Reader[StreamMessage]:
+        """See `PersistentStorage`."""
+        self.check(topic)
+        await checkpoint()
+        return self._wal.reader(start, end=end, count=count)
+
+    async def start_offset(self, topic: str) -> int:
+        """See `PersistentStorage`."""
+        self.check(topic)
+        await checkpoint()
+        return self._wal.start_offset
+
+    async def current_offset(self, topic: str) -> int:
+        """See `PersistentStorage`."""
+        self.check(topic)
+        await checkpoint()
+        return self._wal.next_offset
+
+
+def storage_view(thing: Any, line: object, door: LoopDoor, keep: object) -> Storage:
+    """The view of a storage that was opened."""
+    return _StorageView(thing, door, keep)
+
+
+def engine_storage(storage: _engine.PersistentStorage) -> _engine.PersistentStorage:
+    """What the engine's thread uses for a storage of this door, or for any other."""
+    if isinstance(storage, _StorageView):
+        return storage.inner
+    if isinstance(storage, _engine.WalStorage):
+        inner = engine_wal(storage.wal)
+        if inner is not None:
+            return _engine.WalStorage(inner, storage.topic)
+    return storage

@@ -1,0 +1,103 @@
+"""Blocks of the engine, entered and left from any thread: a hold on the host."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from danube_trio._host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
+from danube_trio._line import line_of
+from danube_trio.blocking._thread import ThreadDoor
+
+__all__ = ["Block", "Settle", "one_call"]
+
+T = TypeVar("T")
+# What leaving raised, what the body raised, and how its world says that it was cancelled.
+Settle = Callable[[BaseException, BaseException | None, type[BaseException] | None], None]
+
+
+def one_call(fn: Callable[[], Awaitable[T]], name: str) -> T:
+    """Call an async function of the engine, for which nothing needs to be open."""
+    with Block(_nothing(), name, _door_of) as door:
+        return door.call(fn)
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncGenerator[object]:
+    yield None
+
+
+def _door_of(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> ThreadDoor:
+    return door
+
+
+class Block(AbstractContextManager[T]):
+    """A block of the engine, entered and left from any thread.
+
+    It knows its hold, but nothing that lives as long as the hold knows it: so it is collected when
+    the program has forgotten it and what it gave.
+
+    Args:
+        block: the engine's.
+        name: for the warning if it is never left.
+        wrap: makes what the block gives, from what the engine's gave and what the host made of it.
+        settle: raises what leaving it raised, as the engine's own block does.
+    """
+
+    def __init__(
+        self,
+        block: AbstractAsyncContextManager[object],
+        name: str,
+        wrap: Callable[[Any, Any, ThreadDoor, Hold, object], T],
+        settle: Settle = settle_leaving,
+    ) -> None:
+        self._block = block
+        self._name = name
+        self._wrap = wrap
+        self._settle = settle
+        self._door: ThreadDoor | None = None
+        self._hold: Hold | None = None
+        self._is_open = False
+
+    def __del__(self) -> None:
+        if self._is_open and self._door is not None and self._hold is not None:
+            self._is_open = False
+            if not self._hold.ended.is_set():
+                self._door.host.submit(LeaveJob(tell_nobody, self._hold))
+                text = f"{self._name} was never closed: leave its 'with' block"
+                warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+    def __enter__(self) -> T:
+        if self._hold is not None:
+            raise RuntimeError("this block can be entered once: open another one")
+        self._door = door = ThreadDoor(acquire())
+        self._hold = hold = Hold(door.reply, self._block, self._name, line_of)
+        try:
+            thing, line = door.run(hold)
+        except BaseException:
+            door.host.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
+            door.host.join()
+            raise
+        self._is_open = True
+        return self._wrap(thing, line, door, hold, self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        door, hold = self._door, self._hold
+        assert door is not None
+        assert hold is not None
+        try:
+            door.run(LeaveJob(door.reply, hold), withdraw=False)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._settle(error, exc, None)
+        finally:
+            door.host.join()

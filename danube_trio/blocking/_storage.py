@@ -1,0 +1,235 @@
+"""Many topics, and one log behind the same interface, without async.
+
+What each call promises stands at its namesake in `danube_trio`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Literal, cast
+
+from danube_trio import _topics, storage
+from danube_trio._encode import Appendable
+from danube_trio._held import Held
+from danube_trio._host import Hold, Host, LeaveJob
+from danube_trio._line import AppendLine
+from danube_trio._source import StartPosition
+from danube_trio.blocking._log import Wal
+from danube_trio.blocking._read import Reader
+from danube_trio.blocking._thread import ThreadDoor
+from danube_trio.blocking._wait import Holder, at_once, waits, waits_for
+from danube_trio.config import Durability, StorageConfig
+from danube_trio.message import StreamMessage
+from danube_trio.metadata import MetadataStore
+
+__all__ = ["Storage", "WalStorage", "as_it_is_now", "engine_storage", "storage_of"]
+
+
+def as_it_is_now(message: Appendable) -> Appendable:
+    """A message whose bytes nobody changes while it is on its way to the engine's thread."""
+    return bytes(message) if isinstance(message, bytearray | memoryview) else message
+
+
+class Storage:
+    """Many topics. Made by `open_storage`; any thread may call it. See `danube_trio.Storage`."""
+
+    def __init__(self, inner: _topics.Storage, door: ThreadDoor, hold: Hold, keep: object) -> None:
+        self.inner = inner
+        self.door = door
+        self.owner = hold
+        self._keep = keep
+
+    def __repr__(self) -> str:
+        return f"<Storage {self.config.dir}>"
+
+    @property
+    def config(self) -> StorageConfig:
+        """The settings."""
+        return self.inner.config
+
+    @property
+    def metadata(self) -> MetadataStore:
+        """Where cursors of subscriptions are kept; for the engine only."""
+        return self.inner.metadata
+
+    def topic(self, topic: str) -> AbstractContextManager[Wal]:
+        """Use a topic's log: ``with storage.topic(name) as wal:``. It stays open inside."""
+        return _TopicBlock(cast("_topics.Use", self.inner.topic(topic)), self)
+
+    def append_message(
+        self,
+        topic: str,
+        message: Appendable,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Append one message; see `danube_trio.Storage.append_message`."""
+        now = as_it_is_now(message)
+        return self.door.call(
+            lambda: self.inner.append_message(
+                topic, now, durability=durability, expected_offset=expected_offset
+            )
+        )
+
+    def append_batch(
+        self,
+        topic: str,
+        messages: Iterable[Appendable],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Append messages as one atomic batch; see `danube_trio.Storage.append_batch`."""
+        now = [as_it_is_now(message) for message in messages]
+        return self.door.call(
+            lambda: self.inner.append_batch(
+                topic, now, durability=durability, expected_offset=expected_offset
+            )
+        )
+
+    create_reader = waits_for(
+        _topics.Storage.create_reader, lambda self, made: Reader(made, self.door)
+    )
+    ack_checkpoint = waits(_topics.Storage.ack_checkpoint)
+    flush = waits(_topics.Storage.flush)
+    start_offset = waits(_topics.Storage.start_offset)
+    current_offset = waits(_topics.Storage.current_offset)
+    seal = waits(_topics.Storage.seal)
+    take_over = waits(_topics.Storage.take_over)
+    delete = waits(_topics.Storage.delete)
+    list_topics = waits(_topics.Storage.list_topics)
+    statistics = at_once(_topics.Storage.statistics, late=True)
+    open_topics = at_once(_topics.Storage.open_topics, late=True)
+    topic_statistics = at_once(_topics.Storage.topic_statistics, late=True)
+
+    def close(self) -> None:
+        """Drain and close every topic, as leaving the block does. Any thread. Idempotent."""
+        self.door.run(LeaveJob(self.door.reply, self.owner), withdraw=False)
+
+
+class _TopicBlock(Holder, AbstractContextManager[Wal]):
+    """The block in which a topic stays open."""
+
+    def __init__(self, use: _topics.Use, keep: Storage) -> None:
+        self._use = use
+        self._keep = keep
+        self._line: AppendLine | None = None
+
+    def __enter__(self) -> Wal:
+        use, door = self._use, self._keep.door
+        held = Held(lambda: _entered(use, door.host), lambda line: _left(use, line))
+        self._line = line = self.hold(door, held, "topic()")
+        return TopicWal(line.wal, door, self._keep.owner, self, line)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        use, line = self._use, self._line
+        assert line is not None
+        self.give_back(lambda: _left(use, line))
+
+
+class TopicWal(Wal):
+    """A topic's log; the storage closes it."""
+
+    def close(self) -> None:
+        """Refused: it is the storage's."""
+        raise RuntimeError("a topic's log is closed by its storage: leave the topic's block")
+
+
+async def _entered(use: _topics.Use, host: Host) -> AppendLine:
+    return AppendLine(await use.__aenter__(), host)
+
+
+def _left(use: _topics.Use, line: AppendLine) -> None:
+    line()
+    use.leave()
+
+
+class WalStorage:
+    """One open log, behind the interface of many. See `danube_trio.WalStorage`."""
+
+    def __init__(self, wal: Wal, topic: str | None) -> None:
+        self._wal = wal
+        self.inner = storage.WalStorage(wal.inner, topic)
+        self.door = wal.door
+
+    @classmethod
+    def from_wal(cls, wal: Wal, topic: str | None = None) -> WalStorage:
+        """Wrap an open log; see `danube_trio.WalStorage.from_wal`."""
+        return cls(wal, topic)
+
+    def __repr__(self) -> str:
+        return f"<WalStorage of {self._wal!r}>"
+
+    @property
+    def wal(self) -> Wal:
+        """The log."""
+        return self._wal
+
+    @property
+    def topic(self) -> str | None:
+        """The topic that it answers to; None: any."""
+        return self.inner.topic
+
+    def append_message(
+        self,
+        topic: str,
+        message: Appendable,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Append one message; see `danube_trio.Wal.append`."""
+        self.inner.check(topic)
+        return self._wal.append(message, durability=durability, expected_offset=expected_offset)
+
+    def append_batch(
+        self,
+        topic: str,
+        messages: Iterable[Appendable],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Append messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
+        self.inner.check(topic)
+        return self._wal.append_batch(
+            messages, durability=durability, expected_offset=expected_offset
+        )
+
+    def create_reader(
+        self,
+        topic: str,
+        start: StartPosition,
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
+    ) -> Reader[StreamMessage]:
+        """A new reader; see `danube_trio.Wal.reader`."""
+        self.inner.check(topic)
+        return self._wal.reader(start, end=end, count=count)
+
+    claim = at_once(storage.WalStorage.claim)
+    ack_checkpoint = waits(storage.WalStorage.ack_checkpoint)
+    flush = waits(storage.WalStorage.flush)
+    start_offset = waits(storage.WalStorage.start_offset)
+    current_offset = waits(storage.WalStorage.current_offset)
+
+
+def storage_of(thing: Any, line: object, door: ThreadDoor, hold: Hold, keep: object) -> Storage:
+    """A storage that was opened."""
+    return Storage(thing, door, hold, keep)
+
+
+def engine_storage(
+    found: Storage | WalStorage | storage.PersistentStorage,
+) -> storage.PersistentStorage:
+    """What the engine's thread uses for a storage of this door, or for any other."""
+    return found.inner if isinstance(found, Storage | WalStorage) else found

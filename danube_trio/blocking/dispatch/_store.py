@@ -1,0 +1,88 @@
+"""A topic's messages without async."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from danube_trio._core.stats import ReaderStatistics
+from danube_trio.blocking._read import Reader
+from danube_trio.blocking._storage import as_it_is_now
+from danube_trio.blocking._thread import ThreadDoor
+from danube_trio.blocking._wait import waits, waits_for
+from danube_trio.config import Durability
+from danube_trio.dispatch import _store as _engine
+from danube_trio.dispatch._log import Message
+from danube_trio.message import StreamMessage
+
+__all__ = ["TopicReader", "TopicStore"]
+
+
+class TopicReader(Reader[StreamMessage]):
+    """A plain iterator over a topic's messages; see `danube_trio.dispatch.TopicReader`.
+
+    As long as it is neither closed nor forgotten, retention leaves alone what it has not read.
+    """
+
+    def __init__(self, inner: _engine.TopicReader, door: ThreadDoor) -> None:
+        super().__init__(cast("Any", inner), door)
+
+    def statistics(self) -> ReaderStatistics:
+        """Not of a topic's reader."""
+        raise NotImplementedError("a topic's reader has no statistics: see the topic's log")
+
+    def close(self) -> None:
+        """Close it; idempotent."""
+        self.closed = True
+        self._items, self._next = [], 0
+        inner: Any = self._inner
+        self._door.call(inner.aclose)
+
+
+class TopicStore:
+    """The messages of one topic; see `danube_trio.dispatch.TopicStore`."""
+
+    def __init__(self, inner: _engine.TopicStore, door: ThreadDoor, keep: object) -> None:
+        self.topic = inner.topic
+        self.inner = inner
+        self.door = door
+        self._keep = keep
+
+    def __repr__(self) -> str:
+        return f"<TopicStore of {self.topic}>"
+
+    def store_message(
+        self,
+        message: Message,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Store one message and return its offset; see `danube_trio.Wal.append`."""
+        now = as_it_is_now(message)
+        return self.door.call(
+            lambda: self.inner.store_message(
+                now, durability=durability, expected_offset=expected_offset
+            )
+        )
+
+    def store_batch(
+        self,
+        messages: Iterable[Message],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> range:
+        """Store messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
+        now = [as_it_is_now(message) for message in messages]
+        return self.door.call(
+            lambda: self.inner.store_batch(
+                now, durability=durability, expected_offset=expected_offset
+            )
+        )
+
+    create_reader = waits_for(
+        _engine.TopicStore.create_reader, lambda self, made: TopicReader(made, self.door)
+    )
+    start_offset = waits(_engine.TopicStore.start_offset)
+    current_offset = waits(_engine.TopicStore.current_offset)
