@@ -47,8 +47,8 @@ class _Handler(WSGIRequestHandler):
 
     def setup(self) -> None:
         """For each step on the connection."""
-        self.timeout = IDLE_SECONDS
         super().setup()
+        self.connection.settimeout(IDLE_SECONDS)
 
     def handle(self) -> None:
         """Who is too slow is left, and need not be told."""
