@@ -93,12 +93,12 @@ class SegmentWalk:
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._file = file
-        self._size = size
+        self._size: int = size
         self._stop = stop_offset
         self._trailer = trailer
         self._chunk = chunk_bytes
         self.position: int = position
-        self.offset = offset
+        self.offset: int = offset
         self.left: int = ANY_LEFT
         self.fault: Fault | None = None
 
@@ -136,6 +136,7 @@ class SegmentWalk:
             return
 
     def _read(self, size: int) -> bytes:
+        data: bytes
         for _ in range(READ_ATTEMPTS):
             data = self._file.read_at(size, self.position)
             if len(data) == size:
@@ -143,9 +144,10 @@ class SegmentWalk:
             # A writer may just have cut the preallocated end off, and the next one may have made it
             # longer again. Anything else is a failed read.
             self._size = min(self._size, self._file.size())
-            size = min(size, self._size - self.position)
+            left: int = max(0, self._size - self.position)
+            size = min(size, left)
             if len(data) >= size:
-                return data[: max(0, size)]
+                return data[:size]
         raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
     def _rest_is_zero(self) -> bool:
