@@ -206,6 +206,12 @@ class _CancelJob(Job):
         elif target.outcome is None:
             target.cancel()
 
+    def refuse(self, reason: str) -> None:
+        """There is no engine, so nobody has started it, and nobody will."""
+        super().refuse(reason)
+        if not self._target.started:
+            self._target.finish(Error(Withdrawn()))
+
 
 def tell_nobody(_: Job) -> None:
     """The reply of a job for which nobody waits."""

@@ -108,11 +108,11 @@ class Poller:
         async with self._looking:
             self._looked_at = trio.current_time()  # of a look that fails, too: no poll spins
             try:
-                found = await self._look()
+                return await self._look()
             finally:
                 self._seen_at = trio.current_time()
-        self._nap.cancel()  # who polls need not wait for what was seen just now
-        return found
+                # Who polls need not wait for what was seen just now, also if it failed after that.
+                self._nap.cancel()
 
     async def wait(self, reached: Callable[[], bool]) -> None:
         """Look until it is reached. Raises LogClosedError on leaving, and what looking raises."""

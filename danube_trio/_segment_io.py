@@ -42,6 +42,8 @@ log = logging.getLogger("danube_trio.segment")
 CHUNK_BYTES = 1 << 20
 # 24 bytes for every 64 KiB of a segment; the limit holds an index of 2.7 TiB.
 INDEX_LIMIT_BYTES = 1 << 30
+# Each time a writer was left, and another one came, within microseconds. A guess.
+READ_ATTEMPTS = 3
 
 
 @attrs.frozen
@@ -91,12 +93,12 @@ class SegmentWalk:
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._file = file
-        self._size = size
+        self._size: int = size
         self._stop = stop_offset
         self._trailer = trailer
         self._chunk = chunk_bytes
         self.position: int = position
-        self.offset = offset
+        self.offset: int = offset
         self.left: int = ANY_LEFT
         self.fault: Fault | None = None
 
@@ -134,13 +136,19 @@ class SegmentWalk:
             return
 
     def _read(self, size: int) -> bytes:
-        data = self._file.read_at(size, self.position)
-        if len(data) < size:
-            # A writer may just have cut the preallocated end off. Anything else is a failed read.
+        data: bytes
+        for _ in range(READ_ATTEMPTS):
+            data = self._file.read_at(size, self.position)
+            if len(data) == size:
+                return data
+            # A writer may just have cut the preallocated end off, and the next one may have made it
+            # longer again. Anything else is a failed read.
             self._size = min(self._size, self._file.size())
-            if self.position + len(data) != self._size:
-                raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
-        return data
+            left: int = max(0, self._size - self.position)
+            size = min(size, left)
+            if len(data) >= size:
+                return data[:size]
+        raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
     def _rest_is_zero(self) -> bool:
         position = self.position

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import inspect
+import linecache
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +137,7 @@ def test_one_thread_at_a_time_reads_from_a_reader(tmp_path: Path) -> None:
     with open_wal(WalConfig(dir=str(tmp_path))) as wal:
         reader = wal.reader()
         waiting = Thread(reader.next_batch)
-        while not reader._busy.locked():
+        while not reader._busy:
             pass
         with pytest.raises(trio.BusyResourceError):
             next(reader)
@@ -191,7 +193,7 @@ def _interrupt_when(condition: Callable[[], object], then: Callable[[], None]) -
 def test_an_interrupted_wait_is_over(interrupt: Any, tmp_path: Path) -> None:
     with open_wal(WalConfig(dir=str(tmp_path))) as wal:
         reader = wal.reader()
-        thread = _interrupt_when(lambda: reader._busy.locked(), lambda: None)
+        thread = _interrupt_when(lambda: reader._busy, lambda: None)
         with pytest.raises(InterruptError) as caught:
             next(reader)
         thread.join()
@@ -268,6 +270,81 @@ def test_an_interrupt_at_any_step_of_an_append_leaves_no_doubt(
         finally:
             sys.settrace(before)
         assert wal.append(b"mark") == (0 if told is None and not any(late) else 1)
+
+
+def _interrupt_after(calls: int) -> Callable[[Any, str, Any], Any]:
+    """A trace: raises after the n-th line with a call. Python looks for signals at calls."""
+    before = ""
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        nonlocal calls, before
+        if "/danube_trio/" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            calls -= "(" in before
+            if "(" in before and calls == 0:
+                sys.settrace(None)
+                raise InterruptError
+            before = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return trace
+
+    return trace
+
+
+def _interrupted_at_every_step(attempt: Callable[[int, Callable[[], None]], bool]) -> None:
+    """Call it until it returns False, with ever later steps, and with what starts the tracing."""
+    before, step, again = sys.gettrace(), 0, True
+    while again:
+        step += 1
+        try:
+            again = attempt(step, partial(sys.settrace, _interrupt_after(step)))
+        finally:
+            sys.settrace(before)
+    assert step > 5
+
+
+def test_an_interrupt_at_any_step_of_reading_loses_no_record() -> None:
+    with open_wal(WalConfig()) as wal:
+        wal.append_batch([b"0", b"1", b"2"])
+        tracing = sys.gettrace()
+
+        def attempt(step: int, start: Callable[[], None]) -> bool:
+            reader = wal.reader(count=3)
+            found: list[int] = []
+            start()
+            try:
+                found.append(next(reader).offset)
+            except InterruptError:
+                pass  # nothing was handed out
+            finally:
+                sys.settrace(tracing)
+            assert reader.cursor == len(found)
+            interrupted = not found
+            found += [message.offset for message in reader]
+            assert (found, reader.cursor) == ([0, 1, 2], 3), f"interrupted at step {step}"
+            return interrupted
+
+        _interrupted_at_every_step(attempt)
+
+
+def test_an_interrupt_at_any_step_of_asking_a_closed_log_waits_for_nobody() -> None:
+    with open_wal(WalConfig()) as wal:
+        pass
+    tracing = sys.gettrace()
+
+    def attempt(_: int, start: Callable[[], None]) -> bool:
+        start()
+        try:
+            wal.append(b"x")
+        except InterruptError:
+            return True
+        except LogClosedError:
+            return False
+        finally:
+            sys.settrace(tracing)
+        raise AssertionError("it was appended")
+
+    _interrupted_at_every_step(attempt)
 
 
 SCRIPT = """

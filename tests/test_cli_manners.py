@@ -33,6 +33,7 @@ from test_cli import (
 )
 
 from danube_trio import WalConfig, open_wal
+from danube_trio.cli._input import make_parser
 
 
 @pytest.fixture
@@ -366,3 +367,40 @@ def test_tail_begins_and_ends_where_it_is_told(log: Path) -> None:
     result = call("tail", log, "--from", 3, "-n", 3)
     assert (result.code, result.out) == (USAGE, b"")
     assert "--lines and --from exclude each other" in result.err
+
+
+@pytest.mark.parametrize(
+    ("format", "data"),
+    [
+        ("lines", b"x" * (8 << 20) + b"\n"),
+        ("length-prefixed", (8 << 20).to_bytes(4, "little") + b"x" * (8 << 20)),
+    ],
+)
+def test_a_large_payload_in_many_small_pieces_is_joined_once(format: str, data: bytes) -> None:
+    """Joined at each piece, this would be half a terabyte to copy."""
+    parser = make_parser(format, 10 << 20)
+    messages = [
+        m for at in range(0, len(data), 64) for m in parser.feed(data[at : at + 64]).messages
+    ]
+    assert [len(message) for message in messages] == [8 << 20]
+    assert parser.finish().messages == []
+    assert parser.bad is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 100])
+@pytest.mark.parametrize(
+    ("format", "data", "payloads"),
+    [
+        ("lines", b"a\n\nbcd\nef", [b"a", b"", b"bcd", b"ef"]),
+        ("length-prefixed", b"\1\0\0\0a\0\0\0\0\3\0\0\0bcd", [b"a", b"", b"bcd"]),
+    ],
+)
+def test_pieces_of_any_size_make_the_same_messages(
+    size: int, format: str, data: bytes, payloads: list[bytes]
+) -> None:
+    parser = make_parser(format, 3)
+    parts = [parser.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    parts.append(parser.finish())
+    assert [message for part in parts for message in part.messages] == payloads
+    assert [number for part in parts for number in part.numbers] == [*range(1, len(payloads) + 1)]
+    assert parser.bad is None

@@ -35,6 +35,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._directory import Directory
 from danube_trio._disk import RealDisk
 from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
+from danube_trio._segment_io import SegmentWalk
 from danube_trio.testing import ProcessKilledError, SimDisk
 
 DIR = "/log"
@@ -644,3 +645,24 @@ async def test_a_look_is_consistent_whenever_the_writer_crosses_it(steps: tuple[
                 index.add_batch(*run)
             if not any(steps):
                 break
+
+
+def test_a_walk_goes_on_when_a_writer_was_left_and_the_next_one_came_within_a_read() -> None:
+    """Leaving cuts the preallocated end off, and opening makes it longer again."""
+
+    class Cut:
+        path = "/log/wal.0.log"
+        reads = 0
+
+        def read_at(self, size: int, position: int) -> bytes:
+            self.reads += 1
+            return bytes(64 if self.reads == 1 else size)
+
+        def size(self) -> int:
+            return 4096
+
+    file: Any = Cut()
+    walk = SegmentWalk(file, 0, 0, size=4096)
+    assert list(walk) == []
+    assert walk.fault is not None
+    assert walk.fault.only_zeros

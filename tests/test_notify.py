@@ -26,7 +26,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from danube_trio import Follower, OffsetTrimmedError, StartPosition, Wal, open_follower, open_wal
 from danube_trio._core.disk import Watch
 from danube_trio._disk import RealDisk
+from danube_trio._poller import Poller
 from danube_trio.testing import Operation, SimDisk
+from danube_trio.testing._sim_watch import SimWatch
 
 CHILD = Path(__file__).with_name("notify_child.py")
 HOUR: dict[str, Any] = {"poll_seconds": 3600, "recheck_seconds": 3600}
@@ -458,3 +460,30 @@ async def test_leaving_ends_the_watch_also_when_entering_fails() -> None:
                 raise AssertionError
         await append(wal, 1)
         assert disk._store.watches == []
+
+
+async def test_what_a_look_saw_before_it_failed_is_for_those_who_wait(
+    autojump_clock: MockClock,
+) -> None:
+    """Of the directory, say, before the store could not be reached."""
+    there, seen, began = 0, 0, trio.current_time()
+
+    async def look() -> bool:
+        nonlocal seen
+        poller.arm()
+        await trio.lowlevel.checkpoint()
+        seen = there
+        if seen:
+            raise OSError(errno.EHOSTUNREACH, "the store cannot be reached")
+        return False
+
+    poller = Poller(look, 3600, "follower", watch=SimWatch(DIR, lambda _: {1}))
+    await poller.look()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.wait, lambda: seen == 1)
+        await wait_all_tasks_blocked()
+        there = 1
+        with pytest.raises(OSError, match="cannot be reached"):
+            await poller.look()
+    assert trio.current_time() - began < 3600
+    poller.close()

@@ -725,3 +725,14 @@ def test_the_page_names_no_metric_that_there_is_not() -> None:
             known |= {name + suffix for suffix in suffixes.get(figure.kind, histogram)}
     named = set(re.findall(r"\bdanube_trio_[a-z_]+\b", PAGE.read_text(encoding="utf-8")))
     assert named <= known | {group.prefix for group in GROUPS.values()}
+
+
+async def test_a_connection_that_asks_for_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("danube_trio.prometheus._serve.IDLE_SECONDS", 0.05)
+    async with open_metrics_server(0, registry=CollectorRegistry()) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            assert await stream.receive_some() == b""
+    assert capfd.readouterr().err == ""

@@ -276,7 +276,9 @@ class _ReaderView(Reader[T_co]):
         self._items, self._next = [], 0
 
     async def _fetch_batch(self) -> None:
-        self._fetched = await self._inner.next_batch()  # in the engine's thread
+        """In the engine's thread. What a call that was ended put aside comes first."""
+        if self._fetched is None:
+            self._fetched = await self._inner.next_batch()
 
     async def _refill(self) -> None:
         if self._busy:

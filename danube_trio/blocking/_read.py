@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -36,7 +35,7 @@ class Reader(Generic[T_co]):
         self._next = 0
         self._cursor = inner.cursor
         self._fetched: list[T_co] | None = None  # put aside in the engine's thread
-        self._busy = threading.Lock()
+        self._busy: dict[str, object] = {}  # the call that is under way; see `_refill`
         self.closed = False
 
     def __del__(self) -> None:
@@ -58,7 +57,7 @@ class Reader(Generic[T_co]):
     @property
     def finished(self) -> bool:
         """Whether it will hand out nothing more: it is closed, or at its end."""
-        waits = self._busy.locked() or self._fetched is not None
+        waits = self._busy or self._fetched is not None
         at_hand = waits or self._next < len(self._items)
         return self.closed or (not at_hand and self._inner.finished)
 
@@ -109,26 +108,39 @@ class Reader(Generic[T_co]):
         self.close()
 
     async def _fetch(self) -> None:
-        self._fetched = await self._inner.next_batch()  # in the engine's thread
+        """In the engine's thread. What an interrupted call put aside comes first."""
+        if self._fetched is None:
+            self._fetched = await self._inner.next_batch()
 
     def _refill(self) -> bool:
-        """Get the next items; False at the end."""
-        if not self._busy.acquire(blocking=False):
-            raise trio.BusyResourceError("another thread is reading from this reader")
+        """Get the next items; False at the end.
+
+        Python looks for signals at calls. So an interrupt can come right after a lock was taken,
+        when nobody knows yet that it was; whose turn is ours can be seen at any moment.
+        """
+        turn, busy = object(), self._busy
         try:
+            if busy.setdefault("turn", turn) is not turn:
+                raise trio.BusyResourceError("another thread is reading from this reader")
             if self.closed:
                 raise LogClosedError("the reader is closed: make another one with reader()")
             if self._fetched is None:
                 self._door.call(self._fetch)
-            batch, self._fetched = self._fetched, None
-            if not batch:
-                return False
-            self._items, self._next = batch, 0
-            last = cast("Record | Gap", batch[-1])
-            self._cursor = last.end if isinstance(last, Gap) else last.offset + 1
-            return True
+            return self._take_fetched()
         finally:
-            self._busy.release()
+            if "turn" in busy and busy["turn"] is turn:
+                del busy["turn"]
+
+    def _take_fetched(self) -> bool:
+        """Hand over what was fetched, without a call in between; False at the end."""
+        batch = self._fetched
+        assert batch is not None
+        if batch:
+            last: Any = batch[-1]
+            cursor: int = last.end if isinstance(last, Gap) else last.offset + 1
+            self._cursor = cursor
+        self._fetched, self._items, self._next = None, batch, 0
+        return batch != []
 
 
 class BatchIterator(Generic[T_co]):

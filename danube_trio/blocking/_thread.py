@@ -31,8 +31,9 @@ class ThreadDoor:
 
     @staticmethod
     def reply(job: Job) -> None:
-        """The job is over. Called in the engine's thread."""
-        job.waiter.release()
+        """The job is over. Called in the engine's thread, or, without one, in whatever thread."""
+        with suppress(RuntimeError):  # of two threads that refuse it, one comes too late
+            job.waiter.release()
 
     def call(self, fn: Callable[[], Awaitable[T]]) -> T:
         """Run an async function in the engine's thread."""

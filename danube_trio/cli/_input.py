@@ -65,22 +65,28 @@ class _Lines:
     def __init__(self, limit: int, convert: Callable[[bytes], Any] | None) -> None:
         self._limit = limit
         self._convert = convert
-        self._rest = b""
+        self._rest: list[bytes] = []  # joined once: a long line comes in a thousand pieces
+        self._rest_bytes = 0
         self._number = 0
         self.bad: InputError | None = None
 
     def feed(self, data: bytes) -> Parsed:
-        lines = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
-        self._rest = lines.pop()
+        lines: list[bytes] = []
+        self._rest.append(data)
+        self._rest_bytes += len(data)
+        if b"\n" in data:
+            lines = b"".join(self._rest).split(b"\n")
+            self._rest = [lines.pop()]
+            self._rest_bytes = len(self._rest[0])
         found = self._messages(lines)
-        if self.bad is None and len(self._rest) > self._limit:
+        if self.bad is None and self._rest_bytes > self._limit:
             self._too_long(self._number + 1)
         return found
 
     def finish(self) -> Parsed:
-        lines = [self._rest] if self._rest else []
-        self._rest = b""
-        return self._messages(lines)
+        rest = b"".join(self._rest)
+        self._rest, self._rest_bytes = [], 0
+        return self._messages([rest] if rest else [])
 
     def _too_long(self, number: int) -> None:
         reason = f"it is longer than {self._limit} bytes, which is the limit: split it"
@@ -119,15 +125,27 @@ class _LengthPrefixed:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = b""
+        self._rest: list[bytes] = []  # joined when there is a whole payload
+        self._rest_bytes = 0
+        self._wanted_bytes = _LENGTH.size
         self._number = 0
         self.bad: InputError | None = None
 
     def feed(self, data: bytes) -> Parsed:
-        data = self._rest + data
-        found: list[Any] = []
+        self._rest.append(data)
+        self._rest_bytes += len(data)
         first = self._number + 1
+        found: list[Any] = []
+        if self._rest_bytes >= self._wanted_bytes:
+            data = b"".join(self._rest)
+            rest = data[self._cut(data, found) :]
+            self._rest, self._rest_bytes = [rest], len(rest)
+        return Parsed(found, range(first, first + len(found)))
+
+    def _cut(self, data: bytes, found: list[Any]) -> int:
+        """Put the whole payloads into `found`; returns where the first that is not begins."""
         at = 0
+        self._wanted_bytes = _LENGTH.size
         while len(data) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, at)
             if length > self._limit:
@@ -138,20 +156,21 @@ class _LengthPrefixed:
                 break
             end = at + _LENGTH.size + length
             if end > len(data):
+                self._wanted_bytes = end - at
                 break
             found.append(data[at + _LENGTH.size : end])
             self._number += 1
             at = end
-        self._rest = data[at:]
-        return Parsed(found, range(first, first + len(found)))
+        return at
 
     def finish(self) -> Parsed:
-        if self._rest:
-            if len(self._rest) < _LENGTH.size:
-                self._refuse(f"the input ends within its length, after {len(self._rest)} bytes")
+        rest = b"".join(self._rest)
+        if rest:
+            if len(rest) < _LENGTH.size:
+                self._refuse(f"the input ends within its length, after {len(rest)} bytes")
             else:
-                (length,) = _LENGTH.unpack_from(self._rest)
-                have = len(self._rest) - _LENGTH.size
+                (length,) = _LENGTH.unpack_from(rest)
+                have = len(rest) - _LENGTH.size
                 self._refuse(f"the input ends within it, after {have} of {length} bytes")
         return Parsed([], ())
 
