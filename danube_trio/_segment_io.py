@@ -40,6 +40,8 @@ __all__ = [
 log = logging.getLogger("danube_trio.segment")
 
 CHUNK_BYTES = 1 << 20
+# Each try more needs a writer that closes and a next one that opens within microseconds. A guess.
+READ_ATTEMPTS = 20
 # 24 bytes for every 64 KiB of a segment; the limit holds an index of 2.7 TiB.
 INDEX_LIMIT_BYTES = 1 << 30
 
@@ -134,13 +136,18 @@ class SegmentWalk:
             return
 
     def _read(self, size: int) -> bytes:
-        data = self._file.read_at(size, self.position)
-        if len(data) < size:
-            # A writer may just have cut the preallocated end off. Anything else is a failed read.
+        for _ in range(READ_ATTEMPTS):
+            data = self._file.read_at(size, self.position)
+            if len(data) == size:
+                return data
+            # A writer may just have cut the preallocated end off ...
             self._size = min(self._size, self._file.size())
-            if self.position + len(data) != self._size:
-                raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
-        return data
+            size = min(size, self._size - self.position)
+            if len(data) == size:
+                return data
+            # ... and the next one may have preallocated again before the size was asked.
+        # Anything else is a failed read.
+        raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
     def _rest_is_zero(self) -> bool:
         position = self.position

@@ -272,8 +272,8 @@ async def test_a_short_read_is_an_error_never_the_end_of_the_file() -> None:
         for i in range(10):
             await wal.append(b"%d" % i * 40)
     before = disk.tree()
-    disk.fail("read", error=None, short=100, path_contains=".log")
-    disk.fail("read", error=None, short=0, path_contains=".mark")
+    disk.fail("read", error=None, short=100, path_contains=".log", sticky=True)
+    disk.fail("read", error=None, short=0, path_contains=".mark", sticky=True)
     with pytest.raises(OSError, match=r"could be read|gave less than"):
         async with open_wal(CONFIG, disk=disk):
             pass
