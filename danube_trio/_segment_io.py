@@ -93,7 +93,7 @@ class SegmentWalk:
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._file = file
-        self._size = size
+        self._size: int = size
         self._stop = stop_offset
         self._trailer = trailer
         self._chunk = chunk_bytes
