@@ -105,8 +105,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         self._real = disk is None
         self._disk = SharedLanes(disk if disk is not None else RealDisk(), config.io_threads)
         self._resources = AsyncExitStack()
-        require_trio("open_storage")
-        self._nursery = trio.open_nursery()
+        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._housekeeping = trio.CancelScope(shield=True)
         self._bugs: list[BaseException] = []
         self._offer: Offer | None = None
@@ -117,6 +116,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
     async def __aenter__(self) -> Storage:
         if self._hosts is not None:
             raise RuntimeError("open_storage(...) can be entered once: call it again")
+        require_trio("open_storage", "danube_trio.anyio")
         await trio.lowlevel.checkpoint()
         config = self._config
         if self._real:
@@ -129,6 +129,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 metadata = await self._resources.enter_async_context(embedded)
             if config.watch:
                 self._offer = await self._disk.run(offer_storage, self._disk, config.dir)
+            self._nursery = trio.open_nursery()
             nursery = await self._nursery.__aenter__()
         except BaseException:
             if self._offer is not None:
@@ -178,6 +179,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
     ) -> None:
         hosts = self._hosts
         assert hosts is not None
+        assert self._nursery is not None
         hosts.leave()
         interrupt: KeyboardInterrupt | None = None
         with trio.CancelScope(shield=True):

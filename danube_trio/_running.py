@@ -11,14 +11,13 @@ import trio
 __all__ = ["require_trio"]
 
 
-def require_trio(name: str, door: str = "") -> None:
+def require_trio(name: str, door: str) -> None:
     """Raise RuntimeError unless a trio task calls.
 
     Args:
         name: the opener, for the message.
-        door: the module with the same opener for other loops, if there is one.
+        door: the module with the same opener for other loops.
     """
     if trio.lowlevel.in_trio_task():
         return
-    elsewhere = f": on asyncio import it from {door}" if door else ", and there is none for asyncio"
-    raise RuntimeError(f"this {name}() needs trio's event loop{elsewhere}")
+    raise RuntimeError(f"this {name}() needs trio's event loop: on asyncio import it from {door}")

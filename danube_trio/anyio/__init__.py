@@ -14,15 +14,7 @@ for cancellation, exceptions and speed. Needs the package anyio.
 
 from __future__ import annotations
 
-try:
-    from danube_trio.anyio._open import open_follower, open_replica, open_store, open_wal
-    from danube_trio.anyio._stream import ReaderStream
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "anyio":
-        raise
-    raise ModuleNotFoundError(
-        "danube_trio.anyio needs the package anyio: pip install 'danube-trio[anyio]'",
-        name=error.name,
-    ) from error
+from danube_trio.anyio._open import open_follower, open_replica, open_store, open_wal
+from danube_trio.anyio._stream import ReaderStream
 
 __all__ = ["ReaderStream", "open_follower", "open_replica", "open_store", "open_wal"]
