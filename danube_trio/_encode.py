@@ -104,6 +104,11 @@ class Encoder:
 
     def batch(self, messages: Iterable[Appendable]) -> tuple[Records, int]:
         """The parts of all messages, and an upper bound of their frames' bytes."""
+        if isinstance(messages, str | bytes | bytearray | memoryview | StreamMessage):
+            raise TypeError(
+                f"messages must be a list of messages, not one {type(messages).__name__}: "
+                f"append() takes one"
+            )
         batch = list(messages)
         if set(map(type, batch)) == {bytes}:
             records, size = self._plain(cast("list[bytes]", batch))

@@ -41,6 +41,7 @@ from danube_trio._poller import Poller
 from danube_trio._read_only import ReadOnlyDisk
 from danube_trio._readable import Readable
 from danube_trio._reader import Reader
+from danube_trio._running import require_trio
 from danube_trio._stores import default_catalog
 from danube_trio._tier import CloudTier
 from danube_trio.catalog import Catalog
@@ -297,6 +298,8 @@ def open_follower(
     """
     if on_corruption not in ("refuse", "skip"):
         raise ValueError(f"on_corruption={on_corruption!r} must be one of refuse, skip")
+    if not isinstance(dir, str | os.PathLike):
+        raise TypeError(f"dir={dir!r} must be the path of a log's directory: open_follower(path)")
     waiting = _Waiting(notify, poll_seconds, recheck_seconds)
     config = WalConfig(
         dir=os.fspath(dir),
@@ -329,6 +332,7 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
     async def __aenter__(self) -> Follower:
         if self._source is not None:
             raise RuntimeError("open_follower(...) can be entered once: call it again")
+        require_trio("open_follower", "danube_trio.anyio")
         path = self._config.dir
         assert path is not None
         names = LogNames.of(path, self._config.file_name)

@@ -42,6 +42,7 @@ from danube_trio._flusher import run_flusher
 from danube_trio._janitor import Janitor
 from danube_trio._leaving import leave_nursery, to_its_end
 from danube_trio._recover import Recovered, recover
+from danube_trio._running import require_trio
 from danube_trio._stores import default_catalog, probe_once
 from danube_trio._tail import Tail
 from danube_trio._tier import CloudTier
@@ -168,6 +169,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
     async def __aenter__(self) -> Wal:
         if self._engine is not None:
             raise RuntimeError("open_wal(...) can be entered once: call it again")
+        require_trio("open_wal", "danube_trio.anyio")
         await trio.lowlevel.checkpoint()
         config = self._config
         if config.dir is None:

@@ -22,6 +22,7 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio._core.disk import Disk
 from danube_trio._disk import RealDisk
 from danube_trio._leaving import leave_nursery, to_its_end
+from danube_trio._running import require_trio
 from danube_trio._shared_lanes import SharedLanes
 from danube_trio._topic_door import TopicDoor
 from danube_trio._topic_host import TopicHosts
@@ -75,6 +76,10 @@ def open_storage(
     Raises, on leaving: what leaving a topic raised and no caller was told; several of these as an
     ExceptionGroup.
     """
+    if not isinstance(config, StorageConfig):
+        raise TypeError(
+            f"config={config!r} must be a StorageConfig: open_storage(StorageConfig(dir=...))"
+        )
     if store is None and config.wal.durability == "uploaded":
         raise ValueError(
             "durability='uploaded' needs an object store: open_storage(..., store=...)"
@@ -111,6 +116,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
     async def __aenter__(self) -> Storage:
         if self._hosts is not None:
             raise RuntimeError("open_storage(...) can be entered once: call it again")
+        require_trio("open_storage", "danube_trio.anyio")
         await trio.lowlevel.checkpoint()
         config = self._config
         if self._real:

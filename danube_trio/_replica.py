@@ -33,6 +33,7 @@ from danube_trio._pins import Pins
 from danube_trio._poller import Poller
 from danube_trio._readable import Readable
 from danube_trio._reader import Reader
+from danube_trio._running import require_trio
 from danube_trio._stores import default_catalog, readable_state
 from danube_trio._tier import CloudTier
 from danube_trio.catalog import Catalog
@@ -217,6 +218,8 @@ def open_replica(
     """
     if isinstance(poll_seconds, bool) or not 0 < poll_seconds <= 86_400:
         raise ValueError(f"poll_seconds={poll_seconds!r} must be above 0 and at most a day")
+    if not hasattr(store, "list_objects"):
+        raise TypeError(f"store={store!r} must be an object store, such as open_store(url) gives")
     settings = settings if settings is not None else CloudConfig()
     if prefix:
         settings = attrs.evolve(settings, prefix=prefix)
@@ -242,6 +245,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
     async def __aenter__(self) -> Replica:
         if self._source is not None:
             raise RuntimeError("open_replica(...) can be entered once: call it again")
+        require_trio("open_replica", "danube_trio.anyio")
         state = await readable_state(self._catalog)
         self._source = source = _ReplicaSource(
             self._store, self._catalog, self._config, state, self._poll_seconds

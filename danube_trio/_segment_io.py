@@ -40,10 +40,10 @@ __all__ = [
 log = logging.getLogger("danube_trio.segment")
 
 CHUNK_BYTES = 1 << 20
+# Each try more needs a writer that closes and a next one that opens within microseconds. A guess.
+READ_ATTEMPTS = 20
 # 24 bytes for every 64 KiB of a segment; the limit holds an index of 2.7 TiB.
 INDEX_LIMIT_BYTES = 1 << 30
-# Each time a writer was left, and another one came, within microseconds. A guess.
-READ_ATTEMPTS = 3
 
 
 @attrs.frozen

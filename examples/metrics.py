@@ -23,5 +23,7 @@ async def main(directory: str, port: int) -> None:
                     await wal.append(b"tick")
 
 
+if len(sys.argv) not in (2, 3):
+    sys.exit(__doc__)
 with contextlib.suppress(KeyboardInterrupt):
     trio.run(main, sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 9464)

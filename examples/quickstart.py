@@ -24,4 +24,6 @@ async def main(directory: str) -> None:
         print(len([message async for message in wal.reader(end="current")]), "messages")
 
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 trio.run(main, sys.argv[1])

@@ -16,4 +16,6 @@ async def main(directory: str, offset: int) -> None:
                 print(message.offset, message.payload.decode(errors="replace"))
 
 
+if len(sys.argv) not in (2, 3):
+    sys.exit(__doc__)
 trio.run(main, sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)

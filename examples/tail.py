@@ -15,5 +15,7 @@ async def main(directory: str) -> None:
             print(message.offset, message.payload.decode(errors="replace"), flush=True)
 
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 with contextlib.suppress(KeyboardInterrupt):
     trio.run(main, sys.argv[1])

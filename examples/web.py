@@ -39,8 +39,10 @@ class Events:
         elif scope["type"] == "http" and scope["path"] == "/events" and self._wal is not None:
             if scope["method"] == "POST":
                 await self._append(self._wal, receive, send)
-            else:
+            elif scope["method"] == "GET":
                 await self._read(self._wal, scope, send)
+            else:
+                await answer(send, 405, b"POST appends, GET reads\n")
         elif scope["type"] == "http":
             await answer(send, 404, b"there is only /events\n")
 
@@ -76,9 +78,14 @@ class Events:
 
     async def _read(self, wal: Wal, scope: Event, send: Send) -> None:
         query = parse_qs(scope["query_string"].decode())
-        start = StartPosition.offset(int(query.get("start", ["0"])[0]))
+        try:
+            start = StartPosition.offset(int(query.get("start", ["0"])[0]))
+            reader = wal.reader(start, end="current")
+        except (ValueError, DanubeError) as error:  # no offset, none yet, or not any more
+            await answer(send, 400, f"{error}\n".encode())
+            return
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        async for batch in wal.reader(start, end="current").batches():
+        async for batch in reader.batches():
             lines = [b"%d %s\n" % (m.offset, m.payload) for m in batch]
             await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
         await send({"type": "http.response.body", "body": b""})

@@ -91,3 +91,6 @@ def test_metrics_are_served_until_it_is_interrupted(tmp_path: Path) -> None:
 def test_an_example_says_how_to_run_it(name: str) -> None:
     source = (ROOT / "examples" / name).read_text(encoding="utf-8")
     assert f"Usage: {name} DIR" in source.splitlines()[0]
+    done = subprocess.run(command(name), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"Usage: {name} DIR" in done.stderr.splitlines()[0]

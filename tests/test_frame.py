@@ -132,6 +132,23 @@ def test_a_length_above_the_limit_makes_nobody_read_or_allocate_so_much() -> Non
     assert max(op.size_bytes for op in disk.operations if op.name == "read") <= 1000
 
 
+def test_a_walk_reads_again_when_the_end_was_cut_and_grew_between_its_read_and_its_look() -> None:
+    """As a follower sees it while one writer closes and the next one preallocates."""
+    disk = SimDisk()
+    block = framed("singles")
+    disk.write_file("/a", block.data + bytes(5000))
+    file = disk.open("/a", "r")
+    disk.fail("read", error=None, short=len(block.data))
+    walk = SegmentWalk(file, 0, block.start, size=file.size(), stop_offset=block.end)
+    assert sum(len(stretch.scan.positions) - 1 for stretch in walk) == block.end - block.start
+    assert (walk.offset, walk.fault) == (block.end, None)
+
+    disk.fail("read", error=None, short=len(block.data), sticky=True)
+    walk = SegmentWalk(file, 0, block.start, size=file.size(), stop_offset=block.end)
+    with pytest.raises(OSError, match="gave less than"):
+        list(walk)
+
+
 def test_a_body_that_does_not_match_its_crc_is_refused() -> None:
     good = frame(0, b"message")
     bad = good[:20] + b"?" + good[21:]

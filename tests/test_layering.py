@@ -26,6 +26,7 @@ RANKS = {
     **dict.fromkeys(
         ("_disk", "_inotify", "_lane", "_waiters", "_leaving", "cloud", "metadata", "catalog"), 1
     ),
+    "_running": 1,
     # plain code over the Disk interface, and what readers need
     **dict.fromkeys(("_directory", "_segment_io", "_tail", "_fetch", "_source", "_encode"), 1),
     **dict.fromkeys(("_set_aside", "_pins", "_tier", "_decode", "_read_only"), 1),

@@ -723,9 +723,9 @@ def test_without_msgpack_the_error_says_what_to_install(monkeypatch: pytest.Monk
     message = SCHEMAS["msgpack"].message(ORDER)
     schema = Schema(Order, id=7, version=3)
     monkeypatch.setitem(sys.modules, "msgpack", None)  # not there
-    with pytest.raises(ModuleNotFoundError, match=r"pip install danube-trio\[msgpack\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'danube-trio\[msgpack\]'"):
         Schema(Order, id=7, format="msgpack")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install danube-trio\[msgpack\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'danube-trio\[msgpack\]'"):
         schema.decode(message)
     monkeypatch.undo()
     assert isinstance(sys.modules["msgpack"], ModuleType)

@@ -146,6 +146,9 @@ def test_ctrl_c_and_a_restart_lose_nothing_that_was_answered(server: str, tmp_pa
         assert status == 200
         assert len(text.splitlines()) >= len(service.acked) - 1
         assert service.request("POST", "/events", b"x" * (11 << 20))[0] in (413, 0)
+        assert service.request("GET", "/events?start=99999999")[0] == 400
+        assert service.request("GET", "/events?start=one")[0] == 400
+        assert service.request("PUT", "/events", b"x")[0] == 405
 
 
 def test_a_reload_loses_nothing_that_was_answered(tmp_path: Path) -> None:

@@ -24,7 +24,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-import anyio
+try:
+    import anyio
+except ModuleNotFoundError as error:  # the first module of this package that needs it
+    raise ModuleNotFoundError(
+        "danube_trio.anyio needs the package anyio: pip install 'danube-trio[anyio]'",
+        name=error.name,
+    ) from error
 import anyio.lowlevel
 
 from danube_trio._held import Held

@@ -79,7 +79,8 @@ class ThreadDoor:
             job.waiter.acquire()
         with suppress(Withdrawn):
             try:
-                text = f"its result is {job.take()!r}"
+                result = job.take()
+                text = "" if result is None else f": its result is {result!r}"
             except Exception as error:
-                text = f"it raised {error!r}"
-            interrupt.add_note(f"the interrupted call had taken effect: {text}")
+                text = f": it raised {error!r}"
+            interrupt.add_note(f"the interrupted call had taken effect{text}")

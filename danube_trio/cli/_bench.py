@@ -249,7 +249,7 @@ def _text(facts: dict[str, Any]) -> str:
         )
     head = (
         f"{facts['payload_bytes']:,} bytes of payload, {facts['seconds']:g} s for each, in "
-        f"{facts['directory']}. The device is one write and one fdatasync of the same bytes\n"
+        f"'{facts['directory']}'. The device is one write and one fdatasync of the same bytes\n"
         f"(of one record, or of a batch); appends are durable when they return."
     )
     return "\n".join([head, "", *columns(rows, 5)])

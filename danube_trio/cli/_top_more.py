@@ -93,9 +93,11 @@ def topic_lines(view: View) -> list[Line]:
     found = [_topic(topic, before, seconds) for topic in topics]
     found.sort(key=lambda entry: (-entry[0], entry[1][0]))
     head = ["topics", "phase", "next", "durable", "records", "bytes", "size", "readers", "waiting"]
+    if not any(number(topic, "waiting_bytes") for topic in topics):
+        head = head[:-1]  # without a store it is always 0, and 80 columns are soon full
     shown = found[: view.rows]
     styles = ["" if row[1] == "open" else "warn" for _, row in shown]
-    lines = table([head, *(row for _, row in shown)], left=2, styles=styles)
+    lines = table([head, *(row[: len(head)] for _, row in shown)], left=2, styles=styles)
     more = len(found) - len(shown) + int(number(view.now, "topics_left_out") or 0)
     return [*lines, [(f"and {amount(more)} more", "dim")]] if more > 0 else lines
 

@@ -126,7 +126,10 @@ def _refused(error: OSError) -> str:
     text = f"{where}{reworded(error.strerror or '')}"
     if error.errno == errno.ENOENT:
         if "no log" in text:
-            return f"{text}: is that its directory? `danube-trio append` makes a new log"
+            return (
+                f"{text}: is that its directory? `danube-trio topics` lists the logs below one, "
+                f"`danube-trio append` makes a new log"
+            )
         if "?" in text:
             return text
         stored = "://" in str(error.filename or "")

@@ -59,7 +59,7 @@ def _msgpack() -> Format:
         msgpack = import_module("msgpack")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "messages in msgpack need the package msgpack: pip install danube-trio[msgpack]",
+            "messages in msgpack need the package msgpack: pip install 'danube-trio[msgpack]'",
             name=error.name,
         ) from error
     packb, unpackb = msgpack.packb, msgpack.unpackb
