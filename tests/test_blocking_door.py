@@ -20,6 +20,7 @@ from test_anyio_door import offsets_of, run_script
 
 import danube_trio.blocking
 from danube_trio import LogClosedError, LogLockedError, WalConfig
+from danube_trio._jobs import AsyncJob, Withdrawn
 from danube_trio.blocking import Wal, open_follower, open_replica, open_store, open_wal
 
 
@@ -325,6 +326,22 @@ def test_an_interrupt_at_any_step_of_reading_loses_no_record() -> None:
             return interrupted
 
         _interrupted_at_every_step(attempt)
+
+
+def test_a_job_that_was_cancelled_before_it_was_handed_over_is_withdrawn() -> None:
+    """As a run does with a fetch that another thread stops just then."""
+
+    async def never() -> None:
+        raise AssertionError("it was withdrawn")
+
+    with open_wal(WalConfig()) as wal:
+        door = wal.door
+        job = AsyncJob(door.reply, never)
+        door.host.cancel(job)
+        assert wal.append(b"x") == 0  # the engine has seen it
+        with pytest.raises(Withdrawn):
+            door.run(job)
+        assert wal.append(b"y") == 1
 
 
 def test_an_interrupt_at_any_step_of_asking_a_closed_log_waits_for_nobody() -> None:

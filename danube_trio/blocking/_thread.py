@@ -32,8 +32,10 @@ class ThreadDoor:
     @staticmethod
     def reply(job: Job) -> None:
         """The job is over. Called in the engine's thread, or, without one, in whatever thread."""
-        with suppress(RuntimeError):  # of two threads that refuse it, one comes too late
-            job.waiter.release()
+        waiter = job.waiter
+        if waiter is not None:  # else it was cancelled before anybody waited
+            with suppress(RuntimeError):  # of two threads that refuse it, one comes too late
+                waiter.release()
 
     def call(self, fn: Callable[[], Awaitable[T]]) -> T:
         """Run an async function in the engine's thread."""
@@ -60,11 +62,13 @@ class ThreadDoor:
     def run(self, job: Job, *, withdraw: bool = True) -> Any:
         """Submit a job, and wait for its outcome. Interrupts: see above."""
         # Taken here, released by the reply: taking it again is the wait.
-        waiter = job.waiter = threading.Lock()
+        waiter = threading.Lock()
         waiter.acquire()
+        job.waiter = waiter
         try:
             self.host.submit(job)
-            waiter.acquire()
+            if job.outcome is None:  # another thread may have cancelled it before it had a waiter
+                waiter.acquire()
         except BaseException as interrupt:
             self._see_it_through(job, interrupt, withdraw)
             raise
