@@ -249,6 +249,13 @@ def test_what_is_written_is_read(name: FormatName, order: Order) -> None:
     assert message.attributes == {"k": "v", "content-type": f"application/{name}"}
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_does_not_have_is_not_read(text: str) -> None:
+    schema = Schema(float, id=1, untagged_version=1)
+    with pytest.raises(SchemaError, match=f"{text} is no JSON"):
+        schema.decode(StreamMessage(text.encode()))
+
+
 @settings(max_examples=60)
 @given(tree=plain | st.binary())
 def test_whatever_the_payload_is_the_answer_is_a_value_or_a_schema_error(tree: Any) -> None:

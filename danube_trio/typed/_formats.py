@@ -1,7 +1,8 @@
 """Bytes of plain data: JSON and msgpack, and which of them a message says it is.
 
 The content type of a message is in its attribute ``content-type``, so that a log may hold both.
-JSON is UTF-8 without spaces; NaN and infinity, which JSON does not have, are refused.
+JSON is UTF-8 without spaces; NaN and infinity, which JSON does not have, are neither written nor
+read. (A number like 1e999, which no float can hold, is read as infinity.)
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ class Format:
     loads: Callable[[bytes], Any]
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _json() -> Format:
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
     def dumps(tree: Any) -> bytes:
         return encode(tree).encode()
 
     def loads(payload: bytes) -> Any:
-        return json.loads(payload.decode())
+        return decode(payload.decode())
 
     return Format("json", "application/json", dumps, loads)
 
