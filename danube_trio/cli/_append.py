@@ -135,6 +135,7 @@ def append_stdin(
         _show_in_any_case(appended, error)
         raise _with_next_step(error, appended) from error
     except BrokenPipeError:  # of the acks: what is left of the input is not appended
+        give_up_output()
         complain(f"stdout was closed, so appending ended early: {appended.text()}")
         click.get_current_context().exit(IO)
     except BaseException:
