@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from danube_trio._version import __version__
 
 if TYPE_CHECKING:
-    from danube_trio._follow import Follower, open_follower
-    from danube_trio._open import open_wal
-    from danube_trio._reader import Reader
-    from danube_trio._replica import Replica, open_replica
-    from danube_trio._restore import Restored, restore_log
-    from danube_trio._source import StartPosition
-    from danube_trio._wal import Receipt, Wal
+    from danube_trio._engine.care.restore import Restored, restore_log
+    from danube_trio._engine.log.open import open_wal
+    from danube_trio._engine.log.wal import Receipt, Wal
+    from danube_trio._engine.read.follow import Follower, open_follower
+    from danube_trio._engine.read.reader import Reader
+    from danube_trio._engine.read.replica import Replica, open_replica
+    from danube_trio._engine.read.source import StartPosition
     from danube_trio.config import CloudConfig, StorageConfig, WalConfig
     from danube_trio.errors import (
         AccessDeniedError,
@@ -78,22 +78,22 @@ __all__ = [
 ]
 
 _MODULES = {
-    "_follow": (
+    "_engine.read.follow": (
         "Follower",
         "open_follower",
     ),
-    "_open": ("open_wal",),
-    "_reader": ("Reader",),
-    "_replica": (
+    "_engine.log.open": ("open_wal",),
+    "_engine.read.reader": ("Reader",),
+    "_engine.read.replica": (
         "Replica",
         "open_replica",
     ),
-    "_restore": (
+    "_engine.care.restore": (
         "Restored",
         "restore_log",
     ),
-    "_source": ("StartPosition",),
-    "_wal": (
+    "_engine.read.source": ("StartPosition",),
+    "_engine.log.wal": (
         "Receipt",
         "Wal",
     ),

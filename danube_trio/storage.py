@@ -16,12 +16,12 @@ from typing import Literal, Protocol, runtime_checkable
 from trio.lowlevel import checkpoint
 
 from danube_trio._core.stats import StorageStatistics
-from danube_trio._encode import Appendable
-from danube_trio._open_storage import open_storage
-from danube_trio._reader import Reader
-from danube_trio._source import StartPosition
-from danube_trio._topics import Storage
-from danube_trio._wal import Wal, inside
+from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.wal import Wal, inside
+from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.read.source import StartPosition
+from danube_trio._engine.topics.open import open_storage
+from danube_trio._engine.topics.storage import Storage
 from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 

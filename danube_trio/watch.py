@@ -17,11 +17,11 @@ from typing import Protocol
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio._leaving import leave_nursery
-from danube_trio._topics import Storage
-from danube_trio._watch import Source, StatisticsSource, Watch
-from danube_trio._watch_offer import StorageSource
-from danube_trio._watch_socket import listen, tmp_name
+from danube_trio._engine.topics.storage import Storage
+from danube_trio._engine.wait.leaving import leave_nursery
+from danube_trio._engine.watch.offer import StorageSource
+from danube_trio._engine.watch.serve import Source, StatisticsSource, Watch
+from danube_trio._engine.watch.socket import listen, tmp_name
 
 __all__ = ["HasStatistics", "serve_statistics"]
 

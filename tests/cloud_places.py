@@ -18,7 +18,7 @@ from etcd_server import EtcdServer, find_etcd
 from servers import Server
 
 from danube_trio import CloudConfig, Replica, Wal, WalConfig, open_replica, open_wal
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.catalog import Catalog, ManifestCatalog, MetadataCatalog
 from danube_trio.cloud import CloudStore, MemoryStore, open_store
 from danube_trio.metadata import (

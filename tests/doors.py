@@ -35,8 +35,8 @@ import danube_trio.cloud
 import danube_trio.dispatch
 import danube_trio.metadata
 from danube_trio import StartPosition
-from danube_trio._disk import RealDisk
-from danube_trio._lane import ThreadLane
+from danube_trio._disk.lane import ThreadLane
+from danube_trio._disk.real import RealDisk
 from danube_trio.dispatch import InMemoryStorage, ReliableOptions, TopicCache
 
 __all__ = ["DOORS", "Door", "GatedDisk", "Seen"]

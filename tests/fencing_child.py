@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from danube_trio import CloudConfig, FencedError, WalConfig, open_wal
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.catalog import Catalog, MetadataCatalog
 from danube_trio.cloud import CloudStore, StoreOptions, open_store
 from danube_trio.metadata import EtcdConfig, open_etcd

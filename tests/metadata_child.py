@@ -12,7 +12,7 @@ import sys
 
 import trio
 
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.metadata import EmbeddedMetadata, open_metadata_directory
 
 WRITERS = 5

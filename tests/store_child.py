@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore
 from danube_trio.errors import PreconditionFailedError
 

@@ -20,7 +20,7 @@ from test_anyio_door import offsets_of, run_script
 
 import danube_trio.blocking
 from danube_trio import LogClosedError, LogLockedError, WalConfig
-from danube_trio._jobs import AsyncJob, Withdrawn
+from danube_trio._engine.thread.jobs import AsyncJob, Withdrawn
 from danube_trio.blocking import Wal, open_follower, open_replica, open_store, open_wal
 
 

@@ -13,7 +13,7 @@ from etcd_server import EtcdServer, find_etcd
 from servers import Server
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.catalog import (
     Backoff,
     Catalog,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_cli import INTERRUPTED, OK, USAGE, call, started
 
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cli import _bench
 
 QUICK = ("--seconds", 0.05, "--batch", 100, "--producers", 50)

@@ -35,7 +35,7 @@ from test_cli import (
 )
 
 from danube_trio import WalConfig, open_wal
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.catalog import ManifestCatalog
 from danube_trio.cloud import DirectoryStore
 

@@ -34,10 +34,10 @@ from danube_trio._core.danube_ckpt import (
     RotatedFile,
     encode_checkpoint,
 )
-from danube_trio._danube_frames import CHUNK_BYTES, Damage, Frame, FrameWalk, layouts_of
-from danube_trio._danube_source import DanubeSource
-from danube_trio._danube_survey import SHIPPED
-from danube_trio._verify_segment import Finding
+from danube_trio._engine.care.verify_segment import Finding
+from danube_trio._engine.danube.frames import CHUNK_BYTES, Damage, Frame, FrameWalk, layouts_of
+from danube_trio._engine.danube.source import DanubeSource
+from danube_trio._engine.danube.survey import SHIPPED
 from danube_trio.testing import SimDisk
 
 # Which bits are flipped: 1 is every one. The default reaches each bit of a byte.
@@ -588,13 +588,13 @@ def test_a_length_of_gigabytes_is_never_allocated() -> None:
 
 
 def test_a_file_of_nothing_but_pieces_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("danube_trio._danube_survey.MOST_RUNS", 10)
+    monkeypatch.setattr("danube_trio._engine.danube.survey.MOST_RUNS", 10)
     with pytest.raises(CorruptDataError, match="more than 10 pieces"):
         read({"wal.log": b"".join(frame(i * 10) for i in range(20))})
 
 
 def test_too_many_histories_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("danube_trio._danube_order.MOST_GENERATIONS", 10)
+    monkeypatch.setattr("danube_trio._engine.danube.order.MOST_GENERATIONS", 10)
     with pytest.raises(CorruptDataError, match="more than 10 histories"):
         read({"wal.log": frame(0) * 11})
 

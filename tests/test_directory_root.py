@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from danube_trio._core.disk import OpenMode
-from danube_trio._disk import RealDisk, _RealFile
+from danube_trio._disk.real import RealDisk, _RealFile
 from danube_trio.cloud import DirectoryStore, open_store
 from danube_trio.errors import ObjectNotFoundError, PreconditionFailedError, StoreUnavailableError
 

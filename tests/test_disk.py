@@ -11,7 +11,7 @@ import pytest
 from disks import raises_errno
 
 from danube_trio._core.disk import Disk, parent_of, read_file, replace_file
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.errors import CorruptDataError, LogLockedError
 from danube_trio.testing import SimDisk
 

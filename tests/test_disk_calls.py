@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from danube_trio._core.disk import Disk, Lane
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.testing import SimDisk
 
 

@@ -301,14 +301,14 @@ async def test_a_bug_in_a_task_comes_out_as_one_exception(monkeypatch: pytest.Mo
     def bug(*_: object, **__: object) -> None:
         raise ZeroDivisionError("bug")
 
-    monkeypatch.setattr("danube_trio._writer.encode_block", bug)
+    monkeypatch.setattr("danube_trio._engine.log.writer.encode_block", bug)
     with pytest.raises(ZeroDivisionError, match="bug"):
         async with open_wal(CONFIG, disk=SimDisk()) as wal:
             with pytest.raises(LogBrokenError):
                 await wal.append(b"x")
             await trio.sleep_forever()
     monkeypatch.undo()
-    monkeypatch.setattr("danube_trio._engine.Engine.synced", bug)
+    monkeypatch.setattr("danube_trio._engine.log.engine.Engine.synced", bug)
     with pytest.raises(ZeroDivisionError, match="bug"):
         async with open_wal(CONFIG, disk=SimDisk()) as wal:
             wal.append_nowait(b"x")

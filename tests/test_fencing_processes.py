@@ -19,7 +19,7 @@ import pytest
 from servers import Server
 
 from danube_trio import open_replica
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.catalog import Catalog, ManifestCatalog, MetadataCatalog
 from danube_trio.cloud import StoreOptions, open_store
 from danube_trio.metadata import EtcdConfig, open_etcd

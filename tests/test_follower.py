@@ -32,10 +32,10 @@ from danube_trio._core.files import Meta, Trim, decode_document, decode_marks, e
 from danube_trio._core.frame import scan
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
-from danube_trio._directory import Directory
-from danube_trio._disk import RealDisk
-from danube_trio._observe import NOTHING_SEEN, Observer, View, find_log
-from danube_trio._segment_io import SegmentWalk
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.files.directory import Directory
+from danube_trio._engine.files.segments import SegmentWalk
+from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio.testing import ProcessKilledError, SimDisk
 
 DIR = "/log"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from danube_trio._core.frame import MAX_BODY_BYTES, find_frame, scan
 from danube_trio._core.framing import encode_block
-from danube_trio._segment_io import SegmentWalk
+from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio.testing import SimDisk
 
 

@@ -25,8 +25,8 @@ from danube_trio import (
     WalConfig,
     open_wal,
 )
-from danube_trio._disk import RealDisk
-from danube_trio._waiters import OffsetWaiters
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.wait.waiters import OffsetWaiters
 from danube_trio.testing import SimDisk
 
 CONFIG = WalConfig(dir="/log", segment_bytes=2000, preallocate_bytes=0)
@@ -34,7 +34,7 @@ CONFIG = WalConfig(dir="/log", segment_bytes=2000, preallocate_bytes=0)
 INTERRUPTED = """
     import os, signal, sys, trio
     from danube_trio import WalConfig, open_wal
-    import danube_trio._writer as writer
+    import danube_trio._engine.log.writer as writer
 
     frame = writer.encode_block
 
@@ -294,7 +294,7 @@ async def test_a_durable_write_that_the_system_refuses_becomes_a_write_and_a_syn
 def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path: Path) -> None:
     program = """
         import os, signal, sys
-        from danube_trio._disk import RealDisk
+        from danube_trio._disk.real import RealDisk
         lock = RealDisk().lock(sys.argv[1], "parent")
         if os.fork():
             os.kill(os.getpid(), signal.SIGKILL)

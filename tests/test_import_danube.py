@@ -18,9 +18,16 @@ from test_cli import run as command
 
 from danube_trio import CorruptDataError, StartPosition, StreamMessage, WalConfig, open_wal
 from danube_trio._core.segment import LogNames
-from danube_trio._danube_source import DanubeSource
-from danube_trio._import import NOTE, STAGING, Imported, Plan, import_log, plan_import
-from danube_trio._verify import Verification
+from danube_trio._engine.care.verify import Verification
+from danube_trio._engine.danube.import_log import (
+    NOTE,
+    STAGING,
+    Imported,
+    Plan,
+    import_log,
+    plan_import,
+)
+from danube_trio._engine.danube.source import DanubeSource
 from danube_trio.testing import SimDisk
 
 TARGET = "/target/log"

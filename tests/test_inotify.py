@@ -15,10 +15,10 @@ import trio
 from test_notify import needs_inotify
 from trio.testing import wait_all_tasks_blocked
 
-from danube_trio import _inotify
 from danube_trio._core.disk import Watch
-from danube_trio._disk import RealDisk
-from danube_trio._shared_lanes import SharedLanes
+from danube_trio._disk import inotify as _inotify
+from danube_trio._disk.real import RealDisk
+from danube_trio._disk.shared_lanes import SharedLanes
 
 pytestmark = needs_inotify
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")

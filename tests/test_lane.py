@@ -14,8 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from danube_trio import _lane
-from danube_trio._lane import THREAD_NAME, ThreadLane
+from danube_trio._disk import lane as _lane
+from danube_trio._disk.lane import THREAD_NAME, ThreadLane
 
 
 def io_threads() -> list[threading.Thread]:
@@ -275,7 +275,7 @@ def run_script(script: str) -> str:
 def test_a_program_that_ends_without_closing_its_lane_just_ends() -> None:
     script = """
 import threading, trio
-from danube_trio._lane import ThreadLane, _Job
+from danube_trio._disk.lane import ThreadLane, _Job
 lane = ThreadLane()
 trio.run(lane.run, int)
 # The interpreter ends while the thread is in a call.
@@ -288,7 +288,7 @@ print("end")
 def test_a_lane_refuses_to_be_used_after_fork() -> None:
     script = """
 import os, trio
-from danube_trio._lane import ThreadLane
+from danube_trio._disk.lane import ThreadLane
 lane = ThreadLane()
 trio.run(lane.run, int)
 if os.fork() == 0:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.metadata import open_metadata_directory
 
 CYCLES = int(os.environ.get("DANUBE_KILL_CYCLES", "5"))

@@ -25,8 +25,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import Follower, OffsetTrimmedError, StartPosition, Wal, open_follower, open_wal
 from danube_trio._core.disk import Watch
-from danube_trio._disk import RealDisk
-from danube_trio._poller import Poller
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.read.poller import Poller
 from danube_trio.testing import Operation, SimDisk
 from danube_trio.testing._sim_watch import SimWatch
 

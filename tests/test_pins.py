@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from danube_trio._pins import Pins
+from danube_trio._engine.wait.pins import Pins
 
 
 async def test_several_wait_for_the_same_fetch() -> None:

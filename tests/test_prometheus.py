@@ -42,8 +42,8 @@ from danube_trio._core.stats import (
     StorageStatistics,
     WalStatistics,
 )
-from danube_trio._follow import FollowerStatistics
-from danube_trio._replica import ReplicaStatistics
+from danube_trio._engine.read.follow import FollowerStatistics
+from danube_trio._engine.read.replica import ReplicaStatistics
 from danube_trio.dispatch import ReliableDispatch, ReliableOptions, SubscriptionStatistics
 from danube_trio.prometheus import DanubeCollector, open_metrics_server
 from danube_trio.prometheus._figures import GROUPS, NOT_SHOWN, UP, Figure, Group

@@ -16,8 +16,8 @@ import pytest
 import trio
 from disks import raises_errno
 
-from danube_trio import _disk
-from danube_trio._disk import RealDisk
+from danube_trio._disk import real as _disk
+from danube_trio._disk.real import RealDisk
 from danube_trio.errors import LogLockedError
 
 
@@ -100,7 +100,7 @@ def test_the_real_disk_finishes_a_short_write_or_says_why_not(tmp_path: Path) ->
 def test_the_real_lock_ends_with_its_process(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from danube_trio._disk import RealDisk\n"
+        "from danube_trio._disk.real import RealDisk\n"
         "lock = RealDisk().lock(sys.argv[1], 'the child')\n"
         "print('locked', flush=True)\n"
         "sys.stdin.read()\n"

@@ -52,9 +52,9 @@ from test_verify import (
 )
 
 from danube_trio import CorruptDataError, Gap, StartPosition, WalConfig, open_wal
-from danube_trio._repair import apply_repair
-from danube_trio._repair_plan import Plan, Policy, plan_repair
-from danube_trio._verify import Verification
+from danube_trio._engine.care.repair import apply_repair
+from danube_trio._engine.care.repair_plan import Plan, Policy, plan_repair
+from danube_trio._engine.care.verify import Verification
 from danube_trio.testing import SimDisk
 
 TRUTH = [payload(offset) for offset in range(RECORDS)]

@@ -9,8 +9,8 @@ import pytest
 from danube_trio import CloudConfig, WalConfig, open_wal
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.segment import LogNames
-from danube_trio._repair_heal import Heal, apply_heal, plan_heal
-from danube_trio._verify import Verification
+from danube_trio._engine.care.heal import Heal, apply_heal, plan_heal
+from danube_trio._engine.care.verify import Verification
 from danube_trio.catalog import ManifestCatalog
 from danube_trio.testing import SimDisk, SimStore
 

@@ -27,9 +27,9 @@ from danube_trio import (
 )
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.segment import LogNames
-from danube_trio._restore_files import STAGING
-from danube_trio._restore_plan import plan_restore
-from danube_trio._verify import Verification
+from danube_trio._engine.care.restore_files import STAGING
+from danube_trio._engine.care.restore_plan import plan_restore
+from danube_trio._engine.care.verify import Verification
 from danube_trio.catalog import ManifestCatalog, acquire
 from danube_trio.testing import ProcessKilledError, SimDisk, SimStore
 

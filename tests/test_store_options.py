@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import danube_trio.cloud
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore, MemoryStore, StoreOptions, open_store
 from danube_trio.testing import SimDisk
 

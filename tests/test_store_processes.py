@@ -11,7 +11,7 @@ from pathlib import Path
 
 import store_child
 
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore
 
 CREATORS = 16

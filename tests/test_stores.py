@@ -6,7 +6,7 @@ from pathlib import Path
 
 from servers import Server
 
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore, MemoryStore, open_store, probe_store
 from danube_trio.testing import SimDisk, SimStore, check_store
 

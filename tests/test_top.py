@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from danube_trio import StorageConfig, WalConfig, blocking, open_storage, open_wal
 from danube_trio._core.plain import to_plain
 from danube_trio._core.stats import Histogram
-from danube_trio._watch import MAX_CLIENTS
-from danube_trio._watch_socket import listen
+from danube_trio._engine.watch.serve import MAX_CLIENTS
+from danube_trio._engine.watch.socket import listen
 from danube_trio.cli import _top_feed
 from danube_trio.cli._top_feed import Feed, Place
 from danube_trio.cli._top_figures import View, histogram, rates

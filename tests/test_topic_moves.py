@@ -36,7 +36,7 @@ from danube_trio import (
     open_storage,
     open_wal,
 )
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore
 from danube_trio.metadata import MemoryMetadata
 from danube_trio.testing import Operation, SimDisk, SimStore

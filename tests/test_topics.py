@@ -28,8 +28,8 @@ from danube_trio import (
     open_storage,
     open_wal,
 )
-from danube_trio._topic import another
-from danube_trio._topic_names import topic_name, topic_path
+from danube_trio._core.topic_names import topic_name, topic_path
+from danube_trio._engine.topics.topic import another
 from danube_trio.errors import FencedError, MessageTooLargeError
 from danube_trio.metadata import MemoryMetadata
 from danube_trio.testing import SimDisk

@@ -35,14 +35,15 @@ from danube_trio import (
     open_storage,
     open_wal,
 )
-from danube_trio import _watch_socket as watch_socket
 from danube_trio._core.disk import read_file
 from danube_trio._core.plain import to_plain
 from danube_trio._core.segment import LogNames
 from danube_trio._core.stats import Histogram, ReaderStatistics
-from danube_trio._disk import RealDisk
-from danube_trio._verify import Verification
-from danube_trio._watch import (
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.care.verify import Verification
+from danube_trio._engine.watch import socket as watch_socket
+from danube_trio._engine.watch.offer import MAX_TOPICS, StorageSource
+from danube_trio._engine.watch.serve import (
     MAX_CLIENTS,
     MAX_REQUEST_BYTES,
     MAX_REST_SECONDS,
@@ -51,7 +52,6 @@ from danube_trio._watch import (
     Request,
     RequestError,
 )
-from danube_trio._watch_offer import MAX_TOPICS, StorageSource
 from danube_trio.watch import serve_statistics
 
 CHILD = Path(__file__).with_name("watch_child.py")
@@ -725,7 +725,7 @@ def test_a_program_that_can_open_no_more_files_serves_later(tmp_path: Path) -> N
     script = """
 import os, resource, sys, threading, trio
 from danube_trio import WalConfig, open_wal
-from danube_trio._watch_socket import dial
+from danube_trio._engine.watch.socket import dial
 
 async def main():
     async with open_wal(WalConfig(dir=sys.argv[1], watch=True)) as wal:

@@ -7,7 +7,7 @@ import sys
 import trio
 
 from danube_trio import CloudConfig, StorageConfig, WalConfig, open_storage
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore
 
 __all__ = ["TOPIC", "WAL"]

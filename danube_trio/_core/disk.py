@@ -1,6 +1,6 @@
 """What a log asks of a disk, as Protocols: nothing here touches one.
 
-`danube_trio._disk.RealDisk` is the operating system's, `danube_trio.testing.SimDisk` one that
+`danube_trio._disk.real.RealDisk` is the operating system's, `danube_trio.testing.SimDisk` one that
 forgets what was not synced. Everything that reads or writes files takes a `Disk` as an argument,
 so each rule about crashes and faults can be tested by itself, and virtual time needs no threads.
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 
 from trio.lowlevel import in_trio_run
 
-from danube_trio._host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
-from danube_trio._line import line_of
+from danube_trio._engine.thread.host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
+from danube_trio._engine.thread.line import line_of
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import view_of
 

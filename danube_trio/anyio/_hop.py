@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, cast
 
-from danube_trio._held import Held
+from danube_trio._engine.thread.held import Held
 from danube_trio.anyio._loop import LoopDoor
 
 __all__ = ["EngineDoor", "LoopHolder", "ViewDoor", "hop", "hop_now", "kept"]

@@ -33,9 +33,16 @@ except ModuleNotFoundError as error:  # the first module of this package that ne
     ) from error
 import anyio.lowlevel
 
-from danube_trio._held import Held
-from danube_trio._host import Host
-from danube_trio._jobs import AsyncJob, ChangeJob, GiveBackJob, Job, SyncJob, Withdrawn
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.host import Host
+from danube_trio._engine.thread.jobs import (
+    AsyncJob,
+    ChangeJob,
+    GiveBackJob,
+    Job,
+    SyncJob,
+    Withdrawn,
+)
 
 __all__ = ["LoopDoor"]
 

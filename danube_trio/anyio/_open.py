@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, cast
 
-from danube_trio import _follow, _open, _replica
 from danube_trio._core.disk import Disk
-from danube_trio._follow import Follower
-from danube_trio._replica import Replica
-from danube_trio._wal import Wal
+from danube_trio._engine.log import open as _open
+from danube_trio._engine.log.wal import Wal
+from danube_trio._engine.read import follow as _follow
+from danube_trio._engine.read import replica as _replica
+from danube_trio._engine.read.follow import Follower
+from danube_trio._engine.read.replica import Replica
 from danube_trio.anyio._block import loop_block
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore, StoreOptions

@@ -12,10 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-from danube_trio import _open_storage, _restore, metadata
+from danube_trio import metadata
 from danube_trio._core.disk import Disk
-from danube_trio._restore import Restored
-from danube_trio._topics import Storage
+from danube_trio._engine.care import restore as _restore
+from danube_trio._engine.care.restore import Restored
+from danube_trio._engine.topics import open as _open_storage
+from danube_trio._engine.topics.storage import Storage
 from danube_trio.anyio._block import loop_block, one_call
 from danube_trio.anyio._storage import storage_view
 from danube_trio.catalog import Catalog

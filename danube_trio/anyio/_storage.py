@@ -10,14 +10,14 @@ from typing import Any, Literal, TypeVar, cast
 from anyio.lowlevel import checkpoint
 
 from danube_trio import storage as _engine
-from danube_trio._encode import Appendable
-from danube_trio._held import Held
-from danube_trio._host import Host
-from danube_trio._line import AppendLine
-from danube_trio._reader import Reader
-from danube_trio._source import StartPosition
-from danube_trio._topics import Storage, Use
-from danube_trio._wal import Wal
+from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.wal import Wal
+from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.read.source import StartPosition
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.host import Host
+from danube_trio._engine.thread.line import AppendLine
+from danube_trio._engine.topics.storage import Storage, Use
 from danube_trio.anyio._hop import LoopHolder, hop, hop_now
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import engine_wal, reader_view, wal_view

@@ -8,7 +8,7 @@ import anyio
 import trio
 from anyio.abc import ObjectReceiveStream
 
-from danube_trio._reader import Reader
+from danube_trio._engine.read.reader import Reader
 
 __all__ = ["ReaderStream"]
 

@@ -15,14 +15,14 @@ from anyio.lowlevel import checkpoint
 
 from danube_trio._core.frame import Records
 from danube_trio._core.stats import ReaderStatistics, WalStatistics
-from danube_trio._encode import Appendable
-from danube_trio._follow import Follower, FollowerStatistics
-from danube_trio._line import AppendJob, AppendLine
-from danube_trio._readable import Readable
-from danube_trio._reader import Reader
-from danube_trio._replica import Replica, ReplicaStatistics
-from danube_trio._source import StartPosition
-from danube_trio._wal import Receipt, Wal
+from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.wal import Receipt, Wal
+from danube_trio._engine.read.follow import Follower, FollowerStatistics
+from danube_trio._engine.read.readable import Readable
+from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.read.replica import Replica, ReplicaStatistics
+from danube_trio._engine.read.source import StartPosition
+from danube_trio._engine.thread.line import AppendJob, AppendLine
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.config import Durability
 from danube_trio.errors import LogClosedError

@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from types import TracebackType
 from typing import Any, TypeVar
 
-from danube_trio._host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
-from danube_trio._line import line_of
+from danube_trio._engine.thread.host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
+from danube_trio._engine.thread.line import line_of
 from danube_trio.blocking._thread import ThreadDoor
 
 __all__ = ["Block", "Settle", "one_call"]

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from danube_trio import _follow, _replica, _wal
 from danube_trio._core.frame import Records
 from danube_trio._core.stats import WalStatistics
-from danube_trio._encode import Appendable
-from danube_trio._host import Hold, LeaveJob
-from danube_trio._line import AppendJob, AppendLine
+from danube_trio._engine.log import wal as _wal
+from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.read import follow as _follow
+from danube_trio._engine.read import replica as _replica
+from danube_trio._engine.thread.host import Hold, LeaveJob
+from danube_trio._engine.thread.line import AppendJob, AppendLine
 from danube_trio.blocking._read import Readable
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.config import Durability

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-from danube_trio import _follow, _open, _replica
 from danube_trio._core.disk import Disk
-from danube_trio._host import Hold
+from danube_trio._engine.log import open as _open
+from danube_trio._engine.read import follow as _follow
+from danube_trio._engine.read import replica as _replica
+from danube_trio._engine.thread.host import Hold
 from danube_trio.blocking._block import Block
 from danube_trio.blocking._log import Follower, Replica, Wal
 from danube_trio.blocking._thread import ThreadDoor

@@ -12,10 +12,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from danube_trio import _open_storage, _restore, metadata
+from danube_trio import metadata
 from danube_trio._core.disk import Disk
-from danube_trio._host import Hold
-from danube_trio._restore import Restored
+from danube_trio._engine.care import restore as _restore
+from danube_trio._engine.care.restore import Restored
+from danube_trio._engine.thread.host import Hold
+from danube_trio._engine.topics import open as _open_storage
 from danube_trio.blocking._block import Block, one_call
 from danube_trio.blocking._storage import Storage, storage_of
 from danube_trio.blocking._thread import ThreadDoor

@@ -7,9 +7,10 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import trio
 
-from danube_trio import _readable, _reader
 from danube_trio._core.stats import ReaderStatistics
-from danube_trio._source import StartPosition
+from danube_trio._engine.read import readable as _readable
+from danube_trio._engine.read import reader as _reader
+from danube_trio._engine.read.source import StartPosition
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.errors import LogClosedError
 from danube_trio.message import Gap, Record, StreamMessage

@@ -10,12 +10,13 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, cast
 
-from danube_trio import _topics, storage
-from danube_trio._encode import Appendable
-from danube_trio._held import Held
-from danube_trio._host import Hold, Host, LeaveJob
-from danube_trio._line import AppendLine
-from danube_trio._source import StartPosition
+from danube_trio import storage
+from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.read.source import StartPosition
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.host import Hold, Host, LeaveJob
+from danube_trio._engine.thread.line import AppendLine
+from danube_trio._engine.topics import storage as _topics
 from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor

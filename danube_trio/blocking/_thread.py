@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
-from danube_trio._host import Host
-from danube_trio._jobs import AsyncJob, ChangeJob, Job, SyncJob, Withdrawn
+from danube_trio._engine.thread.host import Host
+from danube_trio._engine.thread.jobs import AsyncJob, ChangeJob, Job, SyncJob, Withdrawn
 
 __all__ = ["ThreadDoor"]
 

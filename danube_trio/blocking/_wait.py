@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from danube_trio._held import Held
-from danube_trio._jobs import GiveBackJob
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.jobs import GiveBackJob
 from danube_trio.blocking._thread import ThreadDoor
 
 __all__ = ["Holder", "at_once", "kept", "waits", "waits_for"]

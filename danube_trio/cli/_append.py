@@ -12,8 +12,8 @@ import attrs
 import click
 import trio
 
-from danube_trio._open import open_wal
-from danube_trio._wal import Wal
+from danube_trio._engine.log.open import open_wal
+from danube_trio._engine.log.wal import Wal
 from danube_trio.cli._failures import IO, InputError, complain, give_up_output
 from danube_trio.cli._input import Parsed, Parser, make_parser
 from danube_trio.cli._progress import Bar, open_bar

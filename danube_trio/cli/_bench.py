@@ -21,7 +21,7 @@ import trio
 
 from danube_trio import StartPosition, Wal, WalConfig, open_follower, open_wal
 from danube_trio._core.disk import File
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._values import columns
 

@@ -11,10 +11,10 @@ import trio
 
 from danube_trio._core.disk import Disk, Lock
 from danube_trio._core.segment import LogNames
-from danube_trio._repair_heal import Heal, apply_heal, plan_heal
-from danube_trio._stores import readable_state
-from danube_trio._verify import Finding
-from danube_trio._verify_objects import verify_objects
+from danube_trio._engine.care.heal import Heal, apply_heal, plan_heal
+from danube_trio._engine.care.verify import Finding
+from danube_trio._engine.care.verify_objects import verify_objects
+from danube_trio.catalog._default import readable_state
 from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._where import Where

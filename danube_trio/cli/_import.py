@@ -11,10 +11,17 @@ import attrs
 import click
 import trio
 
-from danube_trio._danube_dir import Kind
-from danube_trio._danube_source import DanubeSource
-from danube_trio._disk import RealDisk
-from danube_trio._import import STAGING, Imported, Plan, check_target, import_log, plan_import
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.danube.directory import Kind
+from danube_trio._engine.danube.import_log import (
+    STAGING,
+    Imported,
+    Plan,
+    check_target,
+    import_log,
+    plan_import,
+)
+from danube_trio._engine.danube.source import DanubeSource
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted

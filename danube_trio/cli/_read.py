@@ -14,10 +14,10 @@ import attrs
 import trio
 
 from danube_trio._core.codec import CODECS, Codec
-from danube_trio._follow import Follower, open_follower
-from danube_trio._reader import Reader
-from danube_trio._replica import Replica, open_replica
-from danube_trio._source import StartPosition
+from danube_trio._engine.read.follow import Follower, open_follower
+from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.read.replica import Replica, open_replica
+from danube_trio._engine.read.source import StartPosition
 from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._times import time_text

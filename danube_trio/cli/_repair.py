@@ -14,11 +14,11 @@ import click
 
 from danube_trio._core.disk import Disk, Lock
 from danube_trio._core.segment import LogNames
-from danube_trio._directory import refuse_foreign
-from danube_trio._disk import RealDisk
-from danube_trio._repair import apply_repair
-from danube_trio._repair_plan import Plan, Policy, plan_repair
-from danube_trio._verify import Verification
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.care.repair import apply_repair
+from danube_trio._engine.care.repair_plan import Plan, Policy, plan_repair
+from danube_trio._engine.care.verify import Verification
+from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
 from danube_trio.cli._heal import heal_log, plan_healing
 from danube_trio.cli._holder import find_holder

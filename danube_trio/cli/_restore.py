@@ -9,10 +9,10 @@ from typing import Any
 import click
 import trio
 
-from danube_trio._disk import RealDisk
-from danube_trio._restore import Restored, restore_log
-from danube_trio._restore_files import STAGING, check_target
-from danube_trio._restore_plan import RestorePlan, plan_restore
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.care.restore import Restored, restore_log
+from danube_trio._engine.care.restore_files import STAGING, check_target
+from danube_trio._engine.care.restore_plan import RestorePlan, plan_restore
 from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._times import time_text

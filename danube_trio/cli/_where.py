@@ -41,7 +41,7 @@ class Corner:
 
     def catalog(self) -> Catalog:
         """The catalog of the log."""
-        from danube_trio._topic_names import topic_path
+        from danube_trio._core.topic_names import topic_path
         from danube_trio.catalog import ManifestCatalog, MetadataCatalog
 
         if self.metadata is not None:
@@ -125,7 +125,7 @@ class Where:
         Raises ValueError for bad options, also when a package is missing; StoreUnavailableError
         and AccessDeniedError from the metadata store.
         """
-        from danube_trio._disk import RealDisk
+        from danube_trio._disk.real import RealDisk
         from danube_trio.cloud import open_store
 
         if self.url == "memory:":

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import attrs
 
 from danube_trio._core.disk import Disk
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.cloud._directory import DirectoryStore
 from danube_trio.cloud._memory import MemoryStore
 from danube_trio.cloud._options import StoreOptions

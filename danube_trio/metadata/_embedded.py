@@ -32,7 +32,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._core.disk import Disk, Lane, Lock
-from danube_trio._disk import RealDisk
+from danube_trio._disk.real import RealDisk
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History, Watch
 from danube_trio.metadata._journal import Journal, Names, log
 from danube_trio.metadata._line import Line

@@ -32,8 +32,8 @@ from prometheus_client.utils import (
 
 from danube_trio import Follower, Replica, Storage, Wal
 from danube_trio._core.stats import HistogramView, WalStatistics
-from danube_trio._follow import FollowerStatistics
-from danube_trio._replica import ReplicaStatistics
+from danube_trio._engine.read.follow import FollowerStatistics
+from danube_trio._engine.read.replica import ReplicaStatistics
 from danube_trio.dispatch import ReliableDispatch
 from danube_trio.prometheus._figures import GROUPS, UP, Figure, Group
 from danube_trio.prometheus._runs import ask, current_run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import TracebackType
 
-from danube_trio._held import Held
-from danube_trio._jobs import Withdrawn
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.jobs import Withdrawn
 from danube_trio.anyio._hop import LoopHolder, kept
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, release_all, take_many, take_one

@@ -11,7 +11,7 @@ from typing import Any, cast
 from trio.lowlevel import in_trio_run
 
 from danube_trio import PersistentStorage, StartPosition
-from danube_trio._reader import Reader
+from danube_trio._engine.read.reader import Reader
 from danube_trio.anyio._block import LoopBlock
 from danube_trio.anyio._hop import EngineDoor, ViewDoor, hop, hop_now
 from danube_trio.anyio._loop import LoopDoor

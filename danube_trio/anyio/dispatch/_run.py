@@ -18,7 +18,7 @@ from typing import cast
 
 import anyio
 
-from danube_trio._held import Held
+from danube_trio._engine.thread.held import Held
 from danube_trio.anyio._hop import kept
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, Pace, release_all, take_ahead

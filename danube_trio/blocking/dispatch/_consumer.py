@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from danube_trio._held import Held
-from danube_trio._jobs import Withdrawn
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.jobs import Withdrawn
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import Holder, kept
 from danube_trio.dispatch import _consumer as _engine

@@ -16,8 +16,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from danube_trio._held import Held
-from danube_trio._jobs import AsyncJob, Withdrawn
+from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.jobs import AsyncJob, Withdrawn
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.dispatch._afar import FarDelivery, Pace, release_all, take_ahead
 from danube_trio.dispatch._consumer import Consumer

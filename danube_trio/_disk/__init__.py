@@ -1,0 +1,1 @@
+"""The machine: files, threads, watches. The only room that touches the file system."""

@@ -1,0 +1,1 @@
+"""One log, many logs, and their keeping."""

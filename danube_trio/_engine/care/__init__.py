@@ -1,0 +1,1 @@
+"""Verify, repair, restore: logs that nobody has open."""

@@ -1,0 +1,155 @@
+"""Repairing a log's directory from its object store: what is damaged here is read from there.
+
+A damaged or missing segment whose records are in objects need not be given up: the local files
+begin behind it then, and readers get what comes before from the store, as they do for segments that
+were freed to save space. So a repair does what an open log does when it meets such damage:
+
+1. the damaged segments are kept beside, as ``*.corrupt``;
+2. ``wal.trim`` says that the local files begin at the first segment behind the last one of them;
+3. the whole segments before that one, which are copies of objects, are removed.
+
+A crash in between leaves a segment missing that objects cover, or leftovers: the same repair again
+goes on. Only a directory whose log it still is may rely on the catalog, and only objects that were
+just read and verified, every byte of them, cover anything.
+
+The last segment is not healed here, because nothing follows it: opening the log with its store does
+that.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import pairwise
+
+import attrs
+
+from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.disk import Disk, replace_file
+from danube_trio._core.files import Trim, encode_document
+from danube_trio._core.segment import LogNames
+from danube_trio._engine.care.repair_scan import SegmentScan
+from danube_trio._engine.files.directory import Directory, look
+from danube_trio._engine.files.segments import build_index
+from danube_trio._engine.files.set_aside import belongs
+from danube_trio.errors import CorruptDataError
+
+__all__ = ["Heal", "apply_heal", "plan_heal"]
+
+
+@attrs.frozen
+class Heal:
+    """What would be healed. Offsets are exclusive ends.
+
+    Attributes:
+        state: of the catalog.
+        directory: as it is.
+        local_start: where the local files would begin.
+        gaps: the ranges of offsets that cannot be read here.
+        damaged: bases of the segments that are kept beside.
+        copies: bases of the whole segments that are removed.
+    """
+
+    state: CatalogState
+    directory: Directory
+    local_start: int
+    gaps: tuple[tuple[int, int], ...]
+    damaged: tuple[int, ...]
+    copies: tuple[int, ...]
+
+    def needs(self, descriptor: Descriptor) -> bool:
+        """Whether an object must be whole for this."""
+        first = max(self.directory.start_offset, self.directory.local_start)
+        return descriptor.end > first and descriptor.base < self.local_start
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Path and text of each step."""
+        names = self.directory.names
+        kept = "it is damaged, and kept beside"
+        lines = [(names.segment(base), kept) for base in self.damaged]
+        ranges = ", ".join(f"{low} to {high}" for low, high in self.gaps)
+        text = (
+            f"records {ranges} cannot be read here, and are in the store: the local files begin "
+            f"at {self.local_start}"
+        )
+        if self.copies:
+            text += f", and copies of objects before that go ({len(self.copies)} segments)"
+        return [*lines, (names.trim, text)]
+
+
+def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
+    """What objects of this state can heal; None if nothing. Changes nothing.
+
+    Raises CorruptDataError if meta or trim are damaged, UnsupportedFormatError, OSError;
+    ValueError if the log is another one, or not this directory's any more.
+    """
+    directory = look(disk, names, complete=False)
+    if directory is None:
+        return None
+    meta = directory.meta
+    if (meta.codec, meta.trailer) != (state.codec, state.trailer):
+        raise CorruptDataError(
+            f"the directory holds a log in {meta.codec}, and the catalog one in {state.codec}",
+            path=names.meta,
+            advice="Is this the catalog of another log? Check the prefix and the directory",
+        )
+    if not belongs(meta, state):
+        raise ValueError(
+            f"{state.writer} took the log over, for another directory: what the store has is no "
+            f"copy of what was here. Repair it without --store"
+        )
+    damage = SegmentScan(disk, directory).run()
+    if damage is None:
+        return None
+    bases = directory.bases
+    # The first segment behind the gap, up to which objects must reach.
+    behind = [(gap, bisect_left(bases, gap[1])) for gap in damage.gaps]
+    covered = [(gap, bases[i]) for gap, i in behind if i < len(bases) and bases[i] <= state.end]
+    if not covered:
+        return None
+    local_start = max(start for _, start in covered)
+    gaps = tuple(gap for gap, _ in covered)
+    gone = [(base, after) for base, after in pairwise(bases) if base < local_start]
+    damaged = tuple(
+        base
+        for base, after in gone
+        if any(low < after and base < high for low, high in gaps)
+        and not _is_whole(disk, names.segment(base), base)
+    )
+    copies = tuple(base for base, _ in gone if base not in damaged)
+    return Heal(state, directory, local_start, gaps, damaged, copies)
+
+
+def _is_whole(disk: Disk, path: str, base: int) -> bool:
+    """Nothing is wrong with it; what follows it is missing."""
+    file = disk.open(path, "r")
+    try:
+        index, walk = build_index(file, base, size=file.size())
+    finally:
+        file.close()
+    return walk.fault is None and walk.left < 0 and index.end > base
+
+
+def apply_heal(disk: Disk, heal: Heal) -> list[str]:
+    """Do it; the log's lock is held, and the objects were verified. Returns what was done."""
+    directory = heal.directory
+    names = directory.names
+    notes: list[str] = []
+    for base in reversed(heal.damaged):
+        listing = set(disk.list_dir(names.directory))
+        number = 0
+        while (target := names.cut_bytes(base, 0, "corrupt", number)).rpartition("/")[2] in listing:
+            number += 1
+        disk.rename(names.segment(base), target)
+        notes.append(f"{names.segment(base)}: kept in {target}")
+    disk.sync_dir(names.directory)
+    trim = Trim(directory.start_offset, heal.local_start)
+    replace_file(disk, names.trim, encode_document(trim))
+    notes.append(f"{names.trim}: the local files begin at {heal.local_start}")
+    indexes = set(names.index_bases(disk.list_dir(names.directory)))
+    for base in heal.copies:
+        disk.unlink(names.segment(base))
+        notes.append(f"{names.segment(base)}: removed, a copy of what is in the store")
+    for base in sorted(indexes.intersection([*heal.copies, *heal.damaged])):
+        disk.unlink(names.index(base))
+    disk.sync_dir(names.directory)
+    return notes

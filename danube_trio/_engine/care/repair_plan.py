@@ -1,0 +1,302 @@
+"""What a repair of a log would do, found out without changing anything.
+
+`Verification` says what is wrong; this says what can be done about it, file by file:
+
+=================  =================================================================================
+what is wrong      what a repair does
+=================  =================================================================================
+meta, trim         nothing: no other file says what they say. Then nothing else is done either
+mark, checkpoint,  written anew from the segments; a damaged one is kept beside
+index
+torn tail          what opening does: cut, the bytes kept beside
+leftovers          what opening does: removed
+bytes behind the   cut, and kept beside
+last record of a
+sealed segment
+damaged segment,   as the policy says. *truncate*: the log ends before the first damage, whatever
+missing segment    follows is kept beside. *skip*: it stays, and readers that are opened with
+                   ``on_corruption="skip"`` get a `Gap`. Without a policy: nothing
+bad message        nothing: its frame is whole, so it is what was written
+=================  =================================================================================
+
+A truncated log gives the lost offsets to other records, so a plan says which ones, and how many of
+them are whole. It is cut at the first damage, and never below the start offset.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Literal
+
+import attrs
+
+from danube_trio._core.disk import Disk
+from danube_trio._core.segment import LogNames
+from danube_trio._engine.care.repair_scan import Damage, SegmentScan
+from danube_trio._engine.care.verify import Finding, Verification
+from danube_trio._engine.care.verify_segment import Preview, preview
+from danube_trio._engine.files.directory import Directory, look
+from danube_trio._engine.files.segments import find_after
+from danube_trio.errors import CorruptDataError
+
+__all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
+
+Policy = Literal["truncate", "skip"]
+Action = Literal["rebuild", "cut", "remove", "truncate", "skip", "undecided", "impossible"]
+
+
+@attrs.frozen
+class Step:
+    """One thing that a repair does, or that it cannot do.
+
+    Attributes:
+        action: ``rebuild`` a small file, ``cut`` a torn tail, ``remove`` a leftover, ``truncate``
+            or ``skip`` damage; ``undecided``: that takes a policy; ``impossible``.
+        path: the file.
+        reason: what is wrong, and what would be done.
+        lost: the offsets that the log loses, `[start, end)`, or None.
+    """
+
+    action: Action
+    path: str
+    reason: str
+    lost: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.action}: {self.path}: {self.reason}"
+
+
+@attrs.frozen
+class Plan:
+    """What was found, and what would be done.
+
+    Attributes:
+        findings: of the verification.
+        steps: in the order in which they would be done.
+        directory: the small files; None if they do not allow anything.
+        damage: the first one, or None.
+        policy: what to do about it.
+        rebuild: paths of the small files to write anew.
+        tails: `(base, position)` of sealed segments with something behind their last record.
+        reopen: how the log is opened and closed at the end, which does most of the work; None:
+            that would be refused.
+    """
+
+    findings: tuple[Finding, ...]
+    steps: tuple[Step, ...]
+    directory: Directory | None
+    damage: Damage | None
+    policy: Policy | None
+    rebuild: frozenset[str] = frozenset()
+    tails: tuple[tuple[int, int], ...] = ()
+    reopen: Literal["refuse", "skip"] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Applying it would change something."""
+        return any(step.action in ("rebuild", "cut", "remove", "truncate") for step in self.steps)
+
+
+def plan_repair(
+    disk: Disk,
+    names: LogNames,
+    policy: Policy | None,
+    *,
+    progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
+) -> Plan:
+    """Verify a log that nobody holds, and say what a repair would do. Changes nothing.
+
+    Raises FileNotFoundError if there is no log, UnsupportedFormatError, ValueError and OSError.
+    """
+    findings = tuple(Verification(disk, names, progress=progress, expect=expect))
+    try:
+        directory = look(disk, names, complete=False)
+    except CorruptDataError as error:
+        path = error.path or names.directory
+        reason = f"{error.reason}: restore it from a copy, no other file says the same"
+        step = Step("impossible", path, reason)
+        return Plan(findings, (step,), None, None, policy)
+    if directory is None:
+        raise FileNotFoundError(
+            errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
+        )
+    return _Planner(disk, directory, findings, policy).plan()
+
+
+class _Planner:
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Directory,
+        findings: tuple[Finding, ...],
+        policy: Policy | None,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._names = directory.names
+        self._findings = findings
+        self._policy: Policy | None = policy
+        self._steps: list[Step] = []
+        self._scan = SegmentScan(disk, directory)
+
+    def plan(self) -> Plan:
+        directory, damage = self._directory, self._scan.run()
+        for path, size in self._scan.tails.items():
+            reason = f"{size} bytes behind the last record are cut and kept beside"
+            self._steps.append(Step("cut", path, reason))
+        if damage is not None:
+            self._damage_step(damage)
+        reopen = self._reopen()
+        rebuild = self._small_files(damage, reopen is not None)
+        if reopen is not None:
+            self._torn_tail()
+            self._leftovers()
+        self._bad_messages(damage)
+        return Plan(
+            self._findings,
+            tuple(self._steps),
+            directory,
+            damage,
+            self._policy,
+            rebuild,
+            tuple(self._scan.cuts),
+            reopen,
+        )
+
+    def _reopen(self) -> Literal["refuse", "skip"] | None:
+        """Under which policy the log opens, once it is truncated, if it is."""
+        if any(step.action == "truncate" for step in self._steps):
+            return "refuse"
+        skip = self._policy == "skip"
+        if not self._opens(skip=skip):
+            return None
+        if skip:
+            return "skip"
+        expected = preview(self._disk, self._directory)
+        return "refuse" if expected is None or expected.damage is None else None
+
+    def _opens(self, *, skip: bool) -> bool:
+        """No segment is missing that must be there."""
+        try:
+            look(self._disk, self._names, skip=skip)
+        except CorruptDataError:
+            return False
+        return True
+
+    def _leftovers(self) -> None:
+        directory = self._directory
+        for name in directory.leftovers:
+            self._leftover(f"{self._names.directory}/{name}")
+        for base in directory.leftover_bases:
+            self._leftover(self._names.segment(base))
+
+    def _leftover(self, path: str) -> None:
+        self._steps.append(Step("remove", path, "a leftover, which nothing depends on"))
+
+    def _damage_step(self, damage: Damage) -> None:
+        path = self._names.segment(damage.base if damage.base >= 0 else damage.end)
+        span = (damage.end, damage.log_end)
+        truncate, skip = _truncated(damage), _skipped(damage)
+        can_truncate = damage.base >= 0 and damage.end >= self._directory.start_offset
+        can_skip = self._opens(skip=True)
+        if self._policy == "truncate" and can_truncate:
+            step = Step("truncate", path, truncate, span)
+        elif self._policy == "skip" and can_skip:
+            step = Step("skip", path, skip)
+        elif self._policy is None and (can_truncate or can_skip):
+            choice = [f"with --policy truncate {truncate}"] if can_truncate else []
+            choice += [f"with --policy skip {skip}"] if can_skip else []
+            step = Step("undecided", path, "; ".join(choice), span)
+        else:
+            reason = f"{skip.partition(':')[0]}: restore the segments from a copy"
+            if can_truncate or can_skip:
+                reason += f", or use --policy {'truncate' if can_truncate else 'skip'}"
+            step = Step("impossible", path, reason, span)
+        self._steps.append(step)
+
+    # ---- the rest
+
+    def _small_files(self, damage: Damage | None, opens: bool) -> frozenset[str]:
+        """Those that are damaged, missing, or say something else than the segments."""
+        names = self._names
+        reasons: dict[str, str] = {}
+        # What is not whole has, and needs, no index; and while segments are missing, the checkpoint
+        # is what says so.
+        wanted = {*map(names.index, self._scan.whole)}
+        if damage is None or any(step.action == "truncate" for step in self._steps):
+            wanted.add(names.checkpoint)
+        if opens:
+            wanted.add(names.mark)
+        for finding in self._findings:
+            if finding.path in wanted:
+                reasons.setdefault(finding.path, finding.reason)
+        if opens and self._scan.mark_lies:
+            reasons[names.mark] = "it does not fit the segment that it speaks of"
+        for path, reason in reasons.items():
+            self._steps.append(Step("rebuild", path, f"{reason}; it is written anew"))
+        return frozenset(reasons)
+
+    def _torn_tail(self) -> None:
+        expected = preview(self._disk, self._directory)
+        if expected is None or expected.damage is not None or not expected.cut_bytes:
+            return
+        if any(step.action == "truncate" for step in self._steps):
+            return  # it goes with the rest
+        reason = (
+            f"a torn tail: {expected.cut_reason}; {expected.cut_bytes} bytes from byte "
+            f"{expected.cut_position} on are cut and kept beside"
+        )
+        path = self._names.segment(expected.base)
+        if self._directory.mark is None:
+            reason += "; without a mark nobody can tell whether they were durable"
+            if (behind := self._readable_behind(path, expected)) is not None:
+                reason += f", and record {behind} among them is whole"
+        self._steps.append(Step("cut", path, reason))
+
+    def _readable_behind(self, path: str, expected: Preview) -> int | None:
+        """The first offset after the bad frame of a tail that can still be read."""
+        file = self._disk.open(path, "r")
+        try:
+            at, lowest = expected.cut_position + 1, expected.next_offset
+            found = find_after(file, at, lowest, size=file.size())
+        finally:
+            file.close()
+        return None if found is None else found[1]
+
+    def _bad_messages(self, damage: Damage | None) -> None:
+        """Problems that no step above is about."""
+        about = {step.path for step in self._steps}
+        gaps = damage.gaps if damage is not None else ()
+        cut = any(step.action == "truncate" for step in self._steps)
+        mark = self._directory.mark
+        if self._scan.mark_lies and mark is not None:
+            about.add(self._names.segment(mark.base))
+        for finding in self._findings:
+            if finding.severity != "problem" or finding.path in about:
+                continue
+            offset = finding.offset
+            if offset is not None and damage is not None:
+                if cut and offset >= damage.end:
+                    continue
+                if any(low <= offset <= high for low, high in gaps):
+                    continue
+            reason = f"{finding.reason}: it stays as it is"
+            self._steps.append(Step("impossible", finding.path, reason))
+            about.add(finding.path)
+
+
+def _truncated(damage: Damage) -> str:
+    lost = damage.log_end - damage.end
+    unreadable = sum(high - max(low, damage.end) for low, high in damage.gaps)
+    return (
+        f"the log would end at offset {damage.end} and lose {lost} records, of which "
+        f"{max(0, lost - unreadable)} can be read; they are kept beside, and new records get "
+        f"their offsets"
+    )
+
+
+def _skipped(damage: Damage) -> str:
+    where = ", ".join(f"{low} to {high}" for low, high in damage.gaps[:20])
+    return f"records {where} stay missing: readers need on_corruption='skip', and get a gap there"

@@ -1,0 +1,1 @@
+"""Directories that Danube itself wrote."""

@@ -1,0 +1,1 @@
+"""One log's directory: its segments and the small files beside them."""

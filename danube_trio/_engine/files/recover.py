@@ -1,0 +1,403 @@
+"""Recovery: from what a directory holds to the exact state of its log.
+
+Synchronous code over the `Disk` interface; the lock is held meanwhile. The steps, in an order that
+allows a crash anywhere (running it again gives the same state):
+
+1. *Look*: listing, meta, trim, mark, checkpoint. Refuse what is not ours or newer, untouched.
+2. *Scan* the last segment, in bounded memory.
+3. *Judge* the first thing in it that is no frame: zeros to the end are the end of data; at or above
+   the mark it is a torn tail; below the mark it is corruption, and the policy decides.
+4. *Cut*: copy the cut bytes aside, lower the mark if the cut goes below it, truncate.
+5. *Sync* segment, mark and directory. Only now may anything be served: otherwise a kill, a restart,
+   a read and a power cut would take back a record that somebody has seen.
+6. *Clean*: unfinished replacements, and segments below the start offset.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import ExitStack
+
+import attrs
+
+from danube_trio._core.disk import Disk, File, put_in_place, replace_file
+from danube_trio._core.files import (
+    Mark,
+    Meta,
+    Trim,
+    encode_document,
+)
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._engine.files.directory import Directory, look, read_mark
+from danube_trio._engine.files.segments import (
+    CHUNK_BYTES,
+    SegmentWalk,
+    build_index,
+    find_after,
+    load_index,
+)
+from danube_trio._engine.files.tail import MarkFile, Tail
+from danube_trio.config import WalConfig
+from danube_trio.errors import CorruptDataError
+
+__all__ = ["Cover", "Recovered", "lower_mark", "recover", "save_cut_bytes"]
+
+log = logging.getLogger("danube_trio.recover")
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@attrs.define(eq=False)
+class Recovered:
+    """An opened log, ready to be written: its directory, tail and marks."""
+
+    directory: Directory
+    segments: SegmentList
+    active: SparseIndex
+    tail: Tail
+    next_offset: int
+    last_time: int
+    notes: list[str]
+    unindexed: list[SparseIndex] = attrs.Factory(list[SparseIndex])
+
+
+@attrs.frozen
+class Cover:
+    """What an object store says of the log that a directory belongs to.
+
+    Attributes:
+        end: verified objects hold everything below it that still exists; the log goes on there
+            if the directory knows less.
+        start_offset: where the log begins.
+        codec: the message layout of the log, for a new directory; "" to take the settings'.
+    """
+
+    end: int = 0
+    start_offset: int = 0
+    codec: str = ""
+
+
+def recover(
+    disk: Disk, config: WalConfig, directory_id: str, cover: Cover | None = None
+) -> Recovered:
+    """Open the log in `config.dir`, or make a new one with `directory_id`.
+
+    With a `cover` the log's active segment is empty afterwards, for a new epoch to begin in.
+
+    Raises CorruptDataError (by policy), UnsupportedFormatError, ValueError, OSError.
+    """
+    assert config.dir is not None
+    names = LogNames.of(config.dir, config.file_name)
+    skip = config.on_corruption == "skip"
+    covered_end = cover.end if cover is not None else 0
+    directory = look(disk, names, skip=skip, covered_end=covered_end)
+    fresh = directory is None
+    if directory is None:
+        codec = (cover.codec if cover is not None else "") or config.codec
+        meta = Meta(directory_id=directory_id, codec=codec)
+        replace_file(disk, names.meta, encode_document(meta))
+        directory = look(disk, names, covered_end=covered_end)
+        assert directory is not None
+    if cover is not None:
+        directory = _under_cover(directory, cover)
+    with ExitStack() as undo:
+        recovered = _recover_tail(disk, config, directory, undo, cover)
+        if recovered.next_offset < covered_end:
+            recovered.tail.abandon()
+            directory = _continue_at(disk, directory, covered_end)
+            recovered = _recover_tail(disk, config, directory, undo, cover)
+        if not fresh:
+            _renew(disk, names.meta, directory.meta, recovered.notes)
+        if directory.local_start:
+            _renew(disk, names.trim, _trim_of(directory), recovered.notes)
+        _remove_leftovers(disk, directory)
+        undo.pop_all()
+    for note in recovered.notes:
+        log.warning("%s", note)
+    return recovered
+
+
+def _under_cover(directory: Directory, cover: Cover) -> Directory:
+    start = max(directory.start_offset, cover.start_offset)
+    local_start = directory.local_start
+    if not directory.bases:
+        local_start = max(local_start, start, cover.end)
+    return attrs.evolve(directory, start_offset=start, local_start=local_start)
+
+
+def _continue_at(disk: Disk, directory: Directory, end: int) -> Directory:
+    """Objects hold more of the log than the directory does: its files may go, all of them."""
+    names = directory.names
+    gone = [*directory.leftover_bases, *directory.bases]
+    directory = attrs.evolve(directory, local_start=end, bases=[], leftover_bases=gone)
+    replace_file(disk, names.trim, encode_document(_trim_of(directory)))
+    log.info("%s: the log continues at %d, as the catalog says", names.directory, end)
+    return directory
+
+
+def _trim_of(directory: Directory) -> Trim:
+    local = directory.local_start
+    return Trim(directory.start_offset, local if local > directory.start_offset else 0)
+
+
+def _remove_leftovers(disk: Disk, directory: Directory) -> None:
+    names = directory.names
+    for name in directory.leftovers:
+        _unlink_if_there(disk, f"{names.directory}/{name}")
+    for base in directory.leftover_bases:
+        disk.unlink(names.segment(base))
+        _unlink_if_there(disk, names.index(base))
+    if directory.leftovers or directory.leftover_bases:
+        disk.sync_dir(names.directory)
+
+
+def _recover_tail(
+    disk: Disk, config: WalConfig, directory: Directory, undo: ExitStack, cover: Cover | None
+) -> Recovered:
+    """Scan, judge, cut and sync the last segment. `undo` closes the files if opening fails."""
+    names = directory.names
+    notes: list[str] = []
+    base = directory.bases[-1] if directory.bases else directory.local_start
+    file = _open_last(disk, names.segment(base), exists=bool(directory.bases))
+    with ExitStack() as files:
+        files.callback(file.close)
+        size = file.size()
+        index, walk = build_index(file, base, size=size, trailer=directory.trailer)
+        covered_end = cover.end if cover is not None else 0
+        next_offset = _settle(disk, config, directory, file, size, index, walk, notes, covered_end)
+        _write_again(file, directory, index)
+        file.sync_data()
+        segments = _sealed_segments(disk, directory, base)
+        last_time = index.last_time or _last_sealed_time(disk, directory, segments)
+        mark_file = _open_mark(disk, directory)
+        files.callback(mark_file.close)
+        # Before the mark speaks of a segment, its directory entry must be durable.
+        disk.sync_dir(names.directory)
+        tail = Tail(
+            disk,
+            names,
+            file,
+            mark_file,
+            base=base,
+            position=index.size_bytes,
+            preallocate_bytes=config.preallocate_bytes,
+            segment_bytes=config.segment_bytes,
+            checksum=cover is not None,
+        )
+        unindexed: list[SparseIndex] = []
+        if next_offset != index.end:
+            # Damage stays where it is (policy "skip"): the log goes on in a new segment behind it.
+            segments.seal(Segment(base, next_offset, size, index.first_time, index.last_time))
+            tail.position = size
+            tail.roll(next_offset)
+            active = SparseIndex(next_offset)
+        elif cover is not None and index.size_bytes:
+            segments.seal(index.segment())
+            tail.roll(next_offset)
+            active = SparseIndex(next_offset)
+            unindexed.append(index)
+        else:
+            active = index
+            mark_file.put(next_offset, base, index.size_bytes)
+            mark_file.sync()
+        files.pop_all()
+        undo.callback(tail.abandon)
+    return Recovered(directory, segments, active, tail, next_offset, last_time, notes, unindexed)
+
+
+def _open_last(disk: Disk, path: str, *, exists: bool) -> File:
+    """Open the last segment. An empty one is made anew, since its name may not be durable.
+
+    After a sync of the directory that failed at the roll, one that succeeds later proves nothing.
+    """
+    if not exists:
+        return disk.open(path, "create")
+    if not disk.file_size(path):
+        put_in_place(disk, path, b"")  # by renaming: the name must never be gone in between
+    return disk.open(path, "rw")
+
+
+def _write_again(file: File, directory: Directory, index: SparseIndex) -> None:
+    """Write what the mark does not vouch for once more, in place, before the sync.
+
+    After a failed sync the kernel takes the pages for clean: they can be read, they are not on
+    disk, and the next sync succeeds without writing them. Written again, they are dirty again.
+    """
+    mark = directory.mark
+    position = mark.position if mark is not None and mark.base == index.base else 0
+    while position < index.size_bytes:
+        data = file.read_at(min(CHUNK_BYTES, index.size_bytes - position), position)
+        if not data:
+            break
+        file.write_at(data, position)
+        position += len(data)
+
+
+def _renew(disk: Disk, path: str, document: object, notes: list[str]) -> None:
+    """Replace a small file by itself: its name may not be durable either."""
+    try:
+        replace_file(disk, path, encode_document(document))
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        notes.append(f"{path}: no space to write it again")
+
+
+def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -> int:
+    """Time of the newest record when the active segment has none: append times never fall."""
+    if not len(segments):
+        return 0
+    newest = segments.sealed()[-1]
+    if newest.last_time:
+        return newest.last_time
+    return load_index(disk, directory.names, newest, trailer=directory.trailer).last_time
+
+
+def _sealed_segments(disk: Disk, directory: Directory, active_base: int) -> SegmentList:
+    sealed: list[Segment] = []
+    ends = [*directory.bases[1:], active_base]
+    for base, end in zip(directory.bases[:-1], ends, strict=False):
+        size = disk.file_size(directory.names.segment(base))
+        known = directory.checkpoint.get(base)
+        if known is not None and (known.end, known.size_bytes) == (end, size):
+            sealed.append(known)
+        else:
+            sealed.append(Segment(base, end, size))
+    return SegmentList(sealed, active_base)
+
+
+def _open_mark(disk: Disk, directory: Directory) -> MarkFile:
+    newest = read_mark(disk, directory.names, directory.directory_crc)
+    try:
+        file = disk.open(directory.names.mark, "rw")
+    except FileNotFoundError:
+        file = disk.open(directory.names.mark, "create")
+    return MarkFile(file, directory.directory_crc, newest.sequence if newest is not None else 0)
+
+
+def _settle(
+    disk: Disk,
+    config: WalConfig,
+    directory: Directory,
+    file: File,
+    size: int,
+    index: SparseIndex,
+    walk: SegmentWalk,
+    notes: list[str],
+    covered_end: int,
+) -> int:
+    """Judge what follows the last whole batch, and cut it if that is right. Returns next_offset."""
+    names, mark = directory.names, directory.mark
+    path = names.segment(index.base)
+    cut = index.size_bytes
+    here = mark if mark is not None and mark.base == index.base else None
+    fault = walk.fault
+    lost_below_mark = here is not None and (cut < here.position or index.end < here.durable_end)
+    if lost_below_mark:
+        assert here is not None
+        reason = (
+            fault.reason if fault is not None else "the file is shorter than the durability mark"
+        )
+        if fault is None and walk.left >= 0:
+            reason = "a batch is not whole"
+        problem = CorruptDataError(
+            f"{reason} (below the durability mark at byte {here.position})",
+            path=path,
+            position=walk.position,
+            offset=walk.offset,
+        )
+        covered = here.durable_end <= covered_end
+        if config.on_corruption == "refuse" and not covered:
+            raise problem
+        notes.append(f"{problem}{' (healed from the object store)' if covered else ''}")
+        if config.on_corruption == "skip" and not covered:
+            return _last_readable(file, size, walk, here, trailer=directory.trailer)
+        save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
+        lower_mark(disk, directory, index)
+    elif fault is None and walk.left < 0:
+        return index.end
+    elif fault is None or not fault.only_zeros or walk.left >= 0:
+        save_cut_bytes(disk, names, file, index.base, cut, size, "torn", notes)
+    file.truncate(cut)
+    return index.end
+
+
+def _last_readable(file: File, size: int, walk: SegmentWalk, mark: Mark, *, trailer: bool) -> int:
+    """Where the log ends when damage is stepped over: after the last valid frame, or the mark."""
+    end = max(walk.offset, mark.durable_end)
+    position, offset = walk.position, walk.offset
+    while (found := find_after(file, position + 1, offset, size=size, trailer=trailer)) is not None:
+        onward = SegmentWalk(file, found[0], found[1], size=size, trailer=trailer)
+        for _ in onward:
+            end = max(end, onward.offset)
+        position, offset = onward.position, onward.offset
+    return end
+
+
+def save_cut_bytes(
+    disk: Disk,
+    names: LogNames,
+    file: File,
+    base: int,
+    position: int,
+    size: int,
+    kind: str,
+    notes: list[str],
+) -> None:
+    """Copy what is cut to a file beside, durably, in bounded memory; without zeros at the end."""
+    number = 0
+    listing = set(disk.list_dir(names.directory))
+    while (target := names.cut_bytes(base, position, kind, number)).rpartition("/")[2] in listing:
+        number += 1
+    what = f"{names.segment(base)}: cut at byte {position}"
+    try:
+        kept = _copy_to(disk, file, position, size, target)
+    except OSError as error:
+        _unlink_if_there(disk, target)
+        # What was never acknowledged must not keep a full disk from being opened, and trimmed.
+        if kind != "torn" or error.errno not in NO_SPACE:
+            raise
+        notes.append(f"{what} (never acknowledged as durable); no space to keep the bytes")
+        return
+    disk.sync_dir(names.directory)
+    why = "never acknowledged as durable" if kind == "torn" else "damaged"
+    notes.append(f"{what} ({why}); the {kept} bytes are kept in {target}")
+
+
+def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> int:
+    copy = disk.open(target, "create")
+    try:
+        done = kept = position
+        while done < size:
+            data = file.read_at(min(CHUNK_BYTES, size - done), done)
+            if not data:
+                break
+            copy.write_at(data, done - position)
+            done += len(data)
+            if stripped := data.rstrip(b"\0"):
+                kept = done - len(data) + len(stripped)
+        copy.truncate(kept - position)
+        copy.sync_data()
+    finally:
+        copy.close()
+    return kept - position
+
+
+def lower_mark(disk: Disk, directory: Directory, index: SparseIndex) -> None:
+    """Before a cut below the mark: lower it, durably, so that a crash in between is harmless."""
+    mark_file = _open_mark(disk, directory)
+    try:
+        for _ in range(2):  # both slots, so that no old mark can win later
+            mark_file.put(index.end, index.base, index.size_bytes)
+        mark_file.sync()
+    finally:
+        mark_file.close()
+
+
+def _unlink_if_there(disk: Disk, path: str) -> None:
+    try:
+        disk.unlink(path)
+    except FileNotFoundError:
+        log.debug("%s was gone already", path)

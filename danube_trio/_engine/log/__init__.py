@@ -1,0 +1,1 @@
+"""The running log: accept, write, sync, seal, upload, free."""

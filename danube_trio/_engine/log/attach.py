@@ -1,0 +1,177 @@
+"""Opening under an object store: make directory and catalog agree, and take the next epoch.
+
+Synchronous; runs in the log's lane with its lock held, between reading the catalog and publishing
+the take-over. Both are the caller's: when somebody else published in between, all of this is done
+again with what the catalog says then. Each step is durable before the next, and may be repeated:
+
+1. *Whose is the tail?* If the directory does not own the log any more, its tail is set aside.
+2. *Recover*, with the objects as cover: local files may begin where objects end, a directory that
+   knows less than the catalog goes on at the catalog's end, and the active segment is empty
+   afterwards, because a segment never spans epochs.
+3. *Save the epoch* in ``wal.meta``. Only then may it be published.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.disk import Disk, replace_file
+from danube_trio._core.files import Meta, Trim, encode_document
+from danube_trio._core.segment import LogNames, SegmentList
+from danube_trio._engine.files.directory import read_document
+from danube_trio._engine.files.recover import Cover, Recovered, recover
+from danube_trio._engine.files.set_aside import belongs, set_aside
+from danube_trio.config import WalConfig
+from danube_trio.errors import CorruptDataError
+
+__all__ = ["aligned_start", "attach"]
+
+
+def attach(
+    disk: Disk,
+    config: WalConfig,
+    directory_id: str,
+    holder: str,
+    place: str,
+    state: CatalogState | None,
+) -> tuple[Recovered, CatalogState]:
+    """Returns the recovered log and the state to publish, which takes the next epoch.
+
+    Args:
+        directory_id: for a new directory.
+        holder: who takes the epoch, for people; different at each call.
+        place: where in the store the log's objects are.
+        state: the newest one, None if nothing was ever published.
+
+    Raises CorruptDataError, UnsupportedFormatError, ValueError, OSError, like `recover`.
+    """
+    assert config.dir is not None
+    names = LogNames.of(config.dir, config.file_name)
+    meta = read_document(disk, names.meta, Meta)
+    notes: list[str] = []
+    if state is None:
+        _refuse_other_place(names, meta, place)
+        _refuse_lost_catalog(disk, names)
+        cover = Cover()
+    else:
+        if meta is not None:
+            _refuse_other_log(names, meta, state)
+            if not belongs(meta, state):
+                _refuse_stranger(disk, names, meta, state)
+                notes = set_aside(disk, names, meta, state)
+        cover = Cover(state.end, state.start_offset, state.codec)
+    recovered = recover(disk, config, directory_id, cover)
+    try:
+        recovered.notes[:0] = notes
+        after = _take_over(disk, recovered, holder, place, state)
+    except BaseException:
+        recovered.tail.abandon()
+        raise
+    return recovered, after
+
+
+def _take_over(
+    disk: Disk, recovered: Recovered, holder: str, place: str, state: CatalogState | None
+) -> CatalogState:
+    directory, meta = recovered.directory, recovered.directory.meta
+    segments, start = recovered.segments, directory.start_offset
+    before = state
+    if before is None:
+        before = CatalogState.begin(segments.first_base, meta.codec, meta.trailer)
+    _check_seam(directory.names, segments, before.end, start)
+    known = meta.epochs[-1][0]
+    after = before.taken_over(meta.directory_id, holder, least_epoch=known)
+    start = aligned_start(segments, after.end, start)
+    if start > after.start_offset:
+        after = after.trimmed(start)
+    kept = _epochs_from(meta, before.end)
+    epochs = (*kept, (after.epoch, recovered.next_offset))
+    # The catalog never names an older epoch than now; of those since, any may be the one it names.
+    writers = [(epoch, writer) for epoch, writer in meta.writers if epoch >= before.epoch]
+    writers.append((after.epoch, after.writer))
+    meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers), place=place)
+    replace_file(disk, directory.names.meta, encode_document(meta))
+    recovered.directory = attrs.evolve(directory, meta=meta)
+    return after
+
+
+def aligned_start(segments: SegmentList, catalog_end: int, start: int) -> int:
+    """The highest start at or below `start` that the next object can begin at."""
+    if start <= catalog_end or start < segments.first_base:
+        return start
+    segment = segments.find(start)
+    return segment.base if segment is not None else segments.active_base
+
+
+def _epochs_from(meta: Meta, end: int) -> tuple[tuple[int, int], ...]:
+    """The epochs under which anything at or after `end` was written."""
+    covering = [pair for pair in meta.epochs if pair[1] <= end][-1:]
+    return (*covering, *(pair for pair in meta.epochs if pair[1] > end))
+
+
+def _check_seam(names: LogNames, segments: SegmentList, end: int, start: int) -> None:
+    """Where the objects end a local segment must begin, unless all in between was trimmed."""
+    if end == segments.active_base or end < segments.first_base <= start:
+        return
+    if end < segments.first_base:
+        raise CorruptDataError(
+            f"records {end} to {segments.first_base} are neither in the catalog nor in a file",
+            path=names.segment(end),
+            offset=end,
+            advice="Restore the file from a copy of the directory",
+        )
+    segment = segments.find(end)
+    if segment is None or segment.base != end:
+        raise CorruptDataError(
+            f"the catalog ends at offset {end}, where no local segment begins",
+            path=names.segment(segment.base if segment is not None else segments.active_base),
+            offset=end,
+            advice="Is this the catalog of another log? Check the prefix and the directory",
+        )
+
+
+def _refuse_other_log(names: LogNames, meta: Meta, state: CatalogState) -> None:
+    if (meta.codec, meta.trailer) != (state.codec, state.trailer):
+        raise CorruptDataError(
+            f"the directory holds a log in {meta.codec}, and the catalog one in {state.codec}",
+            path=names.meta,
+            advice="Is this the catalog of another log? Check the prefix and the directory",
+        )
+
+
+def _refuse_stranger(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
+    """A directory that never took an epoch has no tail of this log: its records are another's."""
+    bases = names.segment_bases(disk.list_dir(names.directory))
+    held = [base for base in bases if disk.file_size(names.segment(base))]
+    if meta.epochs[-1][0] == 0 and held:
+        raise CorruptDataError(
+            f"the directory holds a log that never was in a store, and the catalog another one, "
+            f"of {state.writer}",
+            path=names.segment(held[0]),
+            offset=held[0],
+            advice="Nothing was changed. Check the prefix and the directory",
+        )
+
+
+def _refuse_lost_catalog(disk: Disk, names: LogNames) -> None:
+    """Nothing was ever published, they say: but part of this log is in objects only."""
+    trim = read_document(disk, names.trim, Trim)
+    if trim is not None and trim.local_start > trim.start_offset:
+        raise CorruptDataError(
+            f"records {trim.start_offset} to {trim.local_start} are in an object store, and "
+            f"the catalog that names them is empty",
+            path=names.trim,
+            offset=trim.start_offset,
+            advice="Is this the right store and prefix? Otherwise restore the catalog",
+        )
+
+
+def _refuse_other_place(names: LogNames, meta: Meta | None, place: str) -> None:
+    """Nothing was ever published here, but this log was published elsewhere."""
+    if meta is not None and meta.place not in ("", place):
+        raise ValueError(
+            f"dir={names.directory!r} holds a log whose objects are below {meta.place!r}, and "
+            f"there is no log below {place!r}: open it with its own topic_name or cloud.prefix, "
+            f"or choose another directory"
+        )

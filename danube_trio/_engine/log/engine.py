@@ -1,0 +1,367 @@
+"""What the tasks of one log share: its state, and the steps that change it.
+
+Every method here is synchronous, so each is one indivisible step between two checkpoints: between
+deciding on state and recording it there is no await. The tasks (`_writer`, `_flusher`, `_janitor`)
+and the readers hold no state of the log of their own.
+
+::
+
+    append --accept--> intake --writer--> block --flusher--> written --> durable --> cache, readers
+                                            sealed segment --uploader--> uploaded --> CLOUD readers
+
+With an object store a segment is in two places for a while. What the store holds is said by the
+tier's catalog state; what the directory holds by `segments`: everything from `local_start` on.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from danube_trio._core.cache import BlockCache
+from danube_trio._core.codec import Codec
+from danube_trio._core.disk import Disk
+from danube_trio._core.frame import Block, Records
+from danube_trio._core.framing import encode_block
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.meters import Meters
+from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._core.stats import WalStatistics
+from danube_trio._engine.log.cloud_side import CloudSide
+from danube_trio._engine.log.statistics import statistics_of
+from danube_trio._engine.read.objects import CloudTier
+from danube_trio._engine.wait.pins import Pins
+from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
+from danube_trio.config import WalConfig
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
+
+if TYPE_CHECKING:
+    from danube_trio._engine.read.reader import Reader
+
+__all__ = ["Engine", "Work"]
+
+log = logging.getLogger("danube_trio.engine")
+
+
+# From writer to flusher: a block and the accepted bytes that it stands for. None only wakes the
+# flusher, to look at what is due.
+Work = tuple[Block, int] | None
+
+
+class Engine:
+    """The shared state of one open log."""
+
+    def __init__(
+        self,
+        config: WalConfig,
+        codec: Codec,
+        marks: Marks,
+        *,
+        clock: Callable[[], float],
+        disk: Disk | None = None,
+        names: LogNames | None = None,
+        segments: SegmentList | None = None,
+        active: SparseIndex | None = None,
+        last_time: int = 0,
+        notes: Sequence[str] = (),
+        tier: CloudTier | None = None,
+    ) -> None:
+        self.config = config
+        self.codec = codec
+        self.clock = clock
+        self.disk = disk
+        self.names = names
+        self.log = LogState(marks)
+        self.marks = marks
+        self.intake = Intake(config.max_pending_bytes, last_time)
+        self.cache = BlockCache(config.cache_capacity, config.cache_bytes, marks.next_offset)
+        end = marks.next_offset
+        self.segments = segments if segments is not None else SegmentList([], end)
+        self.active = active if active is not None else SparseIndex(end)
+        self.indexes: dict[int, SparseIndex] = {}  # of sealed segments, the latest used last
+        self.unindexed: list[SparseIndex] = []  # sealed, index file not written yet
+        self.early_visible = config.visibility == "written"
+        self._unsynced: list[Block] = []  # written, not yet visible
+        self.tier = tier
+        self.pins = Pins()
+        self.damaged: dict[int, str] = {}  # local segments that are not what was written, and why
+        self.fence: FencedError | None = None
+        self.fence_told = False
+        self.written = OffsetWaiters()
+        self.durable = OffsetWaiters()
+        self.visible = OffsetWaiters()
+        self.uploaded = OffsetWaiters()
+        self.writer_bell = Doorbell()
+        self.room_bell = Doorbell()
+        self.janitor_bell = Doorbell()
+        self.uploader_bell = Doorbell()
+        self.cloud = CloudSide(self, tier) if tier is not None else None
+        self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
+        self.notes = tuple(notes)
+        self.forked = False
+        self.meters = Meters(trio.lowlevel.current_clock().current_time)
+
+    # ---- what readers ask
+
+    @property
+    def visible_end(self) -> int:
+        """Readers may see records below it."""
+        return self.marks.written_end if self.early_visible else self.marks.durable_end
+
+    @property
+    def local_start(self) -> int:
+        """First offset in a local file (or, without a directory, in memory)."""
+        return self.cache.start if self.disk is None else self.segments.first_base
+
+    async def wait_visible(self, end: int) -> None:
+        """Wait until readers may see the record before `end`.
+
+        Raises LogBrokenError, FencedError or LogClosedError when that will never be.
+        """
+        self.refuse_to_wait(end)
+        await self.visible.wait(end)
+
+    def refuse_to_wait(self, end: int) -> None:
+        """Raise if no record will ever come before `end` that is not there already."""
+        phase = self.log.phase
+        if phase in (Phase.BROKEN, Phase.CLOSED) or (
+            phase is not Phase.OPEN and end > self.marks.next_offset
+        ):
+            raise self.refusal()
+
+    async def look_again(self) -> None:
+        """Nobody but this process changes the log, unless it is fenced."""
+        await trio.lowlevel.checkpoint()
+        if self.log.phase is Phase.FENCED:
+            raise self.refusal()
+
+    def heal(self, base: int, reason: str) -> None:
+        """A local segment is damaged, but stored: it is read from there from now on, and goes."""
+        if base not in self.damaged:
+            log.warning(
+                "%s: the segment from %d on is damaged (%s); its records come from the object "
+                "store now",
+                self.config.dir,
+                base,
+                reason,
+            )
+            self.damaged[base] = reason
+            self.janitor_bell.ring()
+
+    # ---- acceptance
+
+    def refusal(self) -> DanubeError:
+        """Why nothing is accepted any more; a new exception each time."""
+        if self.log.phase is Phase.BROKEN:
+            error = LogBrokenError(
+                f"the log is broken ({self.log.failure!r}): what was not acknowledged has an "
+                f"unknown outcome; leave the log, free space or mend the disk, and open it again"
+            )
+            error.__cause__ = self.log.failure
+            return error
+        if self.log.phase is Phase.FENCED:
+            assert self.fence is not None
+            self.fence_told = True
+            return FencedError(self.fence.epoch, self.fence.by)
+        if self.log.phase is Phase.SEALED:
+            return LogClosedError(
+                "the log was sealed, to be opened elsewhere: open it again to append here"
+            )
+        if self.forked:
+            return LogClosedError(
+                "the log was opened before a fork and belongs to the parent process: "
+                "open it after forking, or follow it with open_follower()"
+            )
+        return LogClosedError("the log is closed: open it again to continue")
+
+    def accept(self, records: Records, size_bytes: int) -> int:
+        """Take the next offsets and queue the records, in one step. Returns the first offset."""
+        now = int(self.clock() * 1e6)
+        if not 0 <= now < 1 << 63:
+            raise ValueError(f"the clock says {now} us since 1970, which no trailer can hold")
+        first = self.marks.accept(len(records))
+        self.intake.put(records, size_bytes, now)
+        if self.disk is None:
+            self._settle_in_memory(first)
+        else:
+            self.meters.ages.accepted(self.marks.next_offset)
+            self.writer_bell.ring()
+        return first
+
+    def _settle_in_memory(self, first: int) -> None:
+        batches, size = self.intake.take(0)
+        block = encode_block(batches, first, self.codec.encode_uint)
+        self.intake.release(size)
+        self.cache.add(block)
+        self.marks.settle_in_memory(self.cache.start)
+        self.meters.wrote(block)
+        for waiters in (self.written, self.durable, self.visible):
+            waiters.release(block.end)
+
+    # ---- what the flusher reports
+
+    def block_written(self, block: Block, accepted_bytes: int) -> None:
+        """Write returned for `block`."""
+        if self.log.broken:
+            return
+        self.marks.written(block.end)
+        self.active.add_block(block)
+        self.intake.release(accepted_bytes)
+        if self.cloud is not None:
+            self.cloud.look_at_room()
+        self.room_bell.ring()
+        self.meters.wrote(block)
+        self.written.release(block.end)
+        if self.early_visible:
+            self._show(block)
+        else:
+            self._unsynced.append(block)
+
+    def synced(self) -> None:
+        """Sync returned for everything written."""
+        if self.log.broken:
+            return
+        end = self.marks.written_end
+        self.marks.durable(end)
+        for block in self._unsynced:
+            self.cache.add(block)
+        if self._unsynced:
+            self._unsynced.clear()
+            self.visible.release(end)
+        self.meters.ages.durable(end)
+        self.durable.release(end)
+        if self.log.phase is not Phase.OPEN:
+            self.tell_who_waits_beyond_the_end()
+
+    def _show(self, block: Block) -> None:
+        self.cache.add(block)
+        self.visible.release(block.end)
+
+    def rolled(self, crc: int | None) -> None:
+        """The active segment was sealed, and the next one begun; `crc` of its bytes, if known."""
+        if self.log.broken:
+            return
+        index = self.active
+        if crc is not None and self.cloud is not None:
+            self.cloud.checksums[index.base] = crc
+        self.segments.seal(index.segment())
+        self.unindexed.append(index)
+        self.indexes[index.base] = index  # readers need not wait for the file
+        self.active = SparseIndex(index.end)
+        self.marks.sealed(index.end)
+        self.log.roll_wanted = False
+        self.meters.rolls += 1
+        self.janitor_bell.ring()
+        self.uploader_bell.ring()
+
+    # ---- the object store
+
+    def ask_for_roll(self) -> None:
+        """Ask the flusher to seal the active segment."""
+        self.log.roll_wanted = True
+        self.writer_bell.ring()
+
+    def fenced(self, error: FencedError) -> None:
+        """Another writer took the log over: nothing is accepted or uploaded any more."""
+        if not self.log.running:
+            return
+        log.error("the log %s is fenced: %s", self.config.dir, error)
+        self.fence = error
+        self.log.phase = Phase.FENCED
+        if len(self.uploaded):
+            self.uploaded.fail(self.refusal)
+        self.tell_who_waits_beyond_the_end()
+        self.ring_all()
+
+    def tell_who_waits_beyond_the_end(self) -> None:
+        """A log that accepts nothing more has an end, and nobody must wait behind it."""
+        marks = self.marks
+        ended = self.log.phase in (Phase.SEALED, Phase.FENCED)
+        if ended and marks.durable_end == marks.next_offset:
+            for waiters in (self.visible, self.durable):
+                if len(waiters):
+                    waiters.fail(self.refusal)
+
+    @property
+    def fence_untold(self) -> bool:
+        """Whether records were fenced off, and no caller was told."""
+        return not self.fence_told and self.marks.next_offset > self.marks.uploaded_end
+
+    def pruned(self, local_start: int) -> list[Segment]:
+        """Local files begin at `local_start` now, durably; returns the segments to unlink."""
+        assert local_start <= self.marks.uploaded_end, (local_start, self.marks)
+        return self._drop_segments(local_start)
+
+    def _drop_segments(self, before: int) -> list[Segment]:
+        gone: list[Segment] = []
+        for segment in self.segments.sealed():
+            if segment.end > before:
+                break
+            self.segments.drop_first()
+            self.indexes.pop(segment.base, None)
+            self.damaged.pop(segment.base, None)
+            gone.append(segment)
+        self.unindexed = [i for i in self.unindexed if i.end > before]
+        return gone
+
+    # ---- the janitor
+
+    def segment_start(self, offset: int) -> int:
+        """Where the segment begins that holds `offset`; without a directory, `offset` itself."""
+        if self.disk is None:
+            return min(offset, self.marks.durable_end)
+        if offset < self.segments.first_base:  # it is in an object, or nowhere
+            found = self.tier.state.find(offset) if self.tier is not None else None
+            return found.base if found is not None else self.marks.start_offset
+        segment = self.segments.find(offset)
+        return segment.base if segment is not None else self.segments.active_base
+
+    def trimmed(self, start: int) -> list[Segment]:
+        """`start` is durable as the new start offset; returns the segments to unlink."""
+        self.marks.trimmed(start)
+        self.cache.trim(start)
+        return self._drop_segments(start)
+
+    # ---- the end
+
+    def statistics(self) -> WalStatistics:
+        """Everything that can be counted, now."""
+        return statistics_of(self)
+
+    def break_(self, failure: BaseException) -> None:
+        """A write or sync failed: everyone who waits is told, nothing is retried."""
+        if not self.log.broken:
+            log.error("the log %s is broken: %r", self.config.dir, failure)
+        self.log.break_(failure)
+        self.intake.discard()
+        self.meters.ages.discard()
+        self._unsynced.clear()
+        self._fail_waiters()
+
+    def close_acceptance(self) -> None:
+        """Nothing more is accepted; what was accepted drains."""
+        if self.log.running:
+            self.log.phase = Phase.CLOSING
+        self.log.want_durable(self.marks.next_offset)
+        self.ring_all()
+
+    def closed(self) -> None:
+        """All tasks are done."""
+        if self.log.phase is not Phase.BROKEN:
+            self.log.phase = Phase.CLOSED
+        self._fail_waiters()
+
+    def _fail_waiters(self) -> None:
+        for waiters in (self.written, self.durable, self.visible, self.uploaded):
+            waiters.fail(self.refusal)
+        self.ring_all()
+
+    def ring_all(self) -> None:
+        """Wake every task, to look at what changed."""
+        for bell in (self.writer_bell, self.room_bell, self.janitor_bell, self.uploader_bell):
+            bell.ring()

@@ -1,0 +1,341 @@
+"""The uploader task: sealed segments become objects, in order, and the catalog says so.
+
+It owns ``uploaded_end``, and is the only one who adds to the catalog. For the segment that begins
+there::
+
+    read --> upload under a name of its own --> verify --> descriptor into the catalog --> uploaded
+
+Nothing before the last step can be seen by anybody, so a crash leaves an object that no catalog
+names, and the next owner removes it (`collect`). The last step is conditional on the writer's epoch
+(`CatalogSession`): it settles an unknown outcome before anything else is tried, so no range is ever
+catalogued twice. Names are never used again: an upload whose outcome is unknown may still arrive.
+
+A store that fails is tried again, after pauses that double up to `retry_seconds`, each one cut by
+chance so that many writers do not come back at once. Meanwhile appends go on, until
+`max_local_bytes` wait. A fenced writer uploads nothing any more; a local file that is not what was
+written is not uploaded, and says so at each round.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import trio
+
+from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.crc import crc32
+from danube_trio._core.disk import Disk
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.log import Phase
+from danube_trio._core.segment import LogNames, Segment
+from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc, load_index
+from danube_trio._engine.log.engine import Engine
+from danube_trio.catalog import CatalogSession, new_object_id, object_parts
+from danube_trio.cloud import CloudStore, ObjectInfo
+from danube_trio.errors import (
+    AccessDeniedError,
+    CorruptDataError,
+    DanubeError,
+    FencedError,
+    StoreError,
+)
+
+__all__ = ["Uploader"]
+
+log = logging.getLogger("danube_trio.uploader")
+
+FIRST_PAUSE = 0.1
+# Uploads for one look for old entries of the catalog, which lists them. A guess.
+COLLECT_EVERY = 16
+# Failed uploads that may be in the store before they are removed, which is else done after the next
+# one that does not fail.
+MAX_RUBBISH = 8
+
+
+class Uploader:
+    """The task."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        disk: Disk,
+        names: LogNames,
+        store: CloudStore,
+        session: CatalogSession,
+    ) -> None:
+        assert engine.cloud is not None
+        self._engine = engine
+        self._cloud = engine.cloud
+        self._disk = disk
+        self._names = names
+        self._store = store
+        self._session = session
+        self._settings = engine.config.cloud
+        self._epoch = session.state.epoch
+        self._scope = trio.CancelScope()
+        self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
+        self._collected = False
+        self._meter = engine.meters.task("uploader")
+
+    async def run(self) -> None:
+        """Upload until the log is left, broken or fenced."""
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            self._cloud.over.set()
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
+            if pause:
+                self._meter.enter("pausing")
+                with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
+                    await self._left()
+                if not self._engine.log.running:
+                    return
+            try:
+                await self._step()
+            except FencedError as error:
+                self._cloud.committed(self._session.state)  # what still counted
+                self._engine.fenced(error)
+                return
+            except (DanubeError, OSError) as error:
+                pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
+                self._failed(error, pause)
+            else:
+                pause = 0.0
+                self._cloud.uploads.error = ""
+
+    def stop(self) -> None:
+        """Give up what is under way: the log is being left."""
+        self._scope.cancel()
+
+    async def _left(self) -> None:
+        while self._engine.log.running:
+            await self._engine.uploader_bell.wait()
+
+    def _failed(self, error: Exception, pause: float) -> None:
+        counts = self._cloud.uploads
+        counts.failures += 1
+        text = str(error)
+        if text != counts.error:
+            log.warning("uploading failed and will be tried again in %.1f s: %s", pause, text)
+        counts.error = text
+
+    async def _step(self) -> None:
+        """Upload one segment, or wait until there may be one."""
+        engine = self._engine
+        if not self._collected:
+            self._meter.enter("collecting")
+            await self._collect()
+            self._collected = True
+        segment = self._next()
+        if segment is not None:
+            await self._upload(segment)
+            return
+        end = engine.marks.uploaded_end
+        if engine.log.phase is Phase.SEALED and end == engine.marks.next_offset:
+            await self._leave_sealed()
+        elif (engine.log.upload_wanted > end or self._cloud.full) and engine.active.size_bytes:
+            engine.ask_for_roll()
+        self._meter.enter("idle")
+        await engine.uploader_bell.wait()
+
+    def _next(self) -> Segment | None:
+        """The first sealed segment that is not uploaded."""
+        engine = self._engine
+        # The catalog's own end: `uploaded_end` may be further, at a start inside this segment.
+        end = self._session.state.end
+        if engine.marks.sealed_end <= end:
+            return None
+        segment = engine.segments.find(end)
+        assert segment is not None and segment.base == end, (segment, end, engine.marks)
+        return segment
+
+    async def _upload(self, segment: Segment) -> None:
+        engine, doing, started = self._engine, self._meter, trio.current_time()
+        if len(self._rubbish) >= MAX_RUBBISH:
+            await self._sweep()
+        doing.enter("reading")
+        index = engine.indexes.get(segment.base)
+        if index is None:
+            load = partial(load_index, trailer=True)
+            index = await self._disk.run(load, self._disk, self._names, segment)
+        crc = self._cloud.checksums.get(segment.base)
+        if crc is None:
+            crc = await self._disk.run(self._verified_crc, segment)
+            self._cloud.checksums[segment.base] = crc
+        object_id = new_object_id(segment.base, self._epoch)
+        key = self._session.catalog.object_key(object_id)
+        self._rubbish.add(key)
+        chunks = partial(self._chunks, segment, crc)
+        doing.enter("uploading")
+        info = await self._store.upload(key, chunks)
+        doing.enter("verifying")
+        await self._verify(key, info, segment, crc)
+        descriptor = self._describe(segment, index, object_id, crc, info)
+        state = await self._change(partial(_commit, descriptor=descriptor))
+        self._cloud.committed(state)
+        if state.find(segment.base) == descriptor:  # else it was trimmed meanwhile
+            self._cloud.uploads.done += 1
+            self._cloud.uploads.bytes += segment.size_bytes
+            self._cloud.uploads.seconds.add(trio.current_time() - started)
+        await self._sweep()
+
+    def _chunks(self, segment: Segment, crc: int) -> Iterator[bytes]:
+        """The file's bytes; raises at the end if they are not those that were written."""
+        path = self._names.segment(segment.base)
+        file = self._disk.open(path, "r")
+        try:
+            position = found = 0
+            while position < segment.size_bytes:
+                size = min(CHUNK_BYTES, segment.size_bytes - position)
+                data = file.read_at(size, position)
+                found = crc32(data, found)
+                position += len(data)
+                if len(data) < size:
+                    break
+                if position == segment.size_bytes and found != crc:
+                    break
+                yield data
+            else:
+                return
+            raise CorruptDataError(
+                "the sealed segment is not what was written", path=path, offset=segment.base
+            )
+        finally:
+            file.close()
+
+    def _verified_crc(self, segment: Segment) -> int:
+        """CRC of a segment that an earlier run wrote, all of whose frames are verified."""
+        path = self._names.segment(segment.base)
+        file = self._disk.open(path, "r")
+        try:
+            size = file.size()
+            _, walk = build_index(file, segment.base, size=size)
+            if (walk.position, walk.offset) != (size, segment.end) or size != segment.size_bytes:
+                reason = walk.fault.reason if walk.fault is not None else "records are missing"
+                raise CorruptDataError(
+                    reason, path=path, position=walk.position, offset=walk.offset
+                )
+            return file_crc(file)
+        finally:
+            file.close()
+
+    async def _verify(self, key: str, info: ObjectInfo, segment: Segment, crc: int) -> None:
+        """What the store has now is what the file has."""
+        if self._settings.verify_uploads == "head":
+            stored, found = await self._store.head(key), crc
+        else:
+            stored, found = await self._read_back(key, segment.size_bytes)
+        # A read of a part need not give the tag: a directory's is a digest of all of the content.
+        tag = stored.etag if stored.etag is not None else info.etag
+        if (stored.size_bytes, tag, found) != (segment.size_bytes, info.etag, crc):
+            raise CorruptDataError(
+                f"the object differs from the file: size {stored.size_bytes} for "
+                f"{segment.size_bytes}, tag {stored.etag} for {info.etag}, "
+                f"CRC {found:08x} for {crc:08x}",
+                path=f"{self._store.url}/{key}",
+                offset=segment.base,
+                advice="It is uploaded again; if this stays, the store is not to be trusted",
+            )
+
+    async def _read_back(self, key: str, size: int) -> tuple[ObjectInfo, int]:
+        position = crc = 0
+        while True:
+            info, data = await self._store.get(key, position, position + 4 * CHUNK_BYTES)
+            crc = crc32(data, crc)
+            position += len(data)
+            if not data or position >= min(size, info.size_bytes):
+                return info, crc
+
+    def _describe(
+        self, segment: Segment, index: SparseIndex, object_id: str, crc: int, info: ObjectInfo
+    ) -> Descriptor:
+        return Descriptor(
+            base=segment.base,
+            end=segment.end,
+            size_bytes=segment.size_bytes,
+            object_id=object_id,
+            crc32=crc,
+            etag=info.etag,
+            created_at=int(self._engine.clock()),
+            epoch=self._epoch,
+            first_time=index.first_time,
+            last_time=index.last_time,
+            index=tuple(index.thinned(self._settings.block_bytes)),
+        )
+
+    async def _change(self, make: Callable[[CatalogState], CatalogState]) -> CatalogState:
+        """Change the catalog; an unknown outcome is settled by the same change, sooner or later."""
+        pause = FIRST_PAUSE
+        while True:
+            self._meter.enter("cataloguing")
+            try:
+                return await self._session.change(make)
+            except StoreError as error:
+                self._failed(error, pause)
+                self._meter.enter("pausing")
+                await trio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, self._settings.retry_seconds)
+
+    async def _leave_sealed(self) -> None:
+        if self._cloud.left_sealed:
+            return
+        await self._change(lambda state: state if state.sealed else state.left_sealed())
+        self._cloud.committed(self._session.state)
+        self._cloud.left_sealed = True
+        self._cloud.over.set()
+        self._engine.janitor_bell.ring()
+
+    # ---- objects that no catalog names
+
+    async def _collect(self) -> None:
+        """Remove what earlier epochs uploaded, or trimmed, and nobody names."""
+        state, catalog = self._session.state, self._session.catalog
+        named = {catalog.object_key(d.object_id) for d in state.segments}
+        for info in await self._store.list_objects(catalog.object_prefix):
+            parts = object_parts(info.key.rpartition("/")[2])
+            if info.key not in named and parts is not None and parts[1] < self._epoch:
+                log.info("removing %s, which no catalog names", info.key)
+                try:
+                    await self._store.delete(info.key)
+                except AccessDeniedError as error:  # a store to which one can only add
+                    log.warning("left for another time: %s", error)
+                    return
+
+    async def _sweep(self) -> None:
+        """Remove own uploads that failed, and old entries of the catalog. Best effort.
+
+        What a pending change names may yet be in the catalog, so nothing goes before it is settled.
+        """
+        if self._session.pending:
+            return
+        key_of = self._session.catalog.object_key
+        self._rubbish -= {key_of(d.object_id) for d in self._session.state.segments}
+        steps: list[Callable[[], Awaitable[Any]]] = []
+        if self._cloud.uploads.done % COLLECT_EVERY == 1:
+            steps.append(self._session.collect)
+        steps += [partial(self._discard, key) for key in sorted(self._rubbish)]
+        self._meter.enter("sweeping")
+        for step in steps:
+            try:
+                await step()
+            except StoreError as error:
+                log.info("left for another time: %s", error)
+                return
+
+    async def _discard(self, key: str) -> None:
+        await self._store.delete(key)
+        self._rubbish.discard(key)
+
+
+def _commit(state: CatalogState, descriptor: Descriptor) -> CatalogState:
+    if state.end > descriptor.base:
+        return state  # done by a try whose outcome was unknown, or trimmed meanwhile
+    return state.committed(descriptor)

@@ -1,0 +1,1 @@
+"""One cursor over memory, files and objects."""

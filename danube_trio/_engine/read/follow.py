@@ -1,0 +1,358 @@
+"""Following: a read-only view of a log that another process writes, or nobody any more.
+
+A follower takes no lock and changes nothing; `_observe` says how it looks at the directory, and why
+what it shows never goes away. Its readers are the log's own: they only have another source.
+
+**Waiting.** The writer knows nothing of its followers: it may run on another machine, or be dead.
+So whoever waits for new records has the directory looked at again and again: when the system tells
+that it is worth it, where it can (`Disk.watch`), else every `poll_seconds` (see `_poller`). What is
+watched are the durability mark, which is written after each sync, and the names in the
+directory: segments come and go, and the mark may be made anew. Writes to segments are not: they
+come before their sync, when there is nothing to see yet.
+
+**Retention** may take a file between a look and the fetch from it. The fetch fails, the follower
+looks again before the reader hears of it, and the reader finds its cursor below the start.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from danube_trio._core.cache import BlockCache
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.codec import CODECS
+from danube_trio._core.disk import Disk, Watch
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.log import Marks
+from danube_trio._core.segment import LogNames, SegmentList
+from danube_trio._core.stats import ReaderStatistics
+from danube_trio._disk.read_only import ReadOnlyDisk
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.files.directory import Directory
+from danube_trio._engine.read.objects import CloudTier
+from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
+from danube_trio._engine.read.poller import Poller
+from danube_trio._engine.read.readable import Readable
+from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.wait.pins import Pins
+from danube_trio._engine.wait.running import require_trio
+from danube_trio.catalog import Catalog
+from danube_trio.catalog._default import default_catalog
+from danube_trio.cloud import CloudStore
+from danube_trio.config import CloudConfig, WalConfig
+
+__all__ = ["Follower", "FollowerStatistics", "open_follower"]
+
+
+@attrs.frozen
+class FollowerStatistics:
+    """A follower at one moment. Offsets are exclusive ends; sizes in bytes.
+
+    Attributes:
+        start_offset, durable_end: the marks, as of the last look.
+        segments: files, the active one included.
+        size_bytes: frames in them, below the durability mark.
+        looks: how often the directory was looked at.
+        notifications: how many of them because the system told of a change to those who waited.
+        by: what those who wait for news rely on now, ``notification`` or ``polling``.
+        readers: the open readers.
+    """
+
+    start_offset: int
+    durable_end: int
+    segments: int
+    size_bytes: int
+    looks: int
+    notifications: int
+    by: Literal["notification", "polling"]
+    readers: tuple[ReaderStatistics, ...]
+
+
+@attrs.frozen
+class _Waiting:
+    """How to wait for news; see `open_follower`."""
+
+    notify: bool
+    poll_seconds: float
+    recheck_seconds: float
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("poll_seconds", "recheck_seconds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not 0 < value <= 3600:
+                raise ValueError(f"{name}={value!r} must be above 0 and at most 3600")
+
+
+class _FollowedSource:
+    """The `ReaderSource` of a follower: what was seen last, and the ways to see more."""
+
+    def __init__(
+        self,
+        config: WalConfig,
+        disk: Disk,
+        directory: Directory,
+        waiting: _Waiting,
+        watch: Watch | None,
+        cloud: tuple[CloudStore, Catalog] | None,
+    ) -> None:
+        self.config = config
+        self._catalog = cloud[1] if cloud is not None else None
+        self.codec = CODECS[directory.meta.codec]
+        self.names: LogNames | None = directory.names
+        self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh)
+        self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
+        self.indexes: dict[int, SparseIndex] = {}
+        # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
+        self.tier = CloudTier.of(*cloud, CatalogState(), config.cloud, disk.run) if cloud else None
+        self.pins = Pins()
+        self.damaged: dict[int, str] = {}
+        self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
+        self.looks = 0
+        self._own_disk = disk
+        self._observer = Observer(disk, directory)
+        self.poller = Poller(
+            self._look,
+            waiting.poll_seconds,
+            "follower",
+            watch=watch,
+            recheck_seconds=waiting.recheck_seconds,
+        )
+        self._view = NOTHING_SEEN
+        self.marks = Marks()
+        self.segments = SegmentList([], 0)
+        self.active = SparseIndex(0)
+
+    @property
+    def visible_end(self) -> int:
+        return self.marks.durable_end
+
+    @property
+    def local_start(self) -> int:
+        return self.segments.first_base
+
+    async def look_again(self) -> None:
+        """See what the writer did."""
+        await self.refresh()
+        if self._catalog is not None:
+            await self._look_at_catalog()
+
+    def heal(self, base: int, reason: str) -> None:
+        """A follower changes nothing; it just goes on with the store."""
+        self.damaged[base] = reason
+
+    async def refresh(self) -> None:
+        """Look at the directory now."""
+        await self.poller.look()
+
+    async def _look(self) -> bool:
+        before = self._view
+        view = await self._own_disk.run(self._arm_and_look, before, self.active)
+        self._apply(view)
+        if self._catalog is not None and self._stored_end < view.start > view.log_start:
+            await self._look_at_catalog()
+        return view.mark != before.mark or view.active_base != before.active_base
+
+    def _arm_and_look(self, before: View, index: SparseIndex) -> View:
+        """First be told of what changes from now on, then look: nothing falls in between."""
+        self.poller.arm()
+        return self._observer.look(before, index)
+
+    async def _look_at_catalog(self) -> None:
+        """The local files begin later than what is known of the store."""
+        assert self._catalog is not None
+        assert self.tier is not None
+        state = await self._catalog.latest()
+        if state is not None:
+            self.tier.state = state
+
+    @property
+    def _stored_end(self) -> int:
+        return self.tier.state.end if self.tier is not None else 0
+
+    def _apply(self, view: View) -> None:
+        """Record what was seen, in one step."""
+        before, self._view = self._view, view
+        self.looks += 1
+        self.marks = Marks(
+            view.log_start, max(view.start, view.active_base), view.end, uploaded_end=view.start
+        )
+        if view.active_base != self.active.base:
+            self.active = SparseIndex(view.active_base)
+        for run in view.runs:
+            self.active.add_batch(*run)
+        if view.active_base != before.active_base or view.sealed is not before.sealed:
+            self.segments = SegmentList(list(view.sealed), view.active_base)
+            kept = {segment.base for segment in view.sealed}
+            for base in self.indexes.keys() - kept:
+                del self.indexes[base]
+
+    async def wait_visible(self, end: int) -> None:
+        """Wait until the record before `end` may be seen; raises LogClosedError on leaving."""
+        await self.poller.wait(lambda: self.visible_end >= end)
+
+    def close(self) -> None:
+        """Wake everybody who waits; they are told."""
+        self.poller.close()
+        if self.tier is not None:
+            self.tier.close()
+
+
+class Follower(Readable):
+    """A log seen from outside, read-only. Made by `open_follower`; belongs to one trio run.
+
+    It shows what the last look at the directory found. Readers that wait have it look again and
+    again; anybody else may call `refresh`.
+    """
+
+    def __init__(self, source: _FollowedSource, path: str) -> None:
+        super().__init__(source, source.readers)
+        self._source = source
+        self._path = path
+
+    def __repr__(self) -> str:
+        state = "closed" if self._source.poller.closed else "open"
+        return f"<Follower of {self._path} {state}, {self.start_offset} to {self.durable_end}>"
+
+    async def refresh(self) -> None:
+        """Look at the directory now.
+
+        Raises CorruptDataError if it contradicts itself, holds another log now, or was cut back
+        below what was visible before; OSError if it cannot be read.
+        """
+        self._check_readable()
+        await self._source.refresh()
+
+    async def wait_durable(self, end: int) -> None:
+        """Wait until everything below offset `end` is durable, now or in the future.
+
+        Can be cancelled. Raises LogClosedError when the follower is left meanwhile, and as
+        `refresh` does.
+        """
+        await trio.lowlevel.checkpoint()
+        await self._source.wait_visible(end)
+
+    def statistics(self) -> FollowerStatistics:
+        """Everything that can be counted, at this moment."""
+        source = self._source
+        return FollowerStatistics(
+            start_offset=self.start_offset,
+            durable_end=self.durable_end,
+            segments=len(source.segments) + 1,
+            size_bytes=source.segments.size_bytes + source.active.size_bytes,
+            looks=source.looks,
+            notifications=source.poller.notifications,
+            by=source.poller.by,
+            readers=tuple(r.statistics() for r in source.readers if not r.closed),
+        )
+
+    def _check_readable(self) -> None:
+        self._source.poller.check()
+
+
+def open_follower(
+    dir: str | os.PathLike[str],
+    *,
+    file_name: str = "wal.log",
+    disk: Disk | None = None,
+    store: CloudStore | None = None,
+    prefix: str = "",
+    catalog: Catalog | None = None,
+    notify: bool = True,
+    poll_seconds: float = 0.05,
+    recheck_seconds: float = 1.0,
+    on_corruption: Literal["refuse", "skip"] = "refuse",
+) -> AbstractAsyncContextManager[Follower]:
+    """Follow a log read-only: ``async with open_follower(dir) as follower:``.
+
+    Works while another process has the log open, and also when none has. Takes no lock, changes
+    nothing, and shows only what is durable: up to the durability mark, or, if there is none, the
+    sealed segments.
+
+    Args:
+        dir: the log's directory.
+        file_name: as in its `WalConfig`.
+        disk: the file system; for tests, see `danube_trio.testing`.
+        store: the log's object store, to read what the directory does not hold any more. Without
+            it, reading there raises StoreUnavailableError.
+        prefix: as in its `CloudConfig`; or `catalog`, as for `open_wal`.
+        notify: have the system tell of changes, if it can: Linux, with the package of the extra
+            ``danube-trio[notify]``. False: poll.
+        poll_seconds: how often to look for new records while somebody waits for them, and nobody
+            tells of changes.
+        recheck_seconds: how often to look although no change was told: for what another machine
+            did to a network file system. Not more often than every `poll_seconds`.
+        on_corruption: ``refuse`` raises `CorruptDataError`; ``skip`` gives readers `Gap` items.
+
+    Raises, on entering:
+        FileNotFoundError: there is no log, or not yet.
+        CorruptDataError: damage, with the file, position and offset.
+        UnsupportedFormatError: the directory is Danube's own, or of a later version.
+        OSError, ValueError: the directory cannot be used.
+    """
+    if on_corruption not in ("refuse", "skip"):
+        raise ValueError(f"on_corruption={on_corruption!r} must be one of refuse, skip")
+    if not isinstance(dir, str | os.PathLike):
+        raise TypeError(f"dir={dir!r} must be the path of a log's directory: open_follower(path)")
+    waiting = _Waiting(notify, poll_seconds, recheck_seconds)
+    config = WalConfig(
+        dir=os.fspath(dir),
+        file_name=file_name,
+        on_corruption=on_corruption,
+        cloud=CloudConfig(prefix=prefix),
+    )
+    cloud = None
+    if store is not None:
+        cloud = (store, catalog if catalog is not None else default_catalog(config, store))
+    return _OpenFollower(config, disk if disk is not None else RealDisk(), waiting, cloud)
+
+
+class _OpenFollower(AbstractAsyncContextManager[Follower]):
+    """The block. Leaving ends the watch, and tells those who wait; nothing else is open."""
+
+    def __init__(
+        self,
+        config: WalConfig,
+        disk: Disk,
+        waiting: _Waiting,
+        cloud: tuple[CloudStore, Catalog] | None,
+    ) -> None:
+        self._config = config
+        self._cloud = cloud
+        self._disk = disk
+        self._waiting = waiting
+        self._source: _FollowedSource | None = None
+
+    async def __aenter__(self) -> Follower:
+        if self._source is not None:
+            raise RuntimeError("open_follower(...) can be entered once: call it again")
+        require_trio("open_follower", "danube_trio.anyio")
+        path = self._config.dir
+        assert path is not None
+        names = LogNames.of(path, self._config.file_name)
+        directory = await self._disk.run(find_log, self._disk, names)
+        watch = await self._disk.watch(path, names.mark) if self._waiting.notify else None
+        self._source = _FollowedSource(
+            self._config, self._disk, directory, self._waiting, watch, self._cloud
+        )
+        try:
+            await self._source.look_again()  # at the catalog too: it may have what is damaged here
+        except BaseException:
+            self._source.close()  # nobody leaves what was not entered
+            raise
+        return Follower(self._source, path)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._source is not None
+        self._source.close()

@@ -1,0 +1,124 @@
+"""What every log can do for its readers, however it was opened."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Literal, overload
+
+from danube_trio._engine.read.decode import message_decoder, raw_decoder
+from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.read.source import ReaderSource, StartPosition
+from danube_trio.message import Record, StreamMessage
+
+__all__ = ["Readable"]
+
+
+class Readable:
+    """A log that can be read: `Wal`, `Follower` and `Replica` are."""
+
+    def __init__(self, source: ReaderSource, readers: weakref.WeakSet[Reader[Any]]) -> None:
+        self.__source = source
+        self.__readers = readers
+
+    @property
+    def start_offset(self) -> int:
+        """The first offset that still exists."""
+        return self.__source.marks.start_offset
+
+    @property
+    def durable_end(self) -> int:
+        """The first offset that is not (known to be) durable: the high watermark."""
+        return self.__source.marks.durable_end
+
+    @property
+    def codec(self) -> str:
+        """The name of the log's message layout."""
+        return self.__source.codec.name
+
+    @property
+    def open_readers(self) -> int:
+        """How many of its readers exist that may still ask for something."""
+        return sum(1 for reader in self.__readers if not reader.finished)
+
+    @overload
+    def reader(
+        self,
+        start: StartPosition = ...,
+        *,
+        end: int | Literal["current"] | None = ...,
+        count: int | None = ...,
+        raw: Literal[False] = ...,
+    ) -> Reader[StreamMessage]: ...
+    @overload
+    def reader(
+        self,
+        start: StartPosition = ...,
+        *,
+        end: int | Literal["current"] | None = ...,
+        count: int | None = ...,
+        raw: Literal[True],
+    ) -> Reader[Record]: ...
+    def reader(
+        self,
+        start: StartPosition = StartPosition.earliest(),  # noqa: B008 (frozen)
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
+        raw: bool = False,
+    ) -> Reader[StreamMessage] | Reader[Record]:
+        """A new reader; see `Reader`.
+
+        Args:
+            start: where to begin.
+            end: stop before this offset; ``"current"``: stop where the durable log ends now.
+            count: stop after so many records.
+            raw: give `Record` objects instead of messages.
+
+        With ``on_corruption="skip"`` there may be `Gap` items between the others. Of a log that
+        somebody else writes, "latest", "current" and the end are what the last look found.
+
+        Raises:
+            OffsetTrimmedError: the start is before `start_offset`.
+            ValueError: it is beyond the end of the log, or `end` or `count` is negative.
+            LogClosedError: a follower or replica was left.
+        """
+        return self._new_reader(start, end, count, raw)
+
+    def _new_reader(
+        self,
+        start: StartPosition,
+        end: int | Literal["current"] | None,
+        count: int | None,
+        raw: bool,
+    ) -> Reader[Any]:
+        self._check_readable()
+        reader = _make_reader(self.__source, start, end, count, raw)
+        self.__readers.add(reader)
+        return reader
+
+    def _check_readable(self) -> None:
+        """Refuse, if nothing can be read any more. An open log's own readers are told later."""
+
+
+def _make_reader(
+    source: ReaderSource,
+    start: StartPosition,
+    end: int | Literal["current"] | None,
+    count: int | None,
+    raw: bool,
+) -> Reader[Any]:
+    """Check the arguments of `wal.reader`, and make the reader."""
+    if not isinstance(start, StartPosition):
+        raise TypeError(
+            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
+        )
+    if end == "current":
+        end = source.visible_end
+    for name, value in (("end", end), ("count", count)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 0
+        ):
+            also = ', "current" or None' if name == "end" else ", or None"
+            raise ValueError(f"{name}={value!r} must be 0 or more{also}")
+    decode = raw_decoder if raw else message_decoder(source.codec)
+    return Reader(source, start, end=end, count=count, decode=decode)

@@ -1,0 +1,122 @@
+"""Where readers read from, and where they begin.
+
+A `ReaderSource` is an open log, or a follower of the log of another process: marks, cache, segments
+and their indexes. `resolve` turns a `StartPosition` into a cursor.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+from danube_trio._core.cache import BlockCache
+from danube_trio._core.codec import Codec
+from danube_trio._core.disk import Disk
+from danube_trio._core.index import SparseIndex
+from danube_trio._core.log import Marks
+from danube_trio._core.segment import LogNames, SegmentList
+from danube_trio._engine.read.objects import CloudTier
+from danube_trio._engine.wait.pins import Pins
+from danube_trio.config import WalConfig
+from danube_trio.errors import OffsetTrimmedError
+
+__all__ = ["ReaderSource", "StartPosition", "resolve"]
+
+
+@attrs.frozen
+class StartPosition:
+    """Where a reader begins. Made by `earliest`, `latest`, `offset` and `timestamp`."""
+
+    kind: str = attrs.field(
+        validator=attrs.validators.in_(("earliest", "latest", "offset", "timestamp"))
+    )
+    value: int = 0
+
+    @classmethod
+    def earliest(cls) -> StartPosition:
+        """The first record that still exists."""
+        return cls("earliest")
+
+    @classmethod
+    def latest(cls) -> StartPosition:
+        """The first record accepted after the call."""
+        return cls("latest")
+
+    @classmethod
+    def offset(cls, offset: int) -> StartPosition:
+        """This record, or, at the end of the log, the next one."""
+        if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+            raise ValueError(f"offset={offset!r} must be a whole number, 0 or more")
+        return cls("offset", offset)
+
+    @classmethod
+    def timestamp(cls, seconds: float) -> StartPosition:
+        """The first record appended at or after this time (seconds since 1970-01-01 UTC)."""
+        if not 0 <= seconds < 2**43:
+            raise ValueError(f"timestamp={seconds!r} must be seconds since 1970, 0 or more")
+        return cls("timestamp", max(1, round(seconds * 1e6)))  # 0 means "no time" to a reader
+
+
+class ReaderSource(Protocol):
+    """What a reader reads from: an open log, or a follower of another process's log."""
+
+    config: WalConfig
+    codec: Codec
+    marks: Marks
+    disk: Disk | None
+    names: LogNames | None
+    cache: BlockCache
+    segments: SegmentList
+    active: SparseIndex
+    indexes: dict[int, SparseIndex]
+    tier: CloudTier | None
+    pins: Pins
+    damaged: dict[int, str]
+
+    @property
+    def visible_end(self) -> int: ...
+    @property
+    def local_start(self) -> int: ...
+    async def wait_visible(self, end: int) -> None: ...
+    async def look_again(self) -> None:
+        """Something that should be there is gone: see what is there now."""
+        ...
+
+    def heal(self, base: int, reason: str) -> None:
+        """This local segment is damaged, and its records are in the object store."""
+        ...
+
+
+def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
+    """`(cursor, time still to be found in us or 0)`."""
+    marks = source.marks
+    if start.kind == "earliest":
+        return marks.start_offset, 0
+    if start.kind == "latest":
+        return marks.next_offset, 0
+    if start.kind == "timestamp":
+        return _cursor_for_time(source, start.value), start.value
+    if start.value < marks.start_offset:
+        raise OffsetTrimmedError(start.value, marks.start_offset)
+    if start.value > marks.next_offset:
+        raise ValueError(
+            f"offset={start.value} is beyond the end of the log, which is {marks.next_offset}: "
+            f"use StartPosition.latest() to wait for new records"
+        )
+    return start.value, 0
+
+
+def _cursor_for_time(source: ReaderSource, time: int) -> int:
+    """The newest known offset whose record, and so all before it, is older than `time` (us)."""
+    cursor = source.marks.start_offset
+    if source.tier is not None:
+        cursor = max(cursor, source.tier.before_time(time))
+    for segment in source.segments.sealed():
+        if segment.first_time and segment.first_time < time:
+            cursor = max(cursor, segment.base)
+    if len(source.active) and source.active.first_time < time:
+        cursor = max(cursor, source.active.base)
+    if source.disk is None and source.tier is None:  # all that there is is in memory
+        cursor = max(cursor, source.cache.before_time(time))
+    return min(cursor, source.visible_end)

@@ -1,0 +1,1 @@
+"""The engine's thread, for programs without trio."""

@@ -1,0 +1,185 @@
+"""Deleting a topic: its objects, its local log, and nothing of its offsets.
+
+A deleted topic may be opened again, and goes on where it ended: offsets are never given twice, so
+the cursor of a subscription that outlived it points at nothing, not at another record. For that a
+*tombstone* stays on each side, which is also the step after which the topic is deleted:
+
+- in the catalog, a state with ``deleted``. It takes an epoch, so whoever has the log open elsewhere
+  is fenced, and it names an owner that no directory is, so what another directory still has of the
+  log is set aside there and not part of it any more;
+- in the topic's directory, a file ``deleted``, beside an empty log that begins at the end of the
+  old one. (The lock file stays too: two processes could hold the lock of a file that was removed.)
+
+Then the rest goes: local files by the steps of a trim, so that a crash leaves leftovers at worst,
+and objects of this or an earlier epoch. Each step can be done again: by a second delete, and of
+the local log by the next opening. The next owner removes objects that are left.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+
+import attrs
+import trio
+
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.disk import Disk, Lock, replace_file
+from danube_trio._core.files import Trim, encode_document
+from danube_trio._core.segment import LogNames
+from danube_trio._engine.files.recover import Recovered, recover
+from danube_trio.catalog import Catalog, acquire, object_parts
+from danube_trio.cloud import CloudStore
+from danube_trio.config import WalConfig
+
+__all__ = ["delete_topic", "finish_deletion", "has_log"]
+
+MARKER = "deleted"
+_TEXT = (
+    b"This topic was deleted with danube-trio. What is left here says where its offsets go on.\n"
+)
+
+
+async def delete_topic(
+    disk: Disk, config: WalConfig, cloud: tuple[CloudStore, Catalog] | None
+) -> bool:
+    """Delete the log in `config.dir`, and its objects. Returns whether there was one.
+
+    Raises LogLockedError if another process has the directory open; what the store raises, and then
+    either nothing was done, or a second call does the rest; CorruptDataError for what cannot even
+    be looked at; OSError.
+
+    Cancellation: as a store's error.
+    """
+    lock = await disk.run(_lock_log, disk, config)
+    try:
+        end = await disk.run(_end_of, disk, config) if lock is not None else 0
+        state, was_live = None, False
+        if cloud is not None:
+            state, was_live = await _bury(cloud[1], end)
+        if lock is not None:
+            await disk.run(_erase, disk, config)
+    finally:
+        if lock is not None:
+            with trio.CancelScope(shield=True):
+                await disk.run(lock.release)
+    if cloud is not None and state is not None:
+        await _remove_objects(*cloud, state)
+    return lock is not None or was_live
+
+
+def has_log(disk: Disk, directory: str, file_name: str) -> bool:
+    """Whether there is a log in this directory that was not deleted."""
+    try:
+        listing = set(disk.list_dir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return f"{LogNames.of(directory, file_name).stem}.meta" in listing and MARKER not in listing
+
+
+def finish_deletion(disk: Disk, config: WalConfig) -> None:
+    """Before a topic is opened: if it was deleted, it begins again, with nothing but its offsets.
+
+    Raises what deleting raises.
+    """
+    marker = f"{config.dir}/{MARKER}"
+    try:
+        disk.file_size(marker)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    names = _names(config)
+    lock = disk.lock(names.lock, _holder())
+    try:
+        _erase(disk, config)
+        disk.unlink(marker)
+        disk.sync_dir(names.directory)
+    finally:
+        lock.release()
+
+
+# ---- the local log
+
+
+def _names(config: WalConfig) -> LogNames:
+    assert config.dir is not None
+    return LogNames.of(config.dir, config.file_name)
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _lock_log(disk: Disk, config: WalConfig) -> Lock | None:
+    """Lock the local log; None if there is none, or it was deleted."""
+    assert config.dir is not None
+    if not has_log(disk, config.dir, config.file_name):
+        return None
+    lock = disk.lock(_names(config).lock, _holder())
+    if has_log(disk, config.dir, config.file_name):
+        return lock
+    lock.release()  # somebody deleted it just now
+    return None
+
+
+def _end_of(disk: Disk, config: WalConfig) -> int:
+    recovered = _recover(disk, config)
+    recovered.tail.abandon()
+    return recovered.next_offset
+
+
+def _recover(disk: Disk, config: WalConfig) -> Recovered:
+    """Damage is no reason to keep a log that is to go."""
+    return recover(disk, attrs.evolve(config, on_corruption="skip"), uuid.uuid4().hex)
+
+
+def _erase(disk: Disk, config: WalConfig) -> None:
+    """Leave the marker, and an empty log that begins at the end. With the lock held."""
+    names = _names(config)
+    replace_file(disk, f"{names.directory}/{MARKER}", _TEXT)
+    recovered = _recover(disk, config)
+    tail, end = recovered.tail, recovered.next_offset
+    try:
+        if tail.position:
+            tail.roll(end)
+        replace_file(disk, names.trim, encode_document(Trim(end)))
+        keep = {names.lock, names.meta, names.trim, names.mark, names.segment(end)}
+        for name in disk.list_dir(names.directory):  # sorted: segments go oldest first
+            path = f"{names.directory}/{name}"
+            if name.startswith(f"{names.stem}.") and path not in keep:
+                disk.unlink(path)
+        disk.sync_dir(names.directory)
+        tail.finish(end)
+    finally:
+        tail.abandon()
+
+
+# ---- the catalog, and the objects
+
+
+async def _bury(catalog: Catalog, end: int) -> tuple[CatalogState | None, bool]:
+    """Publish the tombstone. Returns the newest state, and whether the topic lived until now."""
+    before = await catalog.latest()
+    if before is None or before.deleted:
+        return before, False
+
+    async def settle(before: CatalogState | None) -> CatalogState:
+        assert before is not None  # nothing that was published ever goes
+        nobody = uuid.uuid4().hex
+        after = before.taken_over(nobody, f"{_holder()}, to delete it")
+        return after.trimmed(max(after.end, end)).left_deleted()
+
+    return await acquire(catalog, settle), True
+
+
+async def _remove_objects(store: CloudStore, catalog: Catalog, state: CatalogState) -> None:
+    """Remove the objects of this epoch and earlier ones: later ones are of another life."""
+    try:
+        for info in await store.list_objects(catalog.object_prefix):
+            parts = object_parts(info.key.rpartition("/")[2])
+            if parts is not None and parts[1] <= state.epoch:
+                await store.delete(info.key)
+        await catalog.collect(state)
+    except Exception as error:
+        error.add_note("The topic is deleted. Delete it again to remove the objects that are left.")
+        raise

@@ -1,0 +1,1 @@
+"""How tasks wait for each other."""

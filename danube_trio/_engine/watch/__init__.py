@@ -1,0 +1,1 @@
+"""A program offers to be watched."""
