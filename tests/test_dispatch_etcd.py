@@ -12,7 +12,7 @@ from topics import DANUBE_CURSOR, open_backing, settle, store
 
 from danube_trio.dispatch import SubscriptionOptions, SubscriptionType
 from danube_trio.dispatch._cursor import CursorState
-from danube_trio.dispatch._keeper import CursorKeeper
+from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.errors import FencedError, StoreUnavailableError
 from danube_trio.metadata import EtcdConfig, open_etcd
 

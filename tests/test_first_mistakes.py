@@ -24,8 +24,8 @@ from danube_trio import (
     open_wal,
 )
 from danube_trio.blocking import open_wal as open_blocking
-from danube_trio.cli._top_figures import View
-from danube_trio.cli._top_more import topic_lines
+from danube_trio.cli.top.figures import View
+from danube_trio.cli.top.sections import topic_lines
 from danube_trio.cloud import MemoryStore
 
 OPENERS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {

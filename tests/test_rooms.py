@@ -43,7 +43,7 @@ FACE = {"", "_version", "storage", "watch"}
 CIRCLES = {
     ("_engine.log.cloud_side", "_engine.log.engine", "_engine.log.statistics"),
     ("_engine.thread.host", "_engine.thread.jobs"),
-    ("cli", "cli._app", "cli._app_more", "cli._completion"),
+    ("cli", "cli._app", "cli._completion", "cli._machine_commands"),
     ("cli._options", "cli._where"),
     ("dispatch._consumer", "dispatch._delivery"),
     ("typed._schema", "typed._schemas"),

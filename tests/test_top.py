@@ -25,11 +25,11 @@ from danube_trio._core.plain import to_plain
 from danube_trio._core.stats import Histogram
 from danube_trio._engine.watch.serve import MAX_CLIENTS
 from danube_trio._engine.watch.socket import listen
-from danube_trio.cli import _top_feed
-from danube_trio.cli._top_feed import Feed, Place
-from danube_trio.cli._top_figures import View, histogram, rates
-from danube_trio.cli._top_text import page, plain
-from danube_trio.cli._top_words import bar, duration, per_second, size
+from danube_trio.cli.top import feed as _top_feed
+from danube_trio.cli.top.feed import Feed, Place
+from danube_trio.cli.top.figures import View, histogram, rates
+from danube_trio.cli.top.page import page, plain
+from danube_trio.cli.top.words import bar, duration, per_second, size
 from danube_trio.metadata import MemoryMetadata
 
 ROOT = Path(__file__).parent.parent
@@ -284,7 +284,7 @@ async def test_a_program_that_is_watched_by_too_many_is_an_error(tmp_path: Path)
 
 
 def test_looking_does_not_load_the_engine() -> None:
-    script = "import sys; import danube_trio.cli._top; print('trio' in sys.modules)"
+    script = "import sys; import danube_trio.cli.top.command; print('trio' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )

@@ -11,7 +11,7 @@ files. Chosen here:
 - **Opening** uses O_NOFOLLOW, so that nobody can make a log write elsewhere through a link, and
   O_NONBLOCK, so that a FIFO in the way is refused instead of waited for; for regular files it
   means nothing. Modes are 0600 and 0700: messages are nobody else's business.
-- **Watches** are inotify's, on Linux, if the package `inotify_simple` is there; see `_inotify`.
+- **Watches** are inotify's, on Linux, if the package `inotify_simple` is there; see `inotify`.
 - **EINTR** is Python's affair (PEP 475).
 """
 

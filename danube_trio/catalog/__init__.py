@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from danube_trio._core.manifest import object_parts
 from danube_trio.catalog._base import Catalog, fresh, new_object_id
+from danube_trio.catalog._fencing import CatalogSession, acquire
 from danube_trio.catalog._manifests import ManifestCatalog
 from danube_trio.catalog._retry import Backoff
-from danube_trio.catalog._session import CatalogSession, acquire
 
 if TYPE_CHECKING:
     from danube_trio.catalog._danube import MetadataCatalog

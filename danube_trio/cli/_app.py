@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from danube_trio._version import __version__
-from danube_trio.cli._app_more import bench, completion, restore, top, topics, upload
 from danube_trio.cli._failures import EXIT_CODES, PROBLEMS, Commands
+from danube_trio.cli._machine_commands import bench, completion, top
 from danube_trio.cli._options import (
     Folder,
     as_json,
@@ -23,6 +23,7 @@ from danube_trio.cli._options import (
     in_store,
     skip,
 )
+from danube_trio.cli._store_commands import restore, topics, upload
 from danube_trio.cli._values import FORMATS, Start, to_start, to_until
 
 __all__ = ["app"]

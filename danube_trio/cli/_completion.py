@@ -18,7 +18,7 @@ assert _complete  # importing it registers bash's class
 def print_script(shell: str | None, as_json: bool) -> None:
     """Run the command. Without a shell it is the one that the user has."""
     from danube_trio.cli._app import app
-    from danube_trio.cli._app_more import SHELLS
+    from danube_trio.cli._machine_commands import SHELLS
 
     name = shell or os.environ.get("SHELL", "").rpartition("/")[2]
     kind = get_completion_class(name) if name in SHELLS else None

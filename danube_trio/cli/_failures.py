@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import click
@@ -22,6 +23,7 @@ __all__ = [
     "Command",
     "Commands",
     "InputError",
+    "command",
     "complain",
     "give_up_output",
 ]
@@ -79,6 +81,11 @@ class Command(click.Command):
         logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=text)
         root.meta[_DIRECTORY] = ctx.params.get("directory") or ctx.params.get("target")
         return super().invoke(ctx)
+
+
+def command(function: Callable[..., None]) -> Command:
+    """The command that this function is."""
+    return click.command(cls=Command, epilog=EXIT_CODES)(function)
 
 
 class Commands(click.Group):

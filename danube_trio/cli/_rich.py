@@ -1,4 +1,4 @@
-"""The progress bar itself; beside `_top_rich` the only file that imports rich."""
+"""The progress bar itself; beside `top.terminal` the only file that imports rich."""
 
 from __future__ import annotations
 

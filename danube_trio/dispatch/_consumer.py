@@ -8,9 +8,9 @@ from types import TracebackType
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio.dispatch._delivery import Delivery, Take
-from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import SubscriptionBusyError
 from danube_trio.dispatch._options import SubscriptionType
+from danube_trio.dispatch._state import Engine, Phase
 from danube_trio.dispatch._tasks import Saving
 
 __all__ = ["Consumer"]

@@ -11,10 +11,10 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio.dispatch._engine import Engine
 from danube_trio.dispatch._failures import describe, is_failure
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._queues import key_of
+from danube_trio.dispatch._state import Engine
 from danube_trio.message import StreamMessage
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from trio.lowlevel import enable_ki_protection
 
 from danube_trio import PersistentStorage, StartPosition, Storage
 from danube_trio.config import Durability
+from danube_trio.dispatch._ack_retention import Retention
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
-from danube_trio.dispatch._keeper import CursorKeeper, known_subscriptions
 from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
 from danube_trio.dispatch._opening import cursor_of
 from danube_trio.dispatch._options import (
@@ -35,7 +35,7 @@ from danube_trio.dispatch._options import (
     check_name,
     topic_parts,
 )
-from danube_trio.dispatch._retention import Retention
+from danube_trio.dispatch._saving import CursorKeeper, known_subscriptions
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
 from danube_trio.metadata import MemoryMetadata, MetadataStore

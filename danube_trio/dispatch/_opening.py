@@ -11,8 +11,8 @@ import trio
 
 from danube_trio import StartPosition
 from danube_trio.dispatch._cursor import CursorState
-from danube_trio.dispatch._keeper import CursorKeeper
 from danube_trio.dispatch._log import first_offset
+from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from danube_trio import StartPosition
 from danube_trio.dispatch._dead_letters import DeadLetters, redriven
-from danube_trio.dispatch._keeper import CursorKeeper
+from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.message import Gap, StreamMessage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from danube_trio.dispatch._engine import Engine
+from danube_trio.dispatch._state import Engine
 from danube_trio.message import StreamMessage
 
 __all__ = ["Blocked", "SubscriptionStatistics", "statistics_of"]

@@ -12,13 +12,13 @@ from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._delivery import Take
-from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import CursorTooLargeError
-from danube_trio.dispatch._keeper import CursorKeeper
 from danube_trio.dispatch._opening import offset_of
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._redrive import redrive
 from danube_trio.dispatch._run import Handler, check_run_options, run_handlers
+from danube_trio.dispatch._saving import CursorKeeper
+from danube_trio.dispatch._state import Engine, Phase
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock

@@ -18,9 +18,9 @@ import trio
 
 from danube_trio import StartPosition
 from danube_trio.dispatch._dead_letters import DeadLetters
-from danube_trio.dispatch._engine import Engine, Phase
-from danube_trio.dispatch._keeper import CursorKeeper
 from danube_trio.dispatch._log import MessageReader, TopicLog
+from danube_trio.dispatch._saving import CursorKeeper
+from danube_trio.dispatch._state import Engine, Phase
 from danube_trio.errors import (
     DanubeError,
     LogClosedError,

@@ -3,7 +3,7 @@
 The content is in memory; every change is in a journal on disk before anybody sees it
 (`_journal` has the files, `_recovery` how they are opened, `docs/metadata-format.md` the bytes).
 
-Concurrent writers share a sync: `_line` has how.
+Concurrent writers share a sync: `_commit_queue` has how.
 
 **Visibility.** Reads and watches show durable changes only. Nothing that somebody has seen is taken
 back by a crash.
@@ -33,9 +33,9 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._core.disk import Disk, Lane, Lock
 from danube_trio._disk.real import RealDisk
+from danube_trio.metadata._commit_queue import Line
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History, Watch
 from danube_trio.metadata._journal import Journal, Names, log
-from danube_trio.metadata._line import Line
 from danube_trio.metadata._recovery import Content, recover
 from danube_trio.metadata._rules import check_after, check_key, check_prefix, transaction
 from danube_trio.metadata._store import Revised

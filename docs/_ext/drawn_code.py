@@ -1,9 +1,10 @@
-"""The picture of the layers, drawn from the list that the tests check the imports against."""
+"""The picture of the rooms, drawn from the list that the tests check the imports against."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,37 +14,41 @@ __all__ = ["draw_layers"]
 
 ROOT = Path(__file__).parents[2]
 
-RANK_NAMES = (
-    "facts: no I/O, no clock",
-    "one thing each: disk, stores, reading",
-    "the tasks, and what they share",
-    "the open log; checking and repairing it",
-    "wired to the real disk",
-    "many topics; the engine's thread",
+# What each row of rooms is, from the top; the rooms themselves are those of the test.
+ROW_NAMES = (
+    "the command line, and metrics",
+    "other ways in",
+    "on the public API only",
     "the public names",
-    "built on the public names",
-    "the command line",
+    "many logs, Danube's directories, trio for other programs",
+    "a running log, and the keeping of one that nobody has open",
+    "reading; what users test with",
+    "one log's directory, and how tasks wait",
+    "which objects count",
+    "object stores, and small consistent maps",
+    "the machine, and settings",
+    "facts: no input or output, no clock",
+    "errors and messages",
 )
 
 
 def draw_layers() -> Figure:
-    """The parts of the package by rank, as the test of the layering has them."""
-    ranks, sizes = _ranks(), _sizes()
-    levels = sorted(set(ranks.values()))
-    figure, axes = figure_of(0.78 * len(levels) + 2.2)
+    """The rooms of the package in their rows, as the test has them."""
+    rooms, sizes = _rooms(), _sizes()
+    figure, axes = figure_of(0.78 * len(rooms) + 1.6)
     y = 0.0
-    for level in levels:
-        names = sorted(name for name, rank in ranks.items() if rank == level and name in sizes)
-        rows = _rows([(name or "danube_trio", sizes[name]) for name in names])
+    for level, row in enumerate(reversed(rooms)):
+        names = [name for name in row if name in sizes]
+        rows = _rows([("danube_trio" if name == "face" else name, sizes[name]) for name in names])
         height = 0.6 * len(rows) + 0.5
         axes.add_patch(box(0, y, 100, height, LIGHT["card"], LIGHT["line"]))
-        title = RANK_NAMES[level] if level < len(RANK_NAMES) else ""
+        title = ROW_NAMES[len(rooms) - 1 - level]
         lines = sum(sizes[name] for name in names)
         axes.text(1, y + height - 0.22, title, va="center", fontsize=9, color=LIGHT["quiet"])
         axes.text(99, y + height - 0.22, f"{lines:,} lines", va="center", ha="right", fontsize=9,
                   color=LIGHT["quiet"])  # fmt: skip
-        for i, row in enumerate(rows):
-            _chips(axes, row, y + height - 0.94 - 0.6 * i, level)
+        for i, chips in enumerate(rows):
+            _chips(axes, chips, y + height - 0.94 - 0.6 * i, level)
         y += height + 0.14
     axes.set_xlim(-0.5, 100.5)
     axes.set_ylim(-0.1, y)
@@ -51,24 +56,30 @@ def draw_layers() -> Figure:
     return figure
 
 
-def _ranks() -> dict[str, int]:
-    path = ROOT / "tests" / "test_layering.py"
-    spec = importlib.util.spec_from_file_location("test_layering", path)
+def _test_of_rooms() -> ModuleType:
+    path = ROOT / "tests" / "test_rooms.py"
+    spec = importlib.util.spec_from_file_location("test_rooms", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    ranks: dict[str, int] = module.RANKS
-    return ranks
+    return module
+
+
+def _rooms() -> tuple[tuple[str, ...], ...]:
+    rooms: tuple[tuple[str, ...], ...] = _test_of_rooms().ROOMS
+    if len(rooms) != len(ROW_NAMES):
+        raise ValueError("say in ROW_NAMES what each row of tests/test_rooms.py is")
+    return rooms
 
 
 def _sizes() -> dict[str, int]:
-    """Lines of code and comment of each part."""
-    package = ROOT / "danube_trio"
+    """Lines of code and comment of each room."""
+    package, test = ROOT / "danube_trio", _test_of_rooms()
     sizes: dict[str, int] = {}
-    for path in package.rglob("*.py"):
-        first = path.relative_to(package).parts[0].removesuffix(".py")
-        name = "" if first == "__init__" else first
-        sizes[name] = sizes.get(name, 0) + path.read_text(encoding="utf-8").count("\n")
+    for file in test.FILES:
+        room = test.room(test.module_name(file))
+        lines = (package / file).read_text(encoding="utf-8").count("\n")
+        sizes[room] = sizes.get(room, 0) + lines
     return sizes
 
 

@@ -5,14 +5,14 @@ segments are the objects' bytes. It is opened without the store, and is no write
 there: nothing in the store is changed, not even its epoch. (To go on *with* the log, no restore is
 needed: ``open_wal`` with the store and an empty directory continues at the catalog's end.)
 
-**The point.** `_restore_plan` finds out where the fork ends before anything is fetched. Offsets
+**The point.** `restore_plan` finds out where the fork ends before anything is fetched. Offsets
 stay as they are, and so does the start.
 
 **Verified.** Each object is fetched as a whole, also the one that is cut: its size and the CRC of
 all its bytes must be those that the catalog names, and its frames dense and whole. `OBJECTS` of
 them are fetched at a time, in pieces, so memory is bounded by ``OBJECTS * PIECE_BYTES``.
 
-**Interrupted**, it leaves ``TARGET.restoring`` (see `_restore_files`), and the same call goes on
+**Interrupted**, it leaves ``TARGET.restoring`` (see `restore_files`), and the same call goes on
 there. A store that fails ends it; the next one goes on, too.
 
 **Retention** of the log's owner may remove objects meanwhile. Then the catalog is read again, and

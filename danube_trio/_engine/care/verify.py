@@ -5,8 +5,8 @@ every frame of every segment (length, order, CRC, trailer, batches), every messa
 strictly, where each segment ends, and every index entry against the frame that it points at.
 
 While a program holds the log (`live`), the small files and the listing are read in the order that
-`_observe` explains, and the last segment is checked up to the durability mark: beyond it bytes come
-and go. Otherwise it is looked at to its end, and what follows the mark is described as the next
+`read.observe` explains, and the last segment is checked up to the durability mark: beyond it bytes
+come and go. Otherwise it is looked at to its end, and what follows the mark is described as the next
 open will treat it: whole batches stay, anything else was never acknowledged and is cut.
 
 Synchronous code over the `Disk` interface, in bounded memory.
@@ -127,7 +127,7 @@ class Verification:
     # ---- small files
 
     def _small_files(self, small: _Small) -> Iterator[Finding]:
-        """Fill `small`. The order matters when the log is live; see `_observe`."""
+        """Fill `small`. The order matters when the log is live; see `read.observe`."""
         disk, names = self._disk, self._names
         try:
             _, small.meta = refuse_foreign(disk, names)

@@ -57,7 +57,7 @@ class SourceFile:
 
     Attributes:
         size: its size in bytes when it was found; what is appended later is not looked at.
-        format: see `_danube_frames`.
+        format: see `frames`.
         header_bytes: how many bytes come before the first frame.
         first, last: the offsets of its first and last record, if its name says so.
     """

@@ -4,7 +4,7 @@ Such a file is read with everything in mind that the engine does to it. It appen
 tail without cutting it, starts at offset 0 again after a restart, never syncs, and leaves zeros
 where a crash took the data. So a walk expects no offset, and no end at the first bad byte: it gives
 every frame that is whole, with whatever offset it claims, and every stretch of bytes that is not,
-so that each byte of the file is in exactly one item. What the offsets mean is for `_danube_order`.
+so that each byte of the file is in exactly one item. What the offsets mean is for `order`.
 
 Behind damage the next frame is looked for at every byte. A match by chance is ruled out by three
 checks, cheapest first: a length within limits, the first fields of a message, the CRC. One more is

@@ -1,7 +1,7 @@
 """A directory of Danube's as one sequence of messages, and everything that is wrong with it.
 
 Two passes. The survey reads every byte and yields `Finding`s: damage, records that are missing,
-histories that begin again (see `_danube_survey`, `_danube_order`). Then `batches` reads the records
+histories that begin again (see `survey`, `order`). Then `batches` reads the records
 of all generations, the oldest first, by their offsets. What the second pass reads must still be
 what the survey saw: the CRC is checked again, and another one is `CorruptDataError`.
 

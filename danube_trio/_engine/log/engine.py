@@ -1,7 +1,7 @@
 """What the tasks of one log share: its state, and the steps that change it.
 
 Every method here is synchronous, so each is one indivisible step between two checkpoints: between
-deciding on state and recording it there is no await. The tasks (`_writer`, `_flusher`, `_janitor`)
+deciding on state and recording it there is no await. The tasks (`writer`, `flusher`, `janitor`)
 and the readers hold no state of the log of their own.
 
 ::

@@ -1,7 +1,7 @@
 """`Wal`: the open log as its users see it. Made by `open_wal` only.
 
-It only puts things together: `_encode` makes records of what is handed in, `_accept` takes them,
-`_engine` holds the state, `_reader` reads. What each call promises stands in its docstring.
+It only puts things together: `encode` makes records of what is handed in, `accept` takes them,
+`engine` holds the state, `read.reader` reads. What each call promises stands in its docstring.
 """
 
 from __future__ import annotations
@@ -338,6 +338,6 @@ def _check_store(engine: Engine) -> CloudSide:
 
 
 def inside(wal: Wal) -> tuple[Engine, Acceptor, Encoder]:
-    """What an open log consists of, for who appends to it on behalf of many: see `_line`."""
+    """What an open log consists of, for who appends to it on behalf of many: see `thread.line`."""
     # A function of this module, not a method: users have no use for it.
     return wal._engine, wal._acceptor, wal._encoder  # pyright: ignore[reportPrivateUsage]

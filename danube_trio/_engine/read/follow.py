@@ -1,11 +1,11 @@
 """Following: a read-only view of a log that another process writes, or nobody any more.
 
-A follower takes no lock and changes nothing; `_observe` says how it looks at the directory, and why
+A follower takes no lock and changes nothing; `observe` says how it looks at the directory, and why
 what it shows never goes away. Its readers are the log's own: they only have another source.
 
 **Waiting.** The writer knows nothing of its followers: it may run on another machine, or be dead.
 So whoever waits for new records has the directory looked at again and again: when the system tells
-that it is worth it, where it can (`Disk.watch`), else every `poll_seconds` (see `_poller`). What is
+that it is worth it, where it can (`Disk.watch`), else every `poll_seconds` (see `poller`). What is
 watched are the durability mark, which is written after each sync, and the names in the
 directory: segments come and go, and the mark may be made anew. Writes to segments are not: they
 come before their sync, when there is nothing to see yet.

@@ -1,4 +1,4 @@
-"""Jobs: what the doors hand to the engine's thread. See `_host`."""
+"""Jobs: what the doors hand to the engine's thread. See `host`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`Storage`: many topics in one process, each a log of its own, by Danube's names.
 
-`_topic_door` says what they are opened with, `_topic_host` opens and closes them; here is what can
+`opening` says what they are opened with, `hosts` opens and closes them; here is what can
 be done with them.
 """
 

@@ -1,4 +1,4 @@
-"""A topic that has a host: its state, and who uses it. `_topic_host` changes it."""
+"""A topic that has a host: its state, and who uses it. `hosts` changes it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The socket that an offer is reached by, and its name in the file system. Blocking.
 
-Beside `_disk` this is the only file that changes names in the file system, because a socket is no
+Beside `_disk` this is the only room that changes names in the file system, because a socket is no
 file that a `Disk` knows: it has no content, nothing of it is durable, and losing it loses nothing.
 
 - **A name appears whole.** The socket is bound to a temporary name, gets mode 0600 and listens,

@@ -19,10 +19,10 @@ import attrs
 import click
 
 from danube_trio.cli._failures import complain
-from danube_trio.cli._top_feed import Feed, NotOfferedError, find_offers
-from danube_trio.cli._top_figures import View, as_dict, number, rates
-from danube_trio.cli._top_text import page, plain
-from danube_trio.cli._top_words import Line, table
+from danube_trio.cli.top.feed import Feed, NotOfferedError, find_offers
+from danube_trio.cli.top.figures import View, as_dict, number, rates
+from danube_trio.cli.top.page import page, plain
+from danube_trio.cli.top.words import Line, table
 
 __all__ = ["watch"]
 
@@ -113,7 +113,7 @@ def _screen(wanted: Wanted) -> AbstractContextManager[Show]:
         return contextlib.nullcontext(_print_json)
     if sys.stdout.isatty() and wanted.count != 1 and not _is_dumb():
         try:
-            from danube_trio.cli._top_rich import live_screen
+            from danube_trio.cli.top.terminal import live_screen
         except ModuleNotFoundError:
             return contextlib.nullcontext(_print_page)
         return live_screen()
@@ -192,6 +192,6 @@ def _row(feed: Feed, found: dict[str, Any], start: float | None, end: float | No
 
 
 def _cleaned(rows: list[list[str]]) -> list[Line]:
-    from danube_trio.cli._top_words import clean
+    from danube_trio.cli.top.words import clean
 
     return table([[clean(cell) for cell in row] for row in rows], left=7)

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 import trio
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._engine import Bell
 from danube_trio.dispatch._log import first_offset
 from danube_trio.dispatch._options import ReliableOptions, RetentionPolicy
+from danube_trio.dispatch._state import Bell
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import DanubeError
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from danube_trio.cli._top_figures import View
-from danube_trio.cli._top_text import page
+from danube_trio.cli.top.figures import View
+from danube_trio.cli.top.page import page
 
 __all__ = ["live_screen"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from danube_trio.cli._top_figures import (
+from danube_trio.cli._values import counted
+from danube_trio.cli.top.figures import (
     COUNTERS,
     Histogram,
     View,
@@ -19,8 +20,8 @@ from danube_trio.cli._top_figures import (
     rates,
     seconds_between,
 )
-from danube_trio.cli._top_more import cloud_lines, rest_lines, topic_lines
-from danube_trio.cli._top_words import (
+from danube_trio.cli.top.sections import cloud_lines, rest_lines, topic_lines
+from danube_trio.cli.top.words import (
     Line,
     amount,
     bar,
@@ -30,7 +31,6 @@ from danube_trio.cli._top_words import (
     size,
     table,
 )
-from danube_trio.cli._values import counted
 
 __all__ = ["page", "plain"]
 

@@ -1,11 +1,11 @@
-"""The rest of a page: the object store, the topics of a storage, and what no section knows."""
+"""Sections of a page: the object store, the topics of a storage, and whatever else there is."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from danube_trio.cli._top_figures import View, as_dict, as_list, histogram, number, seconds_between
-from danube_trio.cli._top_words import Line, amount, clean, duration, per_second, size, table
+from danube_trio.cli.top.figures import View, as_dict, as_list, histogram, number, seconds_between
+from danube_trio.cli.top.words import Line, amount, clean, duration, per_second, size, table
 
 __all__ = ["cloud_lines", "rest_lines", "topic_lines"]
 
