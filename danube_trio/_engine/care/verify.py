@@ -6,8 +6,8 @@ strictly, where each segment ends, and every index entry against the frame that 
 
 While a program holds the log (`live`), the small files and the listing are read in the order that
 `read.observe` explains, and the last segment is checked up to the durability mark: beyond it bytes
-come and go. Otherwise it is looked at to its end, and what follows the mark is described as the next
-open will treat it: whole batches stay, anything else was never acknowledged and is cut.
+come and go. Otherwise it is looked at to its end, and what follows the mark is described as the
+next open will treat it: whole batches stay, anything else was never acknowledged and is cut.
 
 Synchronous code over the `Disk` interface, in bounded memory.
 """

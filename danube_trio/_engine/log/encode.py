@@ -37,7 +37,7 @@ class Encoder:
         self._producer = config.producer_name
         self._head = codec.encode_head(0, 0, config.topic_name, config.broker_addr)
         self._rest = codec.encode_rest(config.producer_name, None, {}, None, None, None)
-        # One value: threads of the doors encode, too, and never see one's time with another's bytes.
+        # One value: threads encode, too, and must not see the time of one tail with another.
         self._tail = (-1, b"")
 
     def _plain_tail(self) -> bytes:
