@@ -140,7 +140,7 @@ class FileSurvey:
         self.damaged_bytes = 0
         self.undecoded = 0
         self.publish_time = 0
-        self.last_codec = codec or begin_with
+        self.last_codec: str = codec or begin_with
         self._source = source
         self._codec = codec
         self._progress = progress
