@@ -28,7 +28,21 @@ __all__ = [
 
 
 class DanubeError(Exception):
-    """Base of every error that danube-trio defines."""
+    """Base of every error that danube-trio defines.
+
+    Its facts, its text and its notes survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``, so
+    that an error comes out of a pool of processes as it was raised. As with all of Python's
+    exceptions, the cause and the traceback do not.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python's own way calls the class with the text alone, which is not what it takes.
+        return _again, (type(self), self.args), self.__dict__ or None
+
+
+def _again(kind: type[DanubeError], args: tuple[object, ...]) -> DanubeError:
+    """An error with this text; what else it knew is put back by whoever copies it."""
+    return kind.__new__(kind, *args)
 
 
 class LogClosedError(DanubeError):

@@ -46,6 +46,9 @@ class ProcessKilledError(OSError):
     def __init__(self, path: str) -> None:
         super().__init__(errno.ESRCH, "this process of the simulated disk was killed", path)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.filename,), self.__dict__ or None
+
 
 @attrs.define(eq=False)
 class Operation:
