@@ -93,6 +93,18 @@ async def test_a_start_outside_of_the_log_is_named() -> None:
                 StartPosition.timestamp(seconds)
 
 
+@pytest.mark.parametrize(("scale", "unit"), [(1e3, "milli"), (1e6, "micro"), (1e9, "nano")])
+def test_a_time_that_is_not_in_seconds_is_refused_with_its_value_in_seconds(
+    scale: float, unit: str
+) -> None:
+    for seconds in (200_000_000.0, 1_733_000_000.5, 4e9):  # 1976, 2024, 2096
+        with pytest.raises(ValueError, match=f"looks like {unit}seconds: timestamp={seconds}"):
+            StartPosition.timestamp(seconds * scale)
+        assert StartPosition.timestamp(seconds).value == seconds * 1e6
+    with pytest.raises(ValueError, match="must be seconds since 1970"):
+        StartPosition.timestamp(True)
+
+
 @pytest.mark.parametrize("memory", [False, True])
 async def test_timestamps_find_the_first_record_at_or_after_them(memory: bool) -> None:
     clock = Clock()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from danube_trio._core.times import microseconds
 
 __all__ = ["seconds_of", "time_text"]
 
@@ -22,8 +23,7 @@ def seconds_of(text: str) -> float:
             reason = f"{text!r} is neither seconds since 1970 nor ISO 8601"
             raise ValueError(reason) from None
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{text!r} is before 1970, or no time at all")
+    microseconds(seconds, "time")  # refuses what is no time
     return seconds
 
 

@@ -15,6 +15,7 @@ import attrs
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk
 from danube_trio._core.frame import batch_boundaries
+from danube_trio._core.times import microseconds
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._default import readable_state
@@ -121,7 +122,7 @@ async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> Res
 
 
 async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> RestorePlan:
-    time = round(until * 1_000_000)
+    time = microseconds(until, "until_time")
     last = next((d for d in state.segments if d.last_time >= time), None)
     if last is None:
         newest = state.segments[-1].last_time if state.segments else 0

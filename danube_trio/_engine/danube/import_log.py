@@ -44,6 +44,7 @@ from danube_trio._core.disk import Disk, parent_of, put_in_place, read_file, rep
 from danube_trio._core.files import Meta, Trim, encode_document
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
+from danube_trio._core.times import seconds_of_any_unit
 from danube_trio._engine.danube.source import DanubeSource
 from danube_trio._engine.log.open import open_wal
 from danube_trio._engine.read.source import StartPosition
@@ -60,8 +61,6 @@ NOTE_LIMIT_BYTES = 64 << 20
 LARGEST_MESSAGE_BYTES = 60 << 20
 
 _LENGTH = struct.Struct("<I")
-# Publish times above these are in the next smaller unit: in seconds, 1e11 is the year 5138.
-_UNITS: Final = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 
 
 @attrs.frozen
@@ -226,20 +225,15 @@ class _Times:
         self._clock = clock
         self.now: float = clock()
         if first:
-            self.now = min(self.now, _seconds(first))
+            self.now = min(self.now, seconds_of_any_unit(first))
 
     def __call__(self) -> float:
         return self.now
 
     def of_batch(self, messages: list[StreamMessage]) -> None:
         """Move on to these messages."""
-        latest = max(_seconds(message.publish_time) for message in messages)
+        latest = max(seconds_of_any_unit(message.publish_time) for message in messages)
         self.now = max(self.now, min(latest, self._clock()))
-
-
-def _seconds(publish_time: int) -> float:
-    """Seconds since 1970, whatever the unit."""
-    return next(publish_time / scale for limit, scale in _UNITS if publish_time < limit)
 
 
 async def _fill(

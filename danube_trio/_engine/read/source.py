@@ -16,6 +16,7 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
+from danube_trio._core.times import microseconds
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
 from danube_trio.config import WalConfig
@@ -52,10 +53,12 @@ class StartPosition:
 
     @classmethod
     def timestamp(cls, seconds: float) -> StartPosition:
-        """The first record appended at or after this time (seconds since 1970-01-01 UTC)."""
-        if not 0 <= seconds < 2**43:
-            raise ValueError(f"timestamp={seconds!r} must be seconds since 1970, 0 or more")
-        return cls("timestamp", max(1, round(seconds * 1e6)))  # 0 means "no time" to a reader
+        """The first record appended at or after this time (seconds since 1970-01-01 UTC).
+
+        A time in milliseconds, as a message's `publish_time` may be, is a ValueError that has the
+        value in seconds.
+        """
+        return cls("timestamp", microseconds(seconds, "timestamp"))
 
 
 class ReaderSource(Protocol):
