@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import danube_trio.cloud
 from danube_trio._disk.real import RealDisk
 from danube_trio.cloud import DirectoryStore, MemoryStore, StoreOptions, open_store
+from danube_trio.metadata import EtcdConfig
 from danube_trio.testing import SimDisk
 
 SECRETS = {
@@ -74,9 +76,33 @@ def test_secrets_are_not_shown() -> None:
         with pytest.raises(ValueError, match=name) as caught:
             StoreOptions.from_plain({name: ["s3cret"]})
         assert "s3cret" not in str(caught.value)
-    with pytest.raises(ValueError, match="user or password") as caught:
-        StoreOptions(endpoint="https://user:s3cret@example.com")
-    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://root:s3cret@127.0.0.1:9", "http://s3cret@host", "HTTPS://root:s3cret@host"),
+        *("root:s3cret@host:2379", "https://root:s3c/ret@s3cret@host/path", "https://a/?s3cret@b"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(url: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: StoreOptions(endpoint=url),
+        lambda: EtcdConfig(endpoints=url),
+        lambda: EtcdConfig(endpoints=("http://127.0.0.1:2379", url)),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="must not have a user or password") as caught:
+            call()
+        assert "s3c" not in str(caught.value)
+    with pytest.raises(ValueError, match="must begin with one of") as caught:
+        open_store(url)
+    assert "s3c" not in str(caught.value)
+    command = [sys.executable, "-m", "danube_trio.cli", "info", "--store", "memory:"]
+    command += ["--metadata", url.replace("https", "etcd")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "s3c" not in done.stderr
 
 
 async def test_memory_and_directories_are_opened_by_their_urls(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def _package_hint() -> Any:
 
 def _etcd_config(url: str) -> Any:
     """``etcd://host:port,host:port``; etcds:// with TLS. Name and password from the environment."""
+    from danube_trio._core.urls import shown_url
     from danube_trio.metadata import EtcdConfig
 
     scheme, separator, rest = url.partition("://")
@@ -174,7 +175,7 @@ def _etcd_config(url: str) -> Any:
     if not separator or scheme not in schemes or not hosts or "@" in rest:
         raise ValueError(
             f"--metadata must look like etcd://host:2379,other:2379 (with TLS: etcds://), "
-            f"not {url.partition('@')[2] or url!r}"
+            f"not {shown_url(url)}"
         )
     return EtcdConfig(
         endpoints=tuple(f"{schemes[scheme]}://{host}" for host in hosts),

@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 import cattrs
 
+from danube_trio._core.urls import check_endpoint
+
 __all__ = ["SECRETS", "StoreOptions"]
 
 MIB = 1 << 20
@@ -113,10 +115,7 @@ class StoreOptions:
         endpoint = self.endpoint
         if endpoint is None:
             return
-        if not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"endpoint={endpoint!r} must begin with https:// or http://")
-        if "@" in endpoint.split("/")[2]:
-            raise ValueError("endpoint must not have a user or password: there are other settings")
+        check_endpoint(endpoint, "endpoint=")
         if endpoint.startswith("http://") and not self.allow_http:
             raise ValueError(
                 f"endpoint={endpoint!r} is not encrypted: set allow_http=True, or https"

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import attrs
 
+from danube_trio._core.urls import check_endpoint
+
 __all__ = ["EtcdConfig"]
 
 
@@ -24,7 +26,8 @@ class EtcdConfig:
     """How to reach an etcd cluster, version 3.4 or later. Times are in seconds.
 
     Attributes:
-        endpoints: client URLs of its members; the next one is tried when one fails.
+        endpoints: client URLs of its members, without user or password; the next one is tried
+            when one fails.
         username: for authentication; None uses none.
         password: for authentication.
         ca_file: certificates to trust instead of the system's, a PEM file.
@@ -55,8 +58,7 @@ class EtcdConfig:
         if not self.endpoints:
             raise ValueError("endpoints is empty: give one client URL at least")
         for url in self.endpoints:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"endpoints has {url!r}, which is no http:// or https:// URL")
+            check_endpoint(url, "endpoints has ")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together: one of them is None")
         if self.key_file is not None and self.cert_file is None:
