@@ -21,6 +21,7 @@ import pytest
 import trio
 from cloud_model import CONFIG, World
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -47,6 +48,7 @@ from danube_trio._engine.read.replica import ReplicaStatistics
 from danube_trio.dispatch import ReliableDispatch, ReliableOptions, SubscriptionStatistics
 from danube_trio.prometheus import DanubeCollector, open_metrics_server
 from danube_trio.prometheus._figures import GROUPS, NOT_SHOWN, UP, Figure, Group
+from danube_trio.prometheus._serve import MAX_CONNECTIONS
 from danube_trio.testing import SimDisk
 
 TOPIC = "/default/orders"
@@ -736,3 +738,36 @@ async def test_a_connection_that_asks_for_nothing_is_left(
         async with stream:
             assert await stream.receive_some() == b""
     assert capfd.readouterr().err == ""
+
+
+class Crowd:
+    """A collector that counts who asks at once, and lets nobody go before the bound is reached."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._inside = 0
+        self._lock = threading.Lock()
+        self._full = threading.Event()
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+            if self._inside >= MAX_CONNECTIONS:
+                self._full.set()
+        self._full.wait()
+        with self._lock:
+            self._inside -= 1
+        return ()
+
+
+async def test_no_more_connections_than_their_bound_have_a_thread_and_a_descriptor() -> None:
+    """The others wait in the system's queue, and are answered when there is a place."""
+    crowd, registry = Crowd(), CollectorRegistry(auto_describe=False)
+    async with open_metrics_server(0, registry=registry) as port, trio.open_nursery() as nursery:
+        registry.register(crowd)
+        threads = trio.CapacityLimiter(2 * MAX_CONNECTIONS)
+        for _ in range(2 * MAX_CONNECTIONS):
+            ask = partial(fetch, port, "text/plain")
+            nursery.start_soon(partial(trio.to_thread.run_sync, ask, limiter=threads))
+    assert crowd.most == MAX_CONNECTIONS
