@@ -29,7 +29,8 @@ MANY_FIELDS = 3
 OURS = {"History", "LoopDoor", "ThreadDoor", "_wal.Wal"}
 # Arguments that only the package itself has.
 PRIVATE = re.compile(
-    r"danube_trio[\w.]*\._\w+\.(Engine|Entry|ThreadDoor|History|EtcdGateway|_\w+)\b"
+    r"danube_trio[\w.]*\._[\w.]+\."
+    r"(Engine|SubscriptionState|Entry|ThreadDoor|History|EtcdGateway|_\w+)\b"
 )
 WATCHED = (
     "~contextlib.AbstractAsyncContextManager[~collections.abc.AsyncIterator["
