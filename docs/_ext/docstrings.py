@@ -26,7 +26,7 @@ DASH = "\N{EN DASH}"
 LABELS = {"Args": "Arguments"}
 ERROR = re.compile(r"(?<![\w.`~])([A-Z]\w+Error)(?![\w`(])")
 MANY_FIELDS = 3
-OURS = {"History", "LoopDoor", "ThreadDoor", "_wal.Wal"}
+OURS = {"History", "LoopDoor", "ThreadDoor"}
 # Arguments that only the package itself has.
 PRIVATE = re.compile(
     r"danube_trio[\w.]*\._[\w.]+\."
