@@ -166,8 +166,21 @@ async def test_compaction_is_reported(etcd: EtcdServer) -> None:
             for _ in range(2):
                 with pytest.raises(WatchLostError, match=r"compacted.*List the entries"):
                     await anext(events)
-        async with store.watch("/c/", after=newest - 1) as events:
-            assert (await anext(events)).value == b"3"
+        later = await store.put("/c/a", b"4")
+        async with store.watch("/c/", after=newest) as events:
+            assert await anext(events) == WatchEvent("/c/a", b"4", later)
+
+
+@needs_etcd
+async def test_the_oldest_revision_that_compaction_left_is_not_whole(etcd: EtcdServer) -> None:
+    """etcd before 3.5.18 has forgotten its deletions, and says nothing."""
+    async with open_etcd(config(etcd)) as store:
+        base = await store.put("/oldest/a", b"1")
+        newest = await store.transact({}, put={"/oldest/b": b"2"}, delete=["/oldest/a"])
+        await raw(store, "/v3/kv/compaction", revision=str(newest), physical=True)
+        async with store.watch("/oldest/", after=base) as events:
+            with pytest.raises(WatchLostError, match="compacted"):
+                await anext(events)
 
 
 @needs_etcd

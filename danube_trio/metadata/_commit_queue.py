@@ -159,8 +159,7 @@ class Line:
         batch = self._take()
         decisions: list[Decision] = []
         try:
-            draft = Draft(self._table)
-            draft.expire(trio.current_time())
+            draft = Draft(self._table, trio.current_time())
             decisions += [draft.decide(job.wanted or _NOTHING) for job in batch]
             if draft.changes:
                 await self._commit(draft.changes)

@@ -273,5 +273,5 @@ class EmbeddedMetadata:
 
     async def _end_times(self, now: float) -> None:
         line = self._line
-        while not line.closed and line.broken is None and self._table.due(now):
+        while not line.closed and line.broken is None and self._table.is_due(now):
             await self._line.write(None)

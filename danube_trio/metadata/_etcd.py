@@ -14,17 +14,26 @@ certificate: that says only that the client may connect.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 from danube_trio.errors import StoreUnavailableError
-from danube_trio.metadata._etcd_answer import CompactedError, LeaseGoneError, understood
+from danube_trio.metadata._etcd_answer import (
+    CompactedError,
+    Json,
+    LeaseGoneError,
+    binary,
+    flag,
+    header_of,
+    number,
+    objects,
+    understood,
+)
 from danube_trio.metadata._etcd_config import EtcdConfig
 from danube_trio.metadata._etcd_gateway import Gateway
-from danube_trio.metadata._etcd_watch import EtcdWatch, decode_key, encode, range_of
+from danube_trio.metadata._etcd_watch import EtcdWatch, decode_key, encode, range_end
 from danube_trio.metadata._rules import check_after, check_key, check_prefix, transaction
 from danube_trio.metadata._store import Revised
 
@@ -80,41 +89,42 @@ class EtcdMetadata:
 
     async def get(self, key: str) -> Revised | None:
         """See `MetadataStore.get`."""
-        answer = await self._gateway.read("/v3/kv/range", {"key": encode(check_key(key))})
+        name = check_key(key)
+        answer = await self._gateway.read("/v3/kv/range", {"key": encode(name)})
         with understood(self.url):
-            entries = [_revised(entry) for entry in answer.get("kvs", ())]
-        return entries[0] if entries else None
+            entries = _entries(answer, name, name + b"\0")
+            return _revised(entries[0]) if entries else None
 
     async def list_entries(self, prefix: str) -> list[Revised]:
         """See `MetadataStore.list_entries`. All pages are of one revision."""
-        keys = range_of(check_prefix(prefix))
+        start = check_prefix(prefix)
+        end = range_end(start)
         for _ in range(LIST_TRIES):
             with contextlib.suppress(CompactedError):  # while it was read: begin again
-                return await self._list(keys)
+                return await self._list(start, end)
         raise StoreUnavailableError(
             f"{self.url}: compaction was faster than the list of {prefix!r}, {LIST_TRIES} times"
         )
 
-    async def _list(self, keys: dict[str, str]) -> list[Revised]:
+    async def _list(self, start: bytes, end: bytes) -> list[Revised]:
         found: list[Revised] = []
-        body: dict[str, Any] = {**keys, "limit": str(PAGE)}
+        body: dict[str, Any] = {"range_end": encode(end), "limit": str(PAGE)}
         while True:
-            answer = await self._gateway.read("/v3/kv/range", body)
+            answer = await self._gateway.read("/v3/kv/range", {**body, "key": encode(start)})
             with understood(self.url):
-                entries = answer.get("kvs", ())
+                entries = _entries(answer, start, end)
                 found += [entry for kv in entries if (entry := _revised(kv)) is not None]
-                if not answer.get("more") or not entries:
+                if not flag(answer.get("more", False)):
                     return found
-                last = base64.b64decode(entries[-1]["key"])
-                body["key"] = encode(last + b"\0")
-                body.setdefault("revision", answer["header"]["revision"])
+                start = binary(entries[-1]["key"]) + b"\0"
+                body.setdefault("revision", str(_revision(answer)))
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> int:
         """See `MetadataStore.put`."""
         transaction({}, put={key: value}, ttl=ttl)  # checks them
         body = {"key": encode(key.encode()), "value": encode(value)}
         if ttl is None:
-            return self._revision(await self._gateway.write("/v3/kv/put", body))
+            return await self._put(body)
         try:
             return await self._put_with_lease(body, ttl)
         except LeaseGoneError:  # it ended between the two calls; nothing was put
@@ -126,15 +136,23 @@ class EtcdMetadata:
         grant = {"TTL": str(math.ceil(ttl)), "ID": "0"}
         answer = await self._gateway.write("/v3/lease/grant", grant)
         with understood(self.url):
-            leased = {**body, "lease": str(answer["ID"])}
-        return self._revision(await self._gateway.write("/v3/kv/put", leased))
+            lease = number(answer["ID"])
+            if not lease:  # with 0 it would last
+                raise ValueError("the lease has no number")
+        return await self._put({**body, "lease": str(lease)})
+
+    async def _put(self, body: dict[str, str]) -> int:
+        answer = await self._gateway.write("/v3/kv/put", body)
+        with understood(self.url):
+            return _revision(answer)
 
     async def delete(self, key: str) -> bool:
         """See `MetadataStore.delete`."""
         body = {"key": encode(check_key(key))}
         answer = await self._gateway.write("/v3/kv/deleterange", body)
         with understood(self.url):
-            return int(answer.get("deleted", 0)) > 0
+            _revision(answer)
+            return number(answer.get("deleted", 0)) > 0
 
     async def transact(
         self,
@@ -162,11 +180,9 @@ class EtcdMetadata:
             for key, revision in wanted.expect.items()
         ]
         answer = await self._gateway.write("/v3/kv/txn", {"compare": compare, "success": changes})
-        return self._revision(answer) if answer.get("succeeded") else None
-
-    def _revision(self, answer: dict[str, Any]) -> int:
         with understood(self.url):
-            return int(answer["header"]["revision"])
+            revision = _revision(answer)
+            return revision if flag(answer.get("succeeded", False)) else None
 
     def watch(self, prefix: str, *, after: int | None = None) -> EtcdWatch:
         """See `MetadataStore.watch`."""
@@ -178,9 +194,27 @@ class EtcdMetadata:
         await self._gateway.aclose()
 
 
-def _revised(entry: dict[str, Any]) -> Revised | None:
+# -- taking answers apart, within `understood`
+
+
+def _revision(answer: Json) -> int:
+    return number(header_of(answer)["revision"])
+
+
+def _entries(answer: Json, start: bytes, end: bytes) -> list[Json]:
+    """The entries of a range; ValueError if they are not those of `[start, end)`, in order."""
+    _revision(answer)
+    entries = objects(answer.get("kvs", []))
+    for entry in entries:
+        key = binary(entry["key"])
+        if not start <= key < end:
+            raise ValueError(f"the key {key!r:.100} was not asked for")
+        start = key + b"\0"
+    return entries
+
+
+def _revised(entry: Json) -> Revised | None:
     key = decode_key(entry["key"])
     if key is None:
         return None
-    value = base64.b64decode(entry.get("value", ""))
-    return Revised(key, value, int(entry["mod_revision"]))
+    return Revised(key, binary(entry.get("value", "")), number(entry["mod_revision"]))

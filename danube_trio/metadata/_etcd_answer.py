@@ -1,7 +1,16 @@
-"""What an answer of etcd's gateway means: its objects, and the errors behind status codes."""
+"""What an answer of etcd's gateway means: its objects, and the errors behind status codes.
+
+Whatever answers at an endpoint may be something else: a proxy's page, another program's JSON. Two
+rules keep nonsense from being read as an answer, above all as "there is nothing":
+
+1. Every answer of etcd's has a header. What has none is not one, with status 200 too.
+2. Fields may be missing (the gateway leaves out zeros), but what is there has the right form: it is
+   taken apart by `number`, `binary`, `flag`, `objects` and `header_of`, within `understood`.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import ssl
@@ -22,7 +31,12 @@ __all__ = [
     "SilentError",
     "TokenError",
     "answer_of",
+    "binary",
     "certificate_error",
+    "flag",
+    "header_of",
+    "number",
+    "objects",
     "parse",
     "refusal",
     "understood",
@@ -62,10 +76,48 @@ def understood(where: str) -> Generator[None]:
     """For taking an answer apart: what is not as etcd answers is StoreUnavailableError."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise StoreUnavailableError(
-            f"{where} does not answer like etcd's gateway: {error!r}"
+            f"{where} does not answer like etcd's gateway: {error!r:.200}"
         ) from error
+
+
+def number(value: object) -> int:
+    """A 64-bit number from 0 on, which JSON has as a string. Raises ValueError."""
+    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r:.50} is no number")
+    return value
+
+
+def binary(value: object) -> bytes:
+    """Bytes, which JSON has in base64. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.50} is no base64")
+    return base64.b64decode(value, validate=True)
+
+
+def flag(value: object) -> bool:
+    """True or False. Raises ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.50} is neither true nor false")
+    return value
+
+
+def objects(value: object) -> list[Json]:
+    """A list of objects. Raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in cast("Any", value)):
+        raise ValueError(f"{value!r:.50} is no list of objects")
+    return cast("list[Json]", value)
+
+
+def header_of(answer: Json) -> Json:
+    """The header that every answer has. Raises ValueError."""
+    header = answer.get("header")
+    if not isinstance(header, dict):
+        raise ValueError("the answer has no header")
+    return cast("Json", header)
 
 
 def refusal(where: str, code: int, message: str) -> Exception:
@@ -89,12 +141,15 @@ def refusal(where: str, code: int, message: str) -> Exception:
 def answer_of(endpoint: str, response: httpx2.Response) -> Json:
     """The object of an answer; raises what it says is wrong."""
     if response.status_code == 200:
-        return parse(endpoint, response.content)
+        answer = parse(endpoint, response.content)
+        with understood(endpoint):
+            header_of(answer)
+        return answer
     try:
         body = parse(endpoint, response.content)
         with understood(endpoint):
-            code = int(body.get("code", 0))
-        message = str(body.get("message") or body.get("error"))
+            code = number(body.get("code", 0))
+            message = str(body.get("message") or body.get("error"))[:1000]
     except StoreUnavailableError:
         code, message = 0, response.text[:200]
     if code == 0 and response.status_code in (401, 403):  # of a proxy
@@ -103,15 +158,18 @@ def answer_of(endpoint: str, response: httpx2.Response) -> Json:
 
 
 def parse(endpoint: str, data: bytes) -> Json:
+    """The object in these bytes of JSON."""
     try:
         value = json.loads(data)
-    except ValueError as error:
-        raise StoreUnavailableError(
-            f"{endpoint} does not answer like etcd's gateway: {data[:100]!r}"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_etcd(endpoint, data) from error
     if not isinstance(value, dict):
-        raise StoreUnavailableError(f"{endpoint} does not answer like etcd's gateway: {value!r}")
+        raise _not_etcd(endpoint, data)
     return cast("Json", value)
+
+
+def _not_etcd(endpoint: str, data: bytes) -> StoreUnavailableError:
+    return StoreUnavailableError(f"{endpoint} does not answer like etcd's gateway: {data[:100]!r}")
 
 
 def certificate_error(error: BaseException | None) -> str | None:

@@ -28,6 +28,8 @@ from danube_trio.metadata._etcd_answer import (
     TokenError,
     answer_of,
     certificate_error,
+    flag,
+    number,
     parse,
     refusal,
     understood,
@@ -149,7 +151,7 @@ class Gateway:
                     # A login that failed has done nothing of what was asked for.
                     raise NotSentError(*error.args) from error.__cause__
                 with understood(endpoint):
-                    self._token = str(answer["token"])
+                    self._token = _token_of(answer)
             return self._token
 
     def forget(self, token: str | None) -> None:
@@ -277,12 +279,13 @@ class Lines:
         with understood(self.endpoint):
             error: Json = message.get("error") or {}
             result: Json = message.get("result") or {}
-            code = int(error.get("grpc_code") or error.get("code") or 0)
-            ended = result.get("canceled") and not int(result.get("compact_revision", 0))
+            code = number(error.get("grpc_code") or error.get("code") or 0)
+            ended = flag(result.get("canceled", False))
+            ended = ended and not number(result.get("compact_revision", 0))
+            reason = str(error.get("message") if error else result.get("cancel_reason"))[:1000]
         if error:
-            self._fail(code, str(error.get("message")))
+            self._fail(code, reason)
         if ended:
-            reason = str(result.get("cancel_reason"))
             denied = "permission denied" in reason.lower()
             self._fail(PERMISSION_DENIED if denied else 0, reason)
         return result
@@ -303,6 +306,13 @@ class Lines:
             with contextlib.suppress(*self._gateway.http_errors):
                 while await anext(self._chunks, None) is not None:
                     pass
+
+
+def _token_of(answer: Json) -> str:
+    token = answer["token"]
+    if not (isinstance(token, str) and token.isascii() and token.isprintable() and token):
+        raise ValueError("the token is no text that a header can have")
+    return token
 
 
 def _keepalive() -> list[tuple[int, int, int]]:

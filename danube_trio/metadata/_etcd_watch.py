@@ -6,11 +6,14 @@ the newest revision of which every event is in our hands. Each connection begins
 1. Entering asks for the store's revision, linearizably: what happens after that is seen, from
    whichever member. An `after` that is above it means that the cluster was reset: lost.
 2. etcd may split the events of one revision over several messages (fragments). They are held back
-   until all are here, because a new connection would repeat them.
+   until all are here, because a new connection would repeat them, and because only then it is known
+   which one is the last.
 3. A message without events from a watch that keeps up says how far etcd has got: so a quiet prefix
-   is not lost to compaction.
-4. A connection that fails is made anew, at the next endpoint, for up to `watch_retry` seconds.
-5. Nobody reads ahead: a slow watch makes etcd wait, or compact, never this program's memory grow.
+   is not lost to compaction. Between fragments it says nothing.
+4. Each connection sees that etcd still has the revision `seen`, not only the next one: of the
+   oldest revision that compaction has left, etcd before 3.5.18 replays no deletions.
+5. A connection that fails is made anew, at the next endpoint, for up to `watch_retry` seconds.
+6. Nobody reads ahead: a slow watch makes etcd wait, or compact, never this program's memory grow.
 """
 
 from __future__ import annotations
@@ -20,17 +23,27 @@ import logging
 import math
 from collections import deque
 from types import TracebackType
-from typing import Any
 
+import attrs
 import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio.errors import StoreUnavailableError, WatchLostError
-from danube_trio.metadata._etcd_answer import CompactedError, SilentError, understood
+from danube_trio.metadata._etcd_answer import (
+    CompactedError,
+    Json,
+    SilentError,
+    binary,
+    flag,
+    header_of,
+    number,
+    objects,
+    understood,
+)
 from danube_trio.metadata._etcd_gateway import Gateway, Lines
 from danube_trio.metadata._store import WatchEvent
 
-__all__ = ["EtcdWatch", "decode_key", "encode", "range_of"]
+__all__ = ["EtcdWatch", "decode_key", "encode", "range_end", "range_of"]
 
 log = logging.getLogger("danube_trio.metadata")
 
@@ -45,19 +58,24 @@ def encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def decode_key(text: str) -> str | None:
+def decode_key(field: object) -> str | None:
     """A key of ours; None for one that somebody else made, and that is no text."""
     try:
-        return base64.b64decode(text).decode()
+        return binary(field).decode()
     except UnicodeDecodeError:
-        log.debug("ignoring a key that is no UTF-8: %s", text)
+        log.debug("ignoring a key that is no UTF-8: %s", field)
         return None
 
 
 def range_of(prefix: bytes) -> dict[str, str]:
-    """The keys that begin with the prefix: up to the next prefix of its length, or of a shorter."""
+    """The keys that begin with the prefix, as a request has them."""
+    return {"key": encode(prefix), "range_end": encode(range_end(prefix))}
+
+
+def range_end(prefix: bytes) -> bytes:
+    """Where the keys that begin so end: the next prefix of its length, or of a shorter."""
     end = prefix.rstrip(b"\xff")  # UTF-8 has no such byte, and a prefix begins with "/"
-    return {"key": encode(prefix), "range_end": encode(end[:-1] + bytes([end[-1] + 1]))}
+    return end[:-1] + bytes([end[-1] + 1])
 
 
 class EtcdWatch:
@@ -75,6 +93,7 @@ class EtcdWatch:
         self._give_up = math.inf
         self._good_from = math.inf
         self._state = "new"
+        self._busy = False
 
     def __repr__(self) -> str:
         return f"<EtcdWatch of {self._prefix.decode()!r}, {self._state}>"
@@ -104,25 +123,34 @@ class EtcdWatch:
         return self
 
     async def __anext__(self) -> WatchEvent:
-        await checkpoint()
-        while not self._ready:
-            if self._state != "open":
-                raise StoreUnavailableError("the watch is closed: open another one")
-            if self._lost:
-                raise WatchLostError(f"{self._lost}. List the entries, and watch again")
-            try:
-                await self._read()
-            except BaseException:
-                await self._hang_up()
-                raise
-        return self._ready.popleft()
+        if self._busy:
+            raise trio.BusyResourceError("another task is iterating this watch")
+        self._busy = True
+        try:
+            await checkpoint()
+            while not self._ready:
+                await self._get_ready()
+            return self._ready.popleft()
+        finally:
+            self._busy = False
+
+    async def _get_ready(self) -> None:
+        if self._state != "open":
+            raise StoreUnavailableError("the watch is closed: open another one")
+        if self._lost:
+            raise WatchLostError(f"{self._lost}. List the entries, and watch again")
+        try:
+            await self._read()
+        except BaseException:
+            await self._hang_up()
+            raise
 
     async def _check_revision(self) -> None:
         """Learn where "now" is, and whether the store has been as far as we have."""
         body = {**range_of(self._prefix), "count_only": True}
         answer = await self._gateway.read("/v3/kv/range", body)
         with understood("the cluster"):
-            revision = int(answer["header"]["revision"])
+            revision = number(header_of(answer)["revision"])
         if self._seen is None:
             self._seen = revision
         elif self._seen > revision:
@@ -153,6 +181,9 @@ class EtcdWatch:
         if self._lost:
             return
         assert self._seen is not None
+        if self._seen > 0:  # 0 would be the newest
+            body = {"key": encode(self._prefix), "count_only": True, "revision": str(self._seen)}
+            await self._gateway.read("/v3/kv/range", body)
         create = {
             **range_of(self._prefix),
             "start_revision": str(self._seen + 1),
@@ -178,41 +209,47 @@ class EtcdWatch:
             raise error
         log.info("a watch lost its connection and makes another: %s", error)
 
-    def _take(self, result: dict[str, Any]) -> None:
+    def _take(self, result: Json) -> None:
         """Keep the events of whole revisions, and remember how far that is."""
         with understood("the cluster"):
             self._take_apart(result)
 
-    def _take_apart(self, result: dict[str, Any]) -> None:
-        if compacted := int(result.get("compact_revision", 0)):
+    def _take_apart(self, result: Json) -> None:
+        if compacted := number(result.get("compact_revision", 0)):
             self._lost = f"etcd has compacted revisions up to {compacted}"
             return
-        if result.get("created"):
+        revision = number(header_of(result)["revision"])
+        if flag(result.get("created", False)):
             return
-        events = [_event(event) for event in result.get("events", ())]
+        events = [self._event(event) for event in objects(result.get("events", []))]
         self._good_from = -math.inf  # it works
         if not events:
-            self._seen = max(self._seen or 0, int(result["header"]["revision"]))
+            if not self._held:
+                self._seen = max(self._seen or 0, revision)
             return
         whole, self._held = self._held + events, []
-        if result.get("fragment"):
+        if flag(result.get("fragment", False)):
             last = whole[-1].revision
             self._held = [event for event in whole if event.revision == last]
             whole = whole[: len(whole) - len(self._held)]
         if whole:
             self._seen = whole[-1].revision
-        self._ready.extend(event for event in whole if event.key)
+        ours = [event for event in whole if event.key]
+        following = [event.revision for event in ours[1:]] + [0]
+        for event, after in zip(ours, following, strict=False):  # neither has any if ours is empty
+            self._ready.append(attrs.evolve(event, last=event.revision != after))
+
+    def _event(self, event: Json) -> WatchEvent:
+        """An event; with an empty key for one that is not ours."""
+        entry = event["kv"]
+        deleted = event.get("type") == "DELETE"
+        value = None if deleted else binary(entry.get("value", ""))
+        if not binary(entry["key"]).startswith(self._prefix):
+            raise ValueError(f"the key {entry['key']!r:.100} was not asked for")
+        return WatchEvent(decode_key(entry["key"]) or "", value, number(entry["mod_revision"]))
 
     async def _hang_up(self) -> None:
         self._held = []
         lines, self._lines = self._lines, None
         if lines is not None:
             await lines.aclose()
-
-
-def _event(event: dict[str, Any]) -> WatchEvent:
-    """An event; with an empty key for one that is not ours."""
-    entry = event["kv"]
-    deleted = event.get("type") == "DELETE"
-    value = None if deleted else base64.b64decode(entry.get("value", ""))
-    return WatchEvent(decode_key(entry["key"]) or "", value, int(entry["mod_revision"]))

@@ -1,22 +1,36 @@
 """The newest changes of a store, and the watches that read them.
 
-There is one buffer for everybody. A watch is a cursor in it, not a queue of its own, so any number
-of watches need no more memory than the history has, a slow one never blocks a writer, and "changes
-since revision r" and "changes from now on" are the same thing with two starting points.
+There is one buffer for everybody, so any number of watches need no more memory than the history
+has, a slow one never blocks a writer, and "changes since revision r" and "changes from now on" are
+the same thing with two starting points. A change costs what the watches of its prefixes cost,
+however many others there are:
 
-Events have places 0, 1, 2 ... in the order of their changes. `[first, end)` are still there. When
-an event is dropped, a cursor that stands on it moves on if the event is not under its prefix;
-if it is, that watch is lost, and says so. `floor` is the revision of the newest dropped change:
-whoever has seen it, or a later one, misses nothing.
+- For each prefix that is watched there is a *stream*: those of the events that begin so, numbered
+  `[first, end)`. A watch is a *cursor* in the stream of its prefix. A key's streams are found by
+  its own beginnings, one look for each length that a watched prefix has.
+- When an event is dropped, the streams that begin with it drop it too. A cursor that stands before
+  the first event of its stream is lost, and says so.
+- `floor` is the revision of the newest dropped change: whoever has seen it, or a later one, misses
+  nothing.
+
+**Times to live** end when somebody looks. Of all watches that wait, the one that has waited longest
+is the *lookout*: it looks when the next time is over. When it stops waiting, for whatever reason,
+the next one is woken and takes its place; when a time begins that ends sooner than all others, the
+lookout is woken and sets its alarm anew.
+
+**A watch is iterated by one task at a time**, like a reader.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+import contextlib
+import math
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Protocol
 
+import attrs
 import trio
 from trio.lowlevel import checkpoint
 
@@ -51,62 +65,95 @@ class History:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._events: deque[WatchEvent] = deque()
-        self._first = 0
         self._size_bytes = 0
-        self._cursors: set[Cursor] = set()
-
-    @property
-    def end(self) -> int:
-        """The place of the next event."""
-        return self._first + len(self._events)
-
-    def at(self, place: int) -> WatchEvent:
-        """The event at that place."""
-        return self._events[place - self._first]
+        self._cursors: dict[str, _Stream] = {}  # by the prefix that they watch
+        self._lengths: dict[int, int] = {}  # of these prefixes, and how many have it
+        self._waiting: OrderedDict[Cursor, None] = OrderedDict()  # the first one is the lookout
 
     def append(self, events: Iterable[WatchEvent]) -> None:
         """Add the events of one change, drop what is too much, wake those who want them."""
-        woken: set[Cursor] = set()
+        woken: set[_Stream] = set()
         for event in events:
             self.revision = event.revision
             self._events.append(event)
             self._size_bytes += _size(event)
-            woken.update(c for c in self._cursors if event.key.startswith(c.prefix))
+            for stream in self._streams_of(event.key):
+                stream.events.append(event)
+                woken.add(stream)
         while len(self._events) > self._max_events or self._size_bytes > self._max_bytes:
             self._drop()
-        for cursor in woken:
-            cursor.wake()
+        for stream in woken:
+            for cursor in stream.cursors:
+                cursor.wake()
 
     def _drop(self) -> None:
         event = self._events.popleft()
         self._size_bytes -= _size(event)
         self.floor = event.revision
-        for cursor in self._cursors:
-            if cursor.place == self._first:
-                cursor.place += 1
-                cursor.lost = cursor.lost or event.key.startswith(cursor.prefix)
-        self._first += 1
+        for stream in self._streams_of(event.key):
+            stream.drop(event)
+
+    def _streams_of(self, key: str) -> list[_Stream]:
+        """Those of the watched prefixes that this key begins with."""
+        return [
+            stream
+            for length in self._lengths
+            if length <= len(key) and (stream := self._cursors.get(key[:length])) is not None
+        ]
 
     def open(self, prefix: str, after: int | None) -> Cursor:
         """A cursor after that revision, or after the newest one."""
-        cursor = Cursor(self, prefix, self.end)
+        stream = self._cursors.get(prefix)
+        if stream is None:
+            stream = self._cursors[prefix] = _Stream(prefix, self.revision)
+            self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
+        cursor = Cursor(self, stream)
         if after is not None:
             cursor.lost = not self.floor <= after <= self.revision
-            for event in reversed(self._events):
-                if event.revision <= after:
-                    break
-                cursor.place -= 1
-        self._cursors.add(cursor)
+            if not cursor.lost:
+                stream.reach_back(after, self._events)
+                cursor.place = stream.place_after(after)
+        stream.cursors.add(cursor)
         return cursor
 
     def close(self, cursor: Cursor) -> None:
         """Forget a cursor; idempotent."""
-        self._cursors.discard(cursor)
+        stream = cursor.stream
+        if cursor not in stream.cursors:
+            return
+        stream.cursors.discard(cursor)
+        if not stream.cursors:
+            length = len(stream.prefix)
+            del self._cursors[stream.prefix]
+            self._lengths[length] -= 1
+            if not self._lengths[length]:
+                del self._lengths[length]
         cursor.wake()
+
+    @contextlib.contextmanager
+    def waiting(self, cursor: Cursor) -> Generator[None]:
+        """While this cursor's watch waits: it may be, or become, the lookout."""
+        self._waiting[cursor] = None
+        try:
+            yield
+        finally:
+            led = self.is_lookout(cursor)
+            del self._waiting[cursor]
+            if led:
+                self.wake_lookout()
+
+    def is_lookout(self, cursor: Cursor) -> bool:
+        """Whether this one, which waits, is to look when the next time to live is over."""
+        return next(iter(self._waiting)) is cursor
+
+    def wake_lookout(self) -> None:
+        """Let the lookout ask again when the next time is over, if anybody waits at all."""
+        if self._waiting:
+            next(iter(self._waiting)).wake()
 
     def wake_all(self) -> None:
         """Let every watch look again: the store has ended, or broken."""
-        for cursor in self._cursors:
+        for cursor in self._waiting:
             cursor.wake()
 
 
@@ -114,38 +161,93 @@ def _size(event: WatchEvent) -> int:
     return len(event.key) + len(event.value or b"") + _EVENT_BYTES
 
 
+class _Stream:
+    """The events under a prefix that is watched, as far as one of its cursors may want them.
+
+    Attributes:
+        floor: it has those after this revision.
+        first: the number of its first event.
+        cursors: of the watches of this very prefix.
+    """
+
+    def __init__(self, prefix: str, floor: int) -> None:
+        self.prefix = prefix
+        self.floor = floor
+        self.first = 0
+        self.events: deque[WatchEvent] = deque()
+        self.cursors: set[Cursor] = set()
+
+    @property
+    def end(self) -> int:
+        """The number of the next event."""
+        return self.first + len(self.events)
+
+    def at(self, place: int) -> WatchEvent:
+        """The event with that number."""
+        return self.events[place - self.first]
+
+    def drop(self, event: WatchEvent) -> None:
+        """The history has dropped this one, the oldest."""
+        if self.events and self.events[0] is event:
+            self.events.popleft()
+            self.first += 1
+
+    def reach_back(self, after: int, history: deque[WatchEvent]) -> None:
+        """Take those after this revision from the history too."""
+        for event in reversed(history):
+            if event.revision <= after:
+                break
+            if event.revision <= self.floor and event.key.startswith(self.prefix):
+                self.events.appendleft(event)
+                self.first -= 1
+        self.floor = min(self.floor, after)
+
+    def place_after(self, revision: int) -> int:
+        """Where the events after this revision begin."""
+        place = self.end
+        for event in reversed(self.events):
+            if event.revision <= revision:
+                break
+            place -= 1
+        return place
+
+
 class Cursor:
     """Where a watch stands; what it gives is `take`n one by one."""
 
-    def __init__(self, history: History, prefix: str, place: int) -> None:
+    def __init__(self, history: History, stream: _Stream) -> None:
         self._history = history
         self._bell = trio.Event()
-        self.prefix = prefix
-        self.place = place
+        self.stream = stream
+        self.place = stream.end
         self.lost = False
 
     def take(self) -> WatchEvent | None:
         """The next event, or None if there is none yet. Raises WatchLostError."""
-        history = self._history
+        stream = self.stream
+        self.lost = self.lost or self.place < stream.first
         if self.lost:
+            history = self._history
             raise WatchLostError(
-                f"changes under {self.prefix!r} were missed: the store keeps those after revision "
-                f"{history.floor}, up to {history.revision}. List the entries, and watch again"
+                f"changes under {stream.prefix!r} were missed: the store keeps those after "
+                f"revision {history.floor}, up to {history.revision}. List the entries, and watch "
+                f"again"
             )
-        while self.place < history.end:
-            event = history.at(self.place)
-            self.place += 1
-            if event.key.startswith(self.prefix):
-                return event
-        self._bell = trio.Event()
-        return None
+        if self.place == stream.end:
+            return None
+        event = stream.at(self.place)
+        self.place += 1
+        # The events of a change are appended together: what does not follow now never will.
+        more = self.place < stream.end and stream.at(self.place).revision == event.revision
+        return attrs.evolve(event, last=False) if more else event
 
     def wake(self) -> None:
         """Something has changed."""
         self._bell.set()
 
     async def wait(self) -> None:
-        """Wait for a `wake` since the last `take` that gave None."""
+        """Wait for a `wake`. Nothing may be awaited between looking and this."""
+        self._bell = trio.Event()
         await self._bell.wait()
 
 
@@ -169,8 +271,7 @@ class Watched(Protocol):
 class Watch:
     """A watch: the context manager, and the iterator that it gives.
 
-    A time to live ends when somebody looks. A watch that waits looks when the next one is over, by
-    calling `expire`.
+    `expire` ends the times to live that are over.
     """
 
     def __init__(
@@ -186,6 +287,7 @@ class Watch:
         self._expire = expire
         self._cursor: Cursor | None = None
         self._entered = False
+        self._busy = False
 
     def __repr__(self) -> str:
         state = "open" if self._cursor is not None else "closed"
@@ -224,17 +326,27 @@ class Watch:
         return self
 
     async def __anext__(self) -> WatchEvent:
-        await checkpoint()
-        while True:
-            if (cursor := self._cursor) is None:
-                raise StoreUnavailableError("the watch is closed: open another one")
-            if (event := cursor.take()) is not None:
-                return event
-            self._store.check_watchable()
-            deadline = self._store.next_deadline()
-            if deadline is None:
+        if self._busy:
+            raise trio.BusyResourceError("another task is iterating this watch")
+        self._busy = True
+        try:
+            await checkpoint()
+            while True:
+                if (cursor := self._cursor) is None:
+                    raise StoreUnavailableError("the watch is closed: open another one")
+                if (event := cursor.take()) is not None:
+                    return event
+                self._store.check_watchable()
+                await self._wait(cursor)
+        finally:
+            self._busy = False
+
+    async def _wait(self, cursor: Cursor) -> None:
+        """Wait for something to look at; the lookout ends what is over, which makes it."""
+        history = self._store.history
+        with history.waiting(cursor):
+            deadline = self._store.next_deadline() if history.is_lookout(cursor) else None
+            with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
                 await cursor.wait()
-                continue
-            with trio.move_on_at(deadline):
-                await cursor.wait()
-            await self._expire()
+            if alarm.cancelled_caught:
+                await self._expire()

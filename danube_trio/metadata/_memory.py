@@ -132,17 +132,16 @@ class MemoryMetadata:
         """The table, without what has no time left."""
         self.check_watchable()
         now = trio.current_time()
-        while self._table.due(now):
-            draft = Draft(self._table)
-            draft.expire(now)
-            self._apply(draft, now)
+        while self._table.is_due(now):
+            self._apply(Draft(self._table, now), now)
         return self._table
 
     def _write(self, wanted: Transaction) -> Decision:
-        table = self._look()
-        draft = Draft(table)
+        self.check_watchable()
+        now = trio.current_time()
+        draft = Draft(self._table, now)
         decision = draft.decide(wanted)
-        self._apply(draft, trio.current_time())
+        self._apply(draft, now)
         return decision
 
     def _apply(self, draft: Draft, now: float) -> None:

@@ -11,7 +11,16 @@ revision of its last change. The rules that `danube_trio.testing.check_metadata`
   transaction with one expectation.
 - An entry with a time to live is gone at the latest a second or two after it ended, unless it was
   put again. A lease says when somebody may take over, never that nobody else is still working.
+- What has ended is not there. The end of a time to live is a change like any other, and has one
+  moment: before it all calls and watches see the entry, after it none does, however many end
+  together. So who was told "is not there" may expect revision 0.
 - A watch misses nothing: it begins at a revision, and what it cannot replay it says.
+
+**Resuming a watch.** A transaction that changes several keys is one revision, and several events. A
+program that stops, or loses its watch, may have seen some of them only. It goes on with
+``watch(prefix, after=event.resume_after)`` of the last event that it has dealt with, or with
+``after=revision`` of a list or write of its own, whose revision is whole. Then nothing is missed,
+and what is repeated is at most the beginning of the one change that it was in.
 
 Errors: StoreUnavailableError (the outcome of a write is unknown), AccessDeniedError, ValueError for
 a bad key. No other exception of a client library gets out.
@@ -45,11 +54,21 @@ class WatchEvent:
         key: which.
         value: the new value; None when it was deleted, or its time to live ended.
         revision: of the change.
+        last: whether nothing more of this change follows under the watch's prefix.
     """
 
     key: str
     value: bytes | None
     revision: int
+    last: bool = attrs.field(default=True, eq=False)
+
+    @property
+    def resume_after(self) -> int:
+        """The `after` of a watch that goes on when this event has been dealt with.
+
+        Its revision, if the change is over; else the one before, so that the change comes again.
+        """
+        return self.revision if self.last else self.revision - 1
 
 
 class MetadataStore(Protocol):
@@ -99,9 +118,11 @@ class MetadataStore(Protocol):
         """Changes of keys that begin with `prefix`: ``async with store.watch(p) as events:``.
 
         Args:
-            after: also those since this revision; None: those after the block was entered.
+            after: also those since this revision, `WatchEvent.resume_after` of the last one that
+                was seen; None: those after the block was entered.
 
-        The iteration raises WatchLostError (a StoreError) when changes in between cannot be
+        One task iterates at a time (trio.BusyResourceError). Cancelling loses nothing. The
+        iteration raises WatchLostError (a StoreError) when changes in between cannot be
         replayed any more: list, and watch again. StoreUnavailableError when the store is gone.
         """
         ...

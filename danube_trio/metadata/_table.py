@@ -3,21 +3,26 @@
 Synchronous, and without a clock: times are arguments. A write has two halves, so that a durable
 store can put its journal between them:
 
-1. A `Draft` decides. It stands on a table and sees what earlier transactions of the same draft
-   will do. Each transaction that changes something becomes a `Change` with the next revision.
+1. A `Draft` decides, at one moment. It stands on a table and sees what earlier transactions of the
+   same draft will do. Each transaction that changes something becomes a `Change` with the next
+   revision.
 2. `Table.apply` makes a change visible, to reads and to watches, all of it in one step.
 
 Between the two nobody else may apply anything: there is one draft at a time.
 
-An entry whose time to live has ended stays until a change removes it. Such a change is a deletion
-like any other, with a revision and an event; `Draft.expire` makes it. Revisions begin at 1, the
-revision of an empty store, as etcd's do: so 0 always means "is not there".
+**What has ended is not there**, for reads and for decisions, however many have ended together. An
+entry whose time to live has ended stays in the table until a change removes it, a deletion like any
+other, with a revision and an event. The draft makes these changes: first of many that have ended,
+as far as they fit into one, and then of each other one before it decides about its key.
+
+Revisions begin at 1, that of an empty store, as etcd's do: so 0 always means "is not there".
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 import attrs
 
@@ -28,7 +33,7 @@ from danube_trio.metadata._store import Revised, WatchEvent
 __all__ = ["FIRST_REVISION", "Change", "Draft", "Entry", "Table"]
 
 FIRST_REVISION = 1
-# Bounds a change that no caller has bounded.
+# Bounds a change that no caller has bounded; what it leaves is for the next draft.
 MAX_EXPIRED = 1000
 
 
@@ -61,6 +66,10 @@ class Entry:
     ttl: float | None
     deadline: float | None
 
+    def has_ended(self, now: float) -> bool:
+        """Whether its time is over: it is not there any more."""
+        return self.deadline is not None and self.deadline <= now
+
 
 class Table:
     """The entries, and the history of their changes."""
@@ -89,7 +98,7 @@ class Table:
     def revised(self, key: str, now: float) -> Revised | None:
         """The entry as callers see it; None if its time has ended."""
         entry = self._entries.get(key)
-        if entry is None or (entry.deadline is not None and entry.deadline <= now):
+        if entry is None or entry.has_ended(now):
             return None
         return Revised(key, entry.value, entry.revision)
 
@@ -115,10 +124,15 @@ class Table:
             heapq.heappop(self._deadlines)
         return None
 
+    def is_due(self, now: float) -> bool:
+        """Whether there are entries whose time has ended."""
+        deadline = self.next_deadline()
+        return deadline is not None and deadline <= now
+
     def due(self, now: float) -> list[str]:
         """Keys of entries whose time has ended, sorted; not more than fit into one change."""
         found: list[tuple[float, int, str]] = []
-        while len(found) < MAX_EXPIRED and (self.next_deadline() or now + 1) <= now:
+        while len(found) < MAX_EXPIRED and self.is_due(now):
             found.append(heapq.heappop(self._deadlines))
         for deadline in found:  # they are gone when a change has removed them
             heapq.heappush(self._deadlines, deadline)
@@ -144,9 +158,12 @@ class Table:
         self._entries[put.key] = Entry(put.value, revision, put.ttl, deadline)
         self.size_bytes += len(put.key) + len(put.value)
         if deadline is not None:
+            earliest = self.next_deadline()
             self._mortal += 1
             heapq.heappush(self._deadlines, (deadline, revision, put.key))
             self._tidy()
+            if earliest is None or deadline < earliest:
+                self.history.wake_lookout()
 
     def _remove(self, key: str) -> None:
         self._forget(key)
@@ -173,13 +190,25 @@ class Table:
 
 
 class Draft:
-    """Transactions that are decided, and not applied yet."""
+    """Transactions that are decided at one moment, and not applied yet."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, now: float) -> None:
         self._table = table
+        self._now = now
         self._revisions: dict[str, int] = {}  # of the keys that this draft changes; 0: deleted
         self.revision = table.revision
         self.changes: list[Change] = []
+        self._end(table.due(now))
+
+    def _end(self, keys: Iterable[str]) -> None:
+        """Remove those of these keys whose time has ended, if this draft has not changed them."""
+        ended: list[str] = []
+        for key in keys:
+            entry = self._table.get(key)
+            if entry is not None and entry.has_ended(self._now) and key not in self._revisions:
+                ended.append(key)
+        if ended:
+            self._add((), tuple(sorted(set(ended))))
 
     def _revision_of(self, key: str) -> int:
         revision = self._revisions.get(key)
@@ -188,14 +217,9 @@ class Draft:
             revision = entry.revision if entry is not None else 0
         return revision
 
-    def expire(self, now: float) -> None:
-        """Remove what has no time left, as far as it fits; before anything else is decided."""
-        assert not self.changes
-        if due := self._table.due(now):
-            self._add((), tuple(due))
-
     def decide(self, wanted: Transaction) -> Decision:
         """Check the expectations; if they hold, note the change."""
+        self._end((*wanted.expect, *(put.key for put in wanted.puts), *wanted.deletes))
         for key, revision in wanted.expect.items():
             if self._revision_of(key) != revision:
                 return Decision(None, 0)
