@@ -27,8 +27,8 @@ from danube_trio import (
 )
 from danube_trio._core.frame import Block
 from danube_trio._engine.files.fetch import Fetched, fetch_block
-from danube_trio._engine.read import reader as module
-from danube_trio._engine.read.reader import Passed, Piece
+from danube_trio._engine.read import shelves
+from danube_trio._engine.read.shelves import Passed, Piece
 from danube_trio.testing import SimDisk, SimStore
 
 SMALL = WalConfig(
@@ -473,7 +473,7 @@ async def test_a_hole_behind_the_seam_between_two_tiers_is_refused(
                 found = read(*args)
                 return attrs.evolve(found, found=later(found.found))
 
-            monkeypatch.setattr(module, "fetch_block", read_later)
+            monkeypatch.setattr(shelves, "fetch_block", read_later)
             engine.damaged[first.base] = "as it is said"
         reader = wal.reader(end="current")
         seen: list[int] = []

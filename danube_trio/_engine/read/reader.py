@@ -1,77 +1,48 @@
-"""Reading: one cursor, four tiers, one loop.
+"""Reading: one cursor, one loop.
 
 ::
 
-    while True: tier = route(cursor, marks); pieces = fetch(tier); take(pieces)
+    while not take(pieces): pieces = fetch(cursor)
 
-A reader owns nothing but its cursor. For every block it asks anew where the cursor is served from,
-so falling behind (the cache moved on), retention, rolls and sealing in between need no special
-case. It holds one block at a time and opens a file only while it fetches one, so a slow reader
-costs a bounded amount of memory, no file descriptor, and never holds the writer up.
+A reader owns nothing but its cursor. `Shelves` fetches what there is at it, from wherever it is;
+that may take long, fail, be cancelled, or end after the reader was closed, so it changes nothing of
+the reader. What it found are *pieces* of the axis of offsets, and what they mean for the cursor is
+decided in one step afterwards, by `_take`, the only place that moves it:
 
-Fetching changes nothing of the reader; it may take long, fail, be cancelled, or end after the
-reader was closed. What it found are *pieces* of the axis of offsets, and what they mean for the
-cursor is decided in one step afterwards, by `_take`, the only place that moves it:
-
-========================  =======================================================================
-piece                     the cursor
-========================  =======================================================================
-`Block`                   goes on to the end of the records that are handed out
-`Gap`                     goes on to its end, and the gap is handed out
-`Passed`                  goes on to its end; a search by time needs nothing of what is passed
-none: live, healed,       stays: ask `route` again
-overtaken, still before
-========================  =======================================================================
+=====================  ===================================================================
+piece                  the cursor
+=====================  ===================================================================
+`Block`                goes on to the end of the records that are handed out
+`Gap`                  goes on to its end, and the gap is handed out
+`Passed`               goes on to its end: a search by time needs nothing of what is passed
+none                   stays: ask again
+=====================  ===================================================================
 
 Each piece must hold the cursor, whatever tier it comes from and whatever came before it: a hole is
-an error that names what is missing. Each frame in a block is verified unless it comes from memory.
+an error that names what is missing.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Generic, TypeVar, cast
 
-import attrs
 import trio
 
 from danube_trio._core.frame import Block, frame_time
-from danube_trio._core.index import SparseIndex
-from danube_trio._core.route import Tier, route
-from danube_trio._core.segment import Segment
+from danube_trio._core.route import Tier
 from danube_trio._core.stats import ReaderStatistics
-from danube_trio._engine.files.fetch import fetch_block
-from danube_trio._engine.files.segments import load_index
+from danube_trio._engine.read.shelves import Piece, Shelves
 from danube_trio._engine.read.source import ReaderSource, StartPosition, resolve
-from danube_trio.errors import (
-    CorruptDataError,
-    LogClosedError,
-    ObjectNotFoundError,
-    OffsetTrimmedError,
-    StoreUnavailableError,
-)
+from danube_trio.errors import CorruptDataError, LogClosedError
 from danube_trio.message import Gap, Record
 
 __all__ = ["BatchIterator", "Reader", "reader_closed"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-# Indexes of sealed segments kept per log: 24 KB each at 64 MiB segments.
-KEPT_INDEXES = 64
 NO_LIMIT = 1 << 63
-
-
-@attrs.frozen
-class Passed:
-    """A search by time needs nothing of `[start, end)`: all of it is older, or was trimmed."""
-
-    start: int
-    end: int
-
-
-Piece = Block | Gap | Passed
 
 
 def reader_closed() -> LogClosedError:
@@ -101,21 +72,19 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         decode: Callable[[Block, int, int], list[object]],
     ) -> None:
         self._source = source
+        self._shelves = Shelves(source)
         self._decode = decode
         self._end = end if end is not None else NO_LIMIT
         self._count = count if count is not None else NO_LIMIT
         self._cursor, self._time = resolve(source, start)
         self._items: list[object] = []
         self._next = 0
-        self._tier = Tier.LIVE
-        # (segment base, offset, position): where the frame after the last fetched one begins.
-        self._place: tuple[int, int, int] = (-1, 0, 0)
         self._busy = False
         self.closed = False
         self._fetching = trio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Reader at {self.cursor}, {'closed' if self.closed else self._tier.value}>"
+        return f"<Reader at {self.cursor}, {'closed' if self.closed else self._shelves.tier.value}>"
 
     @property
     def cursor(self) -> int:
@@ -134,7 +103,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
     def statistics(self) -> ReaderStatistics:
         """Cursor, last tier and lag."""
         lag = max(0, self._source.visible_end - self.cursor)
-        return ReaderStatistics(self.cursor, self._tier.value, lag)
+        return ReaderStatistics(self.cursor, self._shelves.tier.value, lag)
 
     def __aiter__(self) -> Reader[T_co]:
         return self
@@ -197,7 +166,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
                 # Closing ends the fetch; one that has just ended by itself comes to nothing, too.
                 pieces = ()
                 with trio.CancelScope() as self._fetching:
-                    pieces = await self._fetch()
+                    pieces = await self._shelves.fetch(self._cursor, self._time)
         finally:
             self._busy = False
 
@@ -212,7 +181,8 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         if self._next >= len(self._items):
             self._items, self._next = [], 0  # handed out: never again
         # A batch in the cache may be much larger than what is to be decoded at once.
-        limit = self._source.config.read_block_bytes if self._tier is Tier.CACHE else NO_LIMIT
+        cached = self._shelves.tier is Tier.CACHE
+        limit = self._source.config.read_block_bytes if cached else NO_LIMIT
         for piece in pieces:
             if limit <= 0 or self._cursor >= self._end or self._count <= 0:
                 break
@@ -245,7 +215,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         reason = f"records {cursor} to {piece.start} are missing"
         if piece.start <= cursor:
             reason = f"records {piece.start} to {piece.end} came where record {cursor} must come"
-        return CorruptDataError(f"{reason} ({self._tier.value} tier)", offset=cursor)
+        return CorruptDataError(f"{reason} ({self._shelves.tier.value} tier)", offset=cursor)
 
     def _hand_out(self, items: list[object], records: int) -> None:
         assert len(items) == records, (len(items), records)
@@ -270,46 +240,6 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         last = min(max(fits, first + 1), min(block.end, self._end) - block.start)
         return first, min(last, first + self._count)
 
-    async def _fetch(self) -> Sequence[Piece]:
-        """What there is at the cursor; nothing if it must be asked again. Moves nothing."""
-        source = self._source
-        self._tier = tier = self._route()
-        if tier is Tier.TRIMMED:
-            start = source.marks.start_offset
-            if not self._time:
-                raise OffsetTrimmedError(self._cursor, start)
-            return [Passed(self._cursor, start)]
-        if tier is Tier.LIVE:
-            await source.wait_visible(self._cursor + 1)
-            return ()
-        if tier is Tier.CACHE:
-            await trio.lowlevel.checkpoint()
-            return self._cached()
-        with source.pins.hold(self._cursor, stored=tier is Tier.CLOUD):
-            return await (self._fetch_cloud() if tier is Tier.CLOUD else self._fetch_file())
-
-    def _route(self) -> Tier:
-        source, cursor = self._source, self._cursor
-        return route(
-            cursor,
-            start_offset=source.marks.start_offset,
-            local_start=source.local_start,
-            cache_start=source.cache.start,
-            visible_end=source.visible_end,
-            damaged=bool(source.damaged) and source.segments.base_of(cursor) in source.damaged,
-        )
-
-    def _cached(self) -> list[Block]:
-        cache, cursor = self._source.cache, self._cursor
-        # The cache may have moved on in the checkpoint: then `route` says where to ask.
-        blocks = cache.blocks_from(cursor, self._source.config.read_block_bytes)
-        if not blocks and cursor >= cache.start:
-            raise CorruptDataError(
-                f"records {cursor} to {self._source.visible_end} are missing (cache tier)",
-                offset=cursor,
-            )
-        return blocks
-
     def _skip_to_time(self, block: Block, first: int) -> int:
         """Index of the first record at or after the wanted time; times never fall."""
         if block.last_time and block.last_time < self._time:
@@ -319,107 +249,6 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         if found < block.end - block.start:
             self._time = 0
         return found
-
-    # ---- objects
-
-    async def _fetch_cloud(self) -> Sequence[Piece]:
-        source = self._source
-        if source.tier is None:
-            raise StoreUnavailableError(
-                f"records {self._cursor} to {source.local_start} are in the object store only: "
-                f"open the log with its store to read them"
-            )
-        try:
-            return [await source.tier.fetch(self._cursor)]
-        except (LookupError, ObjectNotFoundError) as error:
-            await source.look_again()
-            if self._cursor < source.marks.start_offset:
-                return ()  # retention overtook us: route will say so
-            raise CorruptDataError(
-                f"no object holds the record ({error})",
-                offset=self._cursor,
-                advice="Restore it from a copy or an older version of the store",
-            ) from error
-
-    # ---- files
-
-    async def _fetch_file(self) -> Sequence[Piece]:
-        source = self._source
-        disk, names = source.disk, source.names
-        assert disk is not None
-        assert names is not None
-        segment = source.segments.find(self._cursor)
-        base = segment.base if segment is not None else source.segments.active_base
-        stop = min(segment.end if segment is not None else source.visible_end, source.visible_end)
-        try:
-            offset, position = await self._locate(segment, base, stop)
-            fetched = await disk.run(
-                fetch_block,
-                disk,
-                names.segment(base),
-                position,
-                offset,
-                stop,
-                source.config.read_block_bytes,
-                source.config.on_corruption == "skip" and not self._stored(),
-            )
-        except (CorruptDataError, FileNotFoundError) as error:
-            gone = isinstance(error, FileNotFoundError)
-            if gone and self._cursor < max(source.marks.start_offset, source.local_start):
-                return ()  # retention overtook us: route will say so
-            if segment is not None and self._stored():
-                source.heal(segment.base, str(error))
-                return ()  # route will say: the store
-            if not gone:
-                raise
-            raise CorruptDataError(
-                "the segment is missing",
-                path=names.segment(base),
-                offset=self._cursor,
-                advice="Restore the file from a copy of the directory",
-            ) from error
-        self._place = (base, fetched.next_offset, fetched.next_position)
-        found = fetched.found
-        if found.end <= self._cursor:
-            return ()  # still before the cursor; the place moved on, and so does the loop
-        if self._time and found.start > self._cursor:
-            return [Passed(self._cursor, found.start), found]  # all before is older, says the index
-        return [found]
-
-    def _stored(self) -> bool:
-        """Whether a verified object holds the record at the cursor."""
-        tier = self._source.tier
-        return tier is not None and tier.state.find(self._cursor) is not None
-
-    async def _locate(self, segment: Segment | None, base: int, stop: int) -> tuple[int, int]:
-        """`(offset, position)` of a frame at or before the cursor to read from."""
-        place_base, place_offset, place_position = self._place
-        if place_base == base and place_offset == self._cursor:
-            return place_offset, place_position
-        index = await self._index(segment)
-        if self._time and self._cursor == base:
-            offset, position = index.before_time(self._time)
-            if offset < stop:
-                return offset, position
-        offset, position = index.before_offset(self._cursor)
-        if place_base == base and offset < place_offset <= self._cursor:
-            return place_offset, place_position
-        return offset, position
-
-    async def _index(self, segment: Segment | None) -> SparseIndex:
-        source = self._source
-        if segment is None:
-            return source.active
-        index = source.indexes.pop(segment.base, None)
-        if index is None:
-            disk, names = source.disk, source.names
-            assert disk is not None
-            assert names is not None
-            index = await disk.run(partial(load_index, trailer=True), disk, names, segment)
-        source.indexes[segment.base] = index
-        while len(source.indexes) > KEPT_INDEXES:
-            del source.indexes[next(iter(source.indexes))]
-        return index
 
 
 class BatchIterator(Generic[T_co]):
