@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,24 @@ async def _held_append(
     task = asyncio.create_task(work())
     await until(lambda: wal.next_offset > before)
     return task, events
+
+
+def test_a_reader_that_is_closed_hands_out_no_batch_that_was_on_its_way(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with open_wal(WalConfig(dir=str(tmp_path))) as wal:
+            await wal.append_batch([b"0", b"1"])
+            reader: Any = wal.reader()
+            waiting = asyncio.ensure_future(reader.next_batch())
+            await asyncio.sleep(0)
+            while reader._fetched is None:
+                time.sleep(0)  # noqa: ASYNC251 (it comes in the other thread, unknown to the task)
+            reader.close_now()
+            with pytest.raises(LogClosedError, match="reader is closed"):
+                await waiting
+            with pytest.raises(LogClosedError, match="reader is closed"):
+                await reader.next_batch()
+
+    asyncio.run(scenario())
 
 
 def test_a_cancellation_after_acceptance_is_delivered_at_the_next_wait(tmp_path: Path) -> None:

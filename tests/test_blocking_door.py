@@ -22,6 +22,7 @@ import danube_trio.blocking
 from danube_trio import LogClosedError, LogLockedError, WalConfig
 from danube_trio._engine.thread.jobs import AsyncJob, Withdrawn
 from danube_trio.blocking import Wal, open_follower, open_replica, open_store, open_wal
+from danube_trio.blocking import _read as blocking_reader
 
 
 class Thread(threading.Thread):
@@ -132,6 +133,32 @@ def test_closing_from_another_thread_ends_every_wait(tmp_path: Path) -> None:
         with pytest.raises(LogClosedError):
             wal.append(b"late")
     assert offsets_of(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("read", ["__next__", "next_batch"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_reader_closed_by_another_thread_hands_out_nothing_more(
+    read: str, late: bool, tmp_path: Path
+) -> None:
+    class Closed(blocking_reader.Reader[Any]):
+        """What another thread does just before, or just after, a batch is taken over."""
+
+        def _take_fetched(self) -> list[Any]:
+            if not late:
+                self.close()
+            batch = super()._take_fetched()
+            if late:
+                self.close()
+            return batch
+
+    with open_wal(WalConfig(dir=str(tmp_path))) as wal:
+        wal.append_batch([b"0", b"1"])
+        made = wal.reader()
+        reader = Closed(made._inner, made._door)
+        for _ in range(2):
+            with pytest.raises(LogClosedError, match="reader is closed"):
+                getattr(reader, read)()
+        assert reader.finished
 
 
 def test_one_thread_at_a_time_reads_from_a_reader(tmp_path: Path) -> None:

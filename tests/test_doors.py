@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from danube_trio import (
     UnexpectedOffsetError,
     WalConfig,
 )
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.files.fetch import fetch_block
 from danube_trio.testing import SimDisk
 
 ALL = list(DOORS)
@@ -38,6 +41,7 @@ def _child() -> Iterator[None]:
     end_child()
 
 
+TOPIC = "/default/orders"
 Scenario = Callable[..., Awaitable[None]]
 through_every_door = pytest.mark.parametrize("name", ALL)
 through_doors_of_this_process = pytest.mark.parametrize("name", HERE)
@@ -292,6 +296,69 @@ def test_a_live_reader_ends_with_the_log(name: str, tmp_path: Path) -> None:
                 while not wal.statistics().readers:
                     await anyio.lowlevel.checkpoint()
         assert ended
+
+    DOORS[name].run(scenario)
+
+
+class HeldReads(RealDisk):
+    """A real disk that reads blocks for readers only while `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.reading = threading.Event()
+
+    async def run(self, fn: Callable[..., Any], /, *args: object) -> Any:
+        def held(*args: object) -> Any:
+            self.reading.set()
+            self.gate.wait()
+            return fn(*args)
+
+        return await super().run(held if fn is fetch_block else fn, *args)
+
+
+@pytest.mark.parametrize("kind", ["wal", "follower", "topic", "dispatch"])
+@through_doors_of_this_process
+def test_a_reader_that_is_closed_while_it_fetches_hands_out_nothing_more(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    outcomes: list[object] = []
+
+    async def read(reader: Any) -> None:
+        try:
+            outcomes.append((await reader.__anext__()).offset)
+        except LogClosedError as error:
+            outcomes.append(str(error))
+
+    async def close_while_it_fetches(disk: HeldReads, reader: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, reader)
+            while not disk.reading.is_set():
+                await anyio.lowlevel.checkpoint()
+            await reader.aclose()
+            assert not outcomes
+            disk.gate.set()
+        assert outcomes == ["the reader is closed: make another one with reader()"]
+        with pytest.raises(LogClosedError):
+            await reader.next_batch()
+
+    async def scenario(door: Door) -> None:
+        disk = HeldReads()
+        async with door.open_wal(small(tmp_path, cache_capacity=1), disk=disk) as wal:
+            await fill(wal, 30)
+            if kind == "wal":
+                await close_while_it_fetches(disk, wal.reader())
+            elif kind == "follower":
+                async with door.open("open_follower", tmp_path, disk=disk) as follower:
+                    await close_while_it_fetches(disk, follower.reader())
+            elif kind == "topic":
+                storage = door.wal_storage(wal, "t")
+                reader = await storage.create_reader("t", StartPosition.earliest())
+                await close_while_it_fetches(disk, reader)
+            else:
+                async with door.dispatch(TOPIC, door.wal_storage(wal, TOPIC)) as dispatch:
+                    reader = await dispatch.topic_store.create_reader(StartPosition.earliest())
+                    await close_while_it_fetches(disk, reader)
 
     DOORS[name].run(scenario)
 

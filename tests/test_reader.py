@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,24 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import (
+    CloudConfig,
     CorruptDataError,
+    Gap,
     LogClosedError,
     OffsetTrimmedError,
     Reader,
     StartPosition,
     Wal,
     WalConfig,
+    open_follower,
+    open_replica,
     open_wal,
 )
-from danube_trio.testing import SimDisk
+from danube_trio._core.frame import Block
+from danube_trio._engine.files.fetch import Fetched, fetch_block
+from danube_trio._engine.read import shelves
+from danube_trio._engine.read.shelves import Passed, Piece
+from danube_trio.testing import SimDisk, SimStore
 
 SMALL = WalConfig(
     dir="/log", segment_bytes=2000, preallocate_bytes=512, cache_capacity=5, read_block_bytes=400
@@ -316,3 +325,174 @@ async def test_large_messages_cross_read_blocks() -> None:
             await wal.append(bytes(size))
         found = [len(m.payload) async for m in wal.reader(end="current")]
         assert found == sizes
+
+
+# ---- closing while it is in use
+
+
+async def read_until_closed(reader: Reader[Any], got: list[int]) -> None:
+    with pytest.raises(LogClosedError, match="reader is closed"):
+        while batch := await reader.next_batch():
+            got += [item.offset for item in batch]
+    got.append(-1)
+
+
+async def closed_at_any_moment(make: Callable[[], Reader[Any]], disk: SimDisk) -> None:
+    """What was handed out before `aclose` is all that there is."""
+    interrupted = 0
+    for quarters in range(1, 40):
+        disk.latency = 0.004
+        reader, got = make(), list[int]()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_until_closed, reader, got)
+            await trio.sleep(0.001 * quarters)
+            for _ in range(quarters % 4):
+                await trio.lowlevel.checkpoint()
+            before = list(got)
+            interrupted += reader.cursor < 60
+            await reader.aclose()
+        assert got == [*range(len(before)), -1]
+        with pytest.raises(LogClosedError):
+            await anext(reader)
+    assert interrupted > 3
+
+
+@pytest.mark.parametrize("cache", [1, 30, 100])
+async def test_a_closed_reader_hands_out_nothing_that_was_still_on_its_way(
+    cache: int, autojump_clock: MockClock
+) -> None:
+    disk = SimDisk()
+    config = attrs.evolve(SMALL, cache_capacity=cache)
+    async with open_wal(config, disk=disk) as wal:
+        await fill(wal, 60)
+        if cache == 100:  # whatever the latency, there is only a checkpoint to close it in
+            reader, got = wal.reader(), list[int]()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_until_closed, reader, got)
+                await trio.lowlevel.checkpoint()
+                before = list(got)
+                reader.close_now()
+            assert got == [*before, -1]
+            return
+        await closed_at_any_moment(wal.reader, disk)
+
+
+async def test_a_closed_reader_of_a_follower_hands_out_nothing_more(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    async with open_wal(SMALL, disk=disk) as wal:
+        await fill(wal, 60)
+        async with open_follower("/log", disk=disk) as follower:
+            await closed_at_any_moment(follower.reader, disk)
+
+
+async def test_closing_does_not_wait_for_a_store_that_hangs(autojump_clock: MockClock) -> None:
+    store = SimStore()
+    config = attrs.evolve(SMALL, cloud=CloudConfig(prefix="log", keep_local_bytes=0))
+    async with open_wal(config, disk=SimDisk(), store=store) as wal:
+        await fill(wal, 60)
+        await wal.wait_uploaded(60)
+        await trio.sleep(20)
+        client = store.client()
+        async with open_replica(client, prefix="log") as replica:
+            for log, shop in ((wal, store), (replica, client)):
+                shop.fail("get", kind="hang")
+                reader, got = log.reader(), list[int]()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(read_until_closed, reader, got)
+                    await wait_all_tasks_blocked()
+                    before = trio.current_time()
+                    await reader.aclose()
+                assert got == [-1]
+                assert trio.current_time() == before
+
+
+# ---- the seams
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "complaint"),
+    [
+        (21, 25, "records 20 to 21 are missing"),
+        (29, 30, "records 20 to 29 are missing"),
+        (18, 20, "records 18 to 20 came where record 20 must come"),
+        (20, 20, "records 20 to 20 came where record 20 must come"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["block", "gap", "passed"])
+async def test_what_does_not_hold_the_cursor_is_refused(
+    kind: str, start: int, end: int, complaint: str
+) -> None:
+    async with open_wal(SMALL, disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        reader = wal.reader(StartPosition.offset(20), raw=True)
+        pieces: dict[str, Piece] = {
+            "block": Block(start, end, b"", tuple(range(end - start + 1))),
+            "gap": Gap(start, end, "damaged"),
+            "passed": Passed(start, end),
+        }
+        with pytest.raises(CorruptDataError, match=complaint) as caught:
+            reader._take([pieces[kind]])
+        assert caught.value.offset == reader.cursor == 20
+        assert (await anext(reader)).offset == 20
+
+
+async def test_a_hole_in_the_cache_is_refused_after_what_comes_before_it() -> None:
+    async with open_wal(attrs.evolve(SMALL, cache_capacity=100), disk=SimDisk()) as wal:
+        await fill(wal, 60)
+        del wal._engine.cache._blocks[30]
+        reader = wal.reader(StartPosition.offset(28))
+        assert [m.offset for m in await reader.next_batch()] == [28, 29]
+        for _ in range(2):
+            with pytest.raises(CorruptDataError, match=r"record 30 must come \(cache tier\)"):
+                await reader.next_batch()
+        wal._engine.cache.end -= 1  # it ends before what is visible
+        reader = wal.reader(StartPosition.offset(59))
+        with pytest.raises(CorruptDataError, match=r"records 59 to 60 are missing \(cache tier\)"):
+            await reader.next_batch()
+
+
+def later(block: Block | Gap) -> Block:
+    """The block without its first three records."""
+    assert isinstance(block, Block)
+    return attrs.evolve(block, start=block.start + 3, positions=block.positions[3:])
+
+
+@pytest.mark.parametrize("tier", ["cloud", "file"])
+async def test_a_hole_behind_the_seam_between_two_tiers_is_refused(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = attrs.evolve(SMALL, cloud=CloudConfig(prefix="log"))
+    async with open_wal(config, disk=SimDisk(), store=SimStore()) as wal:
+        await fill(wal, 60)
+        await wal.wait_uploaded(60)
+        engine = wal._engine
+        first, second = engine.segments.sealed()[:2]
+        assert engine.tier is not None
+        if tier == "cloud":  # the first segment is read from its file, the second one is not
+            fetch = engine.tier.fetch
+
+            async def fetch_later(offset: int) -> Block:
+                return later(await fetch(offset))
+
+            monkeypatch.setattr(engine.tier, "fetch", fetch_later)
+            engine.damaged[second.base] = "as it is said"
+        else:
+            read = fetch_block
+
+            def read_later(*args: Any) -> Fetched:
+                found = read(*args)
+                return attrs.evolve(found, found=later(found.found))
+
+            monkeypatch.setattr(shelves, "fetch_block", read_later)
+            engine.damaged[first.base] = "as it is said"
+        reader = wal.reader(end="current")
+        seen: list[int] = []
+        with pytest.raises(
+            CorruptDataError,
+            match=rf"{second.base} to {second.base + 3} are missing \({tier} tier\)",
+        ):
+            async for message in reader:
+                seen.append(message.offset)
+        assert seen == list(range(second.base))

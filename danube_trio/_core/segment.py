@@ -207,3 +207,8 @@ class SegmentList:
         if i < 0:
             raise LookupError(f"offset {offset} is before the first segment ({self.first_base})")
         return self._sealed[i]
+
+    def base_of(self, offset: int) -> int:
+        """Base of the segment that holds `offset`, or would; -1 before the first one."""
+        i = bisect_right(self._bases, offset) - 1
+        return self.active_base if offset >= self.active_base else self._bases[i] if i >= 0 else -1

@@ -19,13 +19,12 @@ from danube_trio._engine.log.encode import Appendable
 from danube_trio._engine.log.wal import Receipt, Wal
 from danube_trio._engine.read.follow import Follower, FollowerStatistics
 from danube_trio._engine.read.readable import Readable
-from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.read.reader import Reader, reader_closed
 from danube_trio._engine.read.replica import Replica, ReplicaStatistics
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.line import AppendJob, AppendLine
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.config import Durability
-from danube_trio.errors import LogClosedError
 from danube_trio.message import Gap, Record
 
 __all__ = ["engine_wal", "reader_view", "view_of", "wal_view"]
@@ -286,9 +285,11 @@ class _ReaderView(Reader[T_co]):
         self._busy = True
         try:
             if self.closed:
-                raise LogClosedError("the reader is closed: make another one with reader()")
+                raise reader_closed()
             if self._fetched is None:
                 await self._door.call(self._fetch_batch)
+                if self.closed:  # while the batch was on its way
+                    raise reader_closed()
             batch, self._fetched = self._fetched, None
             if not batch:
                 raise StopAsyncIteration

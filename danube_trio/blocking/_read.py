@@ -10,9 +10,9 @@ import trio
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._engine.read import readable as _readable
 from danube_trio._engine.read import reader as _reader
+from danube_trio._engine.read.reader import reader_closed
 from danube_trio._engine.read.source import StartPosition
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.errors import LogClosedError
 from danube_trio.message import Gap, Record, StreamMessage
 
 __all__ = ["BatchIterator", "Readable", "Reader"]
@@ -50,9 +50,10 @@ class Reader(Generic[T_co]):
     @property
     def cursor(self) -> int:
         """The offset of the next record that it will hand out."""
-        if self._next >= len(self._items):
+        items, i = self._items, self._next
+        if i >= len(items):
             return self._cursor
-        item = cast("Record | Gap", self._items[self._next])
+        item = cast("Record | Gap", items[i])
         return item.start if isinstance(item, Gap) else item.offset
 
     @property
@@ -71,19 +72,17 @@ class Reader(Generic[T_co]):
         return self
 
     def __next__(self) -> T_co:
-        i = self._next
-        if i >= len(self._items):
-            if not self._refill():
+        items, i = self._items, self._next
+        if i >= len(items):  # another thread may close this, and empty `_items`, at any moment
+            items, i = self._refill(), 0
+            if not items:
                 raise StopIteration
-            i = 0
         self._next = i + 1
-        return self._items[i]
+        return items[i]
 
     def next_batch(self) -> list[T_co]:
         """The next records, as many as are at hand, at least one; empty at the reader's end."""
-        if self._next >= len(self._items) and not self._refill():
-            return []
-        items = self._items[self._next :]
+        items = self._items[self._next :] or self._refill()
         self._items, self._next = [], 0
         return items
 
@@ -92,7 +91,10 @@ class Reader(Generic[T_co]):
         return BatchIterator(self)
 
     def close(self) -> None:
-        """Close it: who waits in it, or asks later, gets LogClosedError. Any thread. Idempotent."""
+        """Close it, from any thread, also while another one waits in it. Idempotent.
+
+        It hands out nothing after this call: who waits in it, or asks later, gets LogClosedError.
+        """
         self.closed = True
         self._items, self._next = [], 0
         self._door.call_now(self._inner.close_now)
@@ -113,8 +115,8 @@ class Reader(Generic[T_co]):
         if self._fetched is None:
             self._fetched = await self._inner.next_batch()
 
-    def _refill(self) -> bool:
-        """Get the next items; False at the end.
+    def _refill(self) -> list[T_co]:
+        """Get the next items; none at the end.
 
         Python looks for signals at calls. So an interrupt can come right after a lock was taken,
         when nobody knows yet that it was; whose turn is ours can be seen at any moment.
@@ -124,16 +126,21 @@ class Reader(Generic[T_co]):
             if busy.setdefault("turn", turn) is not turn:
                 raise trio.BusyResourceError("another thread is reading from this reader")
             if self.closed:
-                raise LogClosedError("the reader is closed: make another one with reader()")
+                raise reader_closed()
             if self._fetched is None:
                 self._door.call(self._fetch)
-            return self._take_fetched()
+            batch = self._take_fetched()
+            # Only now: `close` sets it before it empties `_items`, so one of us sees the other.
+            if self.closed:
+                self._items = []
+                raise reader_closed()
+            return batch
         finally:
             if "turn" in busy and busy["turn"] is turn:
                 del busy["turn"]
 
-    def _take_fetched(self) -> bool:
-        """Hand over what was fetched, without a call in between; False at the end."""
+    def _take_fetched(self) -> list[T_co]:
+        """Hand over what was fetched, without a call in between."""
         batch = self._fetched
         assert batch is not None
         if batch:
@@ -141,7 +148,7 @@ class Reader(Generic[T_co]):
             cursor: int = last.end if isinstance(last, Gap) else last.offset + 1
             self._cursor = cursor
         self._fetched, self._items, self._next = None, batch, 0
-        return batch != []
+        return batch
 
 
 class BatchIterator(Generic[T_co]):

@@ -17,8 +17,7 @@ __all__ = ["Fetched", "fetch_block"]
 class Fetched:
     """A block or a gap, and where to go on in the file."""
 
-    block: Block | None
-    gap: Gap | None
+    found: Block | Gap
     next_offset: int
     next_position: int
 
@@ -41,13 +40,13 @@ def fetch_block(
                 frame_time(stretch.data, positions[1]),
                 frame_time(stretch.data, positions[-1]),
             )
-            return Fetched(block, None, walk.offset, walk.position)
+            return Fetched(block, walk.offset, walk.position)
         reason = walk.fault.reason if walk.fault is not None else "the file ends too early"
         if not skip:
             raise CorruptDataError(reason, path=path, position=walk.position, offset=offset)
         found = find_after(file, walk.position + 1, offset + 1, size=size)
         onward, end = found if found is not None else (size, stop)
         gap = Gap(offset, min(end, stop), f"{path}: {reason} at byte {walk.position}")
-        return Fetched(None, gap, end, onward)
+        return Fetched(gap, end, onward)
     finally:
         file.close()

@@ -1,50 +1,53 @@
-"""Reading: one cursor, four tiers, one loop.
+"""Reading: one cursor, one loop.
 
 ::
 
-    while True: tier = route(cursor, marks); block = fetch(tier); hand out its records
+    while not take(pieces): pieces = fetch(cursor)
 
-A reader owns nothing but its cursor. For every block it asks anew where the cursor is served from,
-so falling behind (the cache moved on), retention, rolls and sealing in between need no special
-case. It holds one block at a time and opens a file only while it fetches one, so a slow reader
-costs a bounded amount of memory, no file descriptor, and never holds the writer up.
+A reader owns nothing but its cursor. `Shelves` fetches what there is at it, from wherever it is;
+that may take long, fail, be cancelled, or end after the reader was closed, so it changes nothing of
+the reader. What it found are *pieces* of the axis of offsets, and what they mean for the cursor is
+decided in one step afterwards, by `_take`, the only place that moves it:
 
-Each block must begin exactly at the cursor, and each frame in it is verified unless it comes from
-memory: a hole is an error that names what is missing.
+=====================  ===================================================================
+piece                  the cursor
+=====================  ===================================================================
+`Block`                goes on to the end of the records that are handed out
+`Gap`                  goes on to its end, and the gap is handed out
+`Passed`               goes on to its end: a search by time needs nothing of what is passed
+none                   stays: ask again
+=====================  ===================================================================
+
+Each piece must hold the cursor, whatever tier it comes from and whatever came before it: a hole is
+an error that names what is missing.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 import trio
 
 from danube_trio._core.frame import Block, frame_time
-from danube_trio._core.index import SparseIndex
-from danube_trio._core.route import Tier, route
-from danube_trio._core.segment import Segment
+from danube_trio._core.route import Tier
 from danube_trio._core.stats import ReaderStatistics
-from danube_trio._engine.files.fetch import fetch_block
-from danube_trio._engine.files.segments import load_index
+from danube_trio._engine.read.shelves import Piece, Shelves
 from danube_trio._engine.read.source import ReaderSource, StartPosition, resolve
-from danube_trio.errors import (
-    CorruptDataError,
-    LogClosedError,
-    ObjectNotFoundError,
-    OffsetTrimmedError,
-    StoreUnavailableError,
-)
+from danube_trio.errors import CorruptDataError, LogClosedError
 from danube_trio.message import Gap, Record
 
-__all__ = ["BatchIterator", "Reader"]
+__all__ = ["BatchIterator", "Reader", "reader_closed"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-# Indexes of sealed segments kept per log: 24 KB each at 64 MiB segments.
-KEPT_INDEXES = 64
+NO_LIMIT = 1 << 63
+
+
+def reader_closed() -> LogClosedError:
+    """What somebody gets who waits in a closed reader, or asks it for something."""
+    return LogClosedError("the reader is closed: make another one with reader()")
 
 
 class Reader(trio.abc.ReceiveChannel[T_co]):
@@ -69,21 +72,19 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         decode: Callable[[Block, int, int], list[object]],
     ) -> None:
         self._source = source
+        self._shelves = Shelves(source)
         self._decode = decode
-        self._end = end if end is not None else 1 << 63
-        self._count = count if count is not None else 1 << 63
+        self._end = end if end is not None else NO_LIMIT
+        self._count = count if count is not None else NO_LIMIT
         self._cursor, self._time = resolve(source, start)
         self._items: list[object] = []
         self._next = 0
-        self._tier = Tier.LIVE
-        # (segment base, offset, position): where the frame after the last fetched one begins.
-        self._place: tuple[int, int, int] = (-1, 0, 0)
         self._busy = False
         self.closed = False
-        self._waiting = trio.CancelScope()
+        self._fetching = trio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Reader at {self.cursor}, {'closed' if self.closed else self._tier.value}>"
+        return f"<Reader at {self.cursor}, {'closed' if self.closed else self._shelves.tier.value}>"
 
     @property
     def cursor(self) -> int:
@@ -102,7 +103,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
     def statistics(self) -> ReaderStatistics:
         """Cursor, last tier and lag."""
         lag = max(0, self._source.visible_end - self.cursor)
-        return ReaderStatistics(self.cursor, self._tier.value, lag)
+        return ReaderStatistics(self.cursor, self._shelves.tier.value, lag)
 
     def __aiter__(self) -> Reader[T_co]:
         return self
@@ -139,7 +140,10 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         return BatchIterator(self)
 
     async def aclose(self) -> None:
-        """Close it: who waits in it, or asks later, gets LogClosedError. Idempotent."""
+        """Close it, also while another task waits in it. Idempotent.
+
+        It hands out nothing after this call: who waits in it, or asks later, gets LogClosedError.
+        """
         self.close_now()
         await trio.lowlevel.checkpoint()
 
@@ -147,7 +151,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         """The same, in this step."""
         self.closed = True
         self._items, self._next = [], 0
-        self._waiting.cancel()
+        self._fetching.cancel()
 
     # ---- blocks
 
@@ -156,82 +160,85 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         if self._busy:
             raise trio.BusyResourceError("another task is reading from this reader")
         self._busy = True
+        pieces: Sequence[Piece] = ()
         try:
-            while True:
-                if self.closed:
-                    raise LogClosedError("the reader is closed: make another one with reader()")
-                if self._cursor >= self._end or self._count <= 0:
-                    raise StopAsyncIteration
-                if await self._fetch():
-                    return
+            while not self._take(pieces):
+                # Closing ends the fetch; one that has just ended by itself comes to nothing, too.
+                pieces = ()
+                with trio.CancelScope() as self._fetching:
+                    pieces = await self._shelves.fetch(self._cursor, self._time)
         finally:
             self._busy = False
 
-    async def _fetch(self) -> bool:
-        """One step; True if there are items now."""
-        source = self._source
+    def _take(self, pieces: Sequence[Piece]) -> bool:
+        """Hand out what is wanted of `pieces`, which begin at the cursor; False: fetch more.
+
+        Nothing else moves the cursor. Raises LogClosedError if the reader was closed, and
+        StopAsyncIteration at its end.
+        """
+        if self.closed:
+            raise reader_closed()
         if self._next >= len(self._items):
             self._items, self._next = [], 0  # handed out: never again
-        self._tier = tier = route(
-            self._cursor,
-            start_offset=source.marks.start_offset,
-            local_start=source.local_start,
-            cache_start=source.cache.start,
-            visible_end=source.visible_end,
-        )
-        if tier is Tier.TRIMMED:
-            if self._time:
-                self._cursor = source.marks.start_offset
-                return False
-            raise OffsetTrimmedError(self._cursor, source.marks.start_offset)
-        if tier is Tier.LIVE:
-            with trio.CancelScope() as self._waiting:
-                await source.wait_visible(self._cursor + 1)
-            return False
-        if tier is Tier.CACHE:
-            await trio.lowlevel.checkpoint()
-            limit = source.config.read_block_bytes
-            for block in source.cache.blocks_from(self._cursor, limit):
-                if limit > 0 and self._cursor < self._end and self._count > 0:
-                    limit -= self._take(block, limit)
-            return bool(self._items)
-        with source.pins.hold(self._cursor, stored=tier is Tier.CLOUD):
-            if tier is Tier.CLOUD:
-                await self._fetch_cloud()
+        # A batch in the cache may be much larger than what is to be decoded at once.
+        cached = self._shelves.tier is Tier.CACHE
+        limit = self._source.config.read_block_bytes if cached else NO_LIMIT
+        for piece in pieces:
+            if limit <= 0 or self._cursor >= self._end or self._count <= 0:
+                break
+            cursor = self._cursor
+            if not piece.start <= cursor < piece.end:
+                if self._items:
+                    break  # they come first; the next fetch meets it again
+                raise self._hole(piece)
+            if isinstance(piece, Block):
+                first, last = self._wanted(piece, limit)
+                end = piece.start + last
+                if first < last:
+                    self._hand_out(self._decode(piece, first, last), last - first)
+                    limit -= piece.positions[last] - piece.positions[first]
+            elif isinstance(piece, Gap):
+                end = min(piece.end, self._end)
+                self._items.append(Gap(cursor, end, piece.reason))
             else:
-                await self._fetch_file()
-        return bool(self._items)
+                end = piece.end
+            assert cursor <= end <= piece.end, (cursor, end, piece)
+            self._cursor = end
+        if self._items:
+            return True
+        if self._cursor >= self._end or self._count <= 0:
+            raise StopAsyncIteration
+        return False
 
-    def _take(self, block: Block, limit_bytes: int) -> int:
-        """Hand out what the reader wants of `block`, which must hold the cursor.
+    def _hole(self, piece: Piece) -> CorruptDataError:
+        cursor = self._cursor
+        reason = f"records {cursor} to {piece.start} are missing"
+        if piece.start <= cursor:
+            reason = f"records {piece.start} to {piece.end} came where record {cursor} must come"
+        return CorruptDataError(f"{reason} ({self._shelves.tier.value} tier)", offset=cursor)
 
-        Takes about `limit_bytes` at the most (a batch in the cache may be much larger), at least
-        one record. Returns how many bytes it took.
-        """
-        if not block.start <= self._cursor < block.end:
-            raise CorruptDataError(
-                f"records {self._cursor} to {block.start} are missing", offset=self._cursor
-            )
-        first = self._cursor - block.start
-        if self._time:
-            first = self._skip_to_time(block, first)
-            self._cursor = block.start + first
-            if self._cursor == block.end:
-                return 0
-        positions = block.positions
-        fits = bisect_right(positions, positions[first] + limit_bytes) - 1
-        last = min(max(fits, first + 1), min(block.end, self._end) - block.start)
-        last = min(last, first + self._count)
-        if last <= first:
-            return 0
-        items = self._decode(block, first, last)
+    def _hand_out(self, items: list[object], records: int) -> None:
+        assert len(items) == records, (len(items), records)
         if self._items:
             self._items.extend(items)
         else:
             self._items = items
-        self._cursor = block.start + last
-        self._count -= last - first
-        return positions[last] - positions[first]
+        self._count -= records
+
+    def _wanted(self, block: Block, limit_bytes: int) -> tuple[int, int]:
+        """Which records of `block`, `[first, last)`; none if all are older than the wanted time.
+
+        They are about `limit_bytes` at the most, but at least one record.
+        """
+        first = self._cursor - block.start
+        if self._time:
+            first = self._skip_to_time(block, first)
+            if block.start + first >= min(block.end, self._end):
+                return first, first
+        positions = block.positions
+        fits = bisect_right(positions, positions[first] + limit_bytes) - 1
+        last = min(max(fits, first + 1), min(block.end, self._end) - block.start)
+        return first, min(last, first + self._count)
 
     def _skip_to_time(self, block: Block, first: int) -> int:
         """Index of the first record at or after the wanted time; times never fall."""
@@ -242,119 +249,6 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         if found < block.end - block.start:
             self._time = 0
         return found
-
-    # ---- objects
-
-    async def _fetch_cloud(self) -> None:
-        source = self._source
-        if source.tier is None:
-            raise StoreUnavailableError(
-                f"records {self._cursor} to {source.local_start} are in the object store only: "
-                f"open the log with its store to read them"
-            )
-        try:
-            block = await source.tier.fetch(self._cursor)
-        except (LookupError, ObjectNotFoundError) as error:
-            await source.look_again()
-            if self._cursor < source.marks.start_offset:
-                return  # retention overtook us: route will say so
-            raise CorruptDataError(
-                f"no object holds the record ({error})",
-                offset=self._cursor,
-                advice="Restore it from a copy or an older version of the store",
-            ) from error
-        self._take(block, block.size_bytes)
-
-    # ---- files
-
-    async def _fetch_file(self) -> None:
-        source = self._source
-        disk, names = source.disk, source.names
-        assert disk is not None
-        assert names is not None
-        segment = source.segments.find(self._cursor)
-        if segment is not None and segment.base in source.damaged:
-            await self._fetch_cloud()
-            return
-        base = segment.base if segment is not None else source.segments.active_base
-        stop = min(segment.end if segment is not None else source.visible_end, source.visible_end)
-        try:
-            offset, position = await self._locate(segment, base, stop)
-            fetched = await disk.run(
-                fetch_block,
-                disk,
-                names.segment(base),
-                position,
-                offset,
-                stop,
-                source.config.read_block_bytes,
-                source.config.on_corruption == "skip" and not self._stored(),
-            )
-        except (CorruptDataError, FileNotFoundError) as error:
-            gone = isinstance(error, FileNotFoundError)
-            if gone and self._cursor < max(source.marks.start_offset, source.local_start):
-                return  # retention overtook us: route will say so
-            if segment is not None and self._stored():
-                return source.heal(segment.base, str(error))  # the next try asks the store
-            if not gone:
-                raise
-            raise CorruptDataError(
-                "the segment is missing",
-                path=names.segment(base),
-                offset=self._cursor,
-                advice="Restore the file from a copy of the directory",
-            ) from error
-        self._place = (base, fetched.next_offset, fetched.next_position)
-        if fetched.gap is not None:
-            self._take_gap(fetched.gap)
-        elif fetched.block is not None and fetched.block.end > self._cursor:
-            if self._time and fetched.block.start > self._cursor:
-                self._cursor = fetched.block.start  # all before is older, says the index
-            self._take(fetched.block, max(source.config.read_block_bytes, fetched.block.size_bytes))
-        # else: only records before the cursor; the place moved on, and so does the loop
-
-    def _stored(self) -> bool:
-        """Whether a verified object holds the record at the cursor."""
-        tier = self._source.tier
-        return tier is not None and tier.state.find(self._cursor) is not None
-
-    async def _locate(self, segment: Segment | None, base: int, stop: int) -> tuple[int, int]:
-        """`(offset, position)` of a frame at or before the cursor to read from."""
-        place_base, place_offset, place_position = self._place
-        if place_base == base and place_offset == self._cursor:
-            return place_offset, place_position
-        index = await self._index(segment)
-        if self._time and self._cursor == base:
-            offset, position = index.before_time(self._time)
-            if offset < stop:
-                return offset, position
-        offset, position = index.before_offset(self._cursor)
-        if place_base == base and offset < place_offset <= self._cursor:
-            return place_offset, place_position
-        return offset, position
-
-    def _take_gap(self, gap: Gap) -> None:
-        if gap.end <= self._cursor:
-            return
-        start, end = max(gap.start, self._cursor), min(gap.end, self._end)
-        self._items = [Gap(start, end, gap.reason)]
-        self._next = 0
-        self._cursor = end
-
-    async def _index(self, segment: Segment | None) -> SparseIndex:
-        source = self._source
-        if segment is None:
-            return source.active
-        index = source.indexes.pop(segment.base, None)
-        if index is None:
-            disk, names = source.disk, source.names
-            assert disk is not None
-            assert names is not None
-            index = await disk.run(partial(load_index, trailer=True), disk, names, segment)
-        source.indexes[segment.base] = index
-        while len(source.indexes) > KEPT_INDEXES:
-            del source.indexes[next(iter(source.indexes))]
-        return index
 
 
 class BatchIterator(Generic[T_co]):
