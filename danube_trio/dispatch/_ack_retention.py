@@ -64,8 +64,9 @@ class Retention:
                 await self.bell.wait()  # nothing new can go before something changed
             try:
                 await self.apply()
-            except (DanubeError, OSError) as error:
-                # LogClosedError, too: a topic that was given away may be taken over again.
+            except (DanubeError, OSError, ValueError) as error:
+                # LogClosedError, too: a topic that was given away may be taken over again. And
+                # a DecodeError: the next round may begin at another message.
                 self.failures += 1
                 if not failing:
                     log.warning(

@@ -8,9 +8,11 @@ Rules:
 1. A message is handed out to one consumer at a time. Each hand-out is a delivery with a serial
    number, and an answer (acknowledge, fail, release) counts only for the delivery it speaks of.
    There is one exception, in favour of work that was done: a delivery that timed out may still be
-   acknowledged, as long as the message was not handed out again.
+   acknowledged, as long as nobody else got the message: no consumer, and not the dead letters.
 2. A delivery that fails (`fail`, a timeout) is one failure more. After ``max_redeliveries`` + 1
    failures the message is poison. A released delivery (cancelled, its consumer left) is none.
+   Poison is also what a consumer rejected, until the operator decides, and with lanes what has a
+   key that cannot be read. It meets its fate when its turn comes, and nothing else does.
 3. What is settled is never handed out again, unless the subscription is moved back.
 4. Nothing is handed out while the window is full, while it is paused, while more is acknowledged
    than may wait unsaved, or, without lanes, while a message is blocked.
@@ -82,16 +84,9 @@ class DispatchCore:
     # ---- consumers
 
     def join(self, consumer: Taker) -> None:
-        """A consumer comes. That an exclusive subscription has only one is for the caller.
-
-        Raises DecodeError if it wants lanes and a message's key cannot be read; it has not come.
-        """
+        """A consumer comes. That an exclusive subscription has only one is for the caller."""
         self.consumers[consumer] = None
-        try:
-            self._arrange()
-        except ValueError:
-            del self.consumers[consumer]
-            raise
+        self._arrange()
 
     def leave(self, consumer: Taker) -> None:
         """A consumer goes; what it has in hand is released."""
@@ -99,6 +94,13 @@ class DispatchCore:
         for entry in [e for e in self._hands.in_flight.values() if e.consumer is consumer]:
             self.release(entry, entry.serial)
         self._arrange()
+
+    def end_deliveries(self) -> None:
+        """What is in hand is released, and no answer counts any more: not a late one either."""
+        for entry in list(self._hands.in_flight.values()):
+            self.release(entry, entry.serial)
+        for entry in self._ledger.entries.values():
+            entry.excused = False
 
     def may_take(self, consumer: Taker) -> bool:
         """Whether it is this consumer's turn, where there are turns."""
@@ -143,9 +145,11 @@ class DispatchCore:
         if self.fed_end < self._ledger.resumed_edge:
             wants = self._ledger.wants
             messages = [message for message in messages if wants(message.offset)]
+        # First what can be handed out, then that it was fed: what is below `fed_end` and in no
+        # queue counts as settled.
+        self._queue.feed(messages)
         self._buffered_bytes += sum(len(message.payload) for message in messages)
         self.fed_end = end
-        self._queue.feed(messages)
         self._note_entered()
 
     def pass_by(self, end: int) -> None:
@@ -187,15 +191,12 @@ class DispatchCore:
 
     def take(self, consumer: Taker, now: float) -> Entry | None:
         """Hand out the next message, or None when there is none for this consumer now."""
-        limit = self.options.max_redeliveries
         while self.may_take(consumer) and self.available():
             entry = self._queue.pop(self._new_limit())
             if entry is None:
                 return None
             self._note_entered()
-            if limit is not None and entry.failures > limit:
-                # It was poison before a restart, and has not met its fate yet.
-                entry.reason = entry.reason or f"it failed {entry.failures} times before a restart"
+            if self._is_poison(entry):
                 self._poison(entry)
                 continue
             self._serial += 1
@@ -216,9 +217,13 @@ class DispatchCore:
         """Settle the message of this delivery. False: the delivery is over, and it was not."""
         if entry.serial != serial:
             return False
-        late = entry.excused and entry.state in (State.WAITING, State.READY)
-        if entry.state is not State.IN_FLIGHT and not late:
+        if entry.state is not State.IN_FLIGHT and not entry.excused:
             return False
+        if entry.state is State.SETTLED:  # dropped, when its time was over, and counted as that
+            entry.excused = False
+            return True
+        if entry.state is State.BURYING:
+            self.burying.remove(entry)
         self._settle(entry)
         self.counts.acked += 1
         return True
@@ -251,6 +256,7 @@ class DispatchCore:
         self.counts.failed += 1
         self.changes += 1
         entry.failures = max(entry.failures, self.options.max_redeliveries or 0) + 1
+        entry.rejected = True
         entry.reason = reason
         self._poison(entry)
         return True
@@ -291,6 +297,7 @@ class DispatchCore:
 
     def _settle(self, entry: Entry) -> None:
         was_ready = entry.state is State.READY
+        entry.excused = False
         self._hands.take_back(entry)
         self._ledger.settle(entry)
         if was_ready:
@@ -307,7 +314,7 @@ class DispatchCore:
         return self._hands.next_wait()
 
     def next_deadline(self) -> float:
-        """When the next delivery times out. Looks at all that are in flight."""
+        """When the next delivery times out."""
         return self._hands.next_deadline()
 
     def time_out(self, entry: Entry, serial: int, now: float) -> bool:
@@ -321,12 +328,25 @@ class DispatchCore:
 
     def tick(self, now: float) -> None:
         """Let deliveries time out, and make ready what is due again."""
-        for entry in self._hands.timed_out(now):
-            self.time_out(entry, entry.serial, now)
+        while (late := self._hands.timed_out(now)) is not None:
+            self.time_out(late, late.serial, now)
         while (due := self._hands.next_due(now)) is not None:
             self._offer(due)
 
     # ---- poison
+
+    def _is_poison(self, entry: Entry) -> bool:
+        """Whether a ready message must not be handed out, and why: in its reason."""
+        limit = self.options.max_redeliveries
+        if entry.unreadable:
+            entry.reason = entry.unreadable
+        elif entry.rejected:
+            entry.reason = entry.reason or "it was rejected before a restart"
+        elif limit is not None and entry.failures > limit:
+            entry.reason = entry.reason or f"it failed {entry.failures} times before a restart"
+        else:
+            return False
+        return True
 
     def _poison(self, entry: Entry) -> None:
         self._hands.take_back(entry)
@@ -337,8 +357,36 @@ class DispatchCore:
         if self.options.poison_policy is PoisonPolicy.DEAD_LETTER:
             self.burying.append(entry)
         else:
+            late = entry.excused
             self._settle(entry)
+            entry.excused = late  # work that is still under way was not in vain
             self.counts.dropped += 1
+
+    def next_burial(self) -> Entry | None:
+        """What is to be appended to the dead letters now, if anything is.
+
+        From now on they may have it, whatever becomes of that: no work on it counts any more.
+        """
+        if not self.burying:
+            return None
+        entry = self.burying[0]
+        entry.excused = False
+        return entry
+
+    def not_buried(self, entry: Entry, never: str | None = None) -> None:
+        """It was not, or that is not known: the others first, it may be this one only.
+
+        Args:
+            never: why it never will be; then it is blocked.
+        """
+        if entry.state is not State.BURYING:  # it was moved meanwhile
+            return
+        self.burying.remove(entry)
+        if never is None:
+            self.burying.append(entry)
+        else:
+            entry.reason = never
+            self._hands.block(entry)
 
     def buried(self, entry: Entry) -> None:
         """A message is among the dead letters now."""
@@ -348,7 +396,7 @@ class DispatchCore:
             self.counts.dead_lettered += 1
 
     def blocked(self) -> list[Entry]:
-        """What the policy BLOCK holds back, by offset."""
+        """What the policy BLOCK holds back, or can be no dead letter, by offset."""
         return sorted(self._hands.blocked.values(), key=lambda entry: entry.offset)
 
     def unblock(self, offset: int, *, retry: bool) -> bool:
@@ -357,7 +405,7 @@ class DispatchCore:
         if entry is None:
             return False
         if retry:
-            entry.failures = 0
+            entry.failures, entry.rejected, entry.unreadable = 0, False, ""
             self.changes += 1
             self._offer(entry)
         else:
@@ -370,7 +418,7 @@ class DispatchCore:
     def move(self, offset: int) -> None:
         """Begin anew at `offset`. Deliveries so far are over."""
         for entry in self._ledger.entries.values():
-            entry.state = State.SETTLED
+            entry.state, entry.excused = State.SETTLED, False
         self.burying.clear()
         self.changes += 1
         self._restart(CursorState.at(offset))

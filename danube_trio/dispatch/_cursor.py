@@ -10,14 +10,16 @@ except the *holes*. The first hole, if there is one, is `end` itself.
 
 The saved form is a JSON object (Danube's custom: compact, keys in alphabetical order)::
 
-    {"attempts":"...","edge":1007,"end":1000,"holes":"...","owner":"5f...","saves":12,"version":1}
+    {"attempts":"...","edge":1007,"end":1000,"holes":"...","owner":"5f...","rejected":"...",
+     "saves":12,"version":1}
 
 `holes` and the offsets of `attempts` are offsets packed as text: the differences of neighbours as
 little-endian integers of 4 bytes (8 if one of them needs it), byte planes separated (first all the
 lowest bytes, then all the second ones, ...), compressed with zlib, one byte before it that tells
 the width, base64. A million holes at random places among two million messages take 0.4 MB that way,
 regular ones next to nothing. `attempts` is two such lists, a comma between them: offsets, and
-running sums of the counts of failures.
+running sums of the counts of failures. `rejected` are those of its offsets whose messages are poison
+whatever the count; the field is missing when there are none, and in cursors of older versions.
 
 `owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
 it, and so is somebody else's. `saves` grows with each one.
@@ -104,6 +106,7 @@ class CursorState:
         holes: what is not settled between the two, ascending. `end` is its first item, or `edge`
             when it is empty.
         attempts: how often unsettled messages have failed, by offset; those never did are absent.
+        rejected: those of them that are poison whatever the count, ascending.
         owner: who saved it.
         saves: how often it was saved.
     """
@@ -112,6 +115,7 @@ class CursorState:
     edge: int = 0
     holes: Sequence[int] = attrs.Factory(list[int])
     attempts: Mapping[int, int] = attrs.Factory(dict[int, int])
+    rejected: Sequence[int] = attrs.Factory(list[int])
     owner: str = ""
     saves: int = 0
 
@@ -142,15 +146,17 @@ class CursorState:
         if edge >= self.edge:
             return self
         holes = self.holes[: bisect_left(self.holes, edge)]
+        return attrs.evolve(self._forgetting(edge), edge=edge, holes=holes)
+
+    def _forgetting(self, edge: int) -> CursorState:
+        """The same without failures of messages at and above `edge`."""
         attempts = {offset: count for offset, count in self.attempts.items() if offset < edge}
-        return attrs.evolve(self, edge=edge, holes=holes, attempts=attempts)
+        rejected = self.rejected[: bisect_left(self.rejected, edge)]
+        return attrs.evolve(self, attempts=attempts, rejected=rejected)
 
     def _cut(self, edge: int) -> CursorState:
         """As `before`; where nothing is settled above `end`, only failures are cut."""
-        if self.holes:
-            return self.before(edge)
-        attempts = {offset: count for offset, count in self.attempts.items() if offset < edge}
-        return attrs.evolve(self, attempts=attempts)
+        return self.before(edge) if self.holes else self._forgetting(edge)
 
     def fitted(self, limit_bytes: int) -> tuple[CursorState, bytes]:
         """As much of it, from its beginning, as fits into `limit_bytes`; and its saved form."""
@@ -189,6 +195,8 @@ class CursorState:
             "saves": self.saves,
             "version": VERSION,
         }
+        if self.rejected:
+            document["rejected"] = pack_offsets(self.rejected)
         return json.dumps(document, separators=(",", ":"), sort_keys=True).encode("ascii")
 
     @classmethod
@@ -206,6 +214,7 @@ class CursorState:
                 edge=_offset(document["edge"]),
                 holes=unpack_offsets(_text(document["holes"])),
                 attempts=dict(zip(offsets, steps, strict=True)),
+                rejected=unpack_offsets(_text(document.get("rejected", ""))),
                 owner=_text(document["owner"]),
                 saves=_offset(document["saves"]),
             )

@@ -8,8 +8,9 @@ A dead letter is the message itself, with these attributes beside its own:
     x-failure-count                        how many deliveries failed
     x-failure-time                         when it was given up, in milliseconds since 1970
 
-It is appended first and settled after that, so a crash in between gives it twice; topic, offset and
-subscription tell that it is the same. Redriving appends it to its topic again, without these
+Of a message whose own fields cannot be decoded it has the payload, and nothing else. It is appended
+first and settled after that, so a crash in between gives it twice; topic, offset and subscription
+tell that it is the same. Redriving appends it to its topic again, without these
 attributes, with ``x-redriven`` (how often that happened).
 """
 
@@ -50,8 +51,11 @@ def dead_letter(entry: Entry, topic: str, subscription: str, now: float) -> Stre
         str(entry.failures),
         str(round(now * 1000)),
     )
-    headers = dict(zip(HEADERS, values, strict=True))
-    return attrs.evolve(entry.message, attributes={**entry.message.attributes, **headers})
+    message, headers = entry.message, dict(zip(HEADERS, values, strict=True))
+    try:
+        return attrs.evolve(message, attributes={**message.attributes, **headers})
+    except ValueError:  # a DecodeError: these two can be had of every message
+        return StreamMessage(message.payload, message.request_id, attributes=headers)
 
 
 def redriven(message: StreamMessage) -> StreamMessage:

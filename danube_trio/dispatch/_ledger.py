@@ -61,6 +61,8 @@ class Entry:
         consumer: who has it in hand.
         deadline: when its delivery times out; due: when it may be delivered again.
         excused: whether the last delivery ended by its timeout, and may be acknowledged late.
+        rejected: whether it is poison, however often it may fail.
+        unreadable: why it cannot be handed out in order, if it cannot; not saved.
         reason: why the last delivery failed.
     """
 
@@ -74,11 +76,13 @@ class Entry:
         "message",
         "offset",
         "reason",
+        "rejected",
         "serial",
         "state",
+        "unreadable",
     )
 
-    def __init__(self, message: StreamMessage, failures: int) -> None:
+    def __init__(self, message: StreamMessage, failures: int, rejected: bool = False) -> None:
         self.message = message
         self.offset = message.offset
         self.failures = failures
@@ -89,6 +93,8 @@ class Entry:
         self.deadline = 0.0
         self.due = 0.0
         self.excused = False
+        self.rejected = rejected
+        self.unreadable = ""
         self.reason = ""
 
     def __repr__(self) -> str:
@@ -101,7 +107,9 @@ class Ledger:
     def __init__(self, cursor: CursorState) -> None:
         self.entries: dict[int, Entry] = {}
         self._order: deque[int] = deque()
-        self._failures = dict(cursor.attempts)  # of messages that were not entered yet
+        # Of messages that were not entered yet: how often they failed, and which were rejected.
+        self._failures = dict(cursor.attempts)
+        self._rejected = set(cursor.rejected)
         self._resumed: deque[int] = deque(cursor.holes)  # holes that were not entered yet
         self._resumed_list: Sequence[int] = cursor.holes
         self._resumed_set: frozenset[int] = frozenset(cursor.holes)
@@ -125,7 +133,8 @@ class Ledger:
         offset = message.offset
         assert offset >= self.entered_end, f"offset {offset} was entered before"
         failures = self._failures.pop(offset, 0) if self._failures else 0
-        entry = Entry(message, failures)
+        entry = Entry(message, failures, offset in self._rejected)
+        self._rejected.discard(offset)
         resumed = self._resumed
         while resumed and resumed[0] <= offset:
             resumed.popleft()
@@ -157,6 +166,7 @@ class Ledger:
         self._failures = {
             offset: count for offset, count in self._failures.items() if not start <= offset < end
         }
+        self._rejected = {offset for offset in self._rejected if not start <= offset < end}
         return before - len(self._resumed) + max(0, end - max(start, self.resumed_edge))
 
     def pass_to(self, offset: int) -> None:
@@ -217,8 +227,15 @@ class Ledger:
         }
         attempts.update(self._failures)
         attempts = {offset: count for offset, count in attempts.items() if count}
+        rejected = self._rejected.union(
+            offset for offset in attempts if offset in entries and entries[offset].rejected
+        )
         return CursorState(
-            end=holes[0] if holes else edge, edge=edge, holes=holes, attempts=attempts
+            end=holes[0] if holes else edge,
+            edge=edge,
+            holes=holes,
+            attempts=attempts,
+            rejected=sorted(rejected),
         )
 
 

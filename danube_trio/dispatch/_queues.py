@@ -6,7 +6,10 @@ stay as the reader brought them and are entered into the ledger only when they a
 `LaneQueue` has a lane for each key. Only the head of a lane can be handed out, and it stays the
 head until it is settled: so there is one message of a key in flight, and order holds through
 failures and backoff too. Lanes whose head is ready take turns. A message without a key is a lane of
-its own. Messages are entered when they are read.
+its own; so is one whose key cannot be read, and it is marked. Messages are entered when they are
+read.
+
+Neither can fail: what is fed is queued, all of it.
 
 A message that was never handed out is *new*. Both are asked for messages with a limit for new ones:
 only those below that offset may go.
@@ -85,6 +88,7 @@ class PlainQueue:
 
     def adopt(self, entry: Entry) -> None:
         """Take over a message that another queue had."""
+        entry.unreadable = ""  # here nobody asks for its key
         if entry.state is State.READY:
             self.offer(entry)
 
@@ -115,15 +119,9 @@ class LaneQueue:
         self._ready = 0  # ready entries, heads or not
 
     def feed(self, messages: Sequence[StreamMessage]) -> None:
-        """New messages, each behind those of its key.
-
-        Raises DecodeError, before anything was changed, when a message's key cannot be read.
-        """
-        keys = [self._key(message) or message.offset for message in messages]
-        for message, key in zip(messages, keys, strict=True):
-            entry = self._ledger.enter(message)
-            self._assign(entry, key)
-            self.offer(entry)
+        """New messages, each behind those of its key."""
+        for message in messages:
+            self.adopt(self._ledger.enter(message))
 
     def offer(self, entry: Entry) -> None:
         """A message is ready, for the first time or again."""
@@ -131,13 +129,14 @@ class LaneQueue:
         if self._lanes[entry.key][0] is entry:
             self._turn(entry)
 
-    def _assign(self, entry: Entry, key: object) -> None:
+    def adopt(self, entry: Entry) -> None:
+        """Take over a message that another queue had; they come in order."""
+        try:
+            key: object = self._key(entry.message) or entry.offset
+        except ValueError as error:  # a DecodeError
+            key, entry.unreadable = entry.offset, f"its key cannot be read: {error}"
         entry.key = key
         self._lanes.setdefault(key, deque()).append(entry)
-
-    def adopt(self, entry: Entry) -> None:
-        """Take over a message that another queue had; they come in order. Raises as `feed`."""
-        self._assign(entry, self._key(entry.message) or entry.offset)
         if entry.state is State.READY:
             self.offer(entry)
 

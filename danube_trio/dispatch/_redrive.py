@@ -49,11 +49,18 @@ async def redrive(
 
 
 def _is_of(letter: StreamMessage, letters: DeadLetters) -> bool:
-    """Whether this subscription wrote it. A gap (damage in the dead letter log) is nobody's."""
+    """Whether this subscription wrote it.
+
+    A gap (damage in the dead letter log) is nobody's, nor is what cannot be decoded: letters can.
+    """
     if isinstance(letter, Gap):
         return False
-    topic = letter.attributes.get("x-original-topic", "")
+    try:
+        attributes = letter.attributes
+    except ValueError:  # a DecodeError
+        return False
     return (
-        topic.removeprefix("/") == letters.original_topic.removeprefix("/")
-        and letter.attributes.get("x-original-subscription") == letters.subscription
+        attributes.get("x-original-topic", "").removeprefix("/")
+        == letters.original_topic.removeprefix("/")
+        and attributes.get("x-original-subscription") == letters.subscription
     )

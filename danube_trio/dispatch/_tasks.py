@@ -24,6 +24,7 @@ from danube_trio.dispatch._state import Engine, Phase
 from danube_trio.errors import (
     DanubeError,
     LogClosedError,
+    MessageTooLargeError,
     OffsetTrimmedError,
     StoreError,
     StoreUnavailableError,
@@ -168,12 +169,9 @@ async def watch_clock(engine: Engine) -> None:
         now = trio.current_time()
         core.tick(now)
         engine.changed()
-        until = core.next_due()
-        if timeout is not None:
-            # All that are in flight are looked at each time: not too often.
-            until = min(until, max(core.next_deadline(), now + timeout / 100))
-            if core.counts.delivered != seen:
-                until = min(until, now + timeout)
+        until = min(core.next_due(), core.next_deadline())
+        if timeout is not None and core.counts.delivered != seen:
+            until = min(until, now + timeout)
             seen = core.counts.delivered
         engine.timer_until = until
         with trio.CancelScope(deadline=until):
@@ -272,12 +270,24 @@ async def bury(engine: Engine, letters: DeadLetters) -> None:
     core = engine.core
     pause = RETRY_INITIAL
     while engine.phase is not Phase.CLOSED:
-        if not core.burying:
+        entry = core.next_burial()
+        if entry is None:
             await engine.bury_bell.wait()
             continue
-        entry = core.burying[0]
         try:
             await letters.bury(entry)
+        except MessageTooLargeError as error:  # it will be each time
+            engine.bury_failures += 1
+            engine.last_error = str(error)
+            log.warning(
+                "subscription %s: offset %d can be no dead letter, and is blocked: %s",
+                engine.name,
+                entry.offset,
+                error,
+            )
+            core.not_buried(entry, f"it can be no dead letter ({error}), and failed: {entry.reason}")
+            engine.changed()
+            continue
         except (DanubeError, OSError, ValueError) as error:
             engine.bury_failures += 1
             engine.last_error = str(error)
@@ -290,7 +300,7 @@ async def bury(engine: Engine, letters: DeadLetters) -> None:
                 )
             await trio.sleep(pause)
             pause = min(2 * pause, RETRY_MAX)
-            core.burying.rotate(-1)  # it may be this one only
+            core.not_buried(entry)
             continue
         pause = RETRY_INITIAL
         core.buried(entry)
