@@ -8,8 +8,10 @@ a log *claims* its prefix, by a create that one log wins, before it uploads anyt
 The id that it claims it with is the catalog's, so of several directories that begin a log at the
 same time none is locked out. ``place`` in the catalog says that it was done::
 
-    begin: publish, with log  --> claim --> upload ...        next opens: claim, publish with place
-                               (a crash here: the next open claims)     --> never again
+    begin: publish, with log  --> claim --> upload ...      next open: claim, publish with place
+           (a crash here: the next open claims)             later: never again
+
+So where there is a claim and no catalog, the catalog is lost, or elsewhere: nothing is begun.
 
 A prefix may not lie inside the names that another log has below its own, nor have a log inside its
 own names. That is looked for at the same moments.
@@ -34,7 +36,7 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 
-__all__ = ["claim_prefix", "prefix_of"]
+__all__ = ["claim_prefix", "refuse_begun"]
 
 FORMAT = 1
 # The parts that a log's keys have after its prefix. Directories: the rest of them.
@@ -52,7 +54,7 @@ class _Claim:
     format: int = FORMAT
 
 
-def prefix_of(catalog: Catalog) -> str:
+def _prefix_of(catalog: Catalog) -> str:
     """What all keys of a log in the object store begin with, without the "/"."""
     return catalog.object_prefix.removesuffix("/segments")
 
@@ -65,7 +67,7 @@ async def claim_prefix(
     Raises ValueError if it is another log's, or inside another log's names, or has another log
     inside its own; StoreUnavailableError, which a second call settles; and what reading raises.
     """
-    prefix = prefix_of(catalog)
+    prefix = _prefix_of(catalog)
     await _refuse_nested(store, prefix)
     key = f"{prefix}/{_CLAIM}"
     data = with_crc(compact(_Claim(log, prefix, topic)))
@@ -89,6 +91,22 @@ async def claim_prefix(
                     f"gone for good, with all its objects, remove {key}"
                 ) from error
             await tries.again(error)
+
+
+async def refuse_begun(store: CloudStore, catalog: Catalog) -> None:
+    """CorruptDataError if a log was begun below this prefix, and the catalog knows of none."""
+    prefix = _prefix_of(catalog)
+    found = await _read(store, f"{prefix}/{_CLAIM}")
+    if found is None or await catalog.latest() is not None:  # else it was begun just now
+        return
+    of = f" (topic {found.topic})" if found.topic else ""
+    raise CorruptDataError(
+        f"the objects of the log {found.log}{of} are below {prefix!r}, and the catalog that names "
+        f"them is empty",
+        path=f"{store.url}/{prefix}/{_CLAIM}",
+        advice=f"Nothing was changed. Is {catalog.url} the right catalog (metadata store, root)? "
+        f"Otherwise restore it; if that log is gone for good, with all its objects, remove this one",
+    )
 
 
 async def _read(store: CloudStore, key: str) -> _Claim | None:
