@@ -75,6 +75,7 @@ class CatalogState:
         trailer: version of the frames' trailer, 0 if there is none.
         sealed: the log was left with everything uploaded, to be opened elsewhere.
         deleted: the log was deleted; its objects go or are gone.
+        log, topic, place: whose catalog it is, "" where nobody said it yet (see `identity`).
         sequence: of the publication, 0 if it was not published. Set by the catalog.
         nonce: tells publications with the same content apart.
     """
@@ -90,6 +91,9 @@ class CatalogState:
     trailer: int = 1
     sealed: bool = False
     deleted: bool = False
+    log: str = ""
+    topic: str = ""
+    place: str = ""
     sequence: int = 0
     nonce: str = ""
 
@@ -129,6 +133,10 @@ class CatalogState:
             sealed=False,
             deleted=False,
         )
+
+    def named(self, log: str, topic: str, place: str) -> CatalogState:
+        """Say whose the log is, as far as nobody did; and where its objects are, once claimed."""
+        return self._next(log=self.log or log, topic=self.topic or topic, place=place)
 
     def committed(self, descriptor: Descriptor) -> CatalogState:
         """One more object, which must begin at `end`."""

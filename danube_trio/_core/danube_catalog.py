@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.documents import compact, parse
+from danube_trio._core.documents import compact, converter, parse, said_only
 from danube_trio._core.manifest import check_index, check_segments
 
 __all__ = [
@@ -237,6 +237,9 @@ class Head:
     sealed: bool
     deleted: bool
     format: int = FORMAT
+    log: str = ""
+    topic: str = ""
+    place: str = ""
 
     @classmethod
     def of(cls, state: CatalogState) -> Head:
@@ -260,6 +263,9 @@ class Head:
         check_segments(segments, self.start_offset, self.end)
         fields = attrs.asdict(self, filter=lambda field, _: field.name != "format")
         return CatalogState(**fields, segments=tuple(segments))
+
+
+converter.register_unstructure_hook(Head, said_only(Head))
 
 
 def split_segment(d: Descriptor) -> tuple[SegmentDescriptor, Details]:

@@ -55,7 +55,8 @@ class Meta:
 
     `epochs` are (epoch, first offset written under it); `writers` are (epoch, who took it, or was
     about to) of those that the catalog may name: no two openings are called the same; `place` is
-    where in the store the log was first, "" if it never had one.
+    where in the store the log is, "" if it never had one; `log` and `topic` say whose it is, ""
+    where nobody said it yet (see `identity`).
     """
 
     directory_id: str
@@ -65,6 +66,8 @@ class Meta:
     trailer: int = TRAILER_VERSION
     writers: tuple[tuple[int, str], ...] = ()
     place: str = ""
+    log: str = ""
+    topic: str = ""
 
 
 @attrs.frozen
@@ -115,6 +118,8 @@ _converter.register_unstructure_hook(
         _converter,
         writers=cattrs.gen.override(omit_if_default=True),
         place=cattrs.gen.override(omit_if_default=True),
+        log=cattrs.gen.override(omit_if_default=True),
+        topic=cattrs.gen.override(omit_if_default=True),
     ),
 )
 

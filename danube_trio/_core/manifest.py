@@ -29,7 +29,7 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
-from danube_trio._core.documents import compact, converter, parse
+from danube_trio._core.documents import compact, converter, parse, said_only
 from danube_trio._core.files import with_crc, without_crc
 
 __all__ = [
@@ -299,6 +299,9 @@ class Manifest:
     sealed: bool
     deleted: bool
     format: int = FORMAT
+    log: str = ""
+    topic: str = ""
+    place: str = ""
 
     def state(self, pages: Iterable[Page]) -> CatalogState:
         """The state, put together with its pages; ValueError if they do not fit together."""
@@ -312,6 +315,9 @@ class Manifest:
         fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in attrs.fields(CatalogState)}
         fields["segments"] = segments
         return CatalogState(**fields)
+
+
+converter.register_unstructure_hook(Manifest, said_only(Manifest))
 
 
 def encode_manifest(state: CatalogState, pages: Sequence[Page], listed: Sequence[bytes]) -> bytes:

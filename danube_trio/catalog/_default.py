@@ -36,7 +36,7 @@ def default_catalog(config: WalConfig, store: CloudStore) -> Catalog:
             "cloud.prefix='' and topic_name='': one of them must say where in the store the log "
             "is, because two logs in one place take it from one another"
         )
-    return ManifestCatalog(store, prefix)
+    return ManifestCatalog(store, prefix, topic=config.topic_name)
 
 
 async def probe_once(store: CloudStore) -> None:

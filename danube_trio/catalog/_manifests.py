@@ -40,6 +40,7 @@ import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.files import NewerFormatError
+from danube_trio._core.identity import check_place, check_topic
 from danube_trio._core.manifest import (
     Manifest,
     Page,
@@ -86,6 +87,7 @@ class ManifestCatalog:
         store: the store. It must keep the promise of `create`; some servers do not.
         prefix: of all keys of this log, whole parts, ``topics/default/orders``. Nobody else's keys
             begin with it.
+        topic: of the log. If the catalog names another, each look is a ValueError. "": any.
         fold_segments, fold_bytes: more segments than this, or about so many bytes of descriptors,
             and the oldest go into an index page. Guesses: a manifest is written at each upload, a
             page of 256 KiB once in many.
@@ -100,6 +102,7 @@ class ManifestCatalog:
         store: CloudStore,
         prefix: str,
         *,
+        topic: str = "",
         fold_segments: int = 1000,
         fold_bytes: int = 256 * 1024,
         keep: int = 8,
@@ -114,6 +117,7 @@ class ManifestCatalog:
             raise ValueError(f'prefix={prefix!r} must have parts, and no "/" around them')
         self._store = store
         self._prefix = prefix
+        self._topic = topic
         self._fold_segments = fold_segments
         self._fold_bytes = fold_bytes
         self._keep = keep
@@ -154,7 +158,11 @@ class ManifestCatalog:
     # ---- looking
 
     async def latest(self) -> CatalogState | None:
-        """See `Catalog`. Raises StoreUnavailableError also when it was overtaken too often."""
+        """See `Catalog`.
+
+        Raises StoreUnavailableError also when it was overtaken too often; ValueError if it is the
+        catalog of another topic, or of a prefix that a file system takes for this one.
+        """
         tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:
             top = await self._highest()
@@ -185,6 +193,8 @@ class ManifestCatalog:
         if data is None or await self._superseded(sequence):
             return None
         manifest = self._decode(data, sequence)
+        check_topic(self._topic, manifest.topic, self.url)
+        check_place(self.object_prefix, manifest.place, self.url)
         pages = await self._load(manifest.pages)
         if None in pages:
             if await self._superseded(sequence):

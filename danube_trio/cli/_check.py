@@ -100,10 +100,10 @@ async def _check_store(
 
 def _compare(names: LogNames, state: Any, report: _Report) -> None:
     try:
-        directory = find_log(RealDisk(), names)
+        directory = find_log(disk := RealDisk(), names)
     except CorruptDataError:
         return  # the directory's own check has said so
-    for finding in compare(directory, state):
+    for finding in compare(disk, directory, state):
         report(finding)
 
 

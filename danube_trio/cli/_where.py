@@ -46,8 +46,10 @@ class Corner:
 
         if self.metadata is not None:
             return MetadataCatalog(self.metadata, self.topic)
-        prefix = self.prefix or f"{TOPICS}/{topic_path(self.topic)}"
-        return ManifestCatalog(self.store, prefix)
+        if self.prefix:
+            return ManifestCatalog(self.store, self.prefix)
+        prefix = f"{TOPICS}/{topic_path(self.topic)}"
+        return ManifestCatalog(self.store, prefix, topic=self.topic)
 
 
 @attrs.frozen

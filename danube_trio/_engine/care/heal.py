@@ -26,12 +26,12 @@ import attrs
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Trim, encode_document
+from danube_trio._core.identity import check_log
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import build_index
-from danube_trio._engine.files.set_aside import belongs
-from danube_trio.errors import CorruptDataError
+from danube_trio._engine.files.set_aside import belongs, went_on_apart
 
 __all__ = ["Heal", "apply_heal", "plan_heal"]
 
@@ -79,23 +79,23 @@ class Heal:
 def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
     """What objects of this state can heal; None if nothing. Changes nothing.
 
-    Raises CorruptDataError if meta or trim are damaged, UnsupportedFormatError, OSError;
-    ValueError if the log is another one, or not this directory's any more.
+    Raises CorruptDataError if meta or trim are damaged or of another log, UnsupportedFormatError,
+    OSError; ValueError if the log is not this directory's any more, or went on apart from it.
     """
     directory = look(disk, names, complete=False)
     if directory is None:
         return None
     meta = directory.meta
-    if (meta.codec, meta.trailer) != (state.codec, state.trailer):
-        raise CorruptDataError(
-            f"the directory holds a log in {meta.codec}, and the catalog one in {state.codec}",
-            path=names.meta,
-            advice="Is this the catalog of another log? Check the prefix and the directory",
-        )
+    check_log(meta, state, names.meta)
     if not belongs(meta, state):
         raise ValueError(
             f"{state.writer} took the log over, for another directory: what the store has is no "
             f"copy of what was here. Repair it without --store"
+        )
+    if went_on_apart(disk, names, meta, state):
+        raise ValueError(
+            "the store has other records at the offsets of those that are here: the directory and "
+            "a copy of it went on apart, or it was restored from a copy. Repair it without --store"
         )
     damage = SegmentScan(disk, directory).run()
     if damage is None:

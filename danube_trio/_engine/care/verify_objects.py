@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NoReturn
 
 import attrs
@@ -21,13 +22,15 @@ import trio
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
+from danube_trio._core.disk import Disk
+from danube_trio._core.identity import check_log
 from danube_trio._core.index import SparseIndex
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
 from danube_trio._engine.files.directory import Directory
-from danube_trio._engine.files.set_aside import belongs
+from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
-from danube_trio.errors import ObjectNotFoundError
+from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
 __all__ = ["ObjectsVerified", "compare", "note_strangers", "verify_objects"]
 
@@ -101,12 +104,16 @@ async def verify_objects(
     return verified
 
 
-def compare(directory: Directory, state: CatalogState) -> Iterator[Finding]:
-    """Do a log's directory and its catalog fit together? Yields what the next open would meet."""
+def compare(disk: Disk, directory: Directory, state: CatalogState) -> Iterator[Finding]:
+    """Do a log's directory and its catalog fit together? Yields what the next open would meet.
+
+    Reads every local segment that objects cover. Blocks.
+    """
     names, meta, start = directory.names, directory.meta, directory.start_offset
-    if (meta.codec, meta.trailer) != (state.codec, state.trailer):
-        reason = f"the directory holds a log in {meta.codec}, and the catalog one in {state.codec}"
-        yield Finding("problem", reason, names.meta)
+    try:
+        check_log(meta, state, names.meta)
+    except CorruptDataError as error:
+        yield Finding("problem", error.reason, names.meta)
         return
     if not belongs(meta, state):
         reason = (
@@ -127,6 +134,20 @@ def compare(directory: Directory, state: CatalogState) -> Iterator[Finding]:
     if start > state.start_offset and start < state.end:
         reason = f"the log was trimmed up to {start}, and the catalog up to {state.start_offset}"
         yield Finding("note", f"{reason}; the next open tells it", names.trim)
+    for base, end in pairwise([*directory.bases, None]):
+        assert base is not None
+        covering = state.find(base)
+        path = names.segment(base)
+        try:
+            if covering and same_records(disk, path, base, end or base + 1, covering) is False:
+                reason = (
+                    f"its records are not those that the store has at these offsets, in "
+                    f"{covering.object_id}: the directory and a copy of it went on apart, or it "
+                    f"was restored from a copy; the next open sets aside what the store has not"
+                )
+                yield Finding("problem", reason, path, offset=base)
+        except FileNotFoundError:
+            continue  # trimmed meanwhile, or missing, which the directory's own check says
 
 
 async def note_strangers(

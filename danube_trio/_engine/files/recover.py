@@ -28,6 +28,7 @@ from danube_trio._core.files import (
     Trim,
     encode_document,
 )
+from danube_trio._core.identity import check_topic, named
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.directory import Directory, look, read_mark
@@ -72,11 +73,13 @@ class Cover:
             if the directory knows less.
         start_offset: where the log begins.
         codec: the message layout of the log, for a new directory; "" to take the settings'.
+        log: its id; "" if the catalog does not know it yet.
     """
 
     end: int = 0
     start_offset: int = 0
     codec: str = ""
+    log: str = ""
 
 
 def recover(
@@ -94,12 +97,17 @@ def recover(
     covered_end = cover.end if cover is not None else 0
     directory = look(disk, names, skip=skip, covered_end=covered_end)
     fresh = directory is None
+    log_id = cover.log if cover is not None else ""
     if directory is None:
         codec = (cover.codec if cover is not None else "") or config.codec
-        meta = Meta(directory_id=directory_id, codec=codec)
+        meta = named(Meta(directory_id=directory_id, codec=codec), log_id, config.topic_name)
         replace_file(disk, names.meta, encode_document(meta))
         directory = look(disk, names, covered_end=covered_end)
         assert directory is not None
+    else:
+        check_topic(config.topic_name, directory.meta.topic, names.directory)
+        meta = named(directory.meta, log_id, config.topic_name)
+        directory = attrs.evolve(directory, meta=meta)
     if cover is not None:
         directory = _under_cover(directory, cover)
     with ExitStack() as undo:

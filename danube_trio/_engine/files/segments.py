@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from collections.abc import Iterator
 
 import attrs
@@ -229,10 +230,11 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
         file.close()
 
 
-def file_crc(file: File) -> int:
-    """CRC-32 of all that is in the file."""
+def file_crc(file: File, size: int | None = None) -> int:
+    """CRC-32 of all that is in the file, or of its first `size` bytes."""
     crc = position = 0
-    while data := file.read_at(CHUNK_BYTES, position):
+    left = size if size is not None else sys.maxsize
+    while data := file.read_at(min(CHUNK_BYTES, left - position), position):
         crc = crc32(data, crc)
         position += len(data)
     return crc

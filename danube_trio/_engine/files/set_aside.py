@@ -14,6 +14,13 @@ says which offsets, and leaves a directory that begins where the catalog ends. S
 catalog holds byte for byte are just local copies, and go. What was trimmed meanwhile cannot be
 compared any more, and is set aside too.
 
+**Apart.** Both of that compare what was said about records, not the records. A copy of a directory
+knows all epochs up to where it was copied; used without its store, it gives offsets that the
+original gave too, and uploaded. So bytes are compared as well: `went_on_apart` says whether the
+last local segment that objects cover is another one than they are, each time before anything local
+goes. Histories that parted never meet again, so one segment tells about all before it. Such a
+directory is made a stranger first (`disown`), durably, and is set aside then as any other.
+
 It may crash anywhere: as long as the directory does not own the log it begins again, and finds the
 rest. Nothing is renamed or removed before the catalog was read.
 """
@@ -23,6 +30,8 @@ from __future__ import annotations
 import logging
 from itertools import zip_longest
 
+import attrs
+
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
@@ -30,7 +39,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
 from danube_trio._engine.files.segments import build_index, file_crc
 
-__all__ = ["belongs", "set_aside"]
+__all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]
 
 log = logging.getLogger("danube_trio.fencing")
 
@@ -45,6 +54,51 @@ def belongs(meta: Meta, state: CatalogState) -> bool:
         return False
     tail_epoch = max((epoch for epoch, first in meta.epochs if first <= state.end), default=0)
     return state.owner_since_epoch <= tail_epoch
+
+
+def went_on_apart(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> bool:
+    """Whether the files have another history than the objects. Reads one segment, as a rule."""
+    trim = read_document(disk, names.trim, Trim) or Trim(0)
+    mark = read_mark(disk, names, directory_crc(meta))
+    bases = names.segment_bases(disk.list_dir(names.directory))
+    pairs = zip_longest(bases, bases[1:], fillvalue=_LAST)
+    for base, following in reversed(list(pairs)):
+        covering = state.find(base)
+        if following <= trim.first_local or covering is None:
+            continue  # a leftover; not uploaded, or trimmed
+        known = mark.durable_end if mark is not None and mark.base == base else base + 1
+        end = following if following != _LAST else max(known, base + 1)
+        verdict = same_records(disk, names.segment(base), base, end, covering)
+        if verdict is not None:
+            return not verdict
+    return False
+
+
+def same_records(
+    disk: Disk, path: str, base: int, end: int, covering: Descriptor
+) -> bool | None:
+    """Whether a segment is the object that covers its base, or begins with it.
+
+    None if it has no records, or fewer than `end` says that it must have: then it is damaged, and
+    tells nothing.
+    """
+    file = disk.open(path, "r")
+    try:
+        size = file.size()
+        if covering.base == base and size >= covering.size_bytes:
+            if file_crc(file, covering.size_bytes) == covering.crc32:
+                return True
+        index = build_index(file, base, size=size)[0]
+    finally:
+        file.close()
+    return None if index.end < end else False
+
+
+def disown(disk: Disk, names: LogNames, meta: Meta) -> Meta:
+    """Make a directory one that knows of no epoch which the catalog names."""
+    meta = attrs.evolve(meta, writers=())
+    replace_file(disk, names.meta, encode_document(meta))
+    return meta
 
 
 def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> list[str]:
@@ -76,10 +130,17 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
     _begin_at(disk, names, meta, state, mark)
     if not moved:
         return []
+    if state.owner == meta.directory_id and not meta.writers:  # see `disown`
+        why = (
+            f"are not those that the store has at these offsets (of {state.writer}, epoch "
+            f"{state.epoch}): this directory and a copy of it went on apart, or it was restored "
+            f"from a copy"
+        )
+    else:
+        why = f"were kept here only when {state.writer} took the log over (epoch {state.epoch})"
     note = (
-        f"{names.directory}: records {_ranges(moved)} were kept here only when {state.writer} took "
-        f"the log over (epoch {state.epoch}), so they are not part of it; they are in "
-        f"{', '.join(targets)}"
+        f"{names.directory}: records {_ranges(moved)} {why}, so they are not part of the log; "
+        f"they are in {', '.join(targets)}"
     )
     log.warning("%s", note)
     return [note]

@@ -4,7 +4,8 @@ Synchronous; runs in the log's lane with its lock held, between reading the cata
 the take-over. Both are the caller's: when somebody else published in between, all of this is done
 again with what the catalog says then. Each step is durable before the next, and may be repeated:
 
-1. *Whose is the tail?* If the directory does not own the log any more, its tail is set aside.
+1. *Whose is it?* Settings, directory and catalog must be of one log (`identity`). If the directory
+   does not own the log any more, or went on apart from it, its tail is set aside.
 2. *Recover*, with the objects as cover: local files may begin where objects end, a directory that
    knows less than the catalog goes on at the catalog's end, and the active segment is empty
    afterwards, because a segment never spans epochs.
@@ -18,10 +19,11 @@ import attrs
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Meta, Trim, encode_document
+from danube_trio._core.identity import check_log, check_topic
 from danube_trio._core.segment import LogNames, SegmentList
-from danube_trio._engine.files.directory import read_document
+from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
 from danube_trio._engine.files.recover import Cover, Recovered, recover
-from danube_trio._engine.files.set_aside import belongs, set_aside
+from danube_trio._engine.files.set_aside import belongs, disown, set_aside, went_on_apart
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
@@ -50,17 +52,23 @@ def attach(
     names = LogNames.of(config.dir, config.file_name)
     meta = read_document(disk, names.meta, Meta)
     notes: list[str] = []
+    if meta is not None:
+        check_topic(config.topic_name, meta.topic, names.directory)
     if state is None:
         _refuse_other_place(names, meta, place)
         _refuse_lost_catalog(disk, names)
         cover = Cover()
     else:
+        check_topic(config.topic_name, state.topic, place)
         if meta is not None:
-            _refuse_other_log(names, meta, state)
+            meta = _joined(disk, names, meta, state)
+            if belongs(meta, state) and went_on_apart(disk, names, meta, state):
+                meta = disown(disk, names, meta)
             if not belongs(meta, state):
-                _refuse_stranger(disk, names, meta, state)
                 notes = set_aside(disk, names, meta, state)
-        cover = Cover(state.end, state.start_offset, state.codec)
+        cover = Cover(state.end, state.start_offset, state.codec, state.log)
+    if meta is not None and not cover.log:
+        cover = attrs.evolve(cover, log=meta.log or meta.directory_id)
     recovered = recover(disk, config, directory_id, cover)
     try:
         recovered.notes[:0] = notes
@@ -82,6 +90,8 @@ def _take_over(
     _check_seam(directory.names, segments, before.end, start)
     known = meta.epochs[-1][0]
     after = before.taken_over(meta.directory_id, holder, least_epoch=known)
+    # A catalog that named its log before has claimed its prefix by now; see `catalog._claim`.
+    after = after.named(meta.log, meta.topic, place if before.log else "")
     start = aligned_start(segments, after.end, start)
     if start > after.start_offset:
         after = after.trimmed(start)
@@ -131,20 +141,16 @@ def _check_seam(names: LogNames, segments: SegmentList, end: int, start: int) ->
         )
 
 
-def _refuse_other_log(names: LogNames, meta: Meta, state: CatalogState) -> None:
-    if (meta.codec, meta.trailer) != (state.codec, state.trailer):
-        raise CorruptDataError(
-            f"the directory holds a log in {meta.codec}, and the catalog one in {state.codec}",
-            path=names.meta,
-            advice="Is this the catalog of another log? Check the prefix and the directory",
-        )
+def _joined(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> Meta:
+    """The meta of a directory that is one of this log's.
 
-
-def _refuse_stranger(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
-    """A directory that never took an epoch has no tail of this log: its records are another's."""
+    One that never had a record is no log's yet, whatever id it was made with: another directory may
+    have been faster to begin this one. One that had records, and never took an epoch, has no tail
+    of this log: they are another's.
+    """
     bases = names.segment_bases(disk.list_dir(names.directory))
     held = [base for base in bases if disk.file_size(names.segment(base))]
-    if meta.epochs[-1][0] == 0 and held:
+    if held and meta.epochs[-1][0] == 0 and not belongs(meta, state):
         raise CorruptDataError(
             f"the directory holds a log that never was in a store, and the catalog another one, "
             f"of {state.writer}",
@@ -152,6 +158,12 @@ def _refuse_stranger(disk: Disk, names: LogNames, meta: Meta, state: CatalogStat
             offset=held[0],
             advice="Nothing was changed. Check the prefix and the directory",
         )
+    mark = read_mark(disk, names, directory_crc(meta))
+    trimmed = read_document(disk, names.trim, Trim) is not None
+    if not held and not trimmed and (mark is None or not mark.durable_end):
+        meta = attrs.evolve(meta, log=state.log)
+    check_log(meta, state, names.meta)
+    return meta
 
 
 def _refuse_lost_catalog(disk: Disk, names: LogNames) -> None:

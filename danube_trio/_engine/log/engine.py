@@ -70,8 +70,10 @@ class Engine:
         last_time: int = 0,
         notes: Sequence[str] = (),
         tier: CloudTier | None = None,
+        log_id: str = "",
     ) -> None:
         self.config = config
+        self.log_id = log_id  # "" for an older log whose catalog was not asked
         self.codec = codec
         self.clock = clock
         self.disk = disk

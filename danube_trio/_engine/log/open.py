@@ -14,6 +14,7 @@ without an exception; only a bug in a task cancels the body.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -52,12 +53,15 @@ from danube_trio._engine.watch.offer import offer_log
 from danube_trio._engine.watch.serve import StatisticsSource, Watch
 from danube_trio._engine.watch.socket import Offer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
+from danube_trio.catalog._claim import claim_prefix, refuse_begun
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
 from danube_trio.errors import LogBrokenError
 
 __all__ = ["open_wal"]
+
+log = logging.getLogger("danube_trio.open")
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -174,7 +178,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         config = self._config
         if config.dir is None:
             codec = get_codec(config.codec)
-            self._engine = Engine(config, codec, Marks(), clock=self._clock)
+            own = uuid.uuid4().hex
+            self._engine = Engine(config, codec, Marks(), clock=self._clock, log_id=own)
             return Wal(self._engine, None)
         disk = self._disk if self._disk is not None else RealDisk()
         self._lane = lane = disk.open_lane()
@@ -186,6 +191,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             else:
                 await probe_once(self._cloud[0])
                 state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
+                if not state.place:
+                    await self._claim(state)
                 session = CatalogSession(self._cloud[1], state)
             assert self._recovered is not None
             engine = self._engine_of(disk, session)
@@ -223,10 +230,27 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
 
     def _recover(self, disk: Disk) -> None:
         self._recovered = recover(disk, self._config, uuid.uuid4().hex)
+        if place := self._recovered.directory.meta.place:
+            log.warning(
+                "%s: opened without the object store that it belongs to, where its objects are "
+                "below %s. What is appended is here only; if another directory, or a copy of this "
+                "one, goes on with the store meanwhile, it will be set aside",
+                self._config.dir,
+                place,
+            )
 
     async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
         """Make the directory agree with this state; returns the one that takes the next epoch."""
+        if state is None:
+            assert self._cloud is not None
+            await refuse_begun(*self._cloud)
+        elif state.log and not state.place:
+            await self._claim(state)
         return await lane.run(self._attach, disk, state)
+
+    async def _claim(self, state: CatalogState) -> None:
+        assert self._cloud is not None
+        await claim_prefix(*self._cloud, state.log, state.topic)
 
     def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
         if self._recovered is not None:  # somebody published meanwhile: all of it again
@@ -276,6 +300,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             last_time=recovered.last_time,
             notes=recovered.notes,
             tier=tier,
+            log_id=directory.meta.log,
         )
         for index in recovered.unindexed:
             engine.unindexed.append(index)

@@ -300,7 +300,7 @@ class Uploader:
         state, catalog = self._session.state, self._session.catalog
         named = {catalog.object_key(d.object_id) for d in state.segments}
         for info in await self._store.list_objects(catalog.object_prefix):
-            parts = object_parts(info.key.rpartition("/")[2])
+            parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))
             if info.key not in named and parts is not None and parts[1] < self._epoch:
                 log.info("removing %s, which no catalog names", info.key)
                 try:

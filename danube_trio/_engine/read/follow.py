@@ -29,6 +29,7 @@ from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.disk import Disk, Watch
+from danube_trio._core.identity import check_log
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
@@ -104,6 +105,7 @@ class _FollowedSource:
     ) -> None:
         self.config = config
         self._catalog = cloud[1] if cloud is not None else None
+        self._meta = directory.meta
         self.codec = CODECS[directory.meta.codec]
         self.names: LogNames | None = directory.names
         self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh)
@@ -170,6 +172,8 @@ class _FollowedSource:
         assert self.tier is not None
         state = await self._catalog.latest()
         if state is not None:
+            assert self.names is not None
+            check_log(self._meta, state, self.names.meta)
             self.tier.state = state
 
     @property

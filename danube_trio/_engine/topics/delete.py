@@ -176,7 +176,7 @@ async def _remove_objects(store: CloudStore, catalog: Catalog, state: CatalogSta
     """Remove the objects of this epoch and earlier ones: later ones are of another life."""
     try:
         for info in await store.list_objects(catalog.object_prefix):
-            parts = object_parts(info.key.rpartition("/")[2])
+            parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))
             if parts is not None and parts[1] <= state.epoch:
                 await store.delete(info.key)
         await catalog.collect(state)

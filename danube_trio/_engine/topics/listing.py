@@ -76,7 +76,11 @@ async def topics_in_store(
     found: dict[str, bool] = {}
 
     async def look_at(topic: str) -> None:
-        state = await catalog_of(topic).latest()
+        try:
+            state = await catalog_of(topic).latest()
+        except ValueError:
+            found[topic] = True  # another topic's log is in its place: opening it says so
+            return
         if state is not None:
             found[topic] = not state.deleted
 

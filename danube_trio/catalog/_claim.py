@@ -1,0 +1,154 @@
+"""Whose is a prefix? The log that created ``<prefix>/log`` there, once and for all.
+
+A catalog says which objects are a log's, and its owner removes those that it does not name. Two
+catalogs over one prefix would remove each other's objects: manifests and a metadata store, or two
+metadata stores, or two roots in one. They do not know of each other; the store knows them both. So
+a log *claims* its prefix, by a create that one log wins, before it uploads anything.
+
+The id that it claims it with is the catalog's, so of several directories that begin a log at the
+same time none is locked out. ``place`` in the catalog says that it was done::
+
+    begin: publish, with log  --> claim --> upload ...      next open: claim, publish with place
+           (a crash here: the next open claims)             later: never again
+
+So where there is a claim and no catalog, the catalog is lost, or elsewhere: nothing is begun.
+
+A prefix may not lie inside the names that another log has below its own, nor have a log inside its
+own names. That is looked for at the same moments.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from danube_trio._core.documents import compact, parse
+from danube_trio._core.files import NewerFormatError, with_crc, without_crc
+from danube_trio._core.identity import check_place
+from danube_trio._core.manifest import manifest_sequence
+from danube_trio.catalog._base import Catalog
+from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.cloud import CloudStore
+from danube_trio.errors import (
+    CorruptDataError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+
+__all__ = ["claim_prefix", "refuse_begun"]
+
+FORMAT = 1
+# The parts that a log's keys have after its prefix. Directories: the rest of them.
+_CLAIM = "log"
+_DIRECTORIES = ("manifest", "pages", "segments")
+
+
+@attrs.frozen
+class _Claim:
+    """What ``<prefix>/log`` says."""
+
+    log: str
+    prefix: str
+    topic: str = ""
+    format: int = FORMAT
+
+
+def _prefix_of(catalog: Catalog) -> str:
+    """What all keys of a log in the object store begin with, without the "/"."""
+    return catalog.object_prefix.removesuffix("/segments")
+
+
+async def claim_prefix(
+    store: CloudStore, catalog: Catalog, log: str, topic: str, *, backoff: Backoff | None = None
+) -> None:
+    """Make the prefix this log's, if it is nobody's.
+
+    Raises ValueError if it is another log's, or inside another log's names, or has another log
+    inside its own; StoreUnavailableError, which a second call settles; and what reading raises.
+    """
+    prefix = _prefix_of(catalog)
+    await _refuse_nested(store, prefix)
+    key = f"{prefix}/{_CLAIM}"
+    data = with_crc(compact(_Claim(log, prefix, topic)))
+    tries = Tries(backoff or Backoff(), f"claiming {store.url}/{prefix}")
+    while True:
+        try:
+            await store.create(key, data)
+            return
+        except (PreconditionFailedError, StoreUnavailableError) as error:
+            # Only a look says what a create did.
+            found = await _read(store, key)
+            if found is not None and found.log == log:
+                check_place(prefix, found.prefix, store.url)
+                return
+            if found is not None:
+                of = f" (topic {found.topic})" if found.topic else ""
+                raise ValueError(
+                    f"cloud.prefix={prefix!r} belongs to another log in {store.url}: that is "
+                    f"{found.log}{of}, below {found.prefix!r}, and this is {log}. Nothing was "
+                    f"changed. Give this log a prefix or topic of its own; if the other one is "
+                    f"gone for good, with all its objects, remove {key}"
+                ) from error
+            await tries.again(error)
+
+
+async def refuse_begun(store: CloudStore, catalog: Catalog) -> None:
+    """CorruptDataError if a log was begun below this prefix, and the catalog knows of none."""
+    prefix = _prefix_of(catalog)
+    found = await _read(store, f"{prefix}/{_CLAIM}")
+    if found is None or await catalog.latest() is not None:  # else it was begun just now
+        return
+    of = f" (topic {found.topic})" if found.topic else ""
+    raise CorruptDataError(
+        f"the objects of the log {found.log}{of} are below {prefix!r}, and the catalog that names "
+        f"them is empty",
+        path=f"{store.url}/{prefix}/{_CLAIM}",
+        advice=f"Nothing was changed. Is {catalog.url} the right catalog (metadata store, root)? "
+        f"Otherwise restore it; if that log is gone for good, with all its objects, remove this one",
+    )
+
+
+async def _read(store: CloudStore, key: str) -> _Claim | None:
+    try:
+        _, data = await store.get(key)
+        return parse(without_crc(data), _Claim, newest=FORMAT)
+    except ObjectNotFoundError:
+        return None
+    except NewerFormatError as error:
+        raise UnsupportedFormatError(key, str(error), "Use a newer version") from error
+    except ValueError as error:
+        raise CorruptDataError(
+            f"it does not say whose prefix this is: {error}",
+            path=f"{store.url}/{key}",
+            advice="Nothing was changed. Restore it from a copy, or from an older version of it",
+        ) from error
+
+
+async def _refuse_nested(store: CloudStore, prefix: str) -> None:
+    parts = prefix.split("/")
+    for i in range(1, len(parts)):
+        # A file system may fold case: these names are nobody's in any spelling.
+        if parts[i].casefold() in (*_DIRECTORIES, _CLAIM):
+            outer = "/".join(parts[:i])
+            if await _is_log(store, outer):
+                raise ValueError(
+                    f"cloud.prefix={prefix!r} is inside the names of the log below {outer!r} in "
+                    f"{store.url}: choose a prefix (or topic) beside it"
+                )
+    for name in _DIRECTORIES:
+        inner = await store.list_children(f"{prefix}/{name}")
+        if inner:
+            raise ValueError(
+                f"cloud.prefix={prefix!r} has another log inside its own names, below "
+                f"{f'{prefix}/{name}/{inner[0]}'!r} in {store.url}: choose a prefix (or topic) "
+                f"beside it"
+            )
+
+
+async def _is_log(store: CloudStore, prefix: str) -> bool:
+    if await _read(store, f"{prefix}/{_CLAIM}") is not None:
+        return True
+    listed = await store.list_objects(f"{prefix}/manifest")
+    names = (info.key.removeprefix(f"{prefix}/manifest/") for info in listed)
+    return any(manifest_sequence(name) is not None for name in names)
