@@ -103,7 +103,6 @@ class Meters:
         self.syncs = 0
         self.rolls = 0
         self.janitor_failures = 0
-        self.waiting_appends = 0
         self.waiting_peak_appends = 0
         self.batch_records = Histogram(RECORDS)
         self.batch_bytes = Histogram(BYTES)
@@ -128,11 +127,10 @@ class Meters:
         self.sync_seconds.add(seconds)
         self.disk_seconds.add(disk_seconds)
 
-    def append_waits(self) -> None:
-        """An append begins to wait for room."""
-        self.waiting_appends += 1
-        if self.waiting_appends > self.waiting_peak_appends:
-            self.waiting_peak_appends = self.waiting_appends
+    def appends_wait(self, count: int) -> None:
+        """So many appends wait for room now."""
+        if count > self.waiting_peak_appends:
+            self.waiting_peak_appends = count
 
     def task(self, name: str) -> TaskMeter:
         """The meter of a task; made when it is first asked for."""

@@ -77,7 +77,7 @@ class LoopBlock(AbstractAsyncContextManager[T]):
     def __del__(self) -> None:
         if self._is_open and self._door is not None and self._hold is not None:
             self._is_open = False
-            if not self._hold.ended.is_set():
+            if not self._hold.ended:
                 self._door.host.submit(LeaveJob(tell_nobody, self._hold))
                 text = f"{self._name} was never closed: leave its 'async with' block"
                 warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
@@ -111,6 +111,6 @@ class LoopBlock(AbstractAsyncContextManager[T]):
         except BaseException as error:
             self._settle(error, exc, asyncio.CancelledError)
         finally:
-            self._is_open = self._is_open and not self._hold.ended.is_set()
+            self._is_open = self._is_open and not self._hold.ended
             self._door.host.join()
         return None

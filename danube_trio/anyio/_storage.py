@@ -15,7 +15,6 @@ from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.held import Held
-from danube_trio._engine.thread.host import Host
 from danube_trio._engine.thread.line import AppendLine
 from danube_trio._engine.topics.storage import Storage, Use
 from danube_trio.anyio._hop import LoopHolder, hop, hop_now
@@ -105,13 +104,11 @@ class _TopicBlock(LoopHolder, AbstractAsyncContextManager[Wal]):
         self._use = use
         self._door = door
         self._keep = keep
-        self._line: AppendLine | None = None
 
     async def __aenter__(self) -> Wal:
-        use, host = self._use, self._door.host
-        held = Held(lambda: _entered(use, host), lambda line: _left(use, line))
+        use = self._use
+        held = Held(lambda: _entered(use), lambda _: use.leave())
         line = await self.hold(self._door, held, "topic()")
-        self._line = line
         return wal_view(line.wal, self._door, self, line)
 
     async def __aexit__(
@@ -120,18 +117,11 @@ class _TopicBlock(LoopHolder, AbstractAsyncContextManager[Wal]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        use, line = self._use, self._line
-        assert line is not None
-        await self.give_back(exc, lambda: _left(use, line))
+        await self.give_back(exc, self._use.leave)
 
 
-async def _entered(use: Use, host: Host) -> AppendLine:
-    return AppendLine(await use.__aenter__(), host)
-
-
-def _left(use: Use, line: AppendLine) -> None:
-    line()
-    use.leave()
+async def _entered(use: Use) -> AppendLine:
+    return AppendLine(await use.__aenter__())
 
 
 class WalStorage(_engine.WalStorage):

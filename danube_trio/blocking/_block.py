@@ -65,7 +65,7 @@ class Block(AbstractContextManager[T]):
     def __del__(self) -> None:
         if self._is_open and self._door is not None and self._hold is not None:
             self._is_open = False
-            if not self._hold.ended.is_set():
+            if not self._hold.ended:
                 self._door.host.submit(LeaveJob(tell_nobody, self._hold))
                 text = f"{self._name} was never closed: leave its 'with' block"
                 warnings.warn(text, ResourceWarning, stacklevel=2, source=self)

@@ -14,7 +14,7 @@ from danube_trio import storage
 from danube_trio._engine.log.encode import Appendable
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.held import Held
-from danube_trio._engine.thread.host import Hold, Host, LeaveJob
+from danube_trio._engine.thread.host import Hold, LeaveJob
 from danube_trio._engine.thread.line import AppendLine
 from danube_trio._engine.topics import storage as _topics
 from danube_trio.blocking._log import Wal
@@ -117,12 +117,11 @@ class _TopicBlock(Holder, AbstractContextManager[Wal]):
     def __init__(self, use: _topics.Use, keep: Storage) -> None:
         self._use = use
         self._keep = keep
-        self._line: AppendLine | None = None
 
     def __enter__(self) -> Wal:
         use, door = self._use, self._keep.door
-        held = Held(lambda: _entered(use, door.host), lambda line: _left(use, line))
-        self._line = line = self.hold(door, held, "topic()")
+        held = Held(lambda: _entered(use), lambda _: use.leave())
+        line = self.hold(door, held, "topic()")
         return TopicWal(line.wal, door, self._keep.owner, self, line)
 
     def __exit__(
@@ -131,9 +130,7 @@ class _TopicBlock(Holder, AbstractContextManager[Wal]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        use, line = self._use, self._line
-        assert line is not None
-        self.give_back(lambda: _left(use, line))
+        self.give_back(self._use.leave)
 
 
 class TopicWal(Wal):
@@ -144,13 +141,8 @@ class TopicWal(Wal):
         raise RuntimeError("a topic's log is closed by its storage: leave the topic's block")
 
 
-async def _entered(use: _topics.Use, host: Host) -> AppendLine:
-    return AppendLine(await use.__aenter__(), host)
-
-
-def _left(use: _topics.Use, line: AppendLine) -> None:
-    line()
-    use.leave()
+async def _entered(use: _topics.Use) -> AppendLine:
+    return AppendLine(await use.__aenter__())
 
 
 class WalStorage:

@@ -1,31 +1,35 @@
 """Acceptance: the step after which a record is the log's.
 
 With room at hand (``max_pending_bytes``) the offsets are taken and the records queued in one
-synchronous step. Before it, `Cancelled` means that nothing was accepted. After it nothing is
-interruptible: an append waits for its durability, which is bounded by the block in flight and its
-own, or, for the level "uploaded", by ``upload_timeout``. Without room, appends queue strictly in
-the order of their calls.
+synchronous step, at the call. Before it, `Cancelled` means that nothing was accepted. After it
+nothing is interruptible: an append waits for its durability, which is bounded by the block in
+flight and its own, or, for the level "uploaded", by ``upload_timeout``. Without room, appends queue
+strictly in the order of their calls: see `_room`. Nothing is awaited between the call and its place
+there, or its offsets, so the order of the offsets is that of the calls, whatever the levels.
 """
 
 from __future__ import annotations
 
 import trio
 from trio.lowlevel import (
-    checkpoint,
+    Abort,
+    cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
+    current_task,
     current_trio_token,
     enable_ki_protection,
+    wait_task_rescheduled,
 )
 
 from danube_trio._core.frame import Records
 from danube_trio._core.log import Phase
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.wait.waiters import Waiter, wake
 from danube_trio.config import Durability
 from danube_trio.errors import (
     LogBrokenError,
     LogClosedError,
     StoreUnavailableError,
-    UnexpectedOffsetError,
 )
 
 __all__ = ["Acceptor"]
@@ -39,13 +43,17 @@ class Acceptor:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._log = engine.log
-        self._intake = engine.intake
-        self._marks = engine.marks
+        self.room = engine.room
         self._in_memory = engine.disk is None
         self._cloud = engine.cloud
         self._token = current_trio_token()
-        # Held while an append waits for room; who comes then queues behind it.
-        self._queue = trio.StrictFIFOLock()
+
+    def check(self, level: Durability) -> None:
+        """Raise ValueError for a level that this log does not have."""
+        if level not in LEVELS:
+            raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
+        if level == "uploaded" and self._cloud is None:
+            raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
 
     @enable_ki_protection
     async def append(
@@ -56,71 +64,77 @@ class Acceptor:
         expected_offset: int | None,
     ) -> int:
         """Accept, and wait for the level. Returns the first offset."""
-        if level not in LEVELS:
-            raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
-        if level == "uploaded" and self._cloud is None:
-            raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
-        waits = not self._in_memory and level != "accepted"
-        # No checkpoint may follow acceptance, so one that never waits has its checkpoint here.
-        if waits:
-            await checkpoint_if_cancelled()
+        self.check(level)
+        await checkpoint_if_cancelled()
+        if self.room.must_wait(size_bytes):
+            first = await self._wait_for_room(records, size_bytes, level, expected_offset)
         else:
-            await checkpoint()
-        if self._queue.locked() or not self._has_room(size_bytes):
-            await self._wait_for_room(size_bytes)
-        first = self._accept(records, size_bytes, expected_offset)
-        if waits:
+            first = self.room.accept(records, size_bytes, expected_offset)
             end = first + len(records)
+            # From here on no Cancelled may be raised: the record is there.
+            if level == "accepted" or self._in_memory:
+                await cancel_shielded_checkpoint()
+                return first
             try:
                 if level == "written":
                     await self._engine.written.wait_shielded(end)
                 else:
                     self._log.want_durable(end)
                     await self._engine.durable.wait_shielded(end)
-                    if level == "uploaded":
-                        await self._wait_uploaded(first, end)
             except LogBrokenError:
-                self._log.told(range(first, first + len(records)))
+                self._log.told(range(first, end))
                 raise
+        if level == "uploaded":
+            await self.wait_uploaded(range(first, first + len(records)))
         return first
 
-    async def _wait_uploaded(self, first: int, end: int) -> None:
+    def wake_when(self, level: Durability, end: int, waiter: Waiter) -> None:
+        """Have a waiter told when records up to `end` are as durable as this directory makes them.
+
+        In the step in which they were accepted. Level "uploaded" has to wait for the store besides.
+        """
+        if level == "accepted" or self._in_memory:
+            wake(waiter)
+        elif level == "written":
+            self._engine.written.add(end, waiter)
+        else:
+            self._log.want_durable(end)
+            self._engine.durable.add(end, waiter)
+
+    async def wait_uploaded(self, offsets: range) -> None:
         """Wait for the store, not to be interrupted, but no longer than the settings say."""
         engine = self._engine
         cloud = engine.cloud
         assert cloud is not None
-        if engine.marks.uploaded_end >= end:
+        if engine.marks.uploaded_end >= offsets.stop:
             return
-        cloud.want_uploaded(end)
+        cloud.want_uploaded(offsets.stop)
         timeout = engine.config.cloud.upload_timeout
         why = f"has not got them after {timeout} s"
         try:
             if engine.log.phase in (Phase.FENCED, Phase.BROKEN, Phase.CLOSED):
                 raise engine.refusal()
             with trio.move_on_after(timeout, shield=True):
-                await engine.uploaded.wait(end)
+                await engine.uploaded.wait(offsets.stop)
                 return
+        except LogBrokenError:
+            engine.log.told(offsets)
+            raise
         except LogClosedError:
             why = "had not got them when the log was left"
         last = f": {cloud.uploads.error}" if cloud.uploads.error else ""
         raise StoreUnavailableError(
-            f"records {first} to {end} are durable in {engine.config.dir}, and will be uploaded, "
-            f"but the store {why}{last}"
+            f"records {offsets.start} to {offsets.stop} are durable in {engine.config.dir}, and "
+            f"will be uploaded, but the store {why}{last}"
         )
-
-    def _has_room(self, size_bytes: int) -> bool:
-        cloud = self._cloud
-        return self._intake.has_room(size_bytes) and (cloud is None or not cloud.full)
 
     @enable_ki_protection
     def append_nowait(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         """Accept now or raise trio.WouldBlock. Returns the first offset."""
         self._check_run()
-        if self._queue.locked() or not self._has_room(size_bytes):
-            if self._log.phase is not Phase.OPEN:
-                raise self._engine.refusal()
+        if self.room.must_wait(size_bytes):
             raise trio.WouldBlock
-        return self._accept(records, size_bytes, expected_offset)
+        return self.room.accept(records, size_bytes, expected_offset)
 
     def _check_run(self) -> None:
         """Before anything is accepted: from elsewhere the tasks could not be woken."""
@@ -134,22 +148,63 @@ class Acceptor:
                 "trio.from_thread.run(wal.append, ...)"
             )
 
-    def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
-        if self._log.phase is not Phase.OPEN:
-            raise self._engine.refusal()
-        if expected_offset is not None and (
-            expected_offset.__class__ is not int or expected_offset != self._marks.next_offset
-        ):
-            raise UnexpectedOffsetError(expected_offset, self._marks.next_offset)
-        return self._engine.accept(records, size_bytes)
+    async def _wait_for_room(
+        self, records: Records, size_bytes: int, level: Durability, expected_offset: int | None
+    ) -> int:
+        """The same without room: one wait, which can be cancelled until the records are accepted.
 
-    async def _wait_for_room(self, size_bytes: int) -> None:
-        """Returns with room, in the same step in which the caller accepts."""
-        engine = self._engine
-        engine.meters.append_waits()
+        So that tasks wait for their marks in the order of the offsets, in whatever order they wake.
+        """
+        waiting = _Waiting(self, records, size_bytes, level, expected_offset)
+        self.room.enter(waiting)
+
+        def abort(_: object) -> Abort:
+            return Abort.SUCCEEDED if self.room.leave(waiting) else Abort.FAILED
+
         try:
-            async with self._queue:
-                while self._log.phase is Phase.OPEN and not self._has_room(size_bytes):
-                    await engine.room_bell.wait()
-        finally:
-            engine.meters.waiting_appends -= 1
+            await wait_task_rescheduled(abort)
+        except LogBrokenError:
+            if waiting.offsets is not None:  # else it was refused
+                self._log.told(waiting.offsets)
+            raise
+        assert waiting.offsets is not None
+        return waiting.offsets.start
+
+
+class _Waiting:
+    """A task that waits for room, and then, without waking, for its level."""
+
+    __slots__ = (
+        "_acceptor",
+        "_level",
+        "_task",
+        "expected_offset",
+        "offsets",
+        "records",
+        "size_bytes",
+    )
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        records: Records,
+        size_bytes: int,
+        level: Durability,
+        expected_offset: int | None,
+    ) -> None:
+        self._acceptor = acceptor
+        self._level: Durability = level
+        self._task = current_task()
+        self.records = records
+        self.size_bytes = size_bytes
+        self.expected_offset = expected_offset
+        self.offsets: range | None = None
+
+    def accepted(self, first: int) -> None:
+        """See `Newcomer`."""
+        self.offsets = range(first, first + len(self.records))
+        self._acceptor.wake_when(self._level, self.offsets.stop, self._task)
+
+    def refused(self, error: BaseException) -> None:
+        """See `Newcomer`."""
+        wake(self._task, error)

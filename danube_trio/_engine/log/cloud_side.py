@@ -109,7 +109,7 @@ class CloudSide:
         for base in [base for base in self.checksums if base < state.end]:
             del self.checksums[base]
         self.look_at_room()
-        engine.room_bell.ring()
+        engine.room.look()
         engine.janitor_bell.ring()
 
     def statistics(self) -> CloudStatistics:

@@ -33,6 +33,7 @@ from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._core.stats import WalStatistics
 from danube_trio._engine.log.cloud_side import CloudSide
+from danube_trio._engine.log.room import Room
 from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
@@ -99,10 +100,10 @@ class Engine:
         self.visible = OffsetWaiters()
         self.uploaded = OffsetWaiters()
         self.writer_bell = Doorbell()
-        self.room_bell = Doorbell()
         self.janitor_bell = Doorbell()
         self.uploader_bell = Doorbell()
         self.cloud = CloudSide(self, tier) if tier is not None else None
+        self.room = Room(self)
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
         self.forked = False
@@ -216,7 +217,7 @@ class Engine:
         self.intake.release(accepted_bytes)
         if self.cloud is not None:
             self.cloud.look_at_room()
-        self.room_bell.ring()
+        self.room.look()
         self.meters.wrote(block)
         self.written.release(block.end)
         if self.early_visible:
@@ -364,6 +365,7 @@ class Engine:
         self.ring_all()
 
     def ring_all(self) -> None:
-        """Wake every task, to look at what changed."""
-        for bell in (self.writer_bell, self.room_bell, self.janitor_bell, self.uploader_bell):
+        """Wake every task, to look at what changed, and decide about who waits for room."""
+        for bell in (self.writer_bell, self.janitor_bell, self.uploader_bell):
             bell.ring()
+        self.room.look()

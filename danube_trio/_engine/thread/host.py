@@ -12,6 +12,14 @@ the flag; the thread lowers it, then takes. Whoever appends too late for that lo
 **Outcomes** are set in the engine's thread, together with one call of the job's `reply`, which must
 not block. Each job that is submitted gets exactly one, whatever happens to the thread.
 
+**Bugs** end what they are in, and nothing else. What runs here runs for a job, in its `begin` or in
+a task that `spawn` has started, and what it raises is that job's outcome; the tasks of a block are
+in the block's own nursery, and their bugs come out when it is left. Should something end the thread
+nevertheless, every block is left, so that what was accepted drains, and nothing more is begun but
+what never waits. At the thread's end whoever was begun and has no outcome gets a LogBrokenError,
+and whoever was not a LogClosedError, both with the bug as their cause. The next one who opens
+something has a new thread.
+
 **Cancelling** is a job too, and the deque is first in, first out: it finds its target started, and
 the engine's own rules decide. A job whose outcome is `Withdrawn` had no effect. Anything else is
 what really happened, though somebody wanted to cancel it.
@@ -25,21 +33,22 @@ child there is no such thread: every job is a LogClosedError.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import cast
+from typing import Any, cast
 
 import trio
-from outcome import Error, Value
+from outcome import Error, Outcome, Value
 
 from danube_trio._disk.lane import Signal
-from danube_trio._engine.thread.jobs import Job, SyncJob, Withdrawn
-from danube_trio.errors import DanubeError, FencedError, LogBrokenError
+from danube_trio._engine.thread.jobs import Job, SyncJob, Withdrawn, tell_nobody
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
 
 __all__ = [
     "Hold",
@@ -50,7 +59,11 @@ __all__ = [
     "tell_nobody",
 ]
 
+log = logging.getLogger("danube_trio.engine")
+
 THREAD_NAME = "danube-trio-engine"
+LEFT = "the log was left: open it again to continue"
+FORKED = "the log was opened before fork: open it in the child"
 
 
 class Hold(Job):
@@ -59,27 +72,42 @@ class Hold(Job):
     Args:
         block: what ``async with`` takes.
         name: for the warning if it is never left.
-        opened: is called with what the block gave; returns what belongs to it and is to be called
-            after leaving. The outcome are both, in a tuple.
+        opened: is called with what the block gave; returns what belongs to it. The outcome are
+            both, in a tuple.
+
+    Attributes:
+        ended: it was left, or never opened; any thread may look.
     """
 
-    __slots__ = ("_block", "_leave", "_opened", "_scope", "ended", "error", "name")
+    __slots__ = (
+        "_block",
+        "_error",
+        "_gone",
+        "_leave",
+        "_leavers",
+        "_opened",
+        "_scope",
+        "ended",
+        "name",
+    )
 
     def __init__(
         self,
         reply: Callable[[Job], None],
         block: AbstractAsyncContextManager[object],
         name: str,
-        opened: Callable[[Host, object], Callable[[], None] | None],
+        opened: Callable[[Any], object],
     ) -> None:
         super().__init__(reply)
         self.name = name
-        self.error: BaseException | None = None
+        self.ended = False
+        self._error: BaseException | None = None
         self._block = block
         self._opened = opened
         self._scope: trio.CancelScope | None = trio.CancelScope()
         self._leave = trio.Event()
-        self.ended = trio.Event()
+        self._leavers: list[LeaveJob] = []
+        self._gone = trio.Event()
 
     def start(self, host: Host) -> None:
         """Start the task that enters the block."""
@@ -94,51 +122,83 @@ class Hold(Job):
     def abandon(self, host: Host) -> None:
         """Without having been entered, it has ended."""
         super().abandon(host)
-        self.ended.set()
+        self.ended = True
         host.idle()
 
     def leave(self) -> None:
         """Leave the block, in the engine's thread."""
         self._leave.set()
 
+    async def wait_ended(self) -> None:
+        """Wait until it was left."""
+        await self._gone.wait()
+
+    def tell(self, leaver: LeaveJob) -> None:
+        """Tell it when the block was left, and the first one what leaving raised."""
+        if self.ended:
+            leaver.finish(self.left())
+        else:
+            self._leavers.append(leaver)
+
+    def end(self, error: BaseException | None) -> None:
+        """It was left, and raised this."""
+        self.ended = True
+        self._error = error
+        for leaver in self._leavers:
+            if error is not None and leaver.reply is tell_nobody:
+                log.error("leaving %s failed, and nobody waited for it", self.name, exc_info=error)
+            leaver.finish(self.left())
+
+    def left(self) -> Outcome[None]:
+        """How it was left. An error is told once."""
+        error, self._error = self._error, None
+        return Value(None) if error is None else Error(error)
+
     async def _run(self, host: Host) -> None:
-        result: BaseException = Withdrawn()
+        result: BaseException | None = Withdrawn()
+        left: BaseException | None = None
         try:
             assert self._scope is not None
             with self._scope:
-                await self._enter_and_leave(host)
+                left = await self._enter_and_leave()
         except BaseException as error:
-            result = error
-        finally:
-            host.holds.remove(self)
-            self.ended.set()
-            host.idle()  # before anybody is told, who may then wait for the thread's end
-            if self.outcome is None:
-                self.finish(Error(result))
+            # All of them: they belong to who opens. Cancelled: the thread is ending, and says why.
+            result = None if _is_cancellation(error) else error
+        host.holds.remove(self)
+        self._gone.set()
+        self.ended = True
+        host.idle()  # before anybody is told, who may then wait for the thread's end
+        self.end(left)
+        if result is not None:
+            self.finish(Error(result))
 
-    async def _enter_and_leave(self, host: Host) -> None:
+    async def _enter_and_leave(self) -> BaseException | None:
+        """Returns what leaving raised."""
         thing = await self._block.__aenter__()
         scope, self._scope = self._scope, None
         assert scope is not None
         scope.shield = True
-        closing = self._opened(host, thing)
-        if not scope.cancel_called:
-            self.finish(Value((thing, closing)))
-            # The shield keeps a bug, which cancels the block's nursery, from ending the wait.
-            with trio.CancelScope(shield=True):
-                await self._leave.wait()
+        try:
+            made = self._opened(thing)
+            if not scope.cancel_called:
+                self.finish(Value((thing, made)))
+                # The shield keeps a bug, which cancels the block's nursery, from ending the wait.
+                with trio.CancelScope(shield=True):
+                    await self._leave.wait()
+        except BaseException as bug:
+            self.finish(Error(bug))  # the block is open: it must be left
         try:
             await self._block.__aexit__(None, None, None)
         except BaseException as error:
-            self.error = error  # all of them: they belong to who leaves
-        if closing is not None:
-            closing()
+            return error  # all of them: they belong to who leaves
+        return None
 
 
 class LeaveJob(Job):
     """Leave a hold; over when it was left. Raises what leaving raised."""
 
     __slots__ = ("_hold",)
+    even_late = True
 
     def __init__(self, reply: Callable[[Job], None], hold: Hold) -> None:
         super().__init__(reply)
@@ -147,16 +207,11 @@ class LeaveJob(Job):
     def start(self, host: Host) -> None:
         """Start leaving; the hold may have ended by itself at the interpreter's exit."""
         self._hold.leave()
-        host.nursery.start_soon(self._wait)
+        self._hold.tell(self)
 
-    def refuse(self, reason: str) -> None:
-        """The host ends after the last hold."""
-        self.finish(Value(None))
-
-    async def _wait(self) -> None:
-        await self._hold.ended.wait()
-        error, self._hold.error = self._hold.error, None  # told once
-        self.finish(Error(error) if error is not None else Value(None))
+    def refuse(self, error: LogClosedError) -> None:
+        """The thread ends after the last hold."""
+        self.finish(self._hold.left())
 
 
 def settle_leaving(
@@ -193,6 +248,7 @@ def _lost_records(error: BaseException) -> list[Exception]:
 
 class _CancelJob(Job):
     __slots__ = ("_target",)
+    even_late = True
 
     def __init__(self, target: Job) -> None:
         super().__init__(tell_nobody)
@@ -205,16 +261,30 @@ class _CancelJob(Job):
             target.abandon(host)
         elif target.outcome is None:
             target.cancel()
+        self.finish(Value(None))
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: LogClosedError) -> None:
         """There is no engine, so nobody has started it, and nobody will."""
-        super().refuse(reason)
+        super().refuse(error)
         if not self._target.started:
             self._target.finish(Error(Withdrawn()))
 
 
-def tell_nobody(_: Job) -> None:
-    """The reply of a job for which nobody waits."""
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(_is_cancellation(each) for each in group.exceptions)
+    return isinstance(error, trio.Cancelled)
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What is alone in its groups."""
+    while isinstance(error, BaseExceptionGroup):
+        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        if len(inner) > 1:
+            break
+        error = inner[0]
+    return error
 
 
 class Host:
@@ -222,11 +292,16 @@ class Host:
 
     def __init__(self) -> None:
         self.users = 0  # blocks that are to be opened, or are open; guarded by _lock
-        self.holds: list[Hold] = []  # the engine's thread's own
+        # The engine's thread's own: blocks, and all jobs that were begun and have no outcome.
+        self.holds: list[Hold] = []
+        self.underway: set[Job] = set()
         self.clock_ahead = 0.0  # how far trio's clock is ahead of time.monotonic
         self._box: deque[Job] = deque()
+        self._late: list[Job] = []  # came while a bug ends the thread: refused when it is known
         self._signal = Signal()
         self._woken = False
+        self._ending = False  # a bug ends the thread: only what ends something is begun
+        self._bug: BaseException | None = None
         self._closed = False
         self._stop = False
         self._pid = os.getpid()
@@ -242,7 +317,7 @@ class Host:
         raises between flag and signal would leave the flag up for nothing, until somebody wakes.
         """
         if self._pid != os.getpid():
-            job.refuse("the log was opened before fork: open it in the child")
+            job.refuse(LogClosedError(FORKED))
             return
         self._box.append(job)
         if self._closed:
@@ -286,37 +361,111 @@ class Host:
                 job = self._box.popleft()
             except IndexError:
                 return
-            job.refuse("the log was left: open it again to continue")
+            self._refuse(job)
+
+    def _refuse(self, job: Job) -> None:
+        error = LogClosedError(LEFT)
+        if self._bug is not None:
+            error = LogClosedError(
+                f"the engine's thread ended by a bug ({self._bug!r}), nothing was done: {LEFT}"
+            )
+            error.__cause__ = self._bug
+        job.refuse(error)
 
     # ---- in the engine's thread
 
     def _run(self) -> None:
-        trio.run(self._main)
+        try:
+            trio.run(self._main)
+        except BaseException as error:
+            self._bug = _alone(error)  # all of them: whoever waits must hear of it
+            log.critical("the engine's thread ended by a bug", exc_info=error)
+            self._let_others_begin()
+        for hold in self.holds:  # trio itself has dropped them
+            hold.end(self._broken())
+        for job in [*self.underway]:
+            job.finish(Error(self._broken()))
+        for job in self._late:
+            self._refuse(job)
+        self._closed = True
+        self._refuse_all()
+        with _lock:
+            _alive.discard(self)
+
+    def _broken(self) -> LogBrokenError:
+        error = LogBrokenError(
+            f"the engine's thread ended by a bug ({self._bug!r}): what was not acknowledged has an "
+            f"unknown outcome; open the log again"
+        )
+        error.__cause__ = self._bug
+        return error
 
     async def _main(self) -> None:
         self.clock_ahead = trio.current_time() - time.monotonic()
         async with trio.open_nursery() as self.nursery:
             try:
-                await self._serve()
+                while not self._stop:
+                    await self._serve()
             finally:
-                # Without holds, unless a task of ours had a bug: then this ends them, drained.
+                if not self._stop:
+                    await self._end_by_a_bug()
                 self._closed = True
                 self._refuse_all()
-                for hold in self.holds:
-                    hold.leave()
 
     async def _serve(self) -> None:
         box, signal = self._box, self._signal
-        while not self._stop:
-            await trio.lowlevel.wait_readable(signal.fd)
-            signal.clear()
-            self._woken = False
-            # No more than there are: whoever comes meanwhile has woken us again.
-            for _ in range(len(box)):
-                job = box.popleft()
-                if not job.started:
-                    job.started = True
-                    job.start(self)
+        await trio.lowlevel.wait_readable(signal.fd)
+        signal.clear()
+        self._woken = False
+        # No more than there are: whoever comes meanwhile has woken us again.
+        for _ in range(len(box)):
+            job = box.popleft()
+            if self._ending and not job.even_late:
+                self._late.append(job)
+            elif not job.started:
+                job.begin(self)
+
+    async def _end_by_a_bug(self) -> None:
+        """It has cancelled, or will cancel, the calls under way; blocks that are open drain."""
+        self._ending = True
+        self._let_others_begin()
+        self.nursery.cancel_scope.cancel()
+        for hold in self.holds:
+            hold.leave()
+        with trio.CancelScope(shield=True):
+            while self.holds:
+                await self._serve()
+
+    def _let_others_begin(self) -> None:
+        """Whoever opens something from now on has another thread."""
+        global _host
+        with _lock:
+            if _host is self:
+                _host = None
+
+    def spawn(
+        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope | None = None
+    ) -> None:
+        """Start a task for a job, whose outcome is what the function returns or raises.
+
+        Args:
+            job, fn: whose, and what.
+            scope: withdraws it. Without one it goes to its end, whatever happens.
+        """
+        self.nursery.start_soon(self._call, job, fn, scope or trio.CancelScope(shield=True))
+
+    async def _call(
+        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope
+    ) -> None:
+        result: Outcome[Any] = Error(Withdrawn())
+        try:
+            with scope:
+                result = Value(await fn())
+        except BaseException as error:
+            if self.nursery.cancel_scope.cancel_called and _is_cancellation(error):
+                raise  # the thread is ending, and says why
+            result = Error(error)  # all of them: they belong to the caller
+        job.finish(result)
 
     def idle(self) -> None:
         """A hold has ended. Without any, the thread ends."""
@@ -327,7 +476,7 @@ class Host:
                 self._stop = True
                 if _host is self:
                     _host = None
-        if self._stop:
+        if self._stop or self._ending:
             self._signal.set()
 
     def leave_all(self) -> None:
@@ -337,8 +486,8 @@ class Host:
     async def _leave_all(self) -> None:
         for hold in self.holds[::-1]:
             hold.cancel()
-            hold.leave()
-            await hold.ended.wait()
+            LeaveJob(tell_nobody, hold).begin(self)
+            await hold.wait_ended()
         self._stop = True  # also if an interrupt kept somebody from submitting a hold
         self._signal.set()
 
@@ -346,6 +495,7 @@ class Host:
 # Re-entrant: a block that is collected while its thread holds it asks for a host too.
 _lock = threading.RLock()
 _host: Host | None = None
+_alive: set[Host] = set()  # hosts whose thread has not ended
 
 
 def acquire() -> Host:
@@ -354,6 +504,7 @@ def acquire() -> Host:
     with _lock:
         if _host is None:
             _host = Host()
+            _alive.add(_host)
         _host.users += 1
         return _host
 
@@ -365,25 +516,26 @@ class _ExitJob(Job):
 
     def start(self, host: Host) -> None:
         host.leave_all()
+        self.finish(Value(None))
 
 
 @atexit.register
 def _leave_at_exit() -> None:
     """Accepted records drain. Threads that are no daemons have ended before this runs."""
     with _lock:
-        host = _host
-    if host is None:
-        return
-    names = [hold.name for hold in list(host.holds)]
-    host.submit(_ExitJob(tell_nobody))
-    host.wait_ended()
+        host, alive = _host, [*_alive]
+    names = [hold.name for hold in list(host.holds)] if host is not None else []
+    if host is not None:
+        host.submit(_ExitJob(tell_nobody))
+    for each in alive:  # one that ends by a bug drains, too
+        each.wait_ended()
     for name in names:
         warnings.warn(f"{name} was never closed: leave its block", ResourceWarning, stacklevel=1)
 
 
 def _after_fork_in_child() -> None:
-    global _host, _lock
-    _host, _lock = None, threading.RLock()
+    global _alive, _host, _lock
+    _host, _lock, _alive = None, threading.RLock(), set()
 
 
 if hasattr(os, "register_at_fork"):

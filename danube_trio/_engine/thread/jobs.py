@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import outcome
 import trio
@@ -14,11 +15,17 @@ from danube_trio.errors import LogClosedError
 if TYPE_CHECKING:
     from danube_trio._engine.thread.host import Host
 
-__all__ = ["AsyncJob", "ChangeJob", "GiveBackJob", "Job", "SyncJob", "Withdrawn"]
+__all__ = ["AsyncJob", "ChangeJob", "GiveBackJob", "Job", "SyncJob", "Withdrawn", "tell_nobody"]
+
+log = logging.getLogger("danube_trio.engine")
 
 
 class Withdrawn(BaseException):
     """The outcome of a job that was cancelled in time: nothing happened. Never leaves a door."""
+
+
+def tell_nobody(_: Job) -> None:
+    """The reply of a job for which nobody waits."""
 
 
 class Job:
@@ -28,18 +35,33 @@ class Job:
         outcome: None until it is over; then it stays.
         started: whether the engine's thread has seen it.
         waiter: what the door's `reply` wakes; belongs to the door.
+        even_late: begun even while a bug ends the engine's thread.
     """
 
-    __slots__ = ("outcome", "reply", "started", "waiter")
+    __slots__ = ("_underway", "outcome", "reply", "started", "waiter")
+    even_late: ClassVar[bool] = False
 
     def __init__(self, reply: Callable[[Job], None]) -> None:
         self.outcome: Outcome[Any] | None = None
         self.reply = reply
         self.started = False
         self.waiter: Any = None
+        self._underway: set[Job] | None = None
+
+    def begin(self, host: Host) -> None:
+        """Start it, in the engine's thread. A bug in that is its outcome."""
+        self.started = True
+        self._underway = host.underway
+        self._underway.add(self)
+        try:
+            self.start(host)
+        except BaseException as error:
+            if self.reply is tell_nobody:
+                log.exception("a bug in %r", self)
+            self.finish(Error(error))  # all of them: they belong to the caller
 
     def start(self, host: Host) -> None:
-        """Begin, in the engine's thread. Must not raise."""
+        """What `begin` begins. What it raises is the job's outcome."""
         raise NotImplementedError
 
     def cancel(self) -> None:
@@ -49,15 +71,21 @@ class Job:
         """It was to be handed over, and will not be. In the engine's thread."""
         self.finish(Error(Withdrawn()))
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: LogClosedError) -> None:
         """There is no engine (any more). In whatever thread."""
-        self.finish(Error(LogClosedError(reason)))
+        self.finish(Error(error))
 
     def finish(self, result: Outcome[Any]) -> None:
         """It is over: tell the door."""
-        if self.outcome is None:
-            self.outcome = result
+        if self.outcome is not None:
+            return
+        self.outcome = result
+        if self._underway is not None:
+            self._underway.discard(self)
+        try:
             self.reply(self)
+        except Exception:  # a bug there must not strike who happens to be in this step
+            log.exception("nobody could be told of %r", result)
 
     @property
     def withdrawn(self) -> bool:
@@ -78,6 +106,7 @@ class SyncJob(Job):
     """A call that never waits."""
 
     __slots__ = ("_fn",)
+    even_late = True
 
     def __init__(self, reply: Callable[[Job], None], fn: Callable[[], object]) -> None:
         super().__init__(reply)
@@ -87,7 +116,7 @@ class SyncJob(Job):
         """Call it."""
         self.finish(outcome.capture(self._fn))
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: LogClosedError) -> None:
         """Call it here: a log that was left can still be asked, and nobody changes it."""
         if self.outcome is None:
             self.finish(outcome.capture(self._fn))
@@ -97,10 +126,11 @@ class ChangeJob(SyncJob):
     """A call that never waits, and means nothing when there is no engine (any more)."""
 
     __slots__ = ()
+    even_late = False
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: LogClosedError) -> None:
         """Raise LogClosedError."""
-        Job.refuse(self, reason)
+        Job.refuse(self, error)
 
 
 class GiveBackJob(SyncJob):
@@ -108,7 +138,7 @@ class GiveBackJob(SyncJob):
 
     __slots__ = ()
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: LogClosedError) -> None:
         """It has ended."""
         self.finish(Value(None))
 
@@ -126,22 +156,9 @@ class AsyncJob(Job):
     def start(self, host: Host) -> None:
         """Start the task."""
         self._scope = trio.CancelScope()
-        host.nursery.start_soon(self._run, self._scope)
+        host.spawn(self, self._fn, self._scope)
 
     def cancel(self) -> None:
         """Cancel the task."""
         if self._scope is not None:
             self._scope.cancel()
-
-    async def _run(self, scope: trio.CancelScope) -> None:
-        result: Outcome[Any] = Error(Withdrawn())
-        try:
-            with scope:
-                result = Value(await self._fn())
-        except trio.Cancelled:
-            result = Error(LogClosedError("the log was left: open it again to continue"))
-            raise
-        except BaseException as error:
-            result = Error(error)  # all of them: they belong to the caller
-        finally:
-            self.finish(result)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import outcome
 import trio
@@ -24,7 +24,11 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["Doorbell", "OffsetWaiters", "RepeatedEvent", "repeated_event"]
+__all__ = ["Doorbell", "OffsetWaiters", "RepeatedEvent", "Waiter", "repeated_event", "wake"]
+
+# Who waits where nothing can be cancelled: a task, or a function that is told in its stead, with
+# None or an error; in the step of somebody else, so it must not raise.
+Waiter = Task | Callable[[BaseException | None], object]
 
 
 class RepeatedEvent(Protocol):
@@ -43,6 +47,16 @@ def repeated_event() -> RepeatedEvent:
     """That of trio-util, which has no types."""
     event: RepeatedEvent = trio_util.RepeatedEvent()
     return event
+
+
+def wake(waiter: Waiter, error: BaseException | None = None) -> None:
+    """Tell it: the wait is over."""
+    if type(waiter) is not Task:
+        waiter(error)
+    elif error is None:
+        reschedule(waiter)
+    else:
+        reschedule(waiter, outcome.Error(error))
 
 
 def _never(_: object) -> Abort:
@@ -89,7 +103,7 @@ class Doorbell:
 
 
 class OffsetWaiters:
-    """Tasks that wait until a mark reaches an offset.
+    """Who waits until a mark reaches an offset.
 
     Appends wait in the order of their offsets and cannot be cancelled once accepted: a plain queue.
     Everything else (receipts, readers, flush) comes in any order and can be cancelled: a heap, from
@@ -99,7 +113,7 @@ class OffsetWaiters:
     __slots__ = ("_cancelled", "_heap", "_number", "_queue")
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[int, Task]] = deque()
+        self._queue: deque[tuple[int, Waiter]] = deque()
         self._heap: list[tuple[int, int, list[Task | None]]] = []
         self._number = 0
         self._cancelled = 0  # at least as many as are still in the heap
@@ -112,6 +126,10 @@ class OffsetWaiters:
         """Wait for the mark to reach `end`; ends are handed in in order. Ignores cancellation."""
         self._queue.append((end, current_task()))
         await wait_task_rescheduled(_never)
+
+    def add(self, end: int, waiter: Waiter) -> None:
+        """Have it told, as if it had called `wait_shielded`; a task must be waiting already."""
+        self._queue.append((end, waiter))
 
     @enable_ki_protection
     async def wait(self, end: int) -> None:
@@ -135,7 +153,11 @@ class OffsetWaiters:
         """The mark moved: wake everyone whose offset it has reached."""
         queue = self._queue
         while queue and queue[0][0] <= mark:
-            reschedule(queue.popleft()[1])
+            waiter = queue.popleft()[1]
+            if type(waiter) is Task:  # as `wake` does; a call less for each append
+                reschedule(waiter)
+            else:
+                wake(waiter)
         heap = self._heap
         while heap and heap[0][0] <= mark:
             task = heapq.heappop(heap)[2][0]
@@ -144,9 +166,9 @@ class OffsetWaiters:
 
     def fail(self, make_error: Callable[[], BaseException]) -> None:
         """Wake everyone with an error of their own."""
-        waiting: list[Any] = [task for _, task in self._queue]
+        waiting = [waiter for _, waiter in self._queue]
         waiting += [cell[0] for *_, cell in self._heap if cell[0] is not None]
         self._queue.clear()
         self._heap.clear()
-        for task in waiting:
-            reschedule(task, outcome.Error(make_error()))
+        for waiter in waiting:
+            wake(waiter, make_error())
