@@ -89,16 +89,11 @@ class Acceptor:
         engine = self._engine
         cloud = engine.cloud
         assert cloud is not None
-        if engine.marks.uploaded_end >= end:
-            return
-        cloud.want_uploaded(end)
         timeout = engine.config.cloud.upload_timeout
         why = f"has not got them after {timeout} s"
         try:
-            if engine.log.phase in (Phase.FENCED, Phase.BROKEN, Phase.CLOSED):
-                raise engine.refusal()
             with trio.move_on_after(timeout, shield=True):
-                await engine.uploaded.wait(end)
+                await cloud.wait_uploaded(end)
                 return
         except LogClosedError:
             why = "had not got them when the log was left"

@@ -170,11 +170,11 @@ class _FollowedSource:
         assert self.tier is not None
         state = await self._catalog.latest()
         if state is not None:
-            self.tier.state = state
+            self.tier.objects.state = state
 
     @property
     def _stored_end(self) -> int:
-        return self.tier.state.end if self.tier is not None else 0
+        return self.tier.objects.state.end if self.tier is not None else 0
 
     def _apply(self, view: View) -> None:
         """Record what was seen, in one step."""

@@ -172,13 +172,16 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         source = self._source
         if self._next >= len(self._items):
             self._items, self._next = [], 0  # handed out: never again
-        self._tier = tier = route(
+        tier = route(
             self._cursor,
             start_offset=source.marks.start_offset,
             local_start=source.local_start,
             cache_start=source.cache.start,
             visible_end=source.visible_end,
         )
+        if tier is Tier.FILE and source.damaged and self._is_damaged():
+            tier = Tier.CLOUD
+        self._tier = tier
         if tier is Tier.TRIMMED:
             if self._time:
                 self._cursor = source.marks.start_offset
@@ -273,9 +276,6 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         assert disk is not None
         assert names is not None
         segment = source.segments.find(self._cursor)
-        if segment is not None and segment.base in source.damaged:
-            await self._fetch_cloud()
-            return
         base = segment.base if segment is not None else source.segments.active_base
         stop = min(segment.end if segment is not None else source.visible_end, source.visible_end)
         try:
@@ -313,10 +313,15 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
             self._take(fetched.block, max(source.config.read_block_bytes, fetched.block.size_bytes))
         # else: only records before the cursor; the place moved on, and so does the loop
 
+    def _is_damaged(self) -> bool:
+        """Whether the file that should hold the record at the cursor was found not to."""
+        segment = self._source.segments.find(self._cursor)
+        return segment is not None and segment.base in self._source.damaged
+
     def _stored(self) -> bool:
         """Whether a verified object holds the record at the cursor."""
         tier = self._source.tier
-        return tier is not None and tier.state.find(self._cursor) is not None
+        return tier is not None and tier.objects.find(self._cursor) is not None
 
     async def _locate(self, segment: Segment | None, base: int, stop: int) -> tuple[int, int]:
         """`(offset, position)` of a frame at or before the cursor to read from."""
