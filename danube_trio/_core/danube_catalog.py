@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.documents import compact, parse
+from danube_trio._core.documents import compact, omit_default, parse
 from danube_trio._core.manifest import check_index, check_segments
 
 __all__ = [
@@ -236,6 +236,7 @@ class Head:
     trailer: int
     sealed: bool
     deleted: bool
+    last_time: int = 0
     format: int = FORMAT
 
     @classmethod
@@ -260,6 +261,9 @@ class Head:
         check_segments(segments, self.start_offset, self.end)
         fields = attrs.asdict(self, filter=lambda field, _: field.name != "format")
         return CatalogState(**fields, segments=tuple(segments))
+
+
+omit_default(Head, "last_time")
 
 
 def split_segment(d: Descriptor) -> tuple[SegmentDescriptor, Details]:

@@ -12,11 +12,12 @@ import json
 from typing import Any, TypeVar
 
 import cattrs
+import cattrs.gen
 import cattrs.v
 
 from danube_trio._core.files import NewerFormatError
 
-__all__ = ["compact", "converter", "parse", "refuse_newer"]
+__all__ = ["compact", "converter", "omit_default", "parse", "refuse_newer"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,13 @@ def _exactly(kind: type[T]) -> Any:
 converter = cattrs.Converter(forbid_extra_keys=False)
 for _kind in (int, str, bool):
     converter.register_structure_hook(_kind, _exactly(_kind))
+
+
+def omit_default(kind: type[Any], name: str) -> None:
+    """Leave a field out of the documents of this class where it says nothing: it came later."""
+    omitted: Any = {name: cattrs.gen.override(omit_if_default=True)}
+    hook = cattrs.gen.make_dict_unstructure_fn(kind, converter, **omitted)
+    converter.register_unstructure_hook(kind, hook)
 
 
 def compact(value: object) -> bytes:

@@ -29,7 +29,7 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
-from danube_trio._core.documents import compact, converter, parse
+from danube_trio._core.documents import compact, converter, omit_default, parse
 from danube_trio._core.files import with_crc, without_crc
 
 __all__ = [
@@ -298,6 +298,7 @@ class Manifest:
     trailer: int
     sealed: bool
     deleted: bool
+    last_time: int = 0
     format: int = FORMAT
 
     def state(self, pages: Iterable[Page]) -> CatalogState:
@@ -312,6 +313,9 @@ class Manifest:
         fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in attrs.fields(CatalogState)}
         fields["segments"] = segments
         return CatalogState(**fields)
+
+
+omit_default(Manifest, "last_time")
 
 
 def encode_manifest(state: CatalogState, pages: Sequence[Page], listed: Sequence[bytes]) -> bytes:

@@ -404,11 +404,15 @@ class Uploader:
         """
         if self._session.pending:
             return
-        key_of = self._session.catalog.object_key
-        self._rubbish -= {key_of(d.object_id) for d in self._cloud.objects.state.segments}
+        self._forget_named(self._session.state)
         if self._cloud.uploads.done % COLLECT_EVERY == 1:
             await self._tidy("sweeping", self._session.collect)
         await self._tidy("sweeping", self._delete_rubbish)
+
+    def _forget_named(self, state: CatalogState) -> None:
+        """What a catalog names is no rubbish."""
+        key_of = self._session.catalog.object_key
+        self._rubbish -= {key_of(d.object_id) for d in state.segments}
 
     async def _delete_rubbish(self) -> None:
         for key in sorted(self._rubbish):
@@ -417,6 +421,7 @@ class Uploader:
 
     async def _take_back(self) -> None:
         """Remove what a fenced writer put for changes that did not count."""
+        self._forget_named(self._session.state)
         pause = FIRST_PAUSE
         while self._rubbish and not await self._tidy("sweeping", self._delete_unnamed):
             self._meter.enter("pausing")
@@ -426,10 +431,8 @@ class Uploader:
     async def _delete_unnamed(self) -> None:
         """The rubbish, but for what the winner's catalog names."""
         newest = await self._session.catalog.latest()
-        for state in (self._session.state, newest):
-            if state is not None:
-                key_of = self._session.catalog.object_key
-                self._rubbish -= {key_of(d.object_id) for d in state.segments}
+        if newest is not None:
+            self._forget_named(newest)
         await self._delete_rubbish()
 
     async def _delete(self, key: str) -> None:
