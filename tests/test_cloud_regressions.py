@@ -74,10 +74,13 @@ async def test_a_trim_at_segment_starts_keeps_what_is_in_objects_only(
         assert await wal.trim(6, whole_segments=True) == 4
 
 
-async def test_a_reader_hears_of_a_trim_as_soon_as_the_catalog_does(
+async def test_a_trim_is_seen_when_the_log_begins_later_and_not_before(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Between the catalog's trim and the local one, a reader saw damage where there was none."""
+    """Between the catalog's trim and the local one, a reader saw damage where there was none.
+
+    Then it was told to begin at the start of the log, from which it was sent away again.
+    """
     world = World.new("manifests")
     async with world.open(ON_DEMAND) as wal:
         for i in range(6):
@@ -91,11 +94,14 @@ async def test_a_reader_hears_of_a_trim_as_soon_as_the_catalog_does(
         world.disk.latency = 1.0
         await wal.append(b"settles it", durability="uploaded")
         assert wal.start_offset == 0
-        with pytest.raises(OffsetTrimmedError) as caught:
-            await reader.__anext__()
-        assert caught.value.start_offset == 4
+        assert (await wal.reader().__anext__()).offset == 0
+        assert (await reader.__anext__()).offset == 1
+        late = wal.reader(StartPosition.offset(1))
         await trio.sleep(30)
         assert wal.start_offset == 4
+        with pytest.raises(OffsetTrimmedError) as caught:
+            await late.__anext__()
+        assert caught.value.start_offset == 4
         await go_on(wal)
     await check_objects(world)
 

@@ -13,7 +13,7 @@ newest (`danube_trio.catalog`). So the whole history is one line, whoever writes
   that lie wholly below `start_offset` are dropped from the list.
 
 Invariants, asserted after each transition: ``start_offset <= end``, density, ``owner_since_epoch <=
-epoch``, and that `end`, `start_offset` and `epoch` never fall.
+epoch``, and that `end`, `start_offset`, `last_time` and `epoch` never fall.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class CatalogState:
         sealed: the log was left with everything uploaded, to be opened elsewhere.
         deleted: the log was deleted; its objects go or are gone.
         log, topic, place: whose catalog it is, "" where nobody said it yet (see `identity`).
+        last_time: no record that ever was in an object was appended later (us). Append times never
+            fall, whoever goes on, also when the newest object is gone; 0 if unknown.
         sequence: of the publication, 0 if it was not published. Set by the catalog.
         nonce: tells publications with the same content apart.
     """
@@ -94,6 +96,7 @@ class CatalogState:
     log: str = ""
     topic: str = ""
     place: str = ""
+    last_time: int = 0
     sequence: int = 0
     nonce: str = ""
 
@@ -105,6 +108,11 @@ class CatalogState:
     def first_base(self) -> int:
         """The first offset that an object holds; `end` if there is none."""
         return self.segments[0].base if self.segments else self.end
+
+    @property
+    def newest_time(self) -> int:
+        """`last_time`, also of a state that was written before there was such a field."""
+        return max(self.last_time, *(d.last_time for d in self.segments), 0)
 
     def find(self, offset: int) -> Descriptor | None:
         """The object that holds `offset`."""
@@ -160,6 +168,9 @@ class CatalogState:
 
     def _next(self, **changes: Any) -> CatalogState:
         after = attrs.evolve(self, **changes, sequence=0, nonce="")
+        last_time = max(self.newest_time, after.newest_time)
+        if last_time != after.last_time:
+            after = attrs.evolve(after, last_time=last_time)
         assert after.end >= self.end and after.epoch >= self.epoch, (self, after)
         position = after.first_base
         for segment in after.segments:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.documents import compact, converter, parse, said_only
+from danube_trio._core.documents import compact, omit_defaults, parse
 from danube_trio._core.manifest import check_index, check_segments
 
 __all__ = [
@@ -236,6 +236,7 @@ class Head:
     trailer: int
     sealed: bool
     deleted: bool
+    last_time: int = 0
     format: int = FORMAT
     log: str = ""
     topic: str = ""
@@ -265,7 +266,7 @@ class Head:
         return CatalogState(**fields, segments=tuple(segments))
 
 
-converter.register_unstructure_hook(Head, said_only(Head))
+omit_defaults(Head, "last_time", "log", "topic", "place")
 
 
 def split_segment(d: Descriptor) -> tuple[SegmentDescriptor, Details]:

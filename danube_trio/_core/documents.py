@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-import attrs
 import cattrs
 import cattrs.gen
 import cattrs.v
 
 from danube_trio._core.files import NewerFormatError
 
-__all__ = ["compact", "converter", "parse", "refuse_newer", "said_only"]
+__all__ = ["compact", "converter", "omit_defaults", "parse", "refuse_newer"]
 
 T = TypeVar("T")
 
@@ -37,11 +36,14 @@ for _kind in (int, str, bool):
     converter.register_structure_hook(_kind, _exactly(_kind))
 
 
-def said_only(kind: type[Any]) -> Any:
-    """An unstructure hook that leaves out what nobody said: texts whose default is ""."""
-    texts = [field.name for field in attrs.fields(kind) if field.default == ""]
-    left_out = {name: cattrs.gen.override(omit_if_default=True) for name in texts}
-    return cattrs.gen.make_dict_unstructure_fn(kind, converter, **left_out)
+def omit_defaults(kind: type[Any], *names: str) -> None:
+    """Leave these fields out of the documents of this class where they say nothing: they are new.
+
+    So documents that say nothing of them stay byte by byte what they were.
+    """
+    omitted: Any = {name: cattrs.gen.override(omit_if_default=True) for name in names}
+    hook = cattrs.gen.make_dict_unstructure_fn(kind, converter, **omitted)
+    converter.register_unstructure_hook(kind, hook)
 
 
 def compact(value: object) -> bytes:

@@ -29,7 +29,7 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
-from danube_trio._core.documents import compact, converter, parse, said_only
+from danube_trio._core.documents import compact, converter, omit_defaults, parse
 from danube_trio._core.files import with_crc, without_crc
 
 __all__ = [
@@ -298,6 +298,7 @@ class Manifest:
     trailer: int
     sealed: bool
     deleted: bool
+    last_time: int = 0
     format: int = FORMAT
     log: str = ""
     topic: str = ""
@@ -317,7 +318,7 @@ class Manifest:
         return CatalogState(**fields)
 
 
-converter.register_unstructure_hook(Manifest, said_only(Manifest))
+omit_defaults(Manifest, "last_time", "log", "topic", "place")
 
 
 def encode_manifest(state: CatalogState, pages: Sequence[Page], listed: Sequence[bytes]) -> bytes:

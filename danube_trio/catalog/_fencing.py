@@ -16,6 +16,7 @@ others published after it is not part of `state`: it is theirs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import attrs
 import trio
@@ -75,6 +76,8 @@ class CatalogSession:
 
     Attributes:
         fenced: the error with which the session ended, once another writer took over.
+        on_change: called with each new `state` in the step in which it becomes that, whoever's call
+            settled it; None: nobody wants to know.
     """
 
     def __init__(self, catalog: Catalog, state: CatalogState) -> None:
@@ -85,6 +88,7 @@ class CatalogSession:
         self._pending: CatalogState | None = None
         self._lock = trio.Lock()
         self.fenced: FencedError | None = None
+        self.on_change: Callable[[CatalogState], None] | None = None
 
     def __repr__(self) -> str:
         flags = "fenced, " if self.fenced else "a change is pending, " if self.pending else ""
@@ -151,19 +155,24 @@ class CatalogSession:
         if self._pending is None:
             return
         try:
-            self._state = await self._catalog.publish(self._state, self._pending)
+            state = await self._catalog.publish(self._state, self._pending)
         except FencedError as error:
             await self._end(self._pending, error)
         except ValueError:
             self._pending = None  # refused before anything was sent
             raise
-        self._pending = None
+        self._became(state)
 
-    async def _end(self, pending: CatalogState, error: FencedError) -> None:
+    def _became(self, state: CatalogState) -> None:
+        self._state, self._pending = state, None
+        if self.on_change is not None:
+            self.on_change(state)
+
+    async def _end(self, pending: CatalogState, error: FencedError) -> NoReturn:
         """Become fenced. Nothing changes if the last look fails: the next call tries again."""
         newest = await self._catalog.latest()
         if newest is not None and _counts(self._state, pending, newest):
-            self._state = attrs.evolve(pending, sequence=self._state.sequence + 1)
+            self._became(attrs.evolve(pending, sequence=self._state.sequence + 1))
         self._pending = None
         by = f"{newest.writer or 'a writer'} (epoch {newest.epoch})" if newest else error.by
         self.fenced = FencedError(error.epoch, by)

@@ -22,7 +22,6 @@ from trio.lowlevel import (
 )
 
 from danube_trio._core.frame import Records
-from danube_trio._core.log import Phase
 from danube_trio._engine.log.engine import Engine
 from danube_trio._engine.wait.waiters import Waiter, wake
 from danube_trio.config import Durability
@@ -106,16 +105,11 @@ class Acceptor:
         engine = self._engine
         cloud = engine.cloud
         assert cloud is not None
-        if engine.marks.uploaded_end >= offsets.stop:
-            return
-        cloud.want_uploaded(offsets.stop)
         timeout = engine.config.cloud.upload_timeout
         why = f"has not got them after {timeout} s"
         try:
-            if engine.log.phase in (Phase.FENCED, Phase.BROKEN, Phase.CLOSED):
-                raise engine.refusal()
             with trio.move_on_after(timeout, shield=True):
-                await engine.uploaded.wait(offsets.stop)
+                await cloud.wait_uploaded(offsets.stop)
                 return
         except LogBrokenError:
             engine.log.told(offsets)

@@ -72,6 +72,8 @@ def attach(
     recovered = recover(disk, config, directory_id, cover)
     try:
         recovered.notes[:0] = notes
+        if state is not None:  # it may know of records that this directory never had
+            recovered.last_time = max(recovered.last_time, state.newest_time)
         after = _take_over(disk, recovered, holder, place, state)
     except BaseException:
         recovered.tail.abandon()

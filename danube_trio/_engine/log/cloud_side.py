@@ -1,21 +1,43 @@
 """What an open log has besides, when it has an object store.
 
-Like the engine's own, every method is one synchronous step. The uploader and the janitor report
-here what the catalog says now; `uploaded_end`, the readers' CLOUD tier and the room for appends
-follow in the same step.
+Where objects end and begin is known in one place, `StoredObjects`. The session of the catalog tells
+it in the step in which it learns of a change, whoever's call that was, and `uploaded_end`, who
+waits for it, and the room for appends follow in the same step (`published`). Nobody keeps a copy.
+
+**Who moves what, in which order.** An upload: the object, then the catalog (durable), then
+`published`. A trim: the catalog, so it is durable there; then ``wal.trim``; then, in one step, the
+start that readers see (`Engine.trimmed`); then who still fetches below is waited for; then files
+are unlinked, and objects deleted.
+
+========================  =====================================================================
+uploader                  adds to the catalog; trims it for retention; deletes objects
+whoever calls `trim`      trims the catalog; nothing is held meanwhile
+janitor, or that caller   everything of a trim that is local, with the janitor's lock
+========================  =====================================================================
+
+So nothing local waits for a store: not the marks, not files to be removed, not the leaving.
+
+**Ends.** Who waits for an upload, or for the store's part of a trim, is told as soon as it can no
+longer be: the log is broken, fenced or left, is sealed and the offset lies beyond its end, or a
+segment before it is damaged (`held`).
+
+But for the waits, every method is one synchronous step.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
+from trio.lowlevel import checkpoint
 
-from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.log import Phase
 from danube_trio._core.stats import CloudStatistics, UploadCounts
 from danube_trio._engine.read.objects import CloudTier
+from danube_trio.errors import CorruptDataError, DanubeError
 
 if TYPE_CHECKING:
     from danube_trio._engine.log.engine import Engine
@@ -24,29 +46,39 @@ __all__ = ["CloudSide"]
 
 log = logging.getLogger("danube_trio.engine")
 
+T = TypeVar("T")
+
 
 class CloudSide:
     """The store's side of an engine.
 
     Attributes:
-        tier: reads objects, and holds the catalog's newest state.
+        tier: reads objects.
+        objects: which ones there are.
         uploads: what the uploader counts.
         checksums: of whole local segments by base, as they were written.
         left_sealed: the catalog says that the log was left sealed.
         over: set when nothing will be uploaded any more, for whatever reason.
-        trimmed: objects that the catalog does not name any more, still to be removed.
         full: as much waits for the store as ``max_local_bytes`` allows.
+        wanted_start: retention wants the catalog to begin here.
+        held: makes the error that says why the segment that comes next cannot be uploaded, nor
+            what follows it: it is damaged. None if it is not.
+        untidy: there are objects to be deleted, which could not be deleted yet.
     """
 
     def __init__(self, engine: Engine, tier: CloudTier) -> None:
         self.tier = tier
+        self.objects = tier.objects
         self.uploads = UploadCounts()
         self.checksums: dict[int, int] = {}
         self.left_sealed = False
         self.over = trio.Event()
         self.full = False
+        self.wanted_start = 0
+        self.held: Callable[[], CorruptDataError] | None = None
+        self.untidy = False
         self._waiting_peak_bytes = 0
-        self.trimmed: list[Descriptor] = []
+        self._asking: set[trio.CancelScope] = set()
         self._engine = engine
         self.look_at_room()
 
@@ -57,6 +89,12 @@ class CloudSide:
             engine.log.upload_wanted = end
             engine.uploader_bell.ring()
 
+    def want_start(self, start: int) -> None:
+        """Ask the uploader to have the catalog begin here; the janitor does the rest then."""
+        if start > self.wanted_start:
+            self.wanted_start = start
+            self._engine.uploader_bell.ring()
+
     def seal(self) -> None:
         """The log accepts nothing more; what it has goes to the object store, all of it."""
         engine = self._engine
@@ -65,8 +103,7 @@ class CloudSide:
         engine.log.phase = Phase.SEALED
         engine.log.want_durable(engine.marks.next_offset)
         self.want_uploaded(engine.marks.next_offset)
-        engine.tell_who_waits_beyond_the_end()
-        engine.ring_all()
+        engine.tell_who_waits_in_vain()
 
     @property
     def waiting_bytes(self) -> int:
@@ -97,12 +134,13 @@ class CloudSide:
             self._engine.uploader_bell.ring()
         self.full = full
 
-    def committed(self, state: CatalogState) -> None:
+    # ---- the catalog
+
+    def published(self, state: CatalogState) -> None:
         """The catalog's newest state: it names more objects, or begins later."""
         engine, marks = self._engine, self._engine.marks
         self._look_at_peak()
-        before, self.tier.state = self.tier.state, state
-        self.trimmed += [d for d in before.segments if d.end <= state.start_offset]
+        self.objects.published(state)
         if state.end > marks.uploaded_end:
             marks.uploaded(state.end)
         engine.uploaded.release(marks.uploaded_end)
@@ -112,9 +150,62 @@ class CloudSide:
         engine.room.look()
         engine.janitor_bell.ring()
 
+    def trimmed(self, state: CatalogState, before: int) -> CatalogState:
+        """The state that begins at `before`; the same one if it does already.
+
+        Beyond what is uploaded a log can begin only where a segment does.
+        """
+        start = min(before, self._engine.marks.sealed_end)
+        if start > state.end:
+            start = self._engine.segment_start(start)
+        return state.trimmed(start) if start > state.start_offset else state
+
+    # ---- waits, and their ends
+
+    async def wait_uploaded(self, end: int) -> None:
+        """Wait until everything below `end` is uploaded; see `Wal.wait_uploaded`."""
+        engine = self._engine
+        if engine.marks.uploaded_end >= end:
+            await checkpoint()
+            return
+        self.want_uploaded(min(end, engine.marks.next_offset))
+        error = self._never_uploaded(end)
+        if error is not None:
+            await checkpoint()
+            raise error
+        await engine.uploaded.wait(end)
+
+    def _never_uploaded(self, end: int) -> DanubeError | None:
+        engine = self._engine
+        if engine.log.phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
+            return engine.refusal()
+        if engine.log.phase is not Phase.OPEN and end > engine.marks.next_offset:
+            return engine.refusal()
+        return self.held() if self.held is not None else None
+
+    def hold(self, make_error: Callable[[], CorruptDataError]) -> None:
+        """The next segment is damaged: nothing is uploaded until it is as it was."""
+        self.held = make_error
+        self._engine.uploaded.fail(make_error)
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store for a caller, who gets the log's refusal if that comes first."""
+        with trio.CancelScope() as scope:
+            self._asking.add(scope)
+            try:
+                return await call()
+            finally:
+                self._asking.discard(scope)
+        raise self._engine.refusal()
+
+    def stop_asking(self) -> None:
+        """No trim will come to its end any more."""
+        for scope in self._asking:
+            scope.cancel()
+
     def statistics(self) -> CloudStatistics:
         """Everything that can be counted, now."""
-        state, reading = self.tier.state, self.tier.statistics()
+        state, reading = self.objects.state, self.tier.statistics()
         return CloudStatistics(
             epoch=state.epoch,
             objects=len(state.segments),

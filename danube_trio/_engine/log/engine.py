@@ -9,8 +9,9 @@ and the readers hold no state of the log of their own.
     append --accept--> intake --writer--> block --flusher--> written --> durable --> cache, readers
                                             sealed segment --uploader--> uploaded --> CLOUD readers
 
-With an object store a segment is in two places for a while. What the store holds is said by the
-tier's catalog state; what the directory holds by `segments`: everything from `local_start` on.
+With an object store a segment is in two places for a while. What the store holds is said by
+`StoredObjects` (see `cloud_side`), what the directory holds by `segments`: everything from
+`local_start` on.
 """
 
 from __future__ import annotations
@@ -238,8 +239,6 @@ class Engine:
             self.visible.release(end)
         self.meters.ages.durable(end)
         self.durable.release(end)
-        if self.log.phase is not Phase.OPEN:
-            self.tell_who_waits_beyond_the_end()
 
     def _show(self, block: Block) -> None:
         self.cache.add(block)
@@ -276,19 +275,22 @@ class Engine:
         log.error("the log %s is fenced: %s", self.config.dir, error)
         self.fence = error
         self.log.phase = Phase.FENCED
-        if len(self.uploaded):
-            self.uploaded.fail(self.refusal)
-        self.tell_who_waits_beyond_the_end()
-        self.ring_all()
+        self._nothing_is_uploaded()
+        self.tell_who_waits_in_vain()
 
-    def tell_who_waits_beyond_the_end(self) -> None:
-        """A log that accepts nothing more has an end, and nobody must wait behind it."""
-        marks = self.marks
-        ended = self.log.phase in (Phase.SEALED, Phase.FENCED)
-        if ended and marks.durable_end == marks.next_offset:
-            for waiters in (self.visible, self.durable):
-                if len(waiters):
-                    waiters.fail(self.refusal)
+    def _nothing_is_uploaded(self) -> None:
+        """From now on."""
+        self.uploaded.fail(self.refusal)
+        if self.cloud is not None:
+            self.cloud.over.set()
+
+    def tell_who_waits_in_vain(self) -> None:
+        """The log accepts nothing more: it has an end, and nobody must wait behind it."""
+        for waiters in (self.visible, self.durable, self.uploaded):
+            waiters.fail(self.refusal, beyond=self.marks.next_offset)
+        if self.cloud is not None:
+            self.cloud.stop_asking()
+        self.ring_all()
 
     @property
     def fence_untold(self) -> bool:
@@ -319,7 +321,7 @@ class Engine:
         if self.disk is None:
             return min(offset, self.marks.durable_end)
         if offset < self.segments.first_base:  # it is in an object, or nowhere
-            found = self.tier.state.find(offset) if self.tier is not None else None
+            found = self.tier.objects.find(offset) if self.tier is not None else None
             return found.base if found is not None else self.marks.start_offset
         segment = self.segments.find(offset)
         return segment.base if segment is not None else self.segments.active_base
@@ -351,7 +353,7 @@ class Engine:
         if self.log.running:
             self.log.phase = Phase.CLOSING
         self.log.want_durable(self.marks.next_offset)
-        self.ring_all()
+        self.tell_who_waits_in_vain()
 
     def closed(self) -> None:
         """All tasks are done."""
@@ -360,9 +362,10 @@ class Engine:
         self._fail_waiters()
 
     def _fail_waiters(self) -> None:
-        for waiters in (self.written, self.durable, self.visible, self.uploaded):
+        for waiters in (self.written, self.durable, self.visible):
             waiters.fail(self.refusal)
-        self.ring_all()
+        self._nothing_is_uploaded()
+        self.tell_who_waits_in_vain()
 
     def ring_all(self) -> None:
         """Wake every task, to look at what changed, and decide about who waits for room."""

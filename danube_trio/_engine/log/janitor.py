@@ -4,11 +4,14 @@ After each roll, and every few seconds: write the index of newly sealed segments
 (hints, rebuilt when missing), make the durability mark itself durable, seal an active segment that
 is old enough, and free segments past retention. It owns ``start_offset`` and `local_start`.
 
-Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: with an object
-store the catalog begins later first, since it is what others see; then the new start becomes
-durable here; then readers are told, and fetches below it waited for; then files go, oldest first;
-then the directory is synced; then objects go. The active segment never goes. Objects that could not
-be removed are tried again each round, and by the next owner.
+Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: the new start
+becomes durable; then readers are told, and fetches below it waited for; then files go, oldest
+first; then the directory is synced. The active segment never goes.
+
+With an object store the catalog begins later before all that, since it is what others see, and
+objects go after it (`cloud_side`). Neither is done here: this task waits for no store, and finds in
+each round whether the catalog begins later than the log. So it also finishes a trim whose caller
+was cancelled when the catalog knew of it.
 
 *Pruning* frees local files that verified objects cover, down to `keep_local_bytes`: the same steps,
 with `local_start` instead of the start. A local file that turned out damaged goes this way too,
@@ -20,14 +23,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from functools import partial
-from typing import TypeVar
 
 import attrs
 import trio
 
-from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, Lane, put_in_place, replace_file
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
@@ -36,22 +37,14 @@ from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.files.tail import Tail
+from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio.catalog import CatalogSession
-from danube_trio.cloud import CloudStore
-from danube_trio.errors import (
-    CorruptDataError,
-    DanubeError,
-    FencedError,
-    StoreError,
-    UnsupportedFormatError,
-)
+from danube_trio.errors import DanubeError, FencedError
 
 __all__ = ["Janitor"]
 
 log = logging.getLogger("danube_trio.janitor")
-
-T = TypeVar("T")
 
 # A guess: an old mark only costs protection against damage to the newest records, and a power cut
 # within these seconds of it.
@@ -68,11 +61,9 @@ class Janitor:
         names: LogNames,
         lane: Lane,
         tail: Tail,
-        cloud: tuple[CloudStore, CatalogSession] | None = None,
+        session: CatalogSession | None = None,
     ) -> None:
-        self._cloud = cloud
-        self._stopped = False
-        self._scopes: set[trio.CancelScope] = set()  # of what is under way with the store
+        self._session = session
         self._engine = engine
         self._disk = disk
         self._names = names
@@ -107,10 +98,8 @@ class Janitor:
             doing.enter("freeing")
             try:
                 await self._free()
-            except (OSError, StoreError, CorruptDataError, UnsupportedFormatError) as error:
+            except OSError as error:
                 self._failed(error)
-            except FencedError as error:
-                engine.fenced(error)
             except DanubeError:
                 return  # the log broke, or is being left
 
@@ -128,21 +117,21 @@ class Janitor:
         return True
 
     async def _free(self) -> None:
-        """One round of retention, pruning, and removing of objects."""
-        engine = self._engine
+        """One round of retention and pruning."""
+        engine, cloud = self._engine, self._engine.cloud
         if engine.log.phase is Phase.FENCED:
             return  # the log is somebody else's now; our readers still have our files
-        if self._cloud is not None:
-            await self._prune()
+        if cloud is not None:
+            async with self._lock:
+                await self._follow_catalog(cloud)
+                await self._prune(cloud)
+            if cloud.untidy:
+                engine.uploader_bell.ring()
         if engine.log.phase is Phase.OPEN:
             await self._retain()
-        if self._cloud is not None:
-            await self._delete_objects()
 
     async def _retain(self) -> None:
         engine, config = self._engine, self._engine.config
-        # A trim that was cancelled may have got as far as the catalog.
-        asked = self._cloud[1].state.start_offset if self._cloud is not None else 0
         start = retained_start(
             self._extents(),
             active_bytes=engine.active.size_bytes,
@@ -150,28 +139,33 @@ class Janitor:
             max_age=config.retain_age,
             now=engine.clock(),
         )
-        start = max(start, asked)
-        if start > engine.marks.start_offset:
+        if start <= engine.marks.start_offset:
+            return
+        if engine.cloud is not None:
+            engine.cloud.want_start(start)
+        else:
             await self.trim(start)
 
     def _extents(self) -> list[Segment]:
         """Every sealed segment once, wherever it is, oldest first."""
         engine = self._engine
         local = engine.segments.sealed()
-        if engine.tier is None:
+        if engine.cloud is None:
             return local
-        end = engine.tier.state.end
+        end = engine.cloud.objects.state.end
         stored = [
             Segment(d.base, d.end, d.size_bytes, d.first_time, d.last_time)
-            for d in engine.tier.state.segments
+            for d in engine.cloud.objects
         ]
         return stored + [segment for segment in local if segment.base >= end]
 
-    async def _prune(self) -> None:
-        """Free local files that verified objects cover."""
+    async def _prune(self, cloud: CloudSide) -> None:
+        """Free local files that verified objects cover. With the lock held."""
         engine = self._engine
+        if cloud.objects.state.start_offset > engine.marks.start_offset:
+            return  # trimmed meanwhile: no object holds what has to be trimmed here first
         keep = engine.config.cloud.keep_local_bytes
-        if engine.cloud is not None and engine.cloud.left_sealed:
+        if cloud.left_sealed:
             keep = 0  # whoever opens it next has the objects
         start = engine.segments.first_base
         total = engine.segments.size_bytes
@@ -184,47 +178,14 @@ class Janitor:
             start = segment.end
         if start == engine.segments.first_base:
             return
-        async with self._lock:
-            with trio.CancelScope(shield=True):
-                damaged = [base for base in engine.damaged if base < start]
-                await self._save_trim(engine.marks.start_offset, start)
-                gone = engine.pruned(start)
-                await engine.pins.released(start, stored=False)
-                remove = partial(_unlink, damaged=damaged)
-                await self._disk.run(remove, self._disk, self._names, gone)
-                await self._sync_directory()
-
-    async def _delete_objects(self) -> None:
-        """Remove what was trimmed, after the readers were told, and were waited for."""
-        assert self._engine.cloud is not None
-        gone = self._engine.cloud.trimmed
-        while gone and gone[0].end <= self._engine.marks.start_offset:
-            await self._with_store(partial(self._delete_object, gone[0]))
-            gone.pop(0)
-
-    async def _delete_object(self, descriptor: Descriptor) -> None:
-        assert self._cloud is not None
-        store, session = self._cloud
-        await self._engine.pins.released(descriptor.end, stored=True)
-        await store.delete(session.catalog.object_key(descriptor.object_id))
-
-    def stop(self) -> None:
-        """Give up what is under way with the store: the log is being left."""
-        self._stopped = True
-        for scope in self._scopes:
-            scope.cancel()
-
-    async def _with_store(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask the store something; the refusal of the log if it is left meanwhile."""
-        with trio.CancelScope() as scope:
-            if self._stopped:
-                scope.cancel()
-            self._scopes.add(scope)
-            try:
-                return await call()
-            finally:
-                self._scopes.discard(scope)
-        raise self._engine.refusal()
+        with trio.CancelScope(shield=True):
+            damaged = [base for base in engine.damaged if base < start]
+            await self._save_trim(engine.marks.start_offset, start)
+            gone = engine.pruned(start)
+            await engine.pins.released(start, stored=False)
+            remove = partial(_unlink, damaged=damaged)
+            await self._disk.run(remove, self._disk, self._names, gone)
+            await self._sync_directory()
 
     async def _learn_times(self) -> None:
         """Find the times of sealed segments that no checkpoint described; each is tried once."""
@@ -260,7 +221,7 @@ class Janitor:
     def _segment_age(self) -> float | None:
         config = self._engine.config
         ages = [config.segment_age]
-        if self._cloud is not None:
+        if self._session is not None:
             ages.append(config.cloud.upload_interval)
         return min((age for age in ages if age is not None), default=None)
 
@@ -294,42 +255,52 @@ class Janitor:
         Raises OSError when a file could not be written or removed: nothing is lost, and the log
         goes on. Raises LogBrokenError when the directory could not be synced.
         """
-        engine = self._engine
+        engine, cloud = self._engine, self._engine.cloud
+        if cloud is not None:
+            await self._trim_catalog(cloud, before)
         async with self._lock:
             if engine.log.phase is not Phase.OPEN:
                 raise engine.refusal()
-            start = min(before, engine.marks.sealed_end)
-            if self._cloud is not None:
-                start = self._aligned(start)
-            if start <= engine.marks.start_offset:
-                return engine.marks.start_offset
-            if self._cloud is not None:
-                await self._trim_catalog(start)
-            # From here on not to be interrupted: the durable start and ours must agree.
-            with trio.CancelScope(shield=True):
-                await self._save_trim(start, max(start, engine.segments.first_base))
-                gone = engine.trimmed(start)
-                if self._cloud is not None and engine.cloud is not None:
-                    engine.cloud.committed(self._cloud[1].state)  # objects go in the next round
-                await engine.pins.released(start, stored=False)
-                # What cannot be removed now is a leftover, which the next open removes.
-                await self._disk.run(_unlink, self._disk, self._names, gone)
-                await self._sync_directory()
-            return start
+            if cloud is not None:
+                await self._follow_catalog(cloud)
+            elif before > engine.marks.start_offset:
+                await self._begin_at(min(before, engine.marks.sealed_end))
+            return engine.marks.start_offset
 
-    def _aligned(self, start: int) -> int:
-        """Beyond what is uploaded, a log can begin only where a segment does."""
-        engine = self._engine
-        return start if start <= engine.marks.uploaded_end else engine.segment_start(start)
-
-    async def _trim_catalog(self, start: int) -> None:
-        assert self._cloud is not None
-        change = partial(self._cloud[1].change, partial(_trimmed, start=start))
+    async def _trim_catalog(self, cloud: CloudSide, before: int) -> None:
+        """Nothing is held meanwhile, so that nothing here waits for the store with the caller."""
+        assert self._session is not None
+        trimmed = partial(cloud.trimmed, before=before)
+        if trimmed(cloud.objects.state) is cloud.objects.state:
+            return
         try:
-            await self._with_store(change)
+            await cloud.ask(partial(self._session.change, trimmed))
         except FencedError as error:
             self._engine.fenced(error)
             raise
+
+    async def _follow_catalog(self, cloud: CloudSide) -> None:
+        """Begin where the catalog does. With the lock held."""
+        start = cloud.objects.state.start_offset
+        if start > self._engine.marks.start_offset:
+            await self._begin_at(start)
+            self._engine.uploader_bell.ring()  # there may be objects to delete
+
+    async def _begin_at(self, start: int) -> None:
+        """The local part of a trim. With the lock held.
+
+        Not to be interrupted: the durable start and ours must agree.
+        """
+        engine = self._engine
+        if start <= engine.marks.start_offset:
+            return
+        with trio.CancelScope(shield=True):
+            await self._save_trim(start, max(start, engine.segments.first_base))
+            gone = engine.trimmed(start)
+            await engine.pins.released(start, stored=False)
+            # What cannot be removed now is a leftover, which the next open removes.
+            await self._disk.run(_unlink, self._disk, self._names, gone)
+            await self._sync_directory()
 
     async def _save_trim(self, start: int, local_start: int) -> None:
         """Make the new start durable. Before anything that lies below it is removed."""
@@ -343,10 +314,6 @@ class Janitor:
         except OSError as error:
             self._engine.break_(error)
             raise self._engine.refusal() from error
-
-
-def _trimmed(state: CatalogState, start: int) -> CatalogState:
-    return state.trimmed(start) if start > state.start_offset else state
 
 
 def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:

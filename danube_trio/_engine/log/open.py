@@ -197,10 +197,10 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             assert self._recovered is not None
             engine = self._engine_of(disk, session)
             names, tail = self._recovered.directory.names, self._recovered.tail
-            shared = (self._cloud[0], session) if self._cloud is not None and session else None
-            janitor = Janitor(engine, disk, names, lane, tail, shared)
-            if shared is not None:
-                self._uploader = Uploader(engine, disk, names, *shared)
+            janitor = Janitor(engine, disk, names, lane, tail, session)
+            if self._cloud is not None and session is not None and engine.cloud is not None:
+                session.on_change = engine.cloud.published
+                self._uploader = Uploader(engine, disk, names, self._cloud[0], session)
             wal = Wal(engine, janitor)
             if config.watch:
                 self._offer = await lane.run(offer_log, names.watch)
@@ -354,8 +354,6 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if self._uploader is not None and engine.tier is not None:
             self._uploader.stop()
             engine.tier.close()
-        if self._janitor is not None:
-            self._janitor.stop()
         interrupt: KeyboardInterrupt | None = None
         if self._lane is not None and self._janitor is not None:
             steps = (

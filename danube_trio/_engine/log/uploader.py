@@ -1,7 +1,7 @@
 """The uploader task: sealed segments become objects, in order, and the catalog says so.
 
-It owns ``uploaded_end``, and is the only one who adds to the catalog. For the segment that begins
-there::
+It is the only one who adds to the catalog, and deletes objects. For the segment that begins where
+they end::
 
     read --> upload under a name of its own --> verify --> descriptor into the catalog --> uploaded
 
@@ -12,23 +12,34 @@ catalogued twice. Names are never used again: an upload whose outcome is unknown
 
 A store that fails is tried again, after pauses that double up to `retry_seconds`, each one cut by
 chance so that many writers do not come back at once. Meanwhile appends go on, until
-`max_local_bytes` wait. A fenced writer uploads nothing any more; a local file that is not what was
-written is not uploaded, and says so at each round.
+`max_local_bytes` wait.
+
+**Damage.** A segment that is not what was written is not uploaded, nor what comes after it, because
+objects leave nothing out: it is *held*. Who waits for it is told, and it is looked at again like a
+store that fails: a file that was put back goes on by itself, a repair with the next opening, and a
+trim leaves it behind.
+
+**Fenced.** Nothing is uploaded any more. What was put for a change that did not count is removed,
+before anybody is told if the store answers soon, because the winner has looked for such objects
+already. The newest catalog is asked first: an object that it names had counted after all.
+
+**Deleting** is housekeeping: what fails is left for a later step, and no reason for a pause. Of a
+store to which one can only add, this is said once.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any
 
 import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, File
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Phase
 from danube_trio._core.segment import LogNames, Segment
@@ -54,6 +65,9 @@ COLLECT_EVERY = 16
 # Failed uploads that may be in the store before they are removed, which is else done after the next
 # one that does not fail.
 MAX_RUBBISH = 8
+# Seconds for removing what a fenced writer put, before it says that it is fenced. A guess, as long
+# as a probe of the store has.
+CLEANING_SECONDS = 2.0
 
 
 class Uploader:
@@ -79,6 +93,7 @@ class Uploader:
         self._scope = trio.CancelScope()
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
         self._collected = False
+        self._only_adds = False  # the store denies deleting
         self._meter = engine.meters.task("uploader")
 
     async def run(self) -> None:
@@ -101,15 +116,17 @@ class Uploader:
             try:
                 await self._step()
             except FencedError as error:
-                self._cloud.committed(self._session.state)  # what still counted
+                with trio.move_on_after(CLEANING_SECONDS):
+                    await self._take_back()
                 self._engine.fenced(error)
-                return
             except (DanubeError, OSError) as error:
                 pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
                 self._failed(error, pause)
             else:
                 pause = 0.0
                 self._cloud.uploads.error = ""
+        if self._engine.log.phase is Phase.FENCED:
+            await self._take_back()
 
     def stop(self) -> None:
         """Give up what is under way: the log is being left."""
@@ -131,13 +148,14 @@ class Uploader:
         """Upload one segment, or wait until there may be one."""
         engine = self._engine
         if not self._collected:
-            self._meter.enter("collecting")
-            await self._collect()
-            self._collected = True
+            self._collected = await self._tidy("collecting", self._collect)
+        await self._trim()
+        await self._tidy("sweeping", self._delete_free)
         segment = self._next()
         if segment is not None:
             await self._upload(segment)
             return
+        self._cloud.held = None
         end = engine.marks.uploaded_end
         if engine.log.phase is Phase.SEALED and end == engine.marks.next_offset:
             await self._leave_sealed()
@@ -150,7 +168,7 @@ class Uploader:
         """The first sealed segment that is not uploaded."""
         engine = self._engine
         # The catalog's own end: `uploaded_end` may be further, at a start inside this segment.
-        end = self._session.state.end
+        end = self._cloud.objects.state.end
         if engine.marks.sealed_end <= end:
             return None
         segment = engine.segments.find(end)
@@ -161,36 +179,64 @@ class Uploader:
         engine, doing, started = self._engine, self._meter, trio.current_time()
         if len(self._rubbish) >= MAX_RUBBISH:
             await self._sweep()
-        doing.enter("reading")
-        index = engine.indexes.get(segment.base)
-        if index is None:
-            load = partial(load_index, trailer=True)
-            index = await self._disk.run(load, self._disk, self._names, segment)
-        crc = self._cloud.checksums.get(segment.base)
-        if crc is None:
-            crc = await self._disk.run(self._verified_crc, segment)
-            self._cloud.checksums[segment.base] = crc
         object_id = new_object_id(segment.base, self._epoch)
         key = self._session.catalog.object_key(object_id)
-        self._rubbish.add(key)
-        chunks = partial(self._chunks, segment, crc)
-        doing.enter("uploading")
-        info = await self._store.upload(key, chunks)
+        try:
+            doing.enter("reading")
+            index, crc = await self._read(segment)
+            if engine.log.phase is Phase.FENCED:
+                return  # a trim found out
+            self._rubbish.add(key)
+            doing.enter("uploading")
+            info = await self._store.upload(key, partial(self._chunks, segment, crc))
+        except CorruptDataError as error:
+            if self._cloud.objects.state.end > segment.base:
+                return  # trimmed meanwhile
+            raise self._hold(segment, error) from error
         doing.enter("verifying")
         await self._verify(key, info, segment, crc)
         descriptor = self._describe(segment, index, object_id, crc, info)
-        state = await self._change(partial(_commit, descriptor=descriptor))
-        self._cloud.committed(state)
+        state = await self._change(partial(self._commit, descriptor=descriptor))
         if state.find(segment.base) == descriptor:  # else it was trimmed meanwhile
             self._cloud.uploads.done += 1
             self._cloud.uploads.bytes += segment.size_bytes
             self._cloud.uploads.seconds.add(trio.current_time() - started)
         await self._sweep()
 
+    async def _read(self, segment: Segment) -> tuple[SparseIndex, int]:
+        """Index and CRC of a segment's file. CorruptDataError if it is known to be damaged."""
+        crc = self._cloud.checksums.get(segment.base)
+        if crc is None:
+            crc = await self._disk.run(self._verified_crc, segment)
+            self._cloud.checksums[segment.base] = crc
+        elif self._cloud.held is not None:  # rather than send it, and find out at its end
+            await self._disk.run(deque, self._chunks(segment, crc), 0)
+        self._cloud.held = None
+        index = self._engine.indexes.get(segment.base)
+        if index is None:
+            load = partial(load_index, trailer=True)
+            index = await self._disk.run(load, self._disk, self._names, segment)
+        return index, crc
+
+    def _hold(self, segment: Segment, error: CorruptDataError) -> CorruptDataError:
+        """The segment's file is not what was written; returns the error that says so."""
+        make_error = partial(
+            CorruptDataError,
+            f"{error.reason}: it is not uploaded, nor is anything after it",
+            path=error.path,
+            position=error.position,
+            offset=error.offset,
+            advice=f"Put a copy of the file back, and uploading goes on; or close the log and run "
+            f"`danube-trio repair {self._names.directory}`, which says what can be saved; or give "
+            f"the records up with trim({segment.end})",
+        )
+        self._cloud.hold(make_error)
+        return make_error()
+
     def _chunks(self, segment: Segment, crc: int) -> Iterator[bytes]:
         """The file's bytes; raises at the end if they are not those that were written."""
         path = self._names.segment(segment.base)
-        file = self._disk.open(path, "r")
+        file = self._open(segment)
         try:
             position = found = 0
             while position < segment.size_bytes:
@@ -214,7 +260,7 @@ class Uploader:
     def _verified_crc(self, segment: Segment) -> int:
         """CRC of a segment that an earlier run wrote, all of whose frames are verified."""
         path = self._names.segment(segment.base)
-        file = self._disk.open(path, "r")
+        file = self._open(segment)
         try:
             size = file.size()
             _, walk = build_index(file, segment.base, size=size)
@@ -226,6 +272,14 @@ class Uploader:
             return file_crc(file)
         finally:
             file.close()
+
+    def _open(self, segment: Segment) -> File:
+        path = self._names.segment(segment.base)
+        try:
+            return self._disk.open(path, "r")
+        except FileNotFoundError as error:
+            reason = "the segment is missing"
+            raise CorruptDataError(reason, path=path, offset=segment.base) from error
 
     async def _verify(self, key: str, info: ObjectInfo, segment: Segment, crc: int) -> None:
         """What the store has now is what the file has."""
@@ -284,58 +338,109 @@ class Uploader:
                 await trio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, self._settings.retry_seconds)
 
+    def _commit(self, state: CatalogState, descriptor: Descriptor) -> CatalogState:
+        if state.end > descriptor.base:
+            return state  # done by a try whose outcome was unknown, or trimmed meanwhile
+        # A log may begin inside its first segment: it was trimmed before it had a store.
+        start = self._engine.marks.start_offset
+        return self._cloud.trimmed(state.committed(descriptor), start)
+
+    async def _trim(self) -> None:
+        """What retention wants; the janitor goes on with it."""
+        cloud = self._cloud
+        if self._engine.log.phase is not Phase.OPEN:
+            return
+        trimmed = partial(cloud.trimmed, before=cloud.wanted_start)
+        if trimmed(cloud.objects.state) is not cloud.objects.state:
+            await self._change(trimmed)
+
     async def _leave_sealed(self) -> None:
         if self._cloud.left_sealed:
             return
         await self._change(lambda state: state if state.sealed else state.left_sealed())
-        self._cloud.committed(self._session.state)
         self._cloud.left_sealed = True
         self._cloud.over.set()
         self._engine.janitor_bell.ring()
 
     # ---- objects that no catalog names
 
+    async def _tidy(self, what: str, step: Callable[[], Awaitable[object]]) -> bool:
+        """Do what no upload has to wait for; whether there is nothing left to do of it."""
+        self._meter.enter(what)
+        try:
+            await step()
+        except DanubeError as error:
+            self._engine.meters.janitor_failures += 1
+            log.info("left for another time: %s", error)
+            return False
+        return True
+
     async def _collect(self) -> None:
         """Remove what earlier epochs uploaded, or trimmed, and nobody names."""
-        state, catalog = self._session.state, self._session.catalog
-        named = {catalog.object_key(d.object_id) for d in state.segments}
+        catalog = self._session.catalog
+        named = {catalog.object_key(d.object_id) for d in self._cloud.objects}
         for info in await self._store.list_objects(catalog.object_prefix):
             parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))
             if info.key not in named and parts is not None and parts[1] < self._epoch:
                 log.info("removing %s, which no catalog names", info.key)
-                try:
-                    await self._store.delete(info.key)
-                except AccessDeniedError as error:  # a store to which one can only add
-                    log.warning("left for another time: %s", error)
-                    return
+                await self._delete(info.key)
+
+    async def _delete_free(self) -> None:
+        """Remove what the log needs no more, and nobody reads now."""
+        engine, cloud = self._engine, self._cloud
+        free = cloud.objects.free(engine.marks.start_offset)
+        cloud.untidy = bool(free) or not self._collected  # until the last one is gone
+        for descriptor in free:
+            if engine.pins.hold_objects(descriptor.end):
+                return
+            await self._delete(self._session.catalog.object_key(descriptor.object_id))
+            cloud.objects.deleted(descriptor)
+        cloud.untidy = not self._collected
 
     async def _sweep(self) -> None:
-        """Remove own uploads that failed, and old entries of the catalog. Best effort.
+        """Remove own uploads that failed, and old entries of the catalog.
 
         What a pending change names may yet be in the catalog, so nothing goes before it is settled.
         """
         if self._session.pending:
             return
-        key_of = self._session.catalog.object_key
-        self._rubbish -= {key_of(d.object_id) for d in self._session.state.segments}
-        steps: list[Callable[[], Awaitable[Any]]] = []
+        self._forget_named(self._session.state)
         if self._cloud.uploads.done % COLLECT_EVERY == 1:
-            steps.append(self._session.collect)
-        steps += [partial(self._discard, key) for key in sorted(self._rubbish)]
-        self._meter.enter("sweeping")
-        for step in steps:
-            try:
-                await step()
-            except StoreError as error:
-                log.info("left for another time: %s", error)
-                return
+            await self._tidy("sweeping", self._session.collect)
+        await self._tidy("sweeping", self._delete_rubbish)
 
-    async def _discard(self, key: str) -> None:
-        await self._store.delete(key)
-        self._rubbish.discard(key)
+    def _forget_named(self, state: CatalogState) -> None:
+        """What a catalog names is no rubbish."""
+        key_of = self._session.catalog.object_key
+        self._rubbish -= {key_of(d.object_id) for d in state.segments}
 
+    async def _delete_rubbish(self) -> None:
+        for key in sorted(self._rubbish):
+            await self._delete(key)
+            self._rubbish.discard(key)
 
-def _commit(state: CatalogState, descriptor: Descriptor) -> CatalogState:
-    if state.end > descriptor.base:
-        return state  # done by a try whose outcome was unknown, or trimmed meanwhile
-    return state.committed(descriptor)
+    async def _take_back(self) -> None:
+        """Remove what a fenced writer put for changes that did not count."""
+        self._forget_named(self._session.state)
+        pause = FIRST_PAUSE
+        while self._rubbish and not await self._tidy("sweeping", self._delete_unnamed):
+            self._meter.enter("pausing")
+            await trio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, self._settings.retry_seconds)
+
+    async def _delete_unnamed(self) -> None:
+        """The rubbish, but for what the winner's catalog names."""
+        newest = await self._session.catalog.latest()
+        if newest is not None:
+            self._forget_named(newest)
+        await self._delete_rubbish()
+
+    async def _delete(self, key: str) -> None:
+        """Delete an object, if the store lets us."""
+        if self._only_adds:
+            return
+        try:
+            await self._store.delete(key)
+        except AccessDeniedError as error:
+            self._only_adds = True
+            log.warning("objects that are not needed any more stay in the store: %s", error)

@@ -6,7 +6,7 @@ It only puts things together: `encode` makes records of what is handed in, `acce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
@@ -75,28 +75,34 @@ class Receipt:
         """Wait until the records are in the object store: they survive the loss of the directory.
 
         Asks for an upload now instead of at the next interval. Raises FencedError when another
-        writer took the log over before that, ValueError when the log has no object store.
+        writer took the log over before that, LogClosedError when the log was left, CorruptDataError
+        when a segment is damaged that must be uploaded before, ValueError when the log has no
+        object store.
         """
-        engine = self._engine
-        _check_store(engine).want_uploaded(self.offsets.stop)
-        return await self._wait(engine.uploaded, engine.marks.uploaded_end)
+        wait = _check_store(self._engine).wait_uploaded
+        return await self._tell(wait(self.offsets.stop))
 
     async def _wait(self, waiters: OffsetWaiters, mark: int) -> range:
+        return await self._tell(self._wait_for(waiters, mark))
+
+    async def _wait_for(self, waiters: OffsetWaiters, mark: int) -> None:
         engine = self._engine
+        if mark >= self.offsets.stop:
+            await checkpoint()
+        elif engine.log.phase in (Phase.BROKEN, Phase.CLOSED):
+            await checkpoint()
+            raise engine.refusal()
+        else:
+            await waiters.wait(self.offsets.stop)
+
+    async def _tell(self, wait: Awaitable[None]) -> range:
+        """Wait, and remember whether the caller was told of a failure."""
         try:
-            if mark >= self.offsets.stop:
-                await checkpoint()
-            elif engine.log.phase is Phase.BROKEN or (
-                engine.log.phase is Phase.FENCED and waiters is engine.uploaded
-            ):
-                await checkpoint()
-                raise engine.refusal()
-            else:
-                await waiters.wait(self.offsets.stop)
+            await wait
         except LogBrokenError:
             if not self._told:
                 self._told = True
-                engine.log.told(self.offsets)
+                self._engine.log.told(self.offsets)
             raise
         return self.offsets
 
@@ -163,6 +169,8 @@ class Wal(Readable):
                 this directory only, and is not part of the log.
             StoreUnavailableError: only with ``durability="uploaded"``: the record is durable here,
                 and not in the store within ``upload_timeout``.
+            CorruptDataError: only with ``durability="uploaded"``: the record is durable here, and
+                cannot be uploaded, because a segment before it is damaged.
             TypeError, ValueError: the message cannot be encoded; names the field.
 
         Cancellation: if this raises Cancelled, the record was not accepted and will never appear.
@@ -261,20 +269,12 @@ class Wal(Readable):
         """Wait until everything below offset `end` is in the object store.
 
         Can be cancelled. Raises FencedError, LogBrokenError or LogClosedError when that will not
-        be, ValueError when the log has no object store.
+        be, CorruptDataError when a segment is damaged that must be uploaded before (wait again
+        when it is repaired), ValueError when the log has no object store.
         """
         if isinstance(end, bool) or not isinstance(end, int):
             raise TypeError(f"end={end!r} must be an offset")
-        engine = self._engine
-        cloud = _check_store(engine)
-        if engine.marks.uploaded_end >= end:
-            await checkpoint()
-            return
-        cloud.want_uploaded(min(end, engine.marks.next_offset))
-        if engine.log.phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
-            await checkpoint()
-            raise engine.refusal()
-        await engine.uploaded.wait(end)
+        await _check_store(self._engine).wait_uploaded(end)
 
     async def seal(self) -> int:
         """Hand the log over: accept nothing more, upload everything, and say so in the catalog.

@@ -174,11 +174,11 @@ class _FollowedSource:
         if state is not None:
             assert self.names is not None
             check_log(self._meta, state, self.names.meta)
-            self.tier.state = state
+            self.tier.objects.state = state
 
     @property
     def _stored_end(self) -> int:
-        return self.tier.state.end if self.tier is not None else 0
+        return self.tier.objects.state.end if self.tier is not None else 0
 
     def _apply(self, view: View) -> None:
         """Record what was seen, in one step."""

@@ -10,9 +10,9 @@ One fetch a stretch is under way at a time: who wants it too waits for that one.
 of them tries for itself and gets an error of its own; retrying is up to them. What is fetched ahead
 and fails is not missed.
 
-The state says which objects there are; whoever owns it (the uploader's session, a replica's poll)
-puts a newer one in. A fetch that finds its object gone leaves it to the caller to look again: by
-then retention has moved the start of the log, or the object is really missing.
+`StoredObjects` says which objects there are; the tier only asks it. A fetch that finds its object
+gone leaves it to the caller to look again: by then retention has moved the start of the log, or the
+object is really missing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.frame import Block, frame_time, scan
+from danube_trio._core.stored import StoredObjects
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
@@ -68,19 +69,23 @@ class TierStatistics:
 
 
 class CloudTier:
-    """The objects of one log, as its readers see them."""
+    """The objects of one log, as its readers see them.
+
+    Attributes:
+        objects: which ones there are.
+    """
 
     def __init__(
         self,
         store: CloudStore,
         object_key: Callable[[str], str],
-        state: CatalogState,
+        objects: StoredObjects,
         *,
         run: Run,
         cache_bytes: int,
         readahead: int,
     ) -> None:
-        self.state = state
+        self.objects = objects
         self._store = store
         self._object_key = object_key
         self._run = run
@@ -106,7 +111,7 @@ class CloudTier:
         return cls(
             store,
             catalog.object_key,
-            state,
+            StoredObjects(state),
             run=run,
             cache_bytes=settings.cache_bytes,
             readahead=settings.readahead,
@@ -131,8 +136,8 @@ class CloudTier:
 
     def before_time(self, time: int) -> int:
         """The newest known offset whose record, and so all before it, is older than `time` (us)."""
-        found = self.state.first_base
-        for descriptor in self.state.segments:
+        found = self.objects.state.first_base
+        for descriptor in self.objects:
             if not 0 < descriptor.first_time < time:
                 break
             older = [entry for entry in descriptor.index if 0 < entry[2] < time]
@@ -149,11 +154,11 @@ class CloudTier:
             CorruptDataError: its bytes are not what was uploaded.
             StoreUnavailableError, AccessDeniedError: from the store.
         """
-        if offset < self.state.start_offset:
-            # The catalog knows of a trim before the log's own start moves.
-            raise OffsetTrimmedError(offset, self.state.start_offset)
-        descriptor = self.state.find(offset)
+        descriptor = self.objects.find(offset)
         if descriptor is None:
+            # A follower may learn of a trim from the catalog before it does from the directory.
+            if offset < self.objects.state.start_offset:
+                raise OffsetTrimmedError(offset, self.objects.state.start_offset)
             raise LookupError(offset)
         number = _stretch_of(descriptor, offset)
         key = (descriptor.object_id, number)
@@ -198,7 +203,7 @@ class CloudTier:
                     return
                 left -= 1
                 yield current, i
-            current, number = self.state.find(current.end), -1
+            current, number = self.objects.find(current.end), -1
 
     async def _load_ahead(self, descriptor: Descriptor, number: int) -> None:
         try:

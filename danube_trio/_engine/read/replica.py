@@ -111,7 +111,7 @@ class _ReplicaSource:
 
     async def _look(self) -> bool:
         state = await self._catalog.latest()
-        found = state is not None and state.sequence > self.reading.state.sequence
+        found = state is not None and state.sequence > self.reading.objects.state.sequence
         if found:
             assert state is not None
             self._apply(state)
@@ -121,7 +121,7 @@ class _ReplicaSource:
         """Record what was seen, in one step."""
         self.looks += 1
         end = state.end
-        self.reading.state = state
+        self.reading.objects.state = state
         self.marks = Marks(state.start_offset, end, end, uploaded_end=end)
         self.segments, self.active = SegmentList([], end), SparseIndex(end)
 
@@ -171,7 +171,7 @@ class Replica(Readable):
 
     def statistics(self) -> ReplicaStatistics:
         """Everything that can be counted, at this moment."""
-        source, state = self._source, self._source.reading.state
+        source, state = self._source, self._source.reading.objects.state
         reading = source.reading.statistics()
         return ReplicaStatistics(
             start_offset=self.start_offset,

@@ -193,7 +193,7 @@ class Shelves:
     def _stored(self, cursor: int) -> bool:
         """Whether a verified object holds the record at the cursor."""
         tier = self._source.tier
-        return tier is not None and tier.state.find(cursor) is not None
+        return tier is not None and tier.objects.find(cursor) is not None
 
     async def _locate(
         self, cursor: int, time: int, segment: Segment | None, base: int, stop: int

@@ -52,6 +52,10 @@ class Pins:
         while not waited_for.isdisjoint(self._held):
             await self._changed.wait()
 
+    def hold_objects(self, below: int) -> bool:
+        """Whether somebody reads objects from an offset below this one now."""
+        return any(pin.stored and pin.offset < below for pin in self._held)
+
 
 @attrs.frozen(eq=False)
 class _Pin:

@@ -164,11 +164,12 @@ class OffsetWaiters:
             if task is not None:
                 reschedule(task)
 
-    def fail(self, make_error: Callable[[], BaseException]) -> None:
-        """Wake everyone with an error of their own."""
-        waiting = [waiter for _, waiter in self._queue]
-        waiting += [cell[0] for *_, cell in self._heap if cell[0] is not None]
-        self._queue.clear()
-        self._heap.clear()
-        for waiter in waiting:
+    def fail(self, make_error: Callable[[], BaseException], *, beyond: int = -1) -> None:
+        """Wake everyone who waits for more than `beyond` with an error of their own."""
+        failed: list[Waiter] = [waiter for end, waiter in self._queue if end > beyond]
+        self._queue = deque(entry for entry in self._queue if entry[0] <= beyond)
+        failed += [cell[0] for end, _, cell in self._heap if end > beyond and cell[0] is not None]
+        self._heap = [entry for entry in self._heap if entry[0] <= beyond]
+        heapq.heapify(self._heap)
+        for waiter in failed:
             wake(waiter, make_error())
