@@ -6,7 +6,9 @@ and batches: the changes after the revision in its name. All integers are little
 Each CRC covers what says where the bytes belong, too: the directory's id and the journal's base
 (the *tie*), a batch's position and first revision. So what is whole, but in a wrong place, is bad.
 
-Decoders raise `FormatError` with a byte position, and `NewerError` for a later format.
+Decoders raise `FormatError` with a byte position, and `NewerError` for a later format. A CRC says
+that bytes are what somebody wrote, not that it was this program: what is decoded also has to be
+what the rules of the store allow, or it would fail later, somewhere else.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from danube_trio._core.crc import crc32
-from danube_trio.metadata._rules import Put
+from danube_trio.metadata._rules import Put, check_key, check_ttl
 from danube_trio.metadata._table import Change, Entry
 
 __all__ = [
@@ -41,6 +43,8 @@ ID_BYTES = 16
 # Each slot has a sector of its own, so that a torn write can damage only one.
 SLOT_DISTANCE = 512
 BATCHES_START = 3 * SLOT_DISTANCE
+# No store gets so far. What only a forger writes must leave room for all that follow.
+NUMBER_LIMIT = 1 << 62
 
 _START = struct.Struct("<8sI")  # magic, format: stays so in every later format
 _CRC = struct.Struct("<I")
@@ -78,6 +82,11 @@ def _check_start(data: bytes, magic: bytes) -> None:
         raise NewerError(f"format {found} is not known to this version, which knows {FORMAT}")
 
 
+def _check_number(number: int, position: int) -> None:
+    if not 0 < number < NUMBER_LIMIT:
+        raise FormatError(f"{number} is no revision", position)
+
+
 @attrs.frozen
 class JournalHeader:
     """What a journal belongs to."""
@@ -109,6 +118,7 @@ def decode_journal_header(data: bytes) -> JournalHeader:
     if crc32(header) != _CRC.unpack_from(data, _JOURNAL.size)[0]:
         raise FormatError("the journal's header does not match its CRC", 0)
     _, _, directory_id, base = _JOURNAL.unpack(header)
+    _check_number(base, 0)
     return JournalHeader(directory_id, base)
 
 
@@ -145,7 +155,8 @@ def decode_marks(data: bytes, tie: int) -> list[Mark]:
         if crc32(slot[: _MARK.size]) != _CRC.unpack_from(slot, _MARK.size)[0]:
             continue
         sequence, position, revision, found = _MARK.unpack_from(slot)
-        if found == tie and sequence & 1 == parity:
+        usable = position >= BATCHES_START and max(sequence, revision) < NUMBER_LIMIT
+        if found == tie and sequence & 1 == parity and usable:
             marks.append(Mark(sequence, position, revision))
     return sorted(marks, key=lambda mark: -mark.sequence)
 
@@ -190,7 +201,6 @@ def decode_batch(data: bytes, position: int, tie: int, revision: int) -> tuple[l
 
 
 def _changes(body: bytes, revision: int, position: int) -> Iterator[Change]:
-    """What the CRC lets through was encoded here: a failure is a bug, or a forgery."""
     at = 0
     try:
         while at < len(body):
@@ -202,15 +212,26 @@ def _changes(body: bytes, revision: int, position: int) -> Iterator[Change]:
                 key_size, value_size, ttl = _PUT.unpack_from(body, at)
                 at += _PUT.size
                 key, value, at = _key_and_value(body, at, key_size, value_size)
-                puts.append(Put(key, value, ttl or None))
+                puts.append(_put(key, value, ttl))
             for _ in range(delete_count):
                 (key_size,) = _DELETE.unpack_from(body, at)
                 key, _, at = _key_and_value(body, at + _DELETE.size, key_size, 0)
                 deletes.append(key)
+            keys = {*(put.key for put in puts), *deletes}
+            if not keys or len(keys) != put_count + delete_count:
+                raise ValueError("a change has no key, or one twice")
             yield Change(revision, tuple(puts), tuple(deletes))
             revision += 1
-    except (struct.error, UnicodeDecodeError) as error:
+    except (struct.error, ValueError) as error:
         raise FormatError(f"a batch's body cannot be read: {error}", position) from error
+
+
+def _put(key: str, value: bytes, ttl: float) -> Put:
+    """An entry that may have been put; ValueError if not. `ttl` as stored: 0 for none."""
+    check_key(key)
+    lasts = ttl == 0
+    check_ttl(None if lasts else ttl)
+    return Put(key, value, None if lasts else ttl)
 
 
 def _key_and_value(data: bytes, at: int, key_size: int, value_size: int) -> tuple[str, bytes, int]:
@@ -256,6 +277,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
     if len(data) < start or crc32(header) != _CRC.unpack_from(data, _SNAPSHOT.size)[0]:
         raise FormatError("the snapshot's header does not match its CRC", 0)
     _, _, directory_id, revision, count, length, crc = _SNAPSHOT.unpack(header)
+    _check_number(revision, 0)
     body = data[start:]
     if len(body) != length or crc32(body) != crc:
         raise FormatError("the snapshot's content does not match its length or CRC", start)
@@ -265,7 +287,9 @@ def decode_snapshot(data: bytes) -> Snapshot:
         for _ in range(count):
             key_size, value_size, changed, ttl = _ENTRY.unpack_from(body, at)
             key, value, at = _key_and_value(body, at + _ENTRY.size, key_size, value_size)
-            entries.append((Put(key, value, ttl or None), changed))
-    except (struct.error, UnicodeDecodeError) as error:
+            if not 0 < changed <= revision or (entries and key <= entries[-1][0].key):
+                raise ValueError("an entry's revision is too high, or it is not in its place")
+            entries.append((_put(key, value, ttl), changed))
+    except (struct.error, ValueError) as error:
         raise FormatError(f"the snapshot cannot be read: {error}", start + at) from error
     return Snapshot(directory_id, revision, entries)

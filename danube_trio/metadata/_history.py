@@ -331,22 +331,31 @@ class Watch:
         self._busy = True
         try:
             await checkpoint()
-            while True:
-                if (cursor := self._cursor) is None:
-                    raise StoreUnavailableError("the watch is closed: open another one")
-                if (event := cursor.take()) is not None:
-                    return event
-                self._store.check_watchable()
-                await self._wait(cursor)
+            if (event := self._look()) is None:
+                event = await self._wait()
+            return event
         finally:
             self._busy = False
 
-    async def _wait(self, cursor: Cursor) -> None:
-        """Wait for something to look at; the lookout ends what is over, which makes it."""
-        history = self._store.history
+    def _look(self) -> WatchEvent | None:
+        if self._cursor is None:
+            raise StoreUnavailableError("the watch is closed: open another one")
+        event = self._cursor.take()
+        if event is None:
+            self._store.check_watchable()
+        return event
+
+    async def _wait(self) -> WatchEvent:
+        """Wait for an event; the lookout ends what is over, which makes some."""
+        history, cursor = self._store.history, self._cursor
+        assert cursor is not None
+        # It stays in its place however often it is woken: a lookout that left would wake the next.
         with history.waiting(cursor):
-            deadline = self._store.next_deadline() if history.is_lookout(cursor) else None
-            with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
-                await cursor.wait()
-            if alarm.cancelled_caught:
-                await self._expire()
+            while True:
+                deadline = self._store.next_deadline() if history.is_lookout(cursor) else None
+                with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
+                    await cursor.wait()
+                if alarm.cancelled_caught:
+                    await self._expire()
+                if (event := self._look()) is not None:
+                    return event

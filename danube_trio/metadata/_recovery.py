@@ -154,6 +154,7 @@ def _scan(data: bytes, snapshot: Snapshot) -> _Scan:
         raise FormatError("the journal has no valid mark", SLOT_DISTANCE)
     mark = marks[0]
     changes: list[Change] = []
+    there = {put.key for put, _ in snapshot.entries}
     at, revision = BATCHES_START, header.base
     while True:
         if at == mark.position and revision != mark.revision:
@@ -162,6 +163,7 @@ def _scan(data: bytes, snapshot: Snapshot) -> _Scan:
             break
         try:
             batch, end = decode_batch(data, at, header.tie, revision)
+            _follow(batch, there, at)
         except FormatError:
             if at >= mark.position:
                 break  # a torn tail
@@ -173,6 +175,15 @@ def _scan(data: bytes, snapshot: Snapshot) -> _Scan:
     if at < mark.position:
         raise FormatError(f"the journal was synced up to byte {mark.position}, and ends", at)
     return _Scan(header, marks, changes, at, len(data), data[mark.position : at])
+
+
+def _follow(batch: list[Change], there: set[str], position: int) -> None:
+    """Which keys are there after the batch; FormatError if it deletes what is not."""
+    for change in batch:
+        if not there.issuperset(change.deletes):
+            raise FormatError("a batch deletes what is not there", position)
+        there.difference_update(change.deletes)
+        there.update(put.key for put in change.puts)
 
 
 def _open(disk: Disk, names: Names, scan: _Scan) -> Journal:

@@ -19,6 +19,7 @@ __all__ = [
     "check_after",
     "check_key",
     "check_prefix",
+    "check_ttl",
     "transaction",
 ]
 
@@ -82,7 +83,8 @@ def check_after(after: int | None) -> None:
         raise ValueError(f"after={after!r} is no revision: it is an int from 0 on, or None")
 
 
-def _check_ttl(ttl: float | None) -> None:
+def check_ttl(ttl: float | None) -> None:
+    """ValueError unless it may be a time to live."""
     if ttl is not None and not (isinstance(ttl, (int, float)) and 1 <= ttl <= MAX_TTL):
         raise ValueError(f"ttl={ttl!r} must be 1 to {MAX_TTL} seconds (None: it lasts)")
 
@@ -95,7 +97,7 @@ def transaction(
     ttl: float | None = None,
 ) -> Transaction:
     """Check the arguments of a write. Raises ValueError or TypeError, naming what is wrong."""
-    _check_ttl(ttl)
+    check_ttl(ttl)
     puts = tuple(Put(key, value, ttl) for key, value in (put or {}).items())
     if isinstance(delete, str):
         raise TypeError(f"delete={delete!r} is one key: give a list of keys")

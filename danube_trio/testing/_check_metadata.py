@@ -19,6 +19,8 @@ PATIENCE = 60.0
 RACERS = 8
 ROUNDS = 5
 LARGE_BYTES = 500_000
+MANY = 1100  # above the bounds that stores have for one change, or one second
+LATE = 6.0  # by then what had a second to live has ended, in a store that counts from two on too
 
 Check = Callable[[MetadataStore, str], Awaitable[None]]
 
@@ -235,6 +237,47 @@ async def entries_end_with_their_time(store: MetadataStore, root: str) -> None:
     assert await store.get(mortal) is not None, "a new entry does not end with the old one's time"
 
 
+async def times_that_end_together_end_for_all_calls(store: MetadataStore, root: str) -> None:
+    async def put(keys: list[str]) -> None:
+        for key in keys:
+            revisions[key] = await store.put(key, b"old", ttl=1)
+
+    async def create(key: str) -> None:
+        if await store.transact({key: 0}, put={key: b"new"}) is not None:
+            winners.append(key)
+
+    keys = [f"{root}/{n:04}" for n in range(MANY)]
+    revisions: dict[str, int] = {}
+    async with trio.open_nursery() as nursery:
+        for worker in range(RACERS):
+            nursery.start_soon(put, keys[worker::RACERS])
+    *_, raced, got, deleted, swapped, created = keys
+    async with store.watch(created, after=revisions[created]) as events:
+        await trio.sleep(LATE)
+        # Transactions first: a read might let go what they find.
+        assert await store.transact({created: 0}, put={created: b"new"}), (
+            f"what has ended is not there for a transaction, when {MANY} end together too"
+        )
+        told = [(await anext(events)).value, (await anext(events)).value]
+        assert told == [None, b"new"], "the end of the old entry comes before the new one"
+    expect = {swapped: revisions[swapped]}
+    assert await store.transact(expect, put={swapped: b"new"}) is None, (
+        "the revision of an entry that has ended fails"
+    )
+    assert await store.delete(deleted) is False, "what has ended cannot be deleted"
+    winners: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(RACERS):
+            nursery.start_soon(create, raced)
+    assert winners == [raced], f"one of {RACERS} follows an entry that has ended: {winners}"
+    assert await store.get(got) is None, "what has ended is not there for a read"
+    listed = [entry.key for entry in await store.list_entries(f"{root}/")]
+    assert listed == [raced, created], "and in no list"
+    await store.put(got, b"again", ttl=3600)
+    entry = await store.get(got)
+    assert entry is not None and entry.value == b"again", "it can be put again"
+
+
 def described(events: Iterable[WatchEvent]) -> list[tuple[str, bytes | None]]:
     return [(event.key.rpartition("/")[2], event.value) for event in events]
 
@@ -272,6 +315,52 @@ async def watches_replay_from_a_revision(store: MetadataStore, root: str) -> Non
     async with store.watch(f"{root}/", after=live.revision) as events:
         await store.put(f"{root}/c", b"next")
         assert (await anext(events)).value == b"next", "resuming at the newest repeats nothing"
+
+
+async def watches_resume_within_a_change(store: MetadataStore, root: str) -> None:
+    gone = f"{root}/gone"
+    base = await store.put(gone, b"")
+    names = [f"{root}/{n}" for n in range(4)]
+    change = dict.fromkeys([*names, f"{root}x"], b"1")  # the last one is not under the prefix
+    revision = await store.transact({}, put=change, delete=[gone])
+    await store.put(names[0], b"2")
+    expected = {(name, b"1") for name in names} | {(gone, None)}
+    for count in range(1, len(expected) + 1):
+        async with store.watch(f"{root}/", after=base) as events:
+            first = [await anext(events) for _ in range(count)]
+        assert [event.last for event in first] == [
+            n == len(expected) for n in range(1, count + 1)
+        ], "an event says whether it is the last one of its change under the prefix"
+        resume = first[-1].resume_after
+        assert resume == revision if first[-1].last else resume == base, (
+            "a watch resumes after a change that was seen whole, or else before it"
+        )
+        seen = {(event.key, event.value) for event in first}
+        async with store.watch(f"{root}/", after=resume) as events:
+            while (event := await anext(events)).value != b"2":
+                seen.add((event.key, event.value))
+                assert not first[-1].last, "what was seen whole is not repeated"
+        assert seen == expected, f"resuming after {count} of {len(expected)} events misses nothing"
+
+
+async def watches_have_one_iterator_or_lose_nothing(store: MetadataStore, root: str) -> None:
+    async def take() -> None:
+        try:
+            seen.append((await anext(events)).value)
+        except trio.BusyResourceError:
+            refused.append(True)
+
+    seen: list[bytes | None] = []
+    refused: list[bool] = []
+    async with store.watch(f"{root}/") as events:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            nursery.start_soon(take)
+            await trio.sleep(0.1)
+            for n in range(2 - len(refused)):
+                await store.put(f"{root}/a", b"%d" % n)
+        assert len(seen) + len(refused) == 2 and seen, "a second task gets an event, or a refusal"
+        assert sorted(seen, key=str) == [b"%d" % n for n in range(len(seen))], "each event once"
 
 
 async def watches_wait_and_are_cancelled(store: MetadataStore, root: str) -> None:
@@ -315,7 +404,10 @@ CHECKS: tuple[Check, ...] = (
     races_have_one_winner,
     compare_and_swap_counts_exactly,
     entries_end_with_their_time,
+    times_that_end_together_end_for_all_calls,
     watches_see_all_changes_in_order,
     watches_replay_from_a_revision,
+    watches_resume_within_a_change,
+    watches_have_one_iterator_or_lose_nothing,
     watches_wait_and_are_cancelled,
 )
