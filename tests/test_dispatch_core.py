@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 
 import danube_trio.dispatch
+from danube_trio._core.bincode import DecodeError
 from danube_trio.dispatch import PoisonPolicy, SubscriptionOptions, SubscriptionType
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._cursor import CursorState
@@ -47,7 +48,8 @@ def test_the_core_of_dispatch_has_no_clock_no_chance_and_no_io(name: str) -> Non
                 assert module in ("danube_trio.errors", "danube_trio.message")
 
 
-KEYS = ["", "a", "b", "c"]
+UNREADABLE = "!"  # such a key cannot be decoded
+KEYS = ["", "a", "b", "c", UNREADABLE]
 BUFFER_BYTES = 40
 HOWS = ["keep", "ack", "nack", "nack", "delay", "release"]
 
@@ -72,13 +74,32 @@ class Fact:
     deadline: float = 0.0
     holder: Taker | None = None
     excused: bool = False  # the last delivery timed out
+    rejected: bool = False
+    retried: bool = False  # by the operator
 
 
 SETTLED = {"acked", "dropped", "dead"}
 
 
+def unreadable(message: StreamMessage) -> StreamMessage:
+    """The message as a log gives it that has other bytes than its codec says."""
+    late: Any = StreamMessage.__new__(StreamMessage)
+    late.payload, late.request_id, late.offset = message.payload, 0, message.offset
+    late._late_head, late._late_tail, late._late_offset = Broken(), b"", message.offset
+    found: StreamMessage = late
+    return found
+
+
+class Broken:
+    """Decodes nothing."""
+
+    def late_fields(self, tail: bytes, offset: int, /) -> tuple[object, ...]:
+        raise DecodeError(0, "no text", offset)
+
+
 def message(offset: int, key: str) -> StreamMessage:
-    return StreamMessage(b"x", routing_key=key or None, offset=offset)
+    plain = StreamMessage(b"x", routing_key=key or None, offset=offset)
+    return unreadable(plain) if key == UNREADABLE else plain
 
 
 class Dispatching(RuleBasedStateMachine):
@@ -224,7 +245,8 @@ class Dispatching(RuleBasedStateMachine):
         """Whether it is another one's turn, or what was ready turned out to be poison."""
         if self.options.type is SubscriptionType.FAILOVER and taker is not self.takers[0]:
             return True
-        return self.options.max_redeliveries is not None
+        strange = any(fact.rejected or fact.key == UNREADABLE for fact in self.facts)
+        return strange or self.options.max_redeliveries is not None
 
     def _check_taken(self, taker: Taker, entry: Entry) -> None:
         fact = self.facts[entry.offset]
@@ -233,6 +255,8 @@ class Dispatching(RuleBasedStateMachine):
         assert entry.failures == fact.failures
         limit = self.options.max_redeliveries
         assert limit is None or fact.failures <= limit
+        assert not fact.rejected
+        assert fact.key != UNREADABLE or not self.lanes or fact.retried
         fact.state, fact.entry, fact.serial = "held", entry, entry.serial
         fact.holder, fact.excused = taker, False
         fact.deadline = self.now + (self.options.ack_timeout or float("inf"))
@@ -240,7 +264,7 @@ class Dispatching(RuleBasedStateMachine):
         assert len(held) <= self.options.max_unacked_messages
         if self.options.type is SubscriptionType.FAILOVER:
             assert taker is self.takers[0]
-        if self.lanes and fact.key:
+        if self.lanes and fact.key and fact.key != UNREADABLE:
             earlier = self.facts[: entry.offset]
             assert all(f.key != fact.key or f.state in SETTLED for f in earlier), "key order"
         elif not self.lanes:
@@ -277,6 +301,7 @@ class Dispatching(RuleBasedStateMachine):
         if fact is not None and fact.entry is not None:
             assert self.core.reject(fact.entry, fact.serial, "never")
             fact.failures = max(fact.failures, self.options.max_redeliveries or 0) + 1
+            fact.rejected = True
             self._poison(fact)
 
     @rule(which=st.integers(0, 9))
@@ -289,9 +314,10 @@ class Dispatching(RuleBasedStateMachine):
         assert fact.entry is not None
         assert not self.core.fail(fact.entry, fact.serial, self.now, "late")
         counted = self.core.ack(fact.entry, fact.serial)
-        assert counted == (fact.excused and fact.state in ("stored", "waiting"))
+        assert counted == (fact.excused and fact.state not in ("acked", "dead"))
         if counted:
-            fact.state = "acked"
+            fact.excused = False
+            fact.state = "dropped" if fact.state == "dropped" else "acked"
 
     @rule(which=st.integers(0, 30))
     def ack_cumulative(self, which: int) -> None:
@@ -328,7 +354,11 @@ class Dispatching(RuleBasedStateMachine):
         """A take may find messages that were poison before a restart."""
         limit = self.options.max_redeliveries
         for offset, fact in enumerate(self.facts):
-            if fact.state == "stored" and limit is not None and fact.failures > limit:
+            if fact.state == "stored" and (
+                fact.rejected
+                or fact.key == UNREADABLE
+                or (limit is not None and fact.failures > limit)
+            ):
                 now_in = self.core._ledger.entries.get(offset)
                 state = None if now_in is None else now_in.state.value
                 if state in ("blocked", "burying") or (now_in is None and self._settled(offset)):
@@ -373,6 +403,8 @@ class Dispatching(RuleBasedStateMachine):
             fact = self.facts[entry.offset]
             fact.state = "stored" if retry else "dropped"
             fact.failures = 0 if retry else fact.failures
+            fact.retried, fact.rejected = retry, fact.rejected and not retry
+            fact.excused = fact.excused and retry
 
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
@@ -409,7 +441,8 @@ class Dispatching(RuleBasedStateMachine):
                 self.restored.add(offset)
                 continue
             failures = state.attempts.get(offset, 0)
-            self.facts[offset] = Fact(fact.key, failures)
+            self.facts[offset] = Fact(fact.key, failures, rejected=offset in state.rejected)
+            assert fact.rejected == self.facts[offset].rejected or not saved
         self.core = DispatchCore(self.options, state)
         self.fed = self.core.fed_end
         self.takers = []

@@ -128,7 +128,7 @@ class Consumer:
             return deliveries
         engine.core.changes += 1  # something to save
         try:
-            await self._saving.save()
+            await engine.calls.run(self._saving.save)
         except BaseException:
             for delivery in deliveries:
                 delivery.release()

@@ -3,7 +3,8 @@
 ::
 
     enter --> open the log (of a TopicCache) --> load the subscriptions' ends --> retention
-    leave --> no more takes --> last cursors are saved --> tasks end --> the log is closed
+    leave --> calls that come are refused --> no more takes --> last cursors are saved
+          --> calls under way end --> tasks end --> the log is closed
 
 Each subscription has a few tasks in one nursery around the body. They are shielded, so that a
 cancelled body still saves its cursors. What befalls one subscription is its own: its consumers get
@@ -27,6 +28,7 @@ from danube_trio.dispatch._ack_retention import Retention
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
 from danube_trio.dispatch._opening import cursor_of
 from danube_trio.dispatch._options import (
@@ -92,6 +94,7 @@ class ReliableDispatch:
         self._subscriptions: dict[str, Subscription] = {}
         self._idle_ends: dict[str, int] = {}  # of subscriptions that are not open
         self._lock = trio.Lock()
+        self._calls = Calls(f"the dispatch of {topic}")
         self._stack = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
         self._bugs: list[BaseException] = []
@@ -178,6 +181,7 @@ class ReliableDispatch:
         errors: list[BaseException] = []
         with trio.CancelScope(shield=True):
             errors += await self._finish_all()
+            await self._calls.end()
         nursery.cancel_scope.cancel()
         try:
             await self._leave_nursery(exc_type, exc, traceback)
@@ -303,10 +307,15 @@ class ReliableDispatch:
         Cancellation: as StoreError. In both cases retention leaves it what it may need.
         """
         check_name(name, "subscription")
-        store, nursery = self._open_store(), self._nursery
-        assert nursery is not None
+        self._open_store()
         options = options if options is not None else SubscriptionOptions()
+        return await self._calls.run(self._add, name, options, start)
+
+    async def _add(
+        self, name: str, options: SubscriptionOptions, start: StartPosition
+    ) -> Subscription:
         async with self._lock:
+            store = self._open_store()
             there = self._subscriptions.get(name)
             if there is not None and there.is_open:
                 if there.options != options:
@@ -318,10 +327,12 @@ class ReliableDispatch:
                 self._dead_letter_storage or self._storage, options, store.log, self.topic, name
             )
             subscription = await self._taken_over(name, options, letters, start)
+            self._open_store()  # not if it was left meanwhile: nobody would end its tasks
+            assert self._nursery is not None
             del self._idle_ends[name]
             self._subscriptions[name] = subscription
             task = f"danube_trio subscription {name}"
-            nursery.start_soon(self._supervise, subscription.run_tasks, name=task)
+            self._nursery.start_soon(self._supervise, subscription.run_tasks, name=task)
             return subscription
 
     async def _taken_over(
@@ -360,7 +371,11 @@ class ReliableDispatch:
         """
         check_name(name, "subscription")
         self._open_store()
+        return await self._calls.run(self._remove, name)
+
+    async def _remove(self, name: str) -> bool:
         async with self._lock:
+            self._open_store()  # not if it was left meanwhile: it is being saved
             there = self._subscriptions.pop(name, None)
             if there is None and name not in self._idle_ends:
                 return False
@@ -396,4 +411,4 @@ class ReliableDispatch:
         """
         self._open_store()
         assert self._retention is not None
-        return await self._retention.apply()
+        return await self._calls.run(self._retention.apply)

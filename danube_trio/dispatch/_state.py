@@ -19,6 +19,7 @@ from trio.lowlevel import checkpoint, current_trio_token
 
 from danube_trio.dispatch._core import DispatchCore, Taker
 from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._ledger import Entry, State
 from danube_trio.errors import FencedError
 
@@ -81,6 +82,7 @@ class Engine:
         self.core = core
         self.phase = Phase.OPEN
         self.failure: BaseException | None = None
+        self.calls = Calls(f"subscription {name!r}")
         self.saved_end = saved_end
         self.unsaved_failures = 0  # messages whose failures did not fit into the saved cursor
         self.saves = 0
@@ -238,8 +240,9 @@ class Engine:
             self._wake_all()
 
     def close(self) -> None:
-        """The subscription is being closed: who waits gets an error."""
+        """The subscription is being closed: deliveries are over, and who waits gets an error."""
         self.phase = Phase.CLOSED
+        self.core.end_deliveries()
         self._wake_all()
 
     def left(self, consumer: Taker) -> None:

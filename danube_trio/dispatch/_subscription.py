@@ -53,6 +53,7 @@ class Subscription:
         self._engine = Engine(name, core, core.end)
         self._reading = Reading(self._engine, store.log)
         self._saving = Saving(self._engine, keeper, store.log, told)
+        self._calls = self._engine.calls
         self._own = Consumer(self._engine, self._saving, "take", ordered=False)
         self._redriving = trio.Lock()
         self._tasks = trio.CancelScope(shield=True)
@@ -155,6 +156,9 @@ class Subscription:
             OffsetTrimmedError, ValueError: the topic does not have that offset.
             StoreError: the subscription was moved, and that is not saved yet (but will be).
         """
+        return await self._calls.run(self._seek, start)
+
+    async def _seek(self, start: StartPosition) -> int:
         engine = self._engine
         async with self._store.guard:  # nothing is freed between looking and moving
             offset = await offset_of(self._store, start)
@@ -179,7 +183,7 @@ class Subscription:
         engine = self._engine
         if engine.fenced:
             engine.check_open()
-        await self._saving.save()
+        await self._calls.run(self._saving.save)
         unsaved_from = engine.core.unsaved_from
         if unsaved_from is not None:
             raise CursorTooLargeError(self.options.max_cursor_bytes, unsaved_from)
@@ -233,6 +237,9 @@ class Subscription:
             raise ValueError("only poison_policy=PoisonPolicy.DEAD_LETTER has dead letters")
         if limit is not None and limit < 0:
             raise ValueError(f"limit={limit!r} must be 0 or more")
+        return await self._calls.run(self._redrive, letters, limit)
+
+    async def _redrive(self, letters: DeadLetters, limit: int | None) -> int:
         async with self._redriving:
             return await redrive(letters, self._keeper, self._store, limit)
 
@@ -304,10 +311,15 @@ class Subscription:
 
         Returns why it could not be saved. Not to be cancelled.
         """
-        engine, core = self._engine, self._engine.core
-        if engine.phase is Phase.CLOSED:
+        if self._engine.phase is Phase.CLOSED:
             return None
-        await self.close_unsaved()
+        await self._close()
+        error = await self._save_last(grace)
+        await self._calls.end()
+        return error
+
+    async def _save_last(self, grace: float) -> BaseException | None:
+        engine, core = self._engine, self._engine.core
         if engine.fenced or core.changes == core.saved_changes:
             return None
         with trio.move_on_after(grace):
@@ -323,6 +335,10 @@ class Subscription:
 
     async def close_unsaved(self) -> None:
         """Close it and save nothing. Not to be cancelled."""
+        await self._close()
+        await self._calls.end()
+
+    async def _close(self) -> None:
         if self._engine.phase is not Phase.CLOSED:
             self._engine.close()
             self._tasks.cancel()
