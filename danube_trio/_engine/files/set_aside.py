@@ -74,9 +74,7 @@ def went_on_apart(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) 
     return False
 
 
-def same_records(
-    disk: Disk, path: str, base: int, end: int, covering: Descriptor
-) -> bool | None:
+def same_records(disk: Disk, path: str, base: int, end: int, covering: Descriptor) -> bool | None:
     """Whether a segment is the object that covers its base, or begins with it.
 
     None if it has no records, or fewer than `end` says that it must have: then it is damaged, and
