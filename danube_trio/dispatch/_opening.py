@@ -78,8 +78,8 @@ async def cursor_of(store: TopicStore, keeper: CursorKeeper, start: StartPositio
         return CursorState.at(offset, witness=await witness_before(store, offset))
     if (reason := await unfit(store, cursor)) is not None:
         raise CorruptDataError(
-            f"{reason}: they do not belong together, or the log was restored from an older copy, or "
-            f"its end was lost when another writer took it over",
+            f"{reason}: they do not belong together, or the log was restored from an older copy, "
+            f"or its end was lost when another writer took it over",
             path=keeper.key,
             advice="Restore both from the same time. If those messages are gone for good, remove "
             "the subscription (remove_subscription) and add it again at the position that you "
