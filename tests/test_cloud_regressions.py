@@ -436,7 +436,7 @@ async def test_a_mistyped_topic_begins_no_second_copy(
     for name in ("orders", "/a/b/c", "/a/b b", "//"):
         with pytest.raises(ValueError, match="topic="):
             open_wal(attrs.evolve(plain, topic_name=name), store=store)
-    with pytest.raises(ValueError, match="topic_name='/d/typo'.*topic '/d/t'"):
+    with pytest.raises(ValueError, match=r"topic_name='/d/typo'.*topic '/d/t'"):
         async with open_wal(attrs.evolve(plain, topic_name="/d/typo"), disk=disk, store=store):
             raise AssertionError
     assert store.tree() == before

@@ -68,7 +68,7 @@ def check_log(meta: Meta, state: CatalogState, path: str) -> None:
     raise CorruptDataError(
         what,
         path=path,
-        advice="Nothing was changed. Each log needs a prefix and a directory of its own: check both",
+        advice="Nothing was changed. Each log has a prefix and a directory of its own: check both",
     )
 
 

@@ -14,7 +14,7 @@ same time none is locked out. ``place`` in the catalog says that it was done::
 So where there is a claim and no catalog, the catalog is lost, or elsewhere: nothing is begun.
 
 A prefix may not lie inside the names that another log has below its own, nor have a log inside its
-own names. That is looked for at the same moments.
+own names: that is looked for before a log is begun.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 
-__all__ = ["claim_prefix", "refuse_begun"]
+__all__ = ["claim_prefix", "refuse_beginning"]
 
 FORMAT = 1
 # The parts that a log's keys have after its prefix. Directories: the rest of them.
@@ -64,11 +64,10 @@ async def claim_prefix(
 ) -> None:
     """Make the prefix this log's, if it is nobody's.
 
-    Raises ValueError if it is another log's, or inside another log's names, or has another log
-    inside its own; StoreUnavailableError, which a second call settles; and what reading raises.
+    Raises ValueError if it is another log's; StoreUnavailableError, which a second call settles;
+    and what reading raises.
     """
     prefix = _prefix_of(catalog)
-    await _refuse_nested(store, prefix)
     key = f"{prefix}/{_CLAIM}"
     data = with_crc(compact(_Claim(log, prefix, topic)))
     tries = Tries(backoff or Backoff(), f"claiming {store.url}/{prefix}")
@@ -93,9 +92,14 @@ async def claim_prefix(
             await tries.again(error)
 
 
-async def refuse_begun(store: CloudStore, catalog: Catalog) -> None:
-    """CorruptDataError if a log was begun below this prefix, and the catalog knows of none."""
+async def refuse_beginning(store: CloudStore, catalog: Catalog) -> None:
+    """Before a log is begun: refuse a prefix that is another's, or cannot be one's own.
+
+    Raises ValueError if it is inside another log's names, or has another log inside its own;
+    CorruptDataError if a log was begun there, and the catalog knows of none.
+    """
     prefix = _prefix_of(catalog)
+    await _refuse_nested(store, prefix)
     found = await _read(store, f"{prefix}/{_CLAIM}")
     if found is None or await catalog.latest() is not None:  # else it was begun just now
         return
@@ -105,7 +109,7 @@ async def refuse_begun(store: CloudStore, catalog: Catalog) -> None:
         f"them is empty",
         path=f"{store.url}/{prefix}/{_CLAIM}",
         advice=f"Nothing was changed. Is {catalog.url} the right catalog (metadata store, root)? "
-        f"Otherwise restore it; if that log is gone for good, with all its objects, remove this one",
+        f"Otherwise restore it; if that log is gone for good, with all its objects, remove this",
     )
 
 

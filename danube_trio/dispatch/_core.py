@@ -29,7 +29,7 @@ from math import inf
 from typing import Protocol
 
 from danube_trio.dispatch._counts import Counts
-from danube_trio.dispatch._cursor import CursorState
+from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._hands import Hands
 from danube_trio.dispatch._ledger import Entry, Ledger, State
 from danube_trio.dispatch._options import (
@@ -415,13 +415,13 @@ class DispatchCore:
 
     # ---- the cursor
 
-    def move(self, offset: int) -> None:
-        """Begin anew at `offset`. Deliveries so far are over."""
+    def move(self, offset: int, witness: Witness | None = None) -> None:
+        """Begin anew at `offset`, before which there is `witness`. Deliveries so far are over."""
         for entry in self._ledger.entries.values():
             entry.state, entry.excused = State.SETTLED, False
         self.burying.clear()
         self.changes += 1
-        self._restart(CursorState.at(offset))
+        self._restart(CursorState.at(offset, witness=witness))
 
     def snapshot(self) -> CursorState:
         """The cursor as it is now."""

@@ -24,6 +24,11 @@ whatever the count; the field is missing when there are none, and in cursors of 
 `owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
 it, and so is somebody else's. `saves` grows with each one.
 
+Two more say which log it is of, each left out where it is not known (older versions do not have
+them): `log` is the log's id, and `witness` is ``[offset, checksum]`` of a message that was settled,
+usually the last one. Offsets are given again by a log that was restored from an older copy; the
+same message is not there again. `_opening` compares both.
+
 Danube's own key holds the last acknowledged offset as a bare number, where "nothing" and "only
 message 0" are the same: `from_danube` takes 0 as nothing, so that message 0 is delivered once more
 rather than never.
@@ -41,12 +46,15 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import sub
+from typing import cast
+from zlib import crc32
 
 import attrs
 
 from danube_trio.errors import CorruptDataError
+from danube_trio.message import StreamMessage
 
-__all__ = ["CursorState", "pack_offsets", "unpack_offsets"]
+__all__ = ["CursorState", "Witness", "pack_offsets", "unpack_offsets"]
 
 VERSION = 1
 MAX_OFFSET = (1 << 63) - 1
@@ -96,6 +104,33 @@ def unpack_offsets(text: str) -> list[int]:
     return offsets
 
 
+@attrs.frozen
+class Witness:
+    """A message that was settled: its offset, and a checksum that no other one has there."""
+
+    offset: int
+    checksum: int
+
+    @classmethod
+    def of(cls, message: StreamMessage) -> Witness | None:
+        """Of a message as the log gives it; None if its bytes cannot be decoded.
+
+        It sums up what every layout keeps, so a log that was imported or copied passes.
+        """
+        try:
+            facts = (
+                message.request_id,
+                message.publish_time,
+                message.producer_name,
+                message.msg_id.producer_id,
+                sorted(message.attributes.items()),
+            )
+        except ValueError:
+            return None
+        text = json.dumps(facts, separators=(",", ":"))
+        return cls(message.offset, crc32(text.encode("utf-8", "replace"), crc32(message.payload)))
+
+
 @attrs.frozen(kw_only=True)
 class CursorState:
     """What is settled and what is not.
@@ -109,6 +144,8 @@ class CursorState:
         rejected: those of them that are poison whatever the count, ascending.
         owner: who saved it.
         saves: how often it was saved.
+        log: id of the log, "" if it is not known.
+        witness: a message of the log that was settled, or None.
     """
 
     end: int = 0
@@ -118,6 +155,8 @@ class CursorState:
     rejected: Sequence[int] = attrs.Factory(list[int])
     owner: str = ""
     saves: int = 0
+    log: str = ""
+    witness: Witness | None = None
 
     def __attrs_post_init__(self) -> None:
         holes = self.holes
@@ -129,9 +168,11 @@ class CursorState:
             )
 
     @classmethod
-    def at(cls, offset: int, *, owner: str = "", saves: int = 0) -> CursorState:
+    def at(
+        cls, offset: int, *, owner: str = "", saves: int = 0, witness: Witness | None = None
+    ) -> CursorState:
         """Everything below `offset` is settled, nothing else."""
-        return cls(end=offset, edge=offset, owner=owner, saves=saves)
+        return cls(end=offset, edge=offset, owner=owner, saves=saves, witness=witness)
 
     @classmethod
     def from_danube(cls, value: bytes) -> CursorState:
@@ -163,7 +204,8 @@ class CursorState:
         value = self.encode()
         if len(value) <= limit_bytes:
             return self, value
-        best, best_value = self.at(self.end, owner=self.owner, saves=self.saves), b""
+        best = attrs.evolve(self, edge=self.end, holes=[], attempts={})
+        best_value = b""
         cuts = self.holes or sorted(self.attempts)
         low, high = 0, len(cuts)  # how many holes to keep, or failures if there are no holes
         near = max(1, len(cuts) // 100)  # good enough, once there is something to keep
@@ -186,7 +228,7 @@ class CursorState:
         failed = sorted(self.attempts)
         counts = list(accumulate(self.attempts[offset] for offset in failed))
         attempts = f"{pack_offsets(failed)},{pack_offsets(counts)}" if failed else ""
-        document = {
+        document: dict[str, object] = {
             "attempts": attempts,
             "edge": self.edge,
             "end": self.end,
@@ -197,6 +239,10 @@ class CursorState:
         }
         if self.rejected:
             document["rejected"] = pack_offsets(self.rejected)
+        if self.log:
+            document["log"] = self.log
+        if self.witness is not None:
+            document["witness"] = [self.witness.offset, self.witness.checksum]
         return json.dumps(document, separators=(",", ":"), sort_keys=True).encode("ascii")
 
     @classmethod
@@ -217,6 +263,8 @@ class CursorState:
                 rejected=unpack_offsets(_text(document.get("rejected", ""))),
                 owner=_text(document["owner"]),
                 saves=_offset(document["saves"]),
+                log=_text(document.get("log", "")),
+                witness=_witness(document.get("witness")),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(
@@ -231,6 +279,15 @@ def _offset(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_OFFSET:
         raise ValueError(f"{value!r} is no offset")
     return value
+
+
+def _witness(value: object) -> Witness | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no witness")
+    offset, checksum = map(_offset, cast("list[object]", value))
+    return Witness(offset, checksum)
 
 
 def _text(value: object) -> str:

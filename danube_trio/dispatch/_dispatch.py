@@ -29,15 +29,20 @@ from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._leaving import Calls
-from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
-from danube_trio.dispatch._opening import cursor_of
+from danube_trio.dispatch._log import KnowsLog, Message, PersistentLog, TopicLog
+from danube_trio.dispatch._opening import cursor_of, retained_ends
 from danube_trio.dispatch._options import (
     ReliableOptions,
+    RetentionPolicy,
     SubscriptionOptions,
     check_name,
-    topic_parts,
 )
-from danube_trio.dispatch._saving import CursorKeeper, known_subscriptions
+from danube_trio.dispatch._saving import (
+    DANUBE_ROOT,
+    CursorKeeper,
+    known_subscriptions,
+    subscriptions_prefix,
+)
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
 from danube_trio.metadata import MemoryMetadata, MetadataStore
@@ -55,6 +60,8 @@ class ReliableDispatch:
         options: segments and retention.
         cache: where the segments are.
         metadata: where cursors are kept, open as long as this is; None: gone with this object.
+        metadata_root: what their keys begin with; see `danube_trio.StorageConfig`. Programs with
+            topics of one name share a metadata store under different roots.
         dead_letter_storage: where dead letters are appended, under the topic that each
             subscription names; None: the storage that the topic is in.
         clock: seconds since 1970, for retention by age.
@@ -76,16 +83,18 @@ class ReliableDispatch:
         cache: TopicCache | None,
         *,
         metadata: MetadataStore | None = None,
+        metadata_root: str = DANUBE_ROOT,
         dead_letter_storage: PersistentStorage | None = None,
         clock: Callable[[], float] = time.time,
         save_grace: float = 5.0,
     ) -> None:
-        topic_parts(topic)
+        subscriptions_prefix(topic, metadata_root)  # refuses what cannot be either
         self.topic = topic
         self.options = options
         self._cache = cache
         self._storage: PersistentStorage | None = None
         self._metadata = metadata if metadata is not None else MemoryMetadata()
+        self._root = metadata_root
         self._dead_letter_storage = dead_letter_storage
         self._clock = clock
         self._grace = save_grace
@@ -108,21 +117,25 @@ class ReliableDispatch:
         storage: PersistentStorage,
         *,
         metadata: MetadataStore | None = None,
+        metadata_root: str | None = None,
         dead_letter_storage: PersistentStorage | None = None,
         clock: Callable[[], float] = time.time,
         save_grace: float = 5.0,
     ) -> ReliableDispatch:
         """Over a log, usually ``WalStorage.from_wal(wal)``, which stays its opener's.
 
-        Over an open `Storage`, `metadata` is its own unless given. `cache` is Danube's; not used.
+        Over an open `Storage`, `metadata` and `metadata_root` are its own unless given. `cache` is
+        Danube's; not used.
         """
-        if metadata is None and isinstance(storage, Storage):
-            metadata = storage.metadata
+        if isinstance(storage, Storage):
+            metadata = metadata if metadata is not None else storage.metadata
+            metadata_root = metadata_root or storage.config.metadata_root
         dispatch = cls(
             topic,
             options,
             cache,
             metadata=metadata,
+            metadata_root=metadata_root or DANUBE_ROOT,
             dead_letter_storage=dead_letter_storage,
             clock=clock,
             save_grace=save_grace,
@@ -157,13 +170,16 @@ class ReliableDispatch:
                 topic_log = await self._stack.enter_async_context(opening)
             else:
                 raise ValueError("cache=None needs a storage: see new_with_persistent()")
-            self._idle_ends = await known_subscriptions(self._metadata, self.topic)
+            store = TopicStore(self.topic, topic_log)
+            known = await known_subscriptions(self._metadata, self.topic, self._root)
+            frees = self.options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK
+            self._idle_ends = await retained_ends(store, known, compare=frees)
             self._manager = trio.open_nursery()
             nursery = await self._manager.__aenter__()
         except BaseException:
             await self._stack.aclose()
             raise
-        self._store = TopicStore(self.topic, topic_log)
+        self._store = store
         self._retention = Retention(self._store, self.options, self._ends, self._clock)
         self._nursery = nursery
         nursery.start_soon(self._supervise, self._retention.run, name="danube_trio retention")
@@ -349,7 +365,7 @@ class ReliableDispatch:
         async with store.guard:  # a round that has begun comes to its end first
             self._idle_ends[name] = 0
         try:
-            keeper = CursorKeeper(self._metadata, self.topic, name)
+            keeper = self._keeper_of(name)
             cursor = await cursor_of(store, keeper, start)
             subscription = Subscription(
                 name, DispatchCore(options, cursor), keeper, store, letters, retention.bell.ring
@@ -363,6 +379,12 @@ class ReliableDispatch:
             retention.bell.ring()
             raise
         return subscription
+
+    def _keeper_of(self, name: str) -> CursorKeeper:
+        store = self._store
+        assert store is not None
+        log_id = store.log.log_id if isinstance(store.log, KnowsLog) else ""
+        return CursorKeeper(self._metadata, self.topic, name, root=self._root, log_id=log_id)
 
     async def remove_subscription(self, name: str) -> bool:
         """Close a subscription and forget its cursor; returns whether it was there.
@@ -383,7 +405,7 @@ class ReliableDispatch:
                 self._idle_ends[name] = there.kept_from
                 with trio.CancelScope(shield=True):
                     await there.close_unsaved()
-            await CursorKeeper(self._metadata, self.topic, name).remove()
+            await self._keeper_of(name).remove()
             del self._idle_ends[name]
             if self._retention is not None:
                 self._retention.bell.ring()

@@ -23,7 +23,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 
-from danube_trio.dispatch._cursor import CursorState
+from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.message import StreamMessage
 
 __all__ = ["Entry", "Ledger", "State"]
@@ -116,6 +116,10 @@ class Ledger:
         self.resumed_edge = cursor.edge
         # Everything below it was entered or is settled; only what is below it can be settled.
         self.entered_end = cursor.end
+        self._witness = cursor.witness
+        # The last message that was settled here, by offset, until a snapshot sums it up.
+        self._newest: StreamMessage | None = None
+        self._newest_offset = cursor.witness.offset if cursor.witness is not None else -1
 
     def wants(self, offset: int) -> bool:
         """Whether a message that was not entered yet is unsettled."""
@@ -147,6 +151,8 @@ class Ledger:
         """The message is done with."""
         del self.entries[entry.offset]
         entry.state = State.SETTLED
+        if entry.offset > self._newest_offset:
+            self._newest, self._newest_offset = entry.message, entry.offset
         order = self._order
         if order[0] == entry.offset:
             order.popleft()
@@ -230,12 +236,15 @@ class Ledger:
         rejected = self._rejected.union(
             offset for offset in attempts if offset in entries and entries[offset].rejected
         )
+        if self._newest is not None:
+            self._witness, self._newest = Witness.of(self._newest) or self._witness, None
         return CursorState(
             end=holes[0] if holes else edge,
             edge=edge,
             holes=holes,
             attempts=attempts,
             rejected=sorted(rejected),
+            witness=self._witness,
         )
 
 

@@ -22,6 +22,7 @@ from danube_trio.storage import Storage
 __all__ = [
     "CacheLimits",
     "End",
+    "KnowsLog",
     "Message",
     "MessageReader",
     "PersistentLog",
@@ -133,12 +134,23 @@ class KnowsEnd(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsLog(Protocol):
+    """A `TopicLog` that can say which log it is. Not every storage can."""
+
+    @property
+    def log_id(self) -> str:
+        """The same as long as the log exists, and another one for every other log."""
+        ...
+
+
 class PersistentLog:
     """One topic of a `PersistentStorage`, as a `TopicLog`."""
 
     def __init__(self, storage: PersistentStorage, topic: str) -> None:
         self.storage = storage
         self.topic = topic
+        self.log_id = ""  # see `KnowsLog`; "": a storage of another kind
         self._durable_end = 0  # what a storage of another kind has flushed
 
     @classmethod
@@ -147,6 +159,10 @@ class PersistentLog:
         log = cls(storage, topic)
         if isinstance(storage, WalStorage):
             storage.claim(topic)
+            log.log_id = storage.wal.log_id
+        elif isinstance(storage, Storage):
+            async with storage.topic(topic) as wal:
+                log.log_id = wal.log_id
         await log.start_offset()
         return log
 

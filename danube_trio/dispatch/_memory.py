@@ -8,6 +8,7 @@ last. Whoever reads gets copies: what a consumer does to a message is its own af
 from __future__ import annotations
 
 import time
+import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -71,6 +72,7 @@ class MemoryLog:
 
     def __init__(self, topic: str, clock: Callable[[], float]) -> None:
         self._topic = topic
+        self.log_id: str = uuid.uuid4().hex
         self._clock = clock
         self._segments = [_Segment(0)]
         self._last_time = 0

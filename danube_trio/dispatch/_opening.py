@@ -3,20 +3,41 @@
 A cursor is never saved above what is durable in the log. A power cut could take those messages, the
 log would give their offsets to others, and these would pass for settled. So whatever offset comes
 from the end of the log is waited for here before anybody saves it.
+
+**Of this log?** The same happens when a log comes back from an older copy, or another log is in its
+place. So a cursor that has settled anything must fit, before it is used and before retention
+believes it (`unfit`):
+
+1. The log goes as far as the cursor, and as its witness.
+2. The message at the witness is the one that was settled. That decides, whatever the ids say: a
+   fork or a copy of a log has the same messages up to where it began.
+3. Where that cannot be read (trimmed, damaged, never saved) the log has the id that the cursor
+   names, as far as both are known.
+
+A cursor that does not fit is refused. Where the log should go on instead, nobody here can know: at
+its end messages would never be delivered, at its start all of them twice. Retention frees nothing
+meanwhile.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+
+import attrs
 import trio
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._cursor import CursorState
-from danube_trio.dispatch._log import first_offset
+from danube_trio.dispatch._cursor import CursorState, Witness
+from danube_trio.dispatch._log import KnowsLog, first_offset
 from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import CorruptDataError, OffsetTrimmedError, StoreError
+from danube_trio.message import Gap, StreamMessage
 
-__all__ = ["cursor_of", "offset_of"]
+__all__ = ["cursor_of", "offset_of", "retained_ends", "unfit", "witness_before"]
+
+log = logging.getLogger("danube_trio.dispatch")
 
 
 async def offset_of(store: TopicStore, start: StartPosition) -> int:
@@ -53,16 +74,80 @@ async def cursor_of(store: TopicStore, keeper: CursorKeeper, start: StartPositio
     """
     cursor = await keeper.load()
     if cursor is None:
-        return CursorState.at(await offset_of(store, start))
-    end = await store.current_offset()
-    if cursor.edge > end:
+        offset = await offset_of(store, start)
+        return CursorState.at(offset, witness=await witness_before(store, offset))
+    if (reason := await unfit(store, cursor)) is not None:
         raise CorruptDataError(
-            f"the cursor has acknowledged offset {cursor.edge - 1}, and the topic ends at {end}: "
-            f"they do not belong together, or the end of the log was lost when another writer took "
-            f"it over",
+            f"{reason}: they do not belong together, or the log was restored from an older copy, "
+            f"or its end was lost when another writer took it over",
             path=keeper.key,
             advice="Restore both from the same time. If those messages are gone for good, remove "
             "the subscription (remove_subscription) and add it again at the position that you "
-            "want. Over an object store, seal() a log before it moves elsewhere",
+            "want. If this is another log, it needs a metadata_root (or topic) of its own. Over an "
+            "object store, seal() a log before it moves elsewhere",
         )
+    if cursor.witness is None:  # of an older version
+        cursor = attrs.evolve(cursor, witness=await witness_before(store, cursor.edge))
     return cursor
+
+
+async def unfit(store: TopicStore, cursor: CursorState) -> str | None:
+    """Why a cursor is not of this log; None if it is, as far as that can be told.
+
+    Raises what reading the log raises, but for damage.
+    """
+    if not cursor.edge and not cursor.attempts:
+        return None  # it says nothing
+    end, witness = await store.current_offset(), cursor.witness
+    settled = max(cursor.edge - 1, witness.offset if witness is not None else -1)
+    if settled >= end:
+        return f"the cursor has acknowledged offset {settled}, and the topic ends at {end}"
+    found = await witness_before(store, witness.offset + 1) if witness is not None else None
+    if found is not None:
+        if found == witness:
+            return None
+        return f"the cursor has acknowledged another message at offset {found.offset} than is there"
+    log_id = store.log.log_id if isinstance(store.log, KnowsLog) else ""
+    if cursor.log and log_id and cursor.log != log_id:
+        return f"the cursor is of the log {cursor.log}, and this is {log_id}"
+    return None
+
+
+async def witness_before(store: TopicStore, offset: int) -> Witness | None:
+    """Of the last message below `offset`; None if there is none, or it cannot be read."""
+    if offset <= await store.start_offset():
+        return None
+    try:
+        reader = await store.log.reader(StartPosition.offset(offset - 1), end=offset)
+        try:
+            batch = await reader.next_batch()
+        finally:
+            with trio.CancelScope(shield=True):
+                await reader.aclose()
+    except (CorruptDataError, OffsetTrimmedError):
+        return None
+    first: StreamMessage | Gap | None = batch[0] if batch else None
+    return None if first is None or isinstance(first, Gap) else Witness.of(first)
+
+
+async def retained_ends(
+    store: TopicStore, cursors: Mapping[str, CursorState | None], *, compare: bool
+) -> dict[str, int]:
+    """What each saved cursor lets retention free: nothing, if it cannot be read or does not fit.
+
+    Args:
+        compare: see whether it fits, which reads a message for each.
+    """
+    ends: dict[str, int] = {}
+    for name, cursor in cursors.items():
+        ends[name] = cursor.end if cursor is not None else 0
+        if not ends[name] or cursor is None or not compare:
+            continue
+        try:
+            reason = await unfit(store, cursor)
+        except StoreError as error:
+            reason = f"it cannot be compared with the log now ({error})"
+        if reason is not None:
+            log.warning("retention stands still: subscription %s: %s", name, reason)
+            ends[name] = 0
+    return ends

@@ -8,13 +8,21 @@ that it wrote: what stands on them tells.
 
 from __future__ import annotations
 
+import json
+import logging
+from typing import cast
+
 from danube_trio import StartPosition
+from danube_trio.dispatch._cursor import Witness
 from danube_trio.dispatch._dead_letters import DeadLetters, redriven
 from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
+from danube_trio.errors import CorruptDataError
 from danube_trio.message import Gap, StreamMessage
 
 __all__ = ["redrive"]
+
+log = logging.getLogger("danube_trio.dispatch")
 
 # Letters that are read, appended and noted at once; a crash brings back so many twice (a guess).
 BATCH = 100
@@ -28,33 +36,84 @@ async def redrive(
     Cancellation: what was noted stays brought back; up to one batch may come back twice.
     """
     storage, topic = letters.storage, letters.topic
-    at = max(await keeper.redriven(), await storage.start_offset(topic))
-    end = await storage.current_offset(topic)
+    start, end = await storage.start_offset(topic), await storage.current_offset(topic)
+    at = max(await _position(letters, keeper, start, end), start)
     done = 0
     while at < end and (limit is None or done < limit):
         stop = min(end, at + BATCH)
-        reader = await storage.create_reader(topic, StartPosition.offset(at), end=stop)
-        async with reader:
-            found = [letter async for letter in reader]
+        found = await _read(letters, at, stop)
         mine = [letter for letter in found if _is_of(letter, letters)]
         if limit is not None and len(mine) > limit - done:
             mine = mine[: limit - done]
             stop = mine[-1].offset + 1
         if mine:
             await store.store_batch([redriven(letter) for letter in mine])
-        await keeper.save_redriven(stop)
+        last = next((letter for letter in reversed(found) if letter.offset == stop - 1), None)
+        await keeper.save_redriven(_encode(topic, stop, Witness.of(last) if last else None))
         done += len(mine)
         at = stop
     return done
 
 
-def _is_of(letter: StreamMessage, letters: DeadLetters) -> bool:
-    """Whether this subscription wrote it.
+async def _read(letters: DeadLetters, start: int, end: int) -> list[StreamMessage]:
+    position = StartPosition.offset(start)
+    reader = await letters.storage.create_reader(letters.topic, position, end=end)
+    async with reader:
+        found = [letter async for letter in reader]
+    return [letter for letter in found if not isinstance(letter, Gap)]
 
-    A gap (damage in the dead letter log) is nobody's, nor is what cannot be decoded: letters can.
-    """
-    if isinstance(letter, Gap):
-        return False
+
+async def _position(letters: DeadLetters, keeper: CursorKeeper, start: int, end: int) -> int:
+    """Where to go on, in letters from `start` to `end`."""
+    value = await keeper.redriven()
+    if value is None:
+        return 0
+    topic, offset, checksum = _decode(value, keeper.redriven_key)
+    if topic not in ("", letters.topic):
+        return 0  # of another dead letter topic
+    there: Witness | None = None
+    if checksum is not None and start < offset <= end:
+        there = next(map(Witness.of, await _read(letters, offset - 1, offset)), None)
+    if offset > end or (there is not None and there.checksum != checksum):
+        log.warning(
+            "the dead letters in %s are not those of which subscription %s brought back %d: all "
+            "that are there are brought back",
+            letters.topic,
+            letters.subscription,
+            offset,
+        )
+        return 0
+    return offset
+
+
+def _encode(topic: str, offset: int, last: Witness | None) -> bytes:
+    document: dict[str, object] = {"offset": offset, "topic": topic}
+    if last is not None:
+        document["checksum"] = last.checksum
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode("ascii")
+
+
+def _decode(value: bytes, key: str) -> tuple[str, int, int | None]:
+    try:
+        found: object = json.loads(value)
+        plain = found if isinstance(found, dict) else {"offset": found}
+        document = cast("dict[str, object]", plain)
+        topic, checksum = document.get("topic", ""), document.get("checksum")
+        offset = document["offset"]
+        if isinstance(topic, str) and isinstance(offset, int) and offset >= 0:
+            return topic, offset, checksum if isinstance(checksum, int) else None
+        raise ValueError("it has no topic or no offset")
+    except (ValueError, KeyError, RecursionError) as error:
+        raise CorruptDataError(
+            f"{value[:40]!r} does not say which dead letters were brought back",
+            path=key,
+            advice="Restore the key from a copy of the metadata store, or delete it: then all are "
+            "brought back again",
+        ) from error
+
+
+def _is_of(letter: StreamMessage, letters: DeadLetters) -> bool:
+    """Whether this subscription wrote it. What cannot be decoded is nobody's: letters can."""
     try:
         attributes = letter.attributes
     except ValueError:  # a DecodeError

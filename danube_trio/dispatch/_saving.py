@@ -2,13 +2,20 @@
 
 Keys, beside Danube's own::
 
-    /topics/<namespace>/<topic>/subscriptions/<name>/
+    <root>/topics/<namespace>/<topic>/subscriptions/<name>/
         cursor         Danube's: the last acknowledged offset
         danube-trio    ours: see `_cursor`
-        redriven       the next dead letter to bring back
+        redriven       the next dead letter to bring back: see `_redrive`
 
 Both cursors are written in one transaction. Danube's is read only where ours is missing: that is
 how a subscription moves over from Danube.
+
+**The root** is that of the storage (``StorageConfig.metadata_root``), so that two of them in one
+metadata store share nothing. Danube has none above these keys: for its own root, ``/danube``, they
+begin with ``/topics``. Older versions wrote them there under every root. So where a root of one's
+own has no cursor, that place is looked at too; a cursor there that does not say which log it is of
+*moves*: the transaction that saves it below the root removes it there, for one of all who may want
+it. One that does say so belongs to a storage with Danube's root.
 
 Rules:
 
@@ -17,6 +24,7 @@ Rules:
   other's acknowledgements: the earlier one gets `FencedError`, and hands out nothing more.
 * A save whose answer was lost may have happened or may yet happen. The next save finds out: if its
   condition fails, it reads the cursor, and an owner that is our own means that it was ours.
+* Each save says which log the cursor is of (`_opening`).
 """
 
 from __future__ import annotations
@@ -32,32 +40,69 @@ from danube_trio.dispatch._options import check_name, topic_parts
 from danube_trio.errors import CorruptDataError, FencedError
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["CursorKeeper", "known_subscriptions", "subscriptions_prefix"]
+__all__ = ["DANUBE_ROOT", "CursorKeeper", "known_subscriptions", "subscriptions_prefix"]
 
 log = logging.getLogger("danube_trio.dispatch")
 
+# The `metadata_root` under which cursors are where Danube has its own: below no root at all.
+DANUBE_ROOT = "/danube"
 # Packing so many holes takes longer than handing them to a thread and back.
 MANY_HOLES = 10_000
 
 
-def subscriptions_prefix(topic: str) -> str:
-    """What the keys of a topic's subscriptions begin with."""
+def subscriptions_prefix(topic: str, root: str = DANUBE_ROOT) -> str:
+    """What the keys of a topic's subscriptions begin with. ValueError for a bad topic or root."""
+    if not root.startswith("/") or root.endswith("/") or "//" in root:
+        raise ValueError(f'metadata_root={root!r} must begin with "/", and not end with it')
     namespace, name = topic_parts(topic)
-    return f"/topics/{namespace}/{name}/subscriptions/"
+    return f"{'' if root == DANUBE_ROOT else root}/topics/{namespace}/{name}/subscriptions/"
+
+
+@attrs.frozen
+class _Keys:
+    """Of one subscription, in one place."""
+
+    ours: str
+    danube: str
+    redriven: str
+
+    @classmethod
+    def of(cls, topic: str, subscription: str, root: str) -> _Keys:
+        base = subscriptions_prefix(topic, root) + check_name(subscription, "subscription")
+        return cls(f"{base}/danube-trio", f"{base}/cursor", f"{base}/redriven")
+
+    @property
+    def all(self) -> tuple[str, str, str]:
+        return (self.ours, self.danube, self.redriven)
 
 
 class CursorKeeper:
-    """Loads and saves the cursor of one subscription. One task at a time."""
+    """Loads and saves the cursor of one subscription. One task at a time.
 
-    def __init__(self, metadata: MetadataStore, topic: str, subscription: str) -> None:
-        prefix = subscriptions_prefix(topic) + check_name(subscription, "subscription")
-        self.key = f"{prefix}/danube-trio"
-        self._danube_key = f"{prefix}/cursor"
-        self._redriven_key = f"{prefix}/redriven"
+    Args:
+        root: of the storage.
+        log_id: of the log, "" if it is not known.
+    """
+
+    def __init__(
+        self,
+        metadata: MetadataStore,
+        topic: str,
+        subscription: str,
+        *,
+        root: str = DANUBE_ROOT,
+        log_id: str = "",
+    ) -> None:
+        self._keys = _Keys.of(topic, subscription, root)
+        # Where older versions had it; the same under Danube's root.
+        self._former = _Keys.of(topic, subscription, DANUBE_ROOT)
+        self.key = self._keys.ours
         self._metadata = metadata
         self._owner = uuid.uuid4().hex
+        self._log_id = log_id
         self._revision = 0
         self._saves = 0
+        self._moving: dict[str, int] = {}  # what the first save removes, and its revisions
         self._threads = trio.CapacityLimiter(1)  # of its own: others cannot hold a save up
 
     async def load(self) -> CursorState | None:
@@ -65,14 +110,38 @@ class CursorKeeper:
 
         Raises StoreError, or CorruptDataError when the cursor cannot be read.
         """
+        self._revision, self._saves, self._moving = 0, 0, {}
         found = await self._metadata.get(self.key)
         if found is not None:
             state = CursorState.decode(found.value, self.key)
             self._revision, self._saves = found.revision, state.saves
+            self._log_id = self._log_id or state.log
             return state
-        self._revision, self._saves = 0, 0
-        danube = await self._metadata.get(self._danube_key)
-        return None if danube is None else _from_danube(danube.value, self._danube_key)
+        danube = await self._metadata.get(self._keys.danube)
+        if danube is not None:
+            return _from_danube(danube.value, self._keys.danube)
+        return await self._load_former() if self._former != self._keys else None
+
+    async def _load_former(self) -> CursorState | None:
+        """What was saved without regard to the root, and says nothing of its log: it moves."""
+        ours = await self._metadata.get(self._former.ours)
+        danube = await self._metadata.get(self._former.danube)
+        if ours is not None:
+            state = CursorState.decode(ours.value, self._former.ours)
+            if state.log:
+                return None  # of a storage with Danube's root
+        elif danube is not None:
+            state = _from_danube(danube.value, self._former.danube)
+        else:
+            return None
+        self._moving = {entry.key: entry.revision for entry in (ours, danube) if entry is not None}
+        log.warning(
+            "%s says neither its metadata_root nor its log (an older version saved it, or Danube): "
+            "it is taken for this storage's, and moves to %s",
+            next(iter(self._moving)),
+            self.key,
+        )
+        return attrs.evolve(state, owner="", saves=0)
 
     async def save(self, state: CursorState, limit_bytes: int) -> CursorState:
         """Save the cursor, or as much of it as fits; returns what was saved.
@@ -80,23 +149,29 @@ class CursorKeeper:
         Raises StoreError (the outcome is unknown; the next save sorts it out) or FencedError.
         Cancelling leaves the outcome unknown, too.
         """
-        state = attrs.evolve(state, owner=self._owner, saves=self._saves + 1)
+        state = attrs.evolve(state, owner=self._owner, saves=self._saves + 1, log=self._log_id)
         if len(state.holes) + len(state.attempts) < MANY_HOLES:
             fitted, value = state.fitted(limit_bytes)
         else:
             fitted, value = await trio.to_thread.run_sync(
                 state.fitted, limit_bytes, limiter=self._threads
             )
-        put = {self.key: value}
+        put, delete = {self.key: value}, set[str]()
         if fitted.end:
-            put[self._danube_key] = b"%d" % (fitted.end - 1)
-        delete = () if fitted.end else (self._danube_key,)
+            put[self._keys.danube] = b"%d" % (fitted.end - 1)
+        else:
+            delete.add(self._keys.danube)
+        if self._moving:
+            letters = await self._metadata.get(self._former.redriven)
+            if letters is not None:
+                put[self._keys.redriven] = letters.value
+            delete.update(self._former.all)
         while True:
             revision = await self._metadata.transact(
-                {self.key: self._revision}, put=put, delete=delete
+                {self.key: self._revision} | self._moving, put=put, delete=sorted(delete)
             )
             if revision is not None:
-                self._revision, self._saves = revision, fitted.saves
+                self._revision, self._saves, self._moving = revision, fitted.saves, {}
                 return fitted
             await self._find_own()
 
@@ -104,62 +179,72 @@ class CursorKeeper:
         """The condition failed: by an earlier save of our own, or somebody else is at work."""
         found = await self._metadata.get(self.key)
         if found is None:
-            raise FencedError(self._saves, f"whoever removed {self.key}")
+            gone = next(iter(self._moving), self.key)
+            raise FencedError(self._saves, f"whoever changed or removed {gone}")
         if CursorState.decode(found.value, self.key).owner != self._owner:
             raise FencedError(self._saves, f"another program that opened {self.key}")
-        self._revision = found.revision
+        self._revision, self._moving = found.revision, {}
 
     async def remove(self) -> None:
         """Forget the subscription."""
-        keys = (self.key, self._danube_key, self._redriven_key)
-        await self._metadata.transact({}, delete=keys)
+        keys = set(self._keys.all)
+        if await self._metadata.get(self.key) is None and await self.load() is not None:
+            keys.update(self._former.all if self._moving else ())
+        await self._metadata.transact({}, delete=sorted(keys))
 
-    async def redriven(self) -> int:
-        """The next dead letter to bring back."""
-        found = await self._metadata.get(self._redriven_key)
-        if found is None:
-            return 0
-        try:
-            return int(found.value)
-        except ValueError as error:
-            raise _unreadable(self._redriven_key, found.value) from error
+    async def redriven(self) -> bytes | None:
+        """What `save_redriven` saved, or an older version: then it is an offset in digits."""
+        found = await self._metadata.get(self._keys.redriven)
+        return None if found is None else found.value
 
-    async def save_redriven(self, offset: int) -> None:
-        """Dead letters below `offset` were brought back."""
-        await self._metadata.put(self._redriven_key, b"%d" % offset)
+    async def save_redriven(self, value: bytes) -> None:
+        """Save which dead letters were brought back; see `_redrive`."""
+        await self._metadata.put(self._keys.redriven, value)
+
+    @property
+    def redriven_key(self) -> str:
+        """Where that is."""
+        return self._keys.redriven
 
 
-async def known_subscriptions(metadata: MetadataStore, topic: str) -> dict[str, int]:
-    """The contiguous end of each subscription that has a cursor.
+async def known_subscriptions(
+    metadata: MetadataStore, topic: str, root: str = DANUBE_ROOT
+) -> dict[str, CursorState | None]:
+    """The cursor of each subscription that has one; None if it cannot be read.
 
-    One that cannot be read counts as 0: retention frees nothing then, opening the subscription
-    tells the reason, and removing it helps.
+    Opening the subscription tells the reason then, and removing it helps.
     """
-    prefix = subscriptions_prefix(topic)
-    ends: dict[str, int] = {}
+    cursors = await _saved_cursors(metadata, subscriptions_prefix(topic, root))
+    if root != DANUBE_ROOT:
+        former = await _saved_cursors(metadata, subscriptions_prefix(topic))
+        nobodys: dict[str, CursorState | None] = {
+            name: cursor for name, cursor in former.items() if cursor is not None and not cursor.log
+        }
+        cursors = nobodys | cursors  # what would move, if it was opened
+    return cursors
+
+
+async def _saved_cursors(metadata: MetadataStore, prefix: str) -> dict[str, CursorState | None]:
+    cursors: dict[str, CursorState | None] = {}
     for entry in await metadata.list_entries(prefix):
         name, _, what = entry.key.removeprefix(prefix).partition("/")
         try:
             if what == "danube-trio":
-                ends[name] = CursorState.decode(entry.value, entry.key).end
+                cursors[name] = CursorState.decode(entry.value, entry.key)
             elif what == "cursor":  # sorts before ours, which is the better one
-                ends[name] = _from_danube(entry.value, entry.key).end
+                cursors[name] = _from_danube(entry.value, entry.key)
         except CorruptDataError as error:
             log.warning("retention stands still: %s", error)
-            ends[name] = 0
-    return ends
+            cursors[name] = None
+    return cursors
 
 
 def _from_danube(value: bytes, key: str) -> CursorState:
     try:
         return CursorState.from_danube(value)
     except ValueError as error:
-        raise _unreadable(key, value) from error
-
-
-def _unreadable(key: str, value: bytes) -> CorruptDataError:
-    return CorruptDataError(
-        f"{value[:40]!r} is not an offset",
-        path=key,
-        advice="Restore the key from a copy of the metadata store, or delete it",
-    )
+        raise CorruptDataError(
+            f"{value[:40]!r} is not an offset",
+            path=key,
+            advice="Restore the key from a copy of the metadata store, or delete it",
+        ) from error

@@ -13,7 +13,7 @@ from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._errors import CursorTooLargeError
-from danube_trio.dispatch._opening import offset_of
+from danube_trio.dispatch._opening import offset_of, witness_before
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._redrive import redrive
 from danube_trio.dispatch._run import Handler, check_run_options, run_handlers
@@ -162,8 +162,9 @@ class Subscription:
         engine = self._engine
         async with self._store.guard:  # nothing is freed between looking and moving
             offset = await offset_of(self._store, start)
+            witness = await witness_before(self._store, offset)
             engine.check_open()
-            engine.core.move(offset)
+            engine.core.move(offset, witness)
         self._reading.moved()
         engine.changed()
         await self._saving.save()

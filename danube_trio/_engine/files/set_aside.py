@@ -83,9 +83,9 @@ def same_records(disk: Disk, path: str, base: int, end: int, covering: Descripto
     file = disk.open(path, "r")
     try:
         size = file.size()
-        if covering.base == base and size >= covering.size_bytes:
-            if file_crc(file, covering.size_bytes) == covering.crc32:
-                return True
+        begins_alike = covering.base == base and size >= covering.size_bytes
+        if begins_alike and file_crc(file, covering.size_bytes) == covering.crc32:
+            return True
         index = build_index(file, base, size=size)[0]
     finally:
         file.close()

@@ -53,7 +53,7 @@ from danube_trio._engine.watch.offer import offer_log
 from danube_trio._engine.watch.serve import StatisticsSource, Watch
 from danube_trio._engine.watch.socket import Offer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
-from danube_trio.catalog._claim import claim_prefix, refuse_begun
+from danube_trio.catalog._claim import claim_prefix, refuse_beginning
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
@@ -243,7 +243,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         """Make the directory agree with this state; returns the one that takes the next epoch."""
         if state is None:
             assert self._cloud is not None
-            await refuse_begun(*self._cloud)
+            await refuse_beginning(*self._cloud)
         elif state.log and not state.place:
             await self._claim(state)
         return await lane.run(self._attach, disk, state)

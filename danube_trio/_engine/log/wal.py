@@ -128,6 +128,14 @@ class Wal(Readable):
         """``open``, ``sealed``, ``fenced``, ``closing``, ``closed`` or ``broken``."""
         return self._engine.log.phase.value
 
+    @property
+    def log_id(self) -> str:
+        """What identifies the log, wherever it is: the same for copies of it, and for ever.
+
+        "" for a log of an older version that was opened without its object store.
+        """
+        return self._engine.log_id
+
     # ---- marks
 
     @property

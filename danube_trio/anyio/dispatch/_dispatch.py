@@ -21,6 +21,7 @@ from danube_trio.anyio.dispatch._subscription import SubscriptionView
 from danube_trio.config import Durability
 from danube_trio.dispatch import _dispatch as _engine
 from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._saving import DANUBE_ROOT
 from danube_trio.dispatch._leaving import settle_dispatch
 from danube_trio.dispatch._log import Message
 from danube_trio.dispatch._options import ReliableOptions
@@ -101,6 +102,7 @@ class ReliableDispatch(_engine.ReliableDispatch):
         cache: TopicCache | None,
         *,
         metadata: MetadataStore | None = None,
+        metadata_root: str = DANUBE_ROOT,
         dead_letter_storage: PersistentStorage | None = None,
         clock: Callable[[], float] = time.time,
         save_grace: float = 5.0,
@@ -111,6 +113,7 @@ class ReliableDispatch(_engine.ReliableDispatch):
                 options,
                 cache,
                 metadata=metadata,
+                metadata_root=metadata_root,
                 dead_letter_storage=_engine_or_none(dead_letter_storage),
                 clock=clock,
                 save_grace=save_grace,
@@ -126,6 +129,7 @@ class ReliableDispatch(_engine.ReliableDispatch):
         storage: PersistentStorage,
         *,
         metadata: MetadataStore | None = None,
+        metadata_root: str | None = None,
         dead_letter_storage: PersistentStorage | None = None,
         clock: Callable[[], float] = time.time,
         save_grace: float = 5.0,
@@ -139,6 +143,7 @@ class ReliableDispatch(_engine.ReliableDispatch):
                 cache,
                 engine_storage(storage),
                 metadata=metadata,
+                metadata_root=metadata_root,
                 dead_letter_storage=_engine_or_none(dead_letter_storage),
                 clock=clock,
                 save_grace=save_grace,

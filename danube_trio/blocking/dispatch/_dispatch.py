@@ -20,6 +20,7 @@ from danube_trio.config import Durability
 from danube_trio.dispatch import _dispatch as _engine
 from danube_trio.dispatch import _subscription as _engine_subscription
 from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._saving import DANUBE_ROOT
 from danube_trio.dispatch._leaving import settle_dispatch
 from danube_trio.dispatch._log import Message
 from danube_trio.dispatch._options import ReliableOptions
@@ -46,6 +47,7 @@ class ReliableDispatch:
         cache: TopicCache | None,
         *,
         metadata: MetadataStore | None = None,
+        metadata_root: str = DANUBE_ROOT,
         dead_letter_storage: AnyStorage | None = None,
         clock: Callable[[], float] = time.time,
         save_grace: float = 5.0,
@@ -56,6 +58,7 @@ class ReliableDispatch:
                 options,
                 cache,
                 metadata=metadata,
+                metadata_root=metadata_root,
                 dead_letter_storage=_engine_or_none(dead_letter_storage),
                 clock=clock,
                 save_grace=save_grace,
@@ -71,6 +74,7 @@ class ReliableDispatch:
         storage: AnyStorage,
         *,
         metadata: MetadataStore | None = None,
+        metadata_root: str | None = None,
         dead_letter_storage: AnyStorage | None = None,
         clock: Callable[[], float] = time.time,
         save_grace: float = 5.0,
@@ -84,6 +88,7 @@ class ReliableDispatch:
                 cache,
                 engine_storage(storage),
                 metadata=metadata,
+                metadata_root=metadata_root,
                 dead_letter_storage=_engine_or_none(dead_letter_storage),
                 clock=clock,
                 save_grace=save_grace,
