@@ -171,6 +171,10 @@ class WalStorage:
         """The topic that it answers to; None: any."""
         return self.inner.topic
 
+    def check(self, topic: str) -> None:
+        """Raise ValueError if it does not answer to this topic."""
+        self.inner.check(topic)
+
     def append_message(
         self,
         topic: str,

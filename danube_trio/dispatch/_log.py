@@ -22,6 +22,7 @@ from danube_trio.storage import Storage
 __all__ = [
     "CacheLimits",
     "End",
+    "KnowsFinish",
     "KnowsLog",
     "Message",
     "MessageReader",
@@ -51,6 +52,16 @@ class MessageReader(Protocol):
 
     async def aclose(self) -> None:
         """Close it; idempotent."""
+        ...
+
+
+@runtime_checkable
+class KnowsFinish(Protocol):
+    """A `MessageReader` that can say whether it is at its end. Not every storage's can."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will hand out nothing more: it is closed, or at its end."""
         ...
 
 

@@ -229,6 +229,12 @@ class MemoryReader:
         """The offset of the next message that it will hand out."""
         return self._cursor - (len(self._items) - self._next)
 
+    @property
+    def finished(self) -> bool:
+        """Whether it will hand out nothing more: it is closed, or at its end."""
+        at_end = self._cursor >= self._end or self._count <= 0
+        return self._closed or (at_end and self._next >= len(self._items))
+
     def __aiter__(self) -> MemoryReader:
         return self
 

@@ -19,6 +19,7 @@ from danube_trio.dispatch._log import (
     CacheLimits,
     End,
     KnowsEnd,
+    KnowsFinish,
     Message,
     MessageReader,
     PersistentLog,
@@ -43,6 +44,7 @@ class TopicReader:
     def __init__(self, reader: MessageReader, forget: Callable[[TopicReader], None]) -> None:
         self._reader = reader
         self._forget = forget
+        self._over = False
 
     def __repr__(self) -> str:
         return f"<TopicReader at {self.cursor}>"
@@ -52,18 +54,31 @@ class TopicReader:
         """The offset of the next message that it will hand out."""
         return self._reader.cursor
 
+    @property
+    def finished(self) -> bool:
+        """Whether it will hand out nothing more: it is closed, or at its end."""
+        reader = self._reader
+        return self._over or (isinstance(reader, KnowsFinish) and reader.finished)
+
     def __aiter__(self) -> TopicReader:
         return self
 
     async def __anext__(self) -> StreamMessage:
-        return await self._reader.__anext__()
+        try:
+            return await self._reader.__anext__()
+        except StopAsyncIteration:
+            self._over = True
+            raise
 
     async def next_batch(self) -> list[StreamMessage]:
         """The next messages, at least one; empty at the reader's end."""
-        return await self._reader.next_batch()
+        batch = await self._reader.next_batch()
+        self._over = self._over or not batch
+        return batch
 
     async def aclose(self) -> None:
         """Close it; idempotent."""
+        self._over = True
         self._forget(self)
         await self._reader.aclose()
 

@@ -9,6 +9,10 @@ which are plain integers, are read. `docs/decisions/0040` has what other ways co
 woken and has not looked yet, so a thousand callers wake it once: `submit` appends, then looks at
 the flag; the thread lowers it, then takes. Whoever appends too late for that look sees it lowered.
 
+**Order.** Jobs act in the order in which they were handed over. For one that needs a task that is
+the order of the first steps of the tasks, which trio itself would take at random: so each waits for
+its turn, and so does a job that acts at once, until the tasks before it have taken theirs.
+
 **Outcomes** are set in the engine's thread, together with one call of the job's `reply`, which must
 not block. Each job that is submitted gets exactly one, whatever happens to the thread.
 
@@ -41,6 +45,7 @@ import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import Any, cast
 
 import trio
@@ -135,24 +140,31 @@ class Hold(Job):
 
     def tell(self, leaver: LeaveJob) -> None:
         """Tell it when the block was left, and the first one what leaving raised."""
-        if self.ended:
-            leaver.finish(self.left())
-        else:
+        if not self.ended:
             self._leavers.append(leaver)
+        elif leaver.reply is tell_nobody:
+            self.log_untold()
+            leaver.finish(Value(None))
+        else:
+            leaver.finish(self.left())
 
     def end(self, error: BaseException | None) -> None:
         """It was left, and raised this."""
         self.ended = True
         self._error = error
         for leaver in self._leavers:
-            if error is not None and leaver.reply is tell_nobody:
-                log.error("leaving %s failed, and nobody waited for it", self.name, exc_info=error)
-            leaver.finish(self.left())
+            self.tell(leaver)
 
     def left(self) -> Outcome[None]:
         """How it was left. An error is told once."""
         error, self._error = self._error, None
         return Value(None) if error is None else Error(error)
+
+    def log_untold(self) -> None:
+        """Nobody will ask what leaving raised."""
+        error, self._error = self._error, None
+        if error is not None:
+            log.error("leaving %s failed, and nobody waited for it", self.name, exc_info=error)
 
     async def _run(self, host: Host) -> None:
         result: BaseException | None = Withdrawn()
@@ -162,11 +174,10 @@ class Hold(Job):
             with self._scope:
                 left = await self._enter_and_leave()
         except BaseException as error:
-            # All of them: they belong to who opens. Cancelled: the thread is ending, and says why.
-            result = None if _is_cancellation(error) else error
+            # All of them: they belong to who opens.
+            result = None if _is_end_of_thread(error) else error
         host.holds.remove(self)
         self._gone.set()
-        self.ended = True
         host.idle()  # before anybody is told, who may then wait for the thread's end
         self.end(left)
         if result is not None:
@@ -270,6 +281,11 @@ class _CancelJob(Job):
             self._target.finish(Error(Withdrawn()))
 
 
+def _is_end_of_thread(error: BaseException) -> bool:
+    """Whether a task of the host ends because the thread does, which tells everybody why."""
+    return _is_cancellation(error) and trio.current_effective_deadline() == -inf
+
+
 def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
@@ -298,6 +314,9 @@ class Host:
         self.clock_ahead = 0.0  # how far trio's clock is ahead of time.monotonic
         self._box: deque[Job] = deque()
         self._late: list[Job] = []  # came while a bug ends the thread: refused when it is known
+        self._tasks = 0  # were started
+        self._turn = 0  # of them have taken their first step
+        self._early: list[trio.lowlevel.Task] = []  # wait for their turn
         self._signal = Signal()
         self._woken = False
         self._ending = False  # a bug ends the thread: only what ends something is begun
@@ -423,6 +442,8 @@ class Host:
             if self._ending and not job.even_late:
                 self._late.append(job)
             elif not job.started:
+                if job.acts_at_once:
+                    await self._wait_for_turn(self._tasks)
                 job.begin(self)
 
     async def _end_by_a_bug(self) -> None:
@@ -430,10 +451,9 @@ class Host:
         self._ending = True
         self._let_others_begin()
         self.nursery.cancel_scope.cancel()
-        for hold in self.holds:
-            hold.leave()
+        self.leave_all()
         with trio.CancelScope(shield=True):
-            while self.holds:
+            while not self._stop:
                 await self._serve()
 
     def _let_others_begin(self) -> None:
@@ -452,18 +472,31 @@ class Host:
             job, fn: whose, and what.
             scope: withdraws it. Without one it goes to its end, whatever happens.
         """
-        self.nursery.start_soon(self._call, job, fn, scope or trio.CancelScope(shield=True))
+        scope = scope or trio.CancelScope(shield=True)
+        self.nursery.start_soon(self._call, job, fn, scope, self._tasks)
+        self._tasks += 1
+
+    async def _wait_for_turn(self, turn: int) -> None:
+        """Wait until so many tasks have taken their first step, which nothing keeps them from."""
+        while self._turn != turn:
+            self._early.append(trio.lowlevel.current_task())
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
     async def _call(
-        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope
+        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope, turn: int
     ) -> None:
+        await self._wait_for_turn(turn)
+        self._turn += 1
+        early, self._early = self._early, []
+        for task in early:  # all of them: more often than not they come in order now
+            trio.lowlevel.reschedule(task)
         result: Outcome[Any] = Error(Withdrawn())
         try:
             with scope:
                 result = Value(await fn())
         except BaseException as error:
-            if self.nursery.cancel_scope.cancel_called and _is_cancellation(error):
-                raise  # the thread is ending, and says why
+            if _is_end_of_thread(error):
+                raise
             result = Error(error)  # all of them: they belong to the caller
         job.finish(result)
 
@@ -476,7 +509,7 @@ class Host:
                 self._stop = True
                 if _host is self:
                     _host = None
-        if self._stop or self._ending:
+        if self._stop:
             self._signal.set()
 
     def leave_all(self) -> None:
@@ -484,10 +517,13 @@ class Host:
         self.nursery.start_soon(self._leave_all)
 
     async def _leave_all(self) -> None:
-        for hold in self.holds[::-1]:
-            hold.cancel()
-            LeaveJob(tell_nobody, hold).begin(self)
-            await hold.wait_ended()
+        with trio.CancelScope(shield=True):
+            for hold in self.holds[::-1]:
+                if not self._ending:  # else the nursery is cancelled, and the bug the reason
+                    hold.refuse(LogClosedError(LEFT))  # unless it is open
+                    hold.cancel()
+                hold.leave()
+                await hold.wait_ended()
         self._stop = True  # also if an interrupt kept somebody from submitting a hold
         self._signal.set()
 
@@ -524,13 +560,15 @@ def _leave_at_exit() -> None:
     """Accepted records drain. Threads that are no daemons have ended before this runs."""
     with _lock:
         host, alive = _host, [*_alive]
-    names = [hold.name for hold in list(host.holds)] if host is not None else []
+    holds = [*host.holds] if host is not None else []
     if host is not None:
         host.submit(_ExitJob(tell_nobody))
     for each in alive:  # one that ends by a bug drains, too
         each.wait_ended()
-    for name in names:
-        warnings.warn(f"{name} was never closed: leave its block", ResourceWarning, stacklevel=1)
+    for hold in holds:
+        hold.log_untold()
+        text = f"{hold.name} was never closed: leave its block"
+        warnings.warn(text, ResourceWarning, stacklevel=1)
 
 
 def _after_fork_in_child() -> None:

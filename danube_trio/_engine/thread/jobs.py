@@ -35,10 +35,12 @@ class Job:
         outcome: None until it is over; then it stays.
         started: whether the engine's thread has seen it.
         waiter: what the door's `reply` wakes; belongs to the door.
+        acts_at_once: what it does is done in `start`, so the tasks of jobs before it come first.
         even_late: begun even while a bug ends the engine's thread.
     """
 
     __slots__ = ("_underway", "outcome", "reply", "started", "waiter")
+    acts_at_once: ClassVar[bool] = False
     even_late: ClassVar[bool] = False
 
     def __init__(self, reply: Callable[[Job], None]) -> None:
@@ -106,6 +108,7 @@ class SyncJob(Job):
     """A call that never waits."""
 
     __slots__ = ("_fn",)
+    acts_at_once = True
     even_late = True
 
     def __init__(self, reply: Callable[[Job], None], fn: Callable[[], object]) -> None:

@@ -47,6 +47,7 @@ class AppendJob(Job):
         "records",
         "size_bytes",
     )
+    acts_at_once = True
 
     def __init__(
         self,

@@ -27,6 +27,9 @@ class TopicReader(Reader[StreamMessage]):
     def __init__(self, inner: _engine.TopicReader, door: ThreadDoor) -> None:
         super().__init__(cast("Any", inner), door)
 
+    def __repr__(self) -> str:
+        return f"<TopicReader at {self.cursor}>"
+
     def statistics(self) -> ReaderStatistics:
         """Not of a topic's reader."""
         raise NotImplementedError("a topic's reader has no statistics: see the topic's log")

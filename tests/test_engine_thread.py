@@ -1,0 +1,212 @@
+"""Bugs in the engine's thread: each ends the call that it is in, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from doors import GatedDisk
+from test_anyio_door import offsets_of, until
+from test_blocking_door import Thread
+
+import danube_trio.anyio
+import danube_trio.blocking
+from danube_trio import LogBrokenError, LogClosedError, WalConfig
+from danube_trio._engine.thread.host import THREAD_NAME, Host
+from danube_trio._engine.thread.jobs import Job
+
+
+class BugError(Exception):
+    """What the tests put into the engine's thread."""
+
+
+class BuggyJob(Job):
+    """It does not even start."""
+
+    __slots__ = ()
+
+    def start(self, host: Host) -> None:
+        raise BugError
+
+
+async def fail() -> None:
+    raise BugError
+
+
+async def never() -> None:
+    await trio.sleep_forever()
+
+
+def in_the_hosts_nursery(host: Host) -> None:
+    host.nursery.start_soon(fail)
+
+
+def in_a_system_task(host: Host) -> None:
+    trio.lowlevel.spawn_system_task(fail)
+
+
+WAYS_TO_END = [in_the_hosts_nursery, in_a_system_task]
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The bug behind an error."""
+    while not isinstance(error, BugError):
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        assert isinstance(inner, BaseException), error
+        error = inner
+    return error
+
+
+def engines() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+def test_a_job_that_does_not_start_gets_the_error_and_the_others_go_on() -> None:
+    async def main() -> None:
+        async with danube_trio.anyio.open_wal(WalConfig()) as wal:
+            door: Any = vars(wal)["_door"]
+            calls = [door.run(BuggyJob(door.reply)), wal.append(b"x"), wal.append(b"y")]
+            bug, *offsets = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(bug, BugError)
+            assert offsets == [0, 1]
+
+    asyncio.run(main())
+
+
+def test_a_bug_in_telling_an_outcome_strikes_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    def reply(_: Job) -> None:
+        raise BugError
+
+    with danube_trio.blocking.open_wal(WalConfig()) as wal:
+        wal.door.host.submit(BuggyJob(reply))
+        assert wal.append(b"x") == 0
+    assert "nobody could be told" in caplog.text
+
+
+def test_a_block_whose_opening_ends_in_a_bug_is_left(tmp_path: Path) -> None:
+    from danube_trio._engine.log.open import open_wal
+    from danube_trio._engine.thread.host import Hold, acquire
+    from danube_trio.blocking._thread import ThreadDoor
+
+    def opened(_: object) -> None:
+        raise BugError
+
+    door = ThreadDoor(acquire())
+    with pytest.raises(BugError):
+        door.run(Hold(door.reply, open_wal(WalConfig(dir=str(tmp_path))), "a log", opened))
+    door.host.wait_ended()
+    assert offsets_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("end", WAYS_TO_END)
+def test_when_the_thread_ends_by_a_bug_every_call_of_asyncio_is_answered(
+    end: Callable[[Host], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "danube_trio.engine")
+    disk, gated = GatedDisk(), GatedDisk()
+    full = WalConfig(dir=str(tmp_path / "full"), max_pending_bytes=1000)
+    open_wal = danube_trio.anyio.open_wal
+
+    async def main() -> None:
+        other_block = open_wal(WalConfig(dir=str(tmp_path / "other")))
+        block = open_wal(full, disk=disk)
+        other, wal = await other_block.__aenter__(), await block.__aenter__()
+        door: Any = vars(wal)["_door"]
+        host: Host = door.host
+        assert await other.append(b"x") == 0
+        receipt = other.append_nowait(b"y")
+        disk.gate.clear()
+        gated.gate.clear()
+        accepted = asyncio.create_task(wal.append(bytes(900)))
+        await until(lambda: wal.next_offset == 1)
+        waiting = [asyncio.create_task(wal.append(bytes(901))) for _ in range(3)]
+        await until(lambda: wal.statistics().waiting_appends == 3)
+        waits = [
+            asyncio.create_task(call)
+            for call in (wal.wait_durable(9), wal.reader().next_batch(), door.call(never))
+        ]
+        new = open_wal(WalConfig(dir=str(tmp_path / "new")), disk=gated)
+        opening = asyncio.create_task(new.__aenter__())
+        reader = other.reader(end=2)
+        await asyncio.sleep(0)
+        host.tell(lambda: end(host))
+        await until(lambda: host._ending)
+        late = [asyncio.create_task(call) for call in (wal.append(b"late"), wal.flush())]
+        await asyncio.sleep(0)
+        gated.gate.set()
+        await until(lambda: not wal.statistics().waiting_appends)
+        disk.gate.set()
+        if end is in_the_hosts_nursery:
+            assert await accepted == 0, "it drained"
+        with suppress(LogBrokenError):  # or it has opened, and was left
+            await opening
+        for task in (*waiting, *waits, *late):
+            with pytest.raises((LogBrokenError, LogClosedError)) as caught:
+                await task
+            if task not in waiting:
+                assert isinstance(root_of(caught.value), BugError)
+        with suppress(LogBrokenError):
+            await accepted
+        with pytest.raises(LogClosedError) as later:
+            wal.append_nowait(b"later")
+        assert isinstance(root_of(later.value), BugError)
+        with pytest.raises((LogBrokenError, LogClosedError)):
+            await reader.next_batch()
+        for each in (block, other_block):
+            with suppress(LogBrokenError):
+                await each.__aexit__(None, None, None)
+        assert receipt.offsets == range(1, 2)
+        async with open_wal(WalConfig()) as another:
+            assert await another.append(b"z") == 0, "in a thread of its own"
+
+    asyncio.run(main())
+    assert "ended by a bug" in caplog.text
+    assert engines() == []
+    assert offsets_of(tmp_path / "other") == [0, 1]
+    assert offsets_of(tmp_path / "full") == [0]
+
+
+@pytest.mark.parametrize("end", WAYS_TO_END)
+def test_when_the_thread_ends_by_a_bug_every_call_of_threads_is_answered(
+    end: Callable[[Host], None], tmp_path: Path
+) -> None:
+    disk = GatedDisk()
+    config = WalConfig(dir=str(tmp_path), max_pending_bytes=1000)
+    block = danube_trio.blocking.open_wal(config, disk=disk)
+    wal = block.__enter__()
+    host = wal.door.host
+    disk.gate.clear()
+    accepted = Thread(wal.append, bytes(900))
+    while wal.next_offset == 0:
+        pass
+    reader = wal.reader()
+    calls = [Thread(wal.append, bytes(901)), Thread(wal.wait_durable, 9), Thread(next, reader)]
+    while not wal.statistics().waiting_appends:
+        pass
+    host.tell(lambda: end(host))
+    while not host._ending:
+        pass
+    calls += [Thread(wal.append, b"late"), Thread(wal.flush)]
+    leaving = Thread(wal.close)
+    while wal.statistics().waiting_appends:
+        pass
+    disk.gate.set()
+    for thread in (accepted, leaving, *calls):
+        thread.join()
+    for thread in calls:
+        assert isinstance(thread.error, LogBrokenError | LogClosedError)
+    assert leaving.error is None or isinstance(leaving.error, LogBrokenError)
+    assert accepted.result == 0 or isinstance(accepted.error, LogBrokenError)
+    with pytest.raises(LogClosedError):
+        wal.append(b"later")
+    block.__exit__(None, None, None)
+    host.wait_ended()
+    with danube_trio.blocking.open_wal(config) as again:
+        assert [m.offset for m in again.reader(end="current")] == [0]
