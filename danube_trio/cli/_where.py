@@ -43,11 +43,12 @@ class Corner:
         """The catalog of the log."""
         from danube_trio._core.topic_names import topic_path
         from danube_trio.catalog import ManifestCatalog, MetadataCatalog
+        from danube_trio.catalog._patient import PatientStore
 
         if self.metadata is not None:
             return MetadataCatalog(self.metadata, self.topic)
         prefix = self.prefix or f"{TOPICS}/{topic_path(self.topic)}"
-        return ManifestCatalog(self.store, prefix)
+        return ManifestCatalog(PatientStore(self.store), prefix)
 
 
 @attrs.frozen

@@ -255,12 +255,15 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
                 f"records {self._cursor} to {source.local_start} are in the object store only: "
                 f"open the log with its store to read them"
             )
+        known = source.tier.objects.find(self._cursor)
         try:
             block = await source.tier.fetch(self._cursor)
         except (LookupError, ObjectNotFoundError) as error:
             await source.look_again()
             if self._cursor < source.marks.start_offset:
                 return  # retention overtook us: route will say so
+            if source.tier.objects.find(self._cursor) not in (None, known):
+                return  # a follower had not heard of this object yet
             raise CorruptDataError(
                 f"no object holds the record ({error})",
                 offset=self._cursor,
