@@ -9,13 +9,16 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.frame import TRAILER_VERSION
 from danube_trio._core.topic_names import topic_path
-from danube_trio.catalog import Catalog, ManifestCatalog
+from danube_trio.catalog import Backoff, Catalog, ManifestCatalog
+from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore, probe_store
 from danube_trio.config import WalConfig
 from danube_trio.errors import UnsupportedFormatError
 
 __all__ = ["default_catalog", "probe_once", "readable_state"]
 
+# Of each request of a catalog, which tries again by itself what takes several. A guess.
+EACH_REQUEST = Backoff(attempts=3)
 # Not beside other objects: the probe lists what is there.
 PROBES = "danube-probes"
 
@@ -36,13 +39,14 @@ def default_catalog(config: WalConfig, store: CloudStore) -> Catalog:
             "cloud.prefix='' and topic_name='': one of them must say where in the store the log "
             "is, because two logs in one place take it from one another"
         )
-    return ManifestCatalog(store, prefix, topic=config.topic_name)
+    patient = PatientStore(store, EACH_REQUEST)
+    return ManifestCatalog(patient, prefix, topic=config.topic_name)
 
 
 async def probe_once(store: CloudStore) -> None:
     """Refuse a store that lets two writers create the same object; ask each store object once."""
     if store not in _probed:
-        await probe_store(store, prefix=PROBES)
+        await probe_store(PatientStore(store), prefix=PROBES)
         _probed.add(store)
 
 
@@ -52,7 +56,7 @@ async def readable_state(catalog: Catalog) -> CatalogState:
     Raises FileNotFoundError: there is no log, or not yet, or it was deleted;
     UnsupportedFormatError; and what `Catalog.latest` raises.
     """
-    state = await catalog.latest()
+    state = await latest_state(catalog)
     if state is None or state.deleted:
         gone = "was deleted" if state is not None else "is not there (yet)"
         raise FileNotFoundError(errno.ENOENT, f"the log {gone}", catalog.url)

@@ -23,6 +23,7 @@ import trio
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio.catalog._base import Catalog, fresh
+from danube_trio.catalog._patient import latest_state
 from danube_trio.catalog._retry import Backoff
 from danube_trio.errors import FencedError
 
@@ -52,8 +53,9 @@ async def acquire(catalog: Catalog, settle: Settle, *, backoff: Backoff = ACQUIR
     Cancellation: as StoreUnavailableError.
     """
     attempt = 0
+    looking = Backoff(chance=backoff.chance)
     while True:
-        before = await catalog.latest()
+        before = await latest_state(catalog, looking)
         after = await settle(before)
         least = before.epoch if before else 0
         if after.epoch <= least:

@@ -114,10 +114,13 @@ async def _remote(where: Where) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     where.check_there()
     async with where.open() as corner:
+        from danube_trio.catalog._patient import PatientStore
+
+        store = PatientStore(corner.store)
         topics = [
             (namespace, name)
-            for namespace in await corner.store.list_children(root)
-            for name in await corner.store.list_children(f"{root}/{namespace}")
+            for namespace in await store.list_children(root)
+            for name in await store.list_children(f"{root}/{namespace}")
         ]
         if not topics and where.prefix:
             raise FileNotFoundError(

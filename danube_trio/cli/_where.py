@@ -43,13 +43,15 @@ class Corner:
         """The catalog of the log."""
         from danube_trio._core.topic_names import topic_path
         from danube_trio.catalog import ManifestCatalog, MetadataCatalog
+        from danube_trio.catalog._patient import PatientStore
 
         if self.metadata is not None:
             return MetadataCatalog(self.metadata, self.topic)
+        store = PatientStore(self.store)
         if self.prefix:
-            return ManifestCatalog(self.store, self.prefix)
+            return ManifestCatalog(store, self.prefix)
         prefix = f"{TOPICS}/{topic_path(self.topic)}"
-        return ManifestCatalog(self.store, prefix, topic=self.topic)
+        return ManifestCatalog(store, prefix, topic=self.topic)
 
 
 @attrs.frozen

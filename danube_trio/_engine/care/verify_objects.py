@@ -29,6 +29,7 @@ from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
+from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
@@ -78,6 +79,7 @@ async def verify_objects(
 
     Raises StoreUnavailableError, AccessDeniedError, OSError. Can be cancelled.
     """
+    store = PatientStore(store)
     chosen = [d for d in state.segments if wanted(d)]
     verified = ObjectsVerified(state)
     expect(sum(d.size_bytes for d in chosen))
@@ -160,7 +162,7 @@ async def note_strangers(
     named = {catalog.object_key(d.object_id) for d in state.segments}
     strangers = [
         info.key
-        for info in await store.list_objects(catalog.object_prefix)
+        for info in await PatientStore(store).list_objects(catalog.object_prefix)
         if info.key not in named
     ]
     for key in strangers[:MOST_STRANGERS]:
@@ -169,7 +171,7 @@ async def note_strangers(
 
 
 async def _was_trimmed(catalog: Catalog, descriptor: Descriptor) -> bool:
-    now = await catalog.latest()
+    now = await latest_state(catalog)
     return now is None or now.deleted or now.start_offset >= descriptor.end
 
 

@@ -46,6 +46,7 @@ from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import require_trio
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._default import default_catalog
+from danube_trio.catalog._patient import latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
 
@@ -157,8 +158,6 @@ class _FollowedSource:
         before = self._view
         view = await self._own_disk.run(self._arm_and_look, before, self.active)
         self._apply(view)
-        if self._catalog is not None and self._stored_end < view.start > view.log_start:
-            await self._look_at_catalog()
         return view.mark != before.mark or view.active_base != before.active_base
 
     def _arm_and_look(self, before: View, index: SparseIndex) -> View:
@@ -167,18 +166,14 @@ class _FollowedSource:
         return self._observer.look(before, index)
 
     async def _look_at_catalog(self) -> None:
-        """The local files begin later than what is known of the store."""
+        """Not part of a look: who waits for what is local must not wait for a store."""
         assert self._catalog is not None
         assert self.tier is not None
-        state = await self._catalog.latest()
+        state = await latest_state(self._catalog)
         if state is not None:
             assert self.names is not None
             check_log(self._meta, state, self.names.meta)
             self.tier.objects.state = state
-
-    @property
-    def _stored_end(self) -> int:
-        return self.tier.objects.state.end if self.tier is not None else 0
 
     def _apply(self, view: View) -> None:
         """Record what was seen, in one step."""

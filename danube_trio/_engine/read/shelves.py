@@ -133,12 +133,15 @@ class Shelves:
                 f"records {cursor} to {source.local_start} are in the object store only: "
                 f"open the log with its store to read them"
             )
+        known = source.tier.objects.find(cursor)
         try:
             return [await source.tier.fetch(cursor)]
         except (LookupError, ObjectNotFoundError) as error:
             await source.look_again()
             if cursor < source.marks.start_offset:
                 return ()  # retention overtook us: route will say so
+            if source.tier.objects.find(cursor) not in (None, known):
+                return ()  # a follower had not heard of this object yet
             raise CorruptDataError(
                 f"no object holds the record ({error})",
                 offset=cursor,

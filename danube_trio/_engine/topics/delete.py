@@ -30,6 +30,7 @@ from danube_trio._core.files import Trim, encode_document
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
 from danube_trio.catalog import Catalog, acquire, object_parts
+from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
 
@@ -159,7 +160,7 @@ def _erase(disk: Disk, config: WalConfig) -> None:
 
 async def _bury(catalog: Catalog, end: int) -> tuple[CatalogState | None, bool]:
     """Publish the tombstone. Returns the newest state, and whether the topic lived until now."""
-    before = await catalog.latest()
+    before = await latest_state(catalog)
     if before is None or before.deleted:
         return before, False
 
@@ -174,6 +175,7 @@ async def _bury(catalog: Catalog, end: int) -> tuple[CatalogState | None, bool]:
 
 async def _remove_objects(store: CloudStore, catalog: Catalog, state: CatalogState) -> None:
     """Remove the objects of this epoch and earlier ones: later ones are of another life."""
+    store = PatientStore(store)
     try:
         for info in await store.list_objects(catalog.object_prefix):
             parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))

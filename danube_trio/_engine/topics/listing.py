@@ -15,6 +15,7 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.topic_names import is_part
 from danube_trio._engine.topics.delete import has_log
 from danube_trio.catalog import Catalog
+from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.metadata import MetadataStore
 
@@ -65,6 +66,7 @@ async def topics_in_store(
     store: CloudStore, catalog_of: Callable[[str], Catalog]
 ) -> dict[str, bool]:
     """The topics that have a catalog in the object store, and whether it says they are there."""
+    store = PatientStore(store)
     namespaces = [part for part in await store.list_children(TOPICS) if is_part(part)]
     candidates: list[str] = []
 
@@ -77,7 +79,7 @@ async def topics_in_store(
 
     async def look_at(topic: str) -> None:
         try:
-            state = await catalog_of(topic).latest()
+            state = await latest_state(catalog_of(topic))
         except ValueError:
             found[topic] = True  # another topic's log is in its place: opening it says so
             return

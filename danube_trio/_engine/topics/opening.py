@@ -21,6 +21,7 @@ from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.topics.delete import finish_deletion
 from danube_trio.catalog import Catalog, MetadataCatalog
 from danube_trio.catalog._default import default_catalog
+from danube_trio.catalog._patient import latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig, WalConfig
 from danube_trio.errors import FencedError, LogClosedError
@@ -111,7 +112,7 @@ class TopicDoor:
         """Whether a new owner has sealed it in turn. Raises FencedError if one has it."""
         catalog = self.catalog_of(name)
         assert catalog is not None
-        state = await catalog.latest()
+        state = await latest_state(catalog)
         if state is not None and state.epoch > away.epoch:
             if state.sealed or state.deleted:
                 return True
