@@ -76,6 +76,7 @@ class CloudSide:
         self.full = False
         self.wanted_start = 0
         self.held: Callable[[], CorruptDataError] | None = None
+        self._held_base = 0
         self.untidy = False
         self._waiting_peak_bytes = 0
         self._asking: set[trio.CancelScope] = set()
@@ -141,6 +142,8 @@ class CloudSide:
         engine, marks = self._engine, self._engine.marks
         self._look_at_peak()
         self.objects.published(state)
+        if state.end > self._held_base:
+            self.held = None  # it was trimmed
         if state.end > marks.uploaded_end:
             marks.uploaded(state.end)
         engine.uploaded.release(marks.uploaded_end)
@@ -183,9 +186,9 @@ class CloudSide:
             return engine.refusal()
         return self.held() if self.held is not None else None
 
-    def hold(self, make_error: Callable[[], CorruptDataError]) -> None:
-        """The next segment is damaged: nothing is uploaded until it is as it was."""
-        self.held = make_error
+    def hold(self, base: int, make_error: Callable[[], CorruptDataError]) -> None:
+        """The segment that comes next is damaged: nothing is uploaded until it is as it was."""
+        self.held, self._held_base = make_error, base
         self._engine.uploaded.fail(make_error)
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import logging
 import random
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -58,6 +59,9 @@ from danube_trio.errors import (
 __all__ = ["Uploader"]
 
 log = logging.getLogger("danube_trio.uploader")
+
+# Stores of which it was said that they deny deleting. Each opening tries, but says nothing more.
+_only_adding: weakref.WeakSet[CloudStore] = weakref.WeakSet()
 
 FIRST_PAUSE = 0.1
 # Uploads for one look for old entries of the catalog, which lists them. A guess.
@@ -155,7 +159,6 @@ class Uploader:
         if segment is not None:
             await self._upload(segment)
             return
-        self._cloud.held = None
         end = engine.marks.uploaded_end
         if engine.log.phase is Phase.SEALED and end == engine.marks.next_offset:
             await self._leave_sealed()
@@ -230,7 +233,7 @@ class Uploader:
             f"`danube-trio repair {self._names.directory}`, which says what can be saved; or give "
             f"the records up with trim({segment.end})",
         )
-        self._cloud.hold(make_error)
+        self._cloud.hold(segment.base, make_error)
         return make_error()
 
     def _chunks(self, segment: Segment, crc: int) -> Iterator[bytes]:
@@ -443,4 +446,6 @@ class Uploader:
             await self._store.delete(key)
         except AccessDeniedError as error:
             self._only_adds = True
-            log.warning("objects that are not needed any more stay in the store: %s", error)
+            if self._store not in _only_adding:
+                _only_adding.add(self._store)
+                log.warning("objects that are not needed any more stay in the store: %s", error)
