@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from itertools import cycle
 
 
@@ -31,11 +32,11 @@ class Past:
 
     def __init__(self, record: list[dict[str, bytes]], now: int, steps: tuple[int, ...]) -> None:
         self._record = record
-        self._steps = cycle(steps)
+        self.steps: Iterator[int] = cycle(steps)
         self.now = now
 
     def _tree(self) -> dict[str, bytes]:
-        self.now = min(self.now + next(self._steps), len(self._record) - 1)
+        self.now = min(self.now + next(self.steps), len(self._record) - 1)
         return self._record[self.now]
 
     def list_dir(self, path: str) -> list[str]:

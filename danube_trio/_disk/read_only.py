@@ -1,7 +1,8 @@
 """The disk that a follower's readers get: it refuses every change.
 
-When a file is gone, it has the follower look again before it says so: most likely retention took
-the file, and the reader compares its cursor with the start next.
+After each piece of work, and in the same thread, it has the follower check whether what was read is
+still of the log that it follows. When a file is gone, it has the follower look again before it says
+so: most likely retention took the file, and the reader compares its cursor with the start next.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ class ReadOnlyDisk:
     Args:
         disk: the disk.
         refresh: has the follower look again.
+        check: raises if what was read just now must not be believed.
     """
 
-    def __init__(self, disk: Disk, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, disk: Disk, refresh: Callable[[], Awaitable[None]], check: Callable[[], None]
+    ) -> None:
         self._disk = disk
         self._refresh = refresh
+        self._check = check
         self.list_dir = disk.list_dir
         self.file_size = disk.file_size
         self.free_bytes = disk.free_bytes
@@ -35,10 +40,16 @@ class ReadOnlyDisk:
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:
         try:
-            return await self._disk.run(fn, *args)
+            return await self._disk.run(self._checked, fn, *args)
         except FileNotFoundError:
             await self._refresh()
             raise
+
+    def _checked(self, fn: Callable[..., T], *args: object) -> T:
+        try:
+            return fn(*args)
+        finally:
+            self._check()
 
     def open(self, path: str, mode: OpenMode) -> File:
         return self._disk.open(path, mode) if mode == "r" else _refuse(path)

@@ -92,7 +92,7 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
             save_cut_bytes(disk, names, file, damage.base, damage.position, size, "corrupt", notes)
         index = SparseIndex(damage.base)
         index.add_batch(damage.base, damage.end, damage.position, 0, 0)
-        lower_mark(disk, directory, index)
+        lower_mark(disk, directory, index, taken_back=True)
         disk.sync_dir(names.directory)
         for base in reversed(later):
             _set_aside(disk, names, base, notes)

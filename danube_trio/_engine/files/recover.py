@@ -31,7 +31,7 @@ from danube_trio._core.files import (
 from danube_trio._core.identity import check_topic, named
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
-from danube_trio._engine.files.directory import Directory, look, read_mark
+from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import (
     CHUNK_BYTES,
     SegmentWalk,
@@ -179,7 +179,7 @@ def _recover_tail(
         file.sync_data()
         segments = _sealed_segments(disk, directory, base)
         last_time = index.last_time or _last_sealed_time(disk, directory, segments)
-        mark_file = _open_mark(disk, directory)
+        mark_file = MarkFile.open(disk, names, directory.directory_crc)
         files.callback(mark_file.close)
         # Before the mark speaks of a segment, its directory entry must be durable.
         disk.sync_dir(names.directory)
@@ -276,15 +276,6 @@ def _sealed_segments(disk: Disk, directory: Directory, active_base: int) -> Segm
     return SegmentList(sealed, active_base)
 
 
-def _open_mark(disk: Disk, directory: Directory) -> MarkFile:
-    newest = read_mark(disk, directory.names, directory.directory_crc)
-    try:
-        file = disk.open(directory.names.mark, "rw")
-    except FileNotFoundError:
-        file = disk.open(directory.names.mark, "create")
-    return MarkFile(file, directory.directory_crc, newest.sequence if newest is not None else 0)
-
-
 def _settle(
     disk: Disk,
     config: WalConfig,
@@ -323,7 +314,7 @@ def _settle(
         if config.on_corruption == "skip" and not covered:
             return _last_readable(file, size, walk, here, trailer=directory.trailer)
         save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
-        lower_mark(disk, directory, index)
+        lower_mark(disk, directory, index, taken_back=not covered)
     elif fault is None and walk.left < 0:
         return index.end
     elif fault is None or not fault.only_zeros or walk.left >= 0:
@@ -393,12 +384,13 @@ def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> i
     return kept - position
 
 
-def lower_mark(disk: Disk, directory: Directory, index: SparseIndex) -> None:
+def lower_mark(disk: Disk, directory: Directory, index: SparseIndex, *, taken_back: bool) -> None:
     """Before a cut below the mark: lower it, durably, so that a crash in between is harmless."""
-    mark_file = _open_mark(disk, directory)
+    mark_file = MarkFile.open(disk, directory.names, directory.directory_crc)
     try:
-        for _ in range(2):  # both slots, so that no old mark can win later
-            mark_file.put(index.end, index.base, index.size_bytes)
+        # Both slots, so that no old mark can win later.
+        mark_file.put(index.end, index.base, index.size_bytes, taken_back=taken_back)
+        mark_file.put(index.end, index.base, index.size_bytes)
         mark_file.sync()
     finally:
         mark_file.close()

@@ -22,7 +22,8 @@ goes. Histories that parted never meet again, so one segment tells about all bef
 directory is made a stranger first (`disown`), durably, and is set aside then as any other.
 
 It may crash anywhere: as long as the directory does not own the log it begins again, and finds the
-rest. Nothing is renamed or removed before the catalog was read.
+rest. Nothing is renamed or removed before the catalog was read, nor, if followers may have seen
+what goes, before the mark says so, durably.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, replace_file
-from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
+from danube_trio._core.files import Mark, Meta, Trim, encode_document
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
 from danube_trio._engine.files.segments import build_index, file_crc
+from danube_trio._engine.files.tail import MarkFile
 
 __all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]
 
@@ -107,16 +109,24 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
     bases = names.segment_bases(sorted(listing))
     moved: list[tuple[int, int]] = []
     targets: list[str] = []
+    spare: list[int] = []  # trimmed here, or empty, or a copy of an object
+    own: list[tuple[int, int]] = []
     for base, following in zip_longest(bases, bases[1:], fillvalue=_LAST):
-        path = names.segment(base)
-        copied = state.find(base)
+        path, copied = names.segment(base), state.find(base)
         if (
             following <= trim.first_local
             or not disk.file_size(path)
             or (copied is not None and _same(disk, path, copied))
         ):
-            disk.unlink(path)  # trimmed here, or empty, or a copy of an object
-            continue
+            spare.append(base)
+        else:
+            own.append((base, following))
+    if own:
+        _tell_followers(disk, names, meta, mark, own[0][0], bases[-1])
+    for base in spare:
+        disk.unlink(names.segment(base))
+    for base, following in own:
+        path = names.segment(base)
         known = mark.durable_end if mark is not None else 0
         end = following if following != _LAST else max(_end_of(disk, path, base), known)
         targets.append(_free_name(names, base, listing))
@@ -125,7 +135,7 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
         disk.rename(path, targets[-1])
         moved.append((base, end))
     disk.sync_dir(names.directory)
-    _begin_at(disk, names, meta, state, mark)
+    _begin_at(disk, names, meta, state)
     if not moved:
         return []
     if state.owner == meta.directory_id and not meta.writers:  # see `disown`
@@ -186,19 +196,33 @@ def _free_name(names: LogNames, base: int, listing: set[str]) -> str:
     return target
 
 
-def _begin_at(
-    disk: Disk, names: LogNames, meta: Meta, state: CatalogState, mark: Mark | None
+def _tell_followers(
+    disk: Disk, names: LogNames, meta: Meta, mark: Mark | None, start: int, last_base: int
 ) -> None:
+    """Records from `start` on go: begin a generation of the mark if some of them were visible."""
+    # Without a mark what is sealed is visible.
+    seen = mark if mark is not None else Mark(0, last_base, last_base, 0)
+    if start >= seen.durable_end:
+        return
+    file = MarkFile.open(disk, names, directory_crc(meta))
+    try:
+        file.put(seen.durable_end, seen.base, seen.position, taken_back=True)
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_dir(names.directory)
+
+
+def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
     """Make trim, checkpoint and mark agree with a directory that begins at the catalog's end."""
     trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
     replace_file(disk, names.trim, encode_document(trim))
-    if mark is not None:
-        file = disk.open(names.mark, "rw")
+    if names.mark.rpartition("/")[2] in disk.list_dir(names.directory):
+        file = MarkFile.open(disk, names, directory_crc(meta))
         try:
-            for sequence in (mark.sequence + 1, mark.sequence + 2):  # both slots
-                slot = Mark(sequence, state.end, state.end, 0).encode(directory_crc(meta))
-                file.write_at(slot, mark_position(sequence))
-            file.sync_data()
+            for _ in range(2):  # both slots
+                file.put(state.end, state.end, 0)
+            file.sync()
         finally:
             file.close()
     if names.checkpoint.rpartition("/")[2] in disk.list_dir(names.directory):

@@ -17,8 +17,9 @@ import logging
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File
-from danube_trio._core.files import Mark, mark_position
+from danube_trio._core.files import Mark, mark_position, next_sequence
 from danube_trio._core.segment import LogNames
+from danube_trio._engine.files.directory import read_mark
 
 __all__ = ["MarkFile", "Tail"]
 
@@ -34,9 +35,22 @@ class MarkFile:
         self._sequence = sequence
         self._synced = True
 
-    def put(self, durable_end: int, base: int, position: int) -> None:
-        """Write the next mark; it reaches the disk when the system likes, or at `sync`."""
-        sequence = self._sequence + 1
+    @classmethod
+    def open(cls, disk: Disk, names: LogNames, directory_crc: int) -> MarkFile:
+        """Go on with the file that is there, or make one."""
+        newest = read_mark(disk, names, directory_crc)
+        try:
+            file = disk.open(names.mark, "rw")
+        except FileNotFoundError:
+            file = disk.open(names.mark, "create")
+        return cls(file, directory_crc, newest.sequence if newest is not None else 0)
+
+    def put(self, durable_end: int, base: int, position: int, *, taken_back: bool = False) -> None:
+        """Write the next mark; it reaches the disk when the system likes, or at `sync`.
+
+        With `taken_back` a generation begins. Synced before what was visible is touched.
+        """
+        sequence = next_sequence(self._sequence, taken_back=taken_back)
         mark = Mark(sequence, durable_end, base, position)
         self._file.write_at(mark.encode(self._directory_crc), mark_position(sequence))
         self._sequence = sequence

@@ -144,7 +144,7 @@ class Engine:
         if self.log.phase is Phase.FENCED:
             raise self.refusal()
 
-    def heal(self, base: int, reason: str) -> None:
+    async def heal(self, base: int, reason: str) -> None:
         """A local segment is damaged, but stored: it is read from there from now on, and goes."""
         if base not in self.damaged:
             log.warning(

@@ -1,7 +1,7 @@
 """Following: a read-only view of a log that another process writes, or nobody any more.
 
 A follower takes no lock and changes nothing; `observe` says how it looks at the directory, and why
-what it shows never goes away. Its readers are the log's own: they only have another source.
+what it shows stays, or else is told. Its readers are the log's own: they only have another source.
 
 **Waiting.** The writer knows nothing of its followers: it may run on another machine, or be dead.
 So whoever waits for new records has the directory looked at again and again: when the system tells
@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 import attrs
-import trio
 
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
@@ -40,7 +39,7 @@ from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._engine.read.poller import Poller
-from danube_trio._engine.read.readable import Readable
+from danube_trio._engine.read.readable import Observed
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import require_trio
@@ -109,7 +108,7 @@ class _FollowedSource:
         self._meta = directory.meta
         self.codec = CODECS[directory.meta.codec]
         self.names: LogNames | None = directory.names
-        self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh)
+        self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh, self._check)
         self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
         self.indexes: dict[int, SparseIndex] = {}
         # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
@@ -146,13 +145,17 @@ class _FollowedSource:
         if self._catalog is not None:
             await self._look_at_catalog()
 
-    def heal(self, base: int, reason: str) -> None:
-        """A follower changes nothing; it just goes on with the store."""
+    async def heal(self, base: int, reason: str) -> None:
+        """A follower changes nothing; it just goes on with the store, if that has the same log."""
+        await self.refresh()
         self.damaged[base] = reason
 
     async def refresh(self) -> None:
         """Look at the directory now."""
         await self.poller.look()
+
+    def _check(self) -> None:
+        self._observer.check(self._view)
 
     async def _look(self) -> bool:
         before = self._view
@@ -203,7 +206,7 @@ class _FollowedSource:
             self.tier.close()
 
 
-class Follower(Readable):
+class Follower(Observed):
     """A log seen from outside, read-only. Made by `open_follower`; belongs to one trio run.
 
     It shows what the last look at the directory found. Readers that wait have it look again and
@@ -211,31 +214,13 @@ class Follower(Readable):
     """
 
     def __init__(self, source: _FollowedSource, path: str) -> None:
-        super().__init__(source, source.readers)
+        super().__init__(source, source.poller, source.readers)
         self._source = source
         self._path = path
 
     def __repr__(self) -> str:
         state = "closed" if self._source.poller.closed else "open"
         return f"<Follower of {self._path} {state}, {self.start_offset} to {self.durable_end}>"
-
-    async def refresh(self) -> None:
-        """Look at the directory now.
-
-        Raises CorruptDataError if it contradicts itself, holds another log now, or was cut back
-        below what was visible before; OSError if it cannot be read.
-        """
-        self._check_readable()
-        await self._source.refresh()
-
-    async def wait_durable(self, end: int) -> None:
-        """Wait until everything below offset `end` is durable, now or in the future.
-
-        Can be cancelled. Raises LogClosedError when the follower is left meanwhile, and as
-        `refresh` does.
-        """
-        await trio.lowlevel.checkpoint()
-        await self._source.wait_visible(end)
 
     def statistics(self) -> FollowerStatistics:
         """Everything that can be counted, at this moment."""
@@ -250,9 +235,6 @@ class Follower(Readable):
             by=source.poller.by,
             readers=tuple(r.statistics() for r in source.readers if not r.closed),
         )
-
-    def _check_readable(self) -> None:
-        self._source.poller.check()
 
 
 def open_follower(

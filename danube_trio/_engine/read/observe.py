@@ -6,6 +6,14 @@ Everything below that point never changes again, whoever dies and comes back: re
 above the mark only. So a reader needs no agreement with the writer, just a consistent look at where
 the point is now.
 
+Unless somebody takes back what was visible: a take-over after which the tail here is no part of the
+log any more, damage that a policy or a repair cuts off. Then other records may get these offsets,
+however far the log has grown since. It is what the mark's *generation* is for: the next one begins,
+durably, before anything is touched. So what was read is of the followed history if the generation
+is still the same *after* the read: `check` is asked after each look, and after each fetch. A mark
+that goes back while the log grows is another one: of a copy of the directory that was put back, or
+made anew. Of these, too, nobody knows what they have in common with what was seen.
+
 A look reads files that the writer changes in between, so it reads them in an order in which the
 later one may be newer but never older:
 
@@ -128,6 +136,8 @@ class Observer:
                 if start != before.start:
                     sealed = tuple(segment for segment in sealed if segment.end > start)
                 runs = self._index(mark, before.active_base, index)
+                if start != before.start:
+                    self.check(before)
                 return View(mark, start, log_start, end, before.active_base, sealed, runs)
         self._check_identity()
         bases = self._names.segment_bases(self._disk.list_dir(self._names.directory))
@@ -138,22 +148,39 @@ class Observer:
         active_base = kept[-1] if kept else 0
         sealed = self._sealed(kept, before, index)
         runs = self._index(mark, active_base, index)
+        self.check(before)
         return View(mark, start, log_start, end, active_base, sealed, runs)
 
+    def check(self, before: View) -> None:
+        """Raise CorruptDataError if what this view shows was taken back since."""
+        self._newest(read_mark(self._disk, self._names, self._directory_crc), before)
+
     def _newest(self, mark: Mark | None, before: View) -> Mark | None:
-        """The mark, or the one before if this one is older, as it is while a slot is written."""
+        """The mark, or the one before if this one is older, as it is while a slot is written.
+
+        Raises CorruptDataError if it is not of the history that was followed.
+        """
         old = before.mark
-        if mark is None or old is None or mark.durable_end >= before.end:
+        if mark is None or before is NOTHING_SEEN:
             return mark if mark is not None else old
-        if mark.sequence > old.sequence:
+        newer = old is None or mark.sequence > old.sequence
+        grown = mark.durable_end > before.end
+        reason = None
+        if mark.generation > (old.generation if old is not None else 0):
+            reason = "the log was cut back"
+        elif old is not None and newer and mark.durable_end < before.end:
+            reason = "the log was cut back"  # by a version that knows of no generations
+        elif not newer and grown:
+            reason = "the mark was lost, or a copy of the directory was put back,"
+        if reason is not None:
             raise CorruptDataError(
-                f"the log was cut back while it was followed up to offset {before.end}",
+                f"{reason} while it was followed up to offset {before.end}",
                 path=self._names.mark,
-                offset=mark.durable_end,
-                advice="What was read from there on is gone, and other records may have these "
-                "offsets now: open a new follower",
+                offset=min(mark.durable_end, before.end),
+                advice="What was read last may be gone, and other records may have these offsets "
+                "now: open a new follower, and compare before you go on",
             )
-        return old
+        return mark if newer else old
 
     def _starts(self, before: View) -> tuple[int, int]:
         """Where the local files begin, and where the log does."""

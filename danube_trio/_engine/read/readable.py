@@ -5,12 +5,15 @@ from __future__ import annotations
 import weakref
 from typing import Any, Literal, overload
 
+import trio
+
 from danube_trio._engine.read.decode import message_decoder, raw_decoder
+from danube_trio._engine.read.poller import Poller
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import ReaderSource, StartPosition
 from danube_trio.message import Record, StreamMessage
 
-__all__ = ["Readable"]
+__all__ = ["Observed", "Readable"]
 
 
 class Readable:
@@ -98,6 +101,42 @@ class Readable:
 
     def _check_readable(self) -> None:
         """Refuse, if nothing can be read any more. An open log's own readers are told later."""
+
+
+class Observed(Readable):
+    """A log that somebody else writes: it shows what the last look at it found.
+
+    Readers that wait have it looked at again and again; anybody else may call `refresh`.
+    """
+
+    def __init__(
+        self, source: ReaderSource, poller: Poller, readers: weakref.WeakSet[Reader[Any]]
+    ) -> None:
+        super().__init__(source, readers)
+        self.__source = source
+        self.__poller = poller
+
+    async def refresh(self) -> None:
+        """Look at the log now.
+
+        Raises CorruptDataError if what is there contradicts itself, is another log now, or if
+        records that were visible were taken back since (then open a new one); OSError or
+        StoreUnavailableError if it cannot be read.
+        """
+        self._check_readable()
+        await self.__poller.look()
+
+    async def wait_durable(self, end: int) -> None:
+        """Wait until everything below offset `end` is durable (of a replica: in the store).
+
+        Now or in the future. Can be cancelled. Raises LogClosedError when this is left meanwhile,
+        and as `refresh` does.
+        """
+        await trio.lowlevel.checkpoint()
+        await self.__source.wait_visible(end)
+
+    def _check_readable(self) -> None:
+        self.__poller.check()
 
 
 def _make_reader(

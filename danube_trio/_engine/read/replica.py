@@ -31,7 +31,7 @@ from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.read.poller import Poller
-from danube_trio._engine.read.readable import Readable
+from danube_trio._engine.read.readable import Observed
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import require_trio
@@ -133,7 +133,7 @@ class _ReplicaSource:
         """See what the owner did."""
         await self.poller.look()
 
-    def heal(self, base: int, reason: str) -> None:
+    async def heal(self, base: int, reason: str) -> None:
         """There are no local files."""
         raise AssertionError((base, reason))
 
@@ -143,31 +143,17 @@ class _ReplicaSource:
         self.reading.close()
 
 
-class Replica(Readable):
+class Replica(Observed):
     """A log seen through its object store, read-only. Made by `open_replica`."""
 
     def __init__(self, source: _ReplicaSource, url: str) -> None:
-        super().__init__(source, source.readers)
+        super().__init__(source, source.poller, source.readers)
         self._source = source
         self._url = url
 
     def __repr__(self) -> str:
         state = "closed" if self._source.poller.closed else "open"
         return f"<Replica of {self._url} {state}, {self.start_offset} to {self.durable_end}>"
-
-    async def refresh(self) -> None:
-        """Look at the catalog now. Raises StoreUnavailableError, CorruptDataError."""
-        self._check_readable()
-        await self._source.poller.look()
-
-    async def wait_durable(self, end: int) -> None:
-        """Wait until everything below offset `end` is in the store, now or in the future.
-
-        Can be cancelled. Raises LogClosedError when the replica is left meanwhile, and as
-        `refresh` does.
-        """
-        await trio.lowlevel.checkpoint()
-        await self._source.wait_visible(end)
 
     def statistics(self) -> ReplicaStatistics:
         """Everything that can be counted, at this moment."""
@@ -185,9 +171,6 @@ class Replica(Readable):
             cached_bytes=reading.cached_bytes,
             readers=tuple(r.statistics() for r in source.readers if not r.closed),
         )
-
-    def _check_readable(self) -> None:
-        self._source.poller.check()
 
 
 def open_replica(

@@ -175,7 +175,7 @@ class Shelves:
             if gone and cursor < max(source.marks.start_offset, source.local_start):
                 return ()  # retention overtook us: route will say so
             if segment is not None and self._stored(cursor):
-                source.heal(segment.base, str(error))
+                await source.heal(segment.base, str(error))
                 return ()  # route will say: the store
             if not gone:
                 raise

@@ -86,7 +86,7 @@ class ReaderSource(Protocol):
         """Something that should be there is gone: see what is there now."""
         ...
 
-    def heal(self, base: int, reason: str) -> None:
+    async def heal(self, base: int, reason: str) -> None:
         """This local segment is damaged, and its records are in the object store."""
         ...
 
