@@ -5,6 +5,7 @@ Keys, beside Danube's own::
     /topics/<namespace>/<topic>/subscriptions/<name>/
         cursor         Danube's: the last acknowledged offset
         danube-trio    ours: see `_cursor`
+        owner          who may save it: the random number of whoever opened it last
         redriven       the next dead letter to bring back
 
 Both cursors are written in one transaction. Danube's is read only where ours is missing: that is
@@ -13,10 +14,16 @@ how a subscription moves over from Danube.
 Rules:
 
 * Opening writes the cursor once, with a new owner. From then on every save is conditional on the
-  revision of the one before. So two programs that open the same subscription cannot overwrite each
-  other's acknowledgements: the earlier one gets `FencedError`, and hands out nothing more.
+  revision of the one before, and on the owner. So two programs that open the same subscription
+  cannot overwrite each other's acknowledgements: the earlier one gets `FencedError`, and hands out
+  nothing more.
+* A busy owner may save between any two steps of who opens the subscription. Whoever found that
+  writes the owner first, on no condition (`claim`): nobody else saves from then on, and the cursor
+  that is read after that stays as it is. So taking over takes two rounds at most. What may come
+  between in the second one is an older version, which knows no owner and is tried against a few
+  times, and somebody else who claims it: that one has it.
 * A save whose answer was lost may have happened or may yet happen. The next save finds out: if its
-  condition fails, it reads the cursor, and an owner that is our own means that it was ours.
+  condition fails, it reads owner and cursor, and both being our own means that it was ours.
 """
 
 from __future__ import annotations
@@ -53,10 +60,12 @@ class CursorKeeper:
         prefix = subscriptions_prefix(topic) + check_name(subscription, "subscription")
         self.key = f"{prefix}/danube-trio"
         self._danube_key = f"{prefix}/cursor"
+        self._owner_key = f"{prefix}/owner"
         self._redriven_key = f"{prefix}/redriven"
         self._metadata = metadata
         self._owner = uuid.uuid4().hex
         self._revision = 0
+        self._owner_revision: int | None = None  # None: the owner is not ours yet
         self._saves = 0
         self._threads = trio.CapacityLimiter(1)  # of its own: others cannot hold a save up
 
@@ -91,27 +100,50 @@ class CursorKeeper:
         if fitted.end:
             put[self._danube_key] = b"%d" % (fitted.end - 1)
         delete = () if fitted.end else (self._danube_key,)
+        expect = {self.key: self._revision}
+        if self._owner_revision is None:
+            put[self._owner_key] = self._owner.encode()
+        else:
+            expect[self._owner_key] = self._owner_revision
         while True:
-            revision = await self._metadata.transact(
-                {self.key: self._revision}, put=put, delete=delete
-            )
+            revision = await self._metadata.transact(expect, put=put, delete=delete)
             if revision is not None:
                 self._revision, self._saves = revision, fitted.saves
+                if self._owner_revision is None:
+                    self._owner_revision = revision
                 return fitted
-            await self._find_own()
+            expect[self.key] = await self._find_own()
 
-    async def _find_own(self) -> None:
+    async def _find_own(self) -> int:
         """The condition failed: by an earlier save of our own, or somebody else is at work."""
+        owner = await self._metadata.get(self._owner_key)
         found = await self._metadata.get(self.key)
         if found is None:
             raise FencedError(self._saves, f"whoever removed {self.key}")
-        if CursorState.decode(found.value, self.key).owner != self._owner:
+        ours = self._owner_revision is None or (
+            owner is not None and owner.revision == self._owner_revision
+        )
+        if not ours or CursorState.decode(found.value, self.key).owner != self._owner:
             raise FencedError(self._saves, f"another program that opened {self.key}")
         self._revision = found.revision
+        return found.revision
+
+    async def claim(self) -> None:
+        """From now on nobody else saves it. What was loaded before may be old: load it again.
+
+        Raises StoreError. Cancelling leaves the outcome unknown.
+        """
+        put = {self._owner_key: self._owner.encode()}
+        self._owner_revision = await self._metadata.transact({}, put=put)
+
+    async def is_claimed(self) -> bool:
+        """Whether that is still so."""
+        owner = await self._metadata.get(self._owner_key)
+        return owner is not None and owner.revision == self._owner_revision
 
     async def remove(self) -> None:
         """Forget the subscription."""
-        keys = (self.key, self._danube_key, self._redriven_key)
+        keys = (self.key, self._danube_key, self._redriven_key, self._owner_key)
         await self._metadata.transact({}, delete=keys)
 
     async def redriven(self) -> int:
