@@ -2,8 +2,13 @@
 
 Messages cross the threads in batches. A *run* takes some ahead of its handlers, so that a fast one
 does not cost a hop for each message. Those that were taken ahead do not time out: they are nobody's
-yet, and when the run ends they are released, which burns no attempt. How many there are adapts to
-the handlers: slow ones find few, so that other consumers get them.
+yet, and when the run ends, or the subscription is paused, they are released, which burns no
+attempt. How many there are adapts to the handlers: slow ones find few, so that other consumers get
+them.
+
+They are in `Consumer.ahead`, where the engine's thread puts them in the step in which it takes
+them. Whoever takes one out has it: a worker that begins it, or the engine's thread that releases
+it. So no message is begun after a pause, and none is both begun and released.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ __all__ = [
     "FarDelivery",
     "Limit",
     "Pace",
+    "next_ahead",
     "release_all",
     "take_ahead",
     "take_many",
@@ -137,6 +143,18 @@ class Pace:
         self._since = time.monotonic()
 
 
+def next_ahead(consumer: Consumer) -> FarDelivery | None:
+    """One of those that were taken ahead, for the caller to handle; None: there is none."""
+    while True:
+        try:
+            delivery = consumer.ahead.popleft()
+        except IndexError:
+            return None
+        # Not if the subscription was moved or closed meanwhile.
+        if isinstance(delivery, FarDelivery) and delivery.is_current:
+            return delivery
+
+
 # ---- in the engine's thread
 
 
@@ -145,12 +163,12 @@ async def take_many(consumer: Consumer, most: int, door: AnswerDoor) -> list[Far
     return [FarDelivery(delivery, door) for delivery in await consumer.receive(most)]
 
 
-async def take_ahead(consumer: Consumer, most: int, door: AnswerDoor) -> list[FarDelivery]:
-    """The same, for a run: they do not time out."""
+async def take_ahead(consumer: Consumer, most: int, door: AnswerDoor) -> None:
+    """The same, for a run: they do not time out, and are put into `Consumer.ahead`."""
     found = await take_many(consumer, most, door)
     for delivery in found:
         delivery.hold()
-    return found
+    consumer.ahead.extend(found)
 
 
 async def take_one(take: Take, door: AnswerDoor) -> FarDelivery:

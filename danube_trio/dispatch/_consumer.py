@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -13,7 +14,7 @@ from danube_trio.dispatch._options import SubscriptionType
 from danube_trio.dispatch._state import Engine, Phase
 from danube_trio.dispatch._tasks import Saving
 
-__all__ = ["Consumer"]
+__all__ = ["Consumer", "give_back_ahead"]
 
 SHARING = (SubscriptionType.SHARED, SubscriptionType.KEY_SHARED)
 
@@ -31,6 +32,7 @@ class Consumer:
         self._blocks = 0
         self.name = name
         self.ordered = ordered
+        self.ahead: deque[Delivery] = deque()  # taken, and not begun: see `_afar`
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} of {self._engine.name!r}>"
@@ -164,3 +166,13 @@ class Consumer:
         acked = engine.core.ack_up_to(up_to)
         engine.changed()
         return acked
+
+
+def give_back_ahead(consumer: Consumer) -> None:
+    """Release what a run has taken ahead of its handlers."""
+    while True:
+        try:
+            delivery = consumer.ahead.popleft()
+        except IndexError:  # another thread takes from it, too
+            return
+        delivery.release()

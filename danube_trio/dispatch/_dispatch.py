@@ -45,9 +45,14 @@ from danube_trio.dispatch._saving import (
 )
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
+from danube_trio.errors import FencedError
 from danube_trio.metadata import MemoryMetadata, MetadataStore
 
 __all__ = ["ReliableDispatch"]
+
+# How often a subscription is tried to be taken over from a busy program. Two do, unless it is of an
+# older version, and saves in between each time (a guess at how often that may be).
+TAKE_OVER_TRIES = 100
 
 
 class ReliableDispatch:
@@ -315,8 +320,8 @@ class ReliableDispatch:
             OffsetTrimmedError: `start` is not there any more.
             CorruptDataError: its cursor cannot be read, or is not of this log.
             StoreError: the metadata store did not answer; calling again is safe.
-            FencedError: somebody else opened it at the same moment, or an earlier call, whose
-                answer was lost, came through at last; calling again takes it over.
+            FencedError: somebody else opened it at the same moment; calling again takes it over.
+                (However busy a program is that has it open: that one is fenced.)
             TimeoutError: it had failed here, and the cursor of then could not be saved.
             What the log raises: LogBrokenError, LogClosedError, ...
 
@@ -364,14 +369,24 @@ class ReliableDispatch:
         held = self._idle_ends.get(name)
         async with store.guard:  # a round that has begun comes to its end first
             self._idle_ends[name] = 0
+        keeper = self._keeper_of(name)
+        tries = 0
         try:
-            keeper = self._keeper_of(name)
-            cursor = await cursor_of(store, keeper, start)
-            subscription = Subscription(
-                name, DispatchCore(options, cursor), keeper, store, letters, retention.bell.ring
-            )
-            held = cursor.end  # it may be saved from here on, whatever the answer is
-            await subscription.take_over()
+            while True:
+                cursor = await cursor_of(store, keeper, start)
+                subscription = Subscription(
+                    name, DispatchCore(options, cursor), keeper, store, letters, retention.bell.ring
+                )
+                held = cursor.end  # it may be saved from here on, whatever the answer is
+                try:
+                    await subscription.take_over()
+                    break
+                except FencedError:
+                    tries += 1
+                    if tries == 1:
+                        await keeper.claim()
+                    elif tries == TAKE_OVER_TRIES or not await keeper.is_claimed():
+                        raise
         except BaseException:
             del self._idle_ends[name]
             if held is not None:

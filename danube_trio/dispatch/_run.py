@@ -2,7 +2,7 @@
 
 So many workers take messages and call the handler, each message within its own cancel scope, which
 ends when the delivery times out: a message is never handled twice at the same time, and the order
-of a key holds although deliveries fail.
+of a key holds although deliveries fail. Each has its own context variables: see `_context`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 
 import trio
 
 from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._context import in_context
 from danube_trio.dispatch._delivery import Delivery
 from danube_trio.dispatch._failures import describe, is_failure, leaves
 from danube_trio.errors import DanubeError
@@ -70,6 +72,7 @@ class _Run:
         self._consumer = consumer
         self._handler = handler
         self._stop_on = stop_on
+        self._context = copy_context()
         self._failures = Failures(trio.Cancelled)
 
     async def all(self, concurrency: int) -> None:
@@ -93,7 +96,7 @@ class _Run:
     async def _one(self, delivery: Delivery) -> None:
         try:
             with delivery.scope() as scope:
-                await work(self._handler, delivery)
+                await work(self._handler, delivery, self._context)
         except NotAsyncError as error:
             delivery.release()  # it is not the message's fault, and no message would fare better
             raise TypeError(str(error)) from None
@@ -128,8 +131,12 @@ def tell_failed(delivery: Delivery, error: BaseException) -> None:
     )
 
 
-async def work(handler: Handler, delivery: Delivery) -> None:
-    """Call a handler. Raises NotAsyncError if it is not one."""
+async def work(handler: Handler, delivery: Delivery, context: Context) -> None:
+    """Call a handler, in a copy of the context. Raises NotAsyncError if it is not one."""
+    await in_context(context.copy(), _work(handler, delivery))
+
+
+async def _work(handler: Handler, delivery: Delivery) -> None:
     result: object = handler(delivery)
     if not inspect.isawaitable(result):
         raise NotAsyncError(

@@ -5,6 +5,7 @@ Keys, beside Danube's own::
     <root>/topics/<namespace>/<topic>/subscriptions/<name>/
         cursor         Danube's: the last acknowledged offset
         danube-trio    ours: see `_cursor`
+        owner          who may save it: the random number of whoever opened it last
         redriven       the next dead letter to bring back: see `_redrive`
 
 Both cursors are written in one transaction. Danube's is read only where ours is missing: that is
@@ -20,10 +21,16 @@ it. One that does say so belongs to a storage with Danube's root.
 Rules:
 
 * Opening writes the cursor once, with a new owner. From then on every save is conditional on the
-  revision of the one before. So two programs that open the same subscription cannot overwrite each
-  other's acknowledgements: the earlier one gets `FencedError`, and hands out nothing more.
+  revision of the one before, and on the owner. So two programs that open the same subscription
+  cannot overwrite each other's acknowledgements: the earlier one gets `FencedError`, and hands out
+  nothing more.
+* A busy owner may save between any two steps of who opens the subscription. Whoever found that
+  writes the owner first, on no condition (`claim`): nobody else saves from then on, and the cursor
+  that is read after that stays as it is. So taking over takes two rounds at most. What may come
+  between in the second one is an older version, which knows no owner and is tried against a few
+  times, and somebody else who claims it: that one has it.
 * A save whose answer was lost may have happened or may yet happen. The next save finds out: if its
-  condition fails, it reads the cursor, and an owner that is our own means that it was ours.
+  condition fails, it reads owner and cursor, and both being our own means that it was ours.
 * Each save says which log the cursor is of (`_opening`).
 """
 
@@ -64,16 +71,17 @@ class _Keys:
 
     ours: str
     danube: str
+    owner: str
     redriven: str
 
     @classmethod
     def of(cls, topic: str, subscription: str, root: str) -> _Keys:
         base = subscriptions_prefix(topic, root) + check_name(subscription, "subscription")
-        return cls(f"{base}/danube-trio", f"{base}/cursor", f"{base}/redriven")
+        return cls(f"{base}/danube-trio", f"{base}/cursor", f"{base}/owner", f"{base}/redriven")
 
     @property
-    def all(self) -> tuple[str, str, str]:
-        return (self.ours, self.danube, self.redriven)
+    def all(self) -> tuple[str, ...]:
+        return (self.ours, self.danube, self.owner, self.redriven)
 
 
 class CursorKeeper:
@@ -101,6 +109,7 @@ class CursorKeeper:
         self._owner = uuid.uuid4().hex
         self._log_id = log_id
         self._revision = 0
+        self._owner_revision: int | None = None  # None: the owner is not ours yet
         self._saves = 0
         self._moving: dict[str, int] = {}  # what the first save removes, and its revisions
         self._threads = trio.CapacityLimiter(1)  # of its own: others cannot hold a save up
@@ -166,24 +175,47 @@ class CursorKeeper:
             if letters is not None:
                 put[self._keys.redriven] = letters.value
             delete.update(self._former.all)
+        expect = {self.key: self._revision} | self._moving
+        if self._owner_revision is None:
+            put[self._keys.owner] = self._owner.encode()
+        else:
+            expect[self._keys.owner] = self._owner_revision
         while True:
-            revision = await self._metadata.transact(
-                {self.key: self._revision} | self._moving, put=put, delete=sorted(delete)
-            )
+            revision = await self._metadata.transact(expect, put=put, delete=sorted(delete))
             if revision is not None:
                 self._revision, self._saves, self._moving = revision, fitted.saves, {}
+                if self._owner_revision is None:
+                    self._owner_revision = revision
                 return fitted
-            await self._find_own()
+            expect[self.key] = await self._find_own()
 
-    async def _find_own(self) -> None:
+    async def _find_own(self) -> int:
         """The condition failed: by an earlier save of our own, or somebody else is at work."""
+        owner = await self._metadata.get(self._keys.owner)
         found = await self._metadata.get(self.key)
         if found is None:
             gone = next(iter(self._moving), self.key)
             raise FencedError(self._saves, f"whoever changed or removed {gone}")
-        if CursorState.decode(found.value, self.key).owner != self._owner:
+        ours = self._owner_revision is None or (
+            owner is not None and owner.revision == self._owner_revision
+        )
+        if not ours or CursorState.decode(found.value, self.key).owner != self._owner:
             raise FencedError(self._saves, f"another program that opened {self.key}")
         self._revision, self._moving = found.revision, {}
+        return found.revision
+
+    async def claim(self) -> None:
+        """From now on nobody else saves it. What was loaded before may be old: load it again.
+
+        Raises StoreError. Cancelling leaves the outcome unknown.
+        """
+        put = {self._keys.owner: self._owner.encode()}
+        self._owner_revision = await self._metadata.transact({}, put=put)
+
+    async def is_claimed(self) -> bool:
+        """Whether that is still so."""
+        owner = await self._metadata.get(self._keys.owner)
+        return owner is not None and owner.revision == self._owner_revision
 
     async def remove(self) -> None:
         """Forget the subscription."""

@@ -8,7 +8,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._consumer import Consumer, give_back_ahead
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._delivery import Take
@@ -130,9 +130,16 @@ class Subscription:
     # ---- control
 
     def pause(self) -> None:
-        """Hand out nothing until `resume`. What is in consumers' hands stays there. Not saved."""
+        """Hand out nothing until `resume`. What is in consumers' hands stays there. Not saved.
+
+        No handler of a `run` begins another message. (What a run on asyncio or in threads has taken
+        ahead of its handlers is in nobody's hands, and goes back.)
+        """
         self._engine.check_run()
         self._engine.core.paused = True
+        for consumer in list(self._engine.core.consumers):
+            if isinstance(consumer, Consumer):
+                give_back_ahead(consumer)
 
     def resume(self) -> None:
         """Undo `pause`."""

@@ -11,17 +11,15 @@ once, and may await in its cleaning up; the run ends after that, however it is c
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
+from contextvars import copy_context
 from math import inf
 from typing import cast
 
 import anyio
 
-from danube_trio._engine.thread.held import Held
-from danube_trio.anyio._hop import kept
 from danube_trio.anyio._loop import LoopDoor
-from danube_trio.dispatch._afar import FarDelivery, Pace, release_all, take_ahead
+from danube_trio.dispatch._afar import FarDelivery, Pace, next_ahead, take_ahead
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._failures import describe, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
@@ -52,10 +50,10 @@ class LoopRun:
         self._handler = handler
         self._stop_on = stop_on
         self._concurrency = concurrency
-        self._ahead: deque[FarDelivery] = deque()
         self._fetching = anyio.Lock()
         window = options.max_unacked_messages
         self._pace = Pace(concurrency, window, one_by_one=options.count_crashes)
+        self._context = copy_context()
         self._failures = Failures(asyncio.CancelledError)
         self._workers: list[asyncio.Task[None]] = []
         self._stopped = False
@@ -105,20 +103,17 @@ class LoopRun:
     async def _next(self) -> FarDelivery:
         """The next message that is still ours."""
         while True:
-            while self._ahead:
-                delivery = self._ahead.popleft()
-                if delivery.is_current:  # not if the subscription was moved meanwhile
-                    return delivery
+            if (delivery := next_ahead(self._consumer)) is not None:
+                return delivery
             async with self._fetching:
-                if not self._ahead:
-                    self._ahead.extend(await self._fetch())
+                if not self._consumer.ahead:
+                    await self._fetch()
 
-    async def _fetch(self) -> list[FarDelivery]:
+    async def _fetch(self) -> None:
+        """Have messages taken ahead. Those that come although this is cancelled are there, too."""
         consumer, door, most = self._consumer, self._door, self._pace.next()
-        held = Held(lambda: take_ahead(consumer, most, door), release_all)
-        found = await kept(door, held)
+        await door.call(lambda: take_ahead(consumer, most, door))
         self._pace.got()
-        return found
 
     async def _one(self, delivery: FarDelivery) -> bool:
         """Handle a message. False if the worker was cancelled all the same: it is to end."""
@@ -130,7 +125,7 @@ class LoopRun:
         delivery.limit = limit
         try:
             async with limit.timeout:
-                await work(self._handler, delivery)
+                await work(self._handler, delivery, self._context)
         except NotAsyncError as error:
             tell(inner.release)
             raise TypeError(str(error)) from None

@@ -20,10 +20,10 @@ from danube_trio.config import Durability
 from danube_trio.dispatch import _dispatch as _engine
 from danube_trio.dispatch import _subscription as _engine_subscription
 from danube_trio.dispatch._errors import SubscriptionClosedError
-from danube_trio.dispatch._saving import DANUBE_ROOT
 from danube_trio.dispatch._leaving import settle_dispatch
 from danube_trio.dispatch._log import Message
 from danube_trio.dispatch._options import ReliableOptions
+from danube_trio.dispatch._saving import DANUBE_ROOT
 from danube_trio.dispatch._store import TopicCache
 from danube_trio.metadata import MetadataStore
 

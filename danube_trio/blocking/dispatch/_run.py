@@ -1,7 +1,7 @@
 """Handlers in threads: what `danube_trio.dispatch._run` is on trio.
 
 With ``concurrency=1`` the handlers run in the caller's thread, else in so many of their own, and
-the caller waits. They share a buffer of messages that were taken ahead, as in `danube_trio.anyio`.
+the caller waits. Each message has a copy of the caller's context variables. They share a buffer of messages that were taken ahead, as in `danube_trio.anyio`.
 
 A thread cannot be cancelled, so a delivery of a run does not time out: its handler has the time
 that it takes, and no other one gets the message meanwhile. Whatever ends the run (an interrupt,
@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 
-from danube_trio._engine.thread.held import Held
 from danube_trio._engine.thread.jobs import AsyncJob, Withdrawn
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.dispatch._afar import FarDelivery, Pace, release_all, take_ahead
+from danube_trio.dispatch._afar import FarDelivery, Pace, next_ahead, take_ahead
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery
 from danube_trio.dispatch._failures import describe, is_failure
@@ -52,7 +51,6 @@ class ThreadRun:
         self._handler = handler
         self._stop_on = stop_on
         self._concurrency = concurrency
-        self._ahead: deque[FarDelivery] = deque()
         self._lock = threading.Lock()  # of `_stopped`, `_fetching` and `_active`
         self._ended = threading.Condition(self._lock)
         self._active = 0  # workers
@@ -61,6 +59,7 @@ class ThreadRun:
         self._fetching: AsyncJob | None = None
         window = options.max_unacked_messages
         self._pace = Pace(concurrency, window, one_by_one=options.count_crashes)
+        self._context = copy_context()
         self._failures = Failures(None)
 
     def all(self) -> None:
@@ -115,21 +114,17 @@ class ThreadRun:
     def _next(self) -> FarDelivery | None:
         """The next message that is still ours; None when the run was stopped."""
         while not self._stopped:
-            try:
-                delivery = self._ahead.popleft()
-            except IndexError:
-                with self._turn:
-                    if not self._ahead:
-                        self._fetch()
-                continue
-            if delivery.is_current:  # not if the subscription was moved meanwhile
+            if (delivery := next_ahead(self._consumer)) is not None:
                 return delivery
+            with self._turn:
+                if not self._consumer.ahead:
+                    self._fetch()
         return None
 
     def _fetch(self) -> None:
+        """Have messages taken ahead. Those that come although this is stopped are there, too."""
         consumer, door, most = self._consumer, self._door, self._pace.next()
-        held = Held(lambda: take_ahead(consumer, most, door), release_all)
-        job = AsyncJob(door.reply, held.take)
+        job = AsyncJob(door.reply, lambda: take_ahead(consumer, most, door))
         with self._lock:
             if self._stopped:
                 return
@@ -138,18 +133,14 @@ class ThreadRun:
             door.run(job)
         except Withdrawn:
             return  # by stop()
-        except BaseException:
-            door.host.tell(held.drop)
-            raise
         finally:
             self._fetching = None
         self._pace.got()
-        self._ahead.extend(held.value)
 
     def _one(self, delivery: FarDelivery) -> None:
         inner, tell = delivery.inner, self._door.host.tell
         try:
-            result = self._handler(delivery)
+            result = self._context.copy().run(self._handler, delivery)
         except BaseException as error:
             if not is_failure(error):
                 tell(inner.release)
