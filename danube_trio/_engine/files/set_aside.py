@@ -28,7 +28,7 @@ from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
-from danube_trio._engine.files.segments import build_index, file_crc
+from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
 
 __all__ = ["belongs", "set_aside"]
 
@@ -97,7 +97,12 @@ def _ranges(pieces: list[tuple[int, int]]) -> str:
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
     file = disk.open(path, "r")
     try:
-        return file.size() == descriptor.size_bytes and file_crc(file) == descriptor.crc32
+        size, end = file.size(), descriptor.size_bytes
+        return (
+            size >= end
+            and file_crc(file, end) == descriptor.crc32
+            and only_zeros(file, end, size)  # space that was reserved, and never filled
+        )
     finally:
         file.close()
 

@@ -60,7 +60,7 @@ class Acceptor:
             raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
         if level == "uploaded" and self._cloud is None:
             raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
-        waits = not self._in_memory and level != "accepted"
+        waits = not self._in_memory and level != "accepted" and len(records) > 0
         # No checkpoint may follow acceptance, so one that never waits has its checkpoint here.
         if waits:
             await checkpoint_if_cancelled()
@@ -141,6 +141,8 @@ class Acceptor:
             expected_offset.__class__ is not int or expected_offset != self._marks.next_offset
         ):
             raise UnexpectedOffsetError(expected_offset, self._marks.next_offset)
+        if not len(records):  # an empty batch: nothing becomes of it
+            return self._marks.next_offset
         return self._engine.accept(records, size_bytes)
 
     async def _wait_for_room(self, size_bytes: int) -> None:

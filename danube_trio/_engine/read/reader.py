@@ -43,9 +43,6 @@ __all__ = ["BatchIterator", "Reader"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-# Indexes of sealed segments kept per log: 24 KB each at 64 MiB segments.
-KEPT_INDEXES = 64
-
 
 class Reader(trio.abc.ReceiveChannel[T_co]):
     """An async iterator over a log, from a start position on; made by `wal.reader()`.
@@ -345,15 +342,13 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         source = self._source
         if segment is None:
             return source.active
-        index = source.indexes.pop(segment.base, None)
+        index = source.indexes.get(segment.base)
         if index is None:
             disk, names = source.disk, source.names
             assert disk is not None
             assert names is not None
             index = await disk.run(partial(load_index, trailer=True), disk, names, segment)
-        source.indexes[segment.base] = index
-        while len(source.indexes) > KEPT_INDEXES:
-            del source.indexes[next(iter(source.indexes))]
+            source.indexes.keep(index)
         return index
 
 

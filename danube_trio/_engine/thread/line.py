@@ -148,7 +148,7 @@ class AppendLine:
             job.finish(Error(Withdrawn()))
 
     def _accepted(self, job: AppendJob, receipt: Receipt) -> None:
-        if job.level == "accepted":
+        if job.level == "accepted" or not receipt.offsets:
             job.succeed(receipt.offsets)
         elif job.level == "written":
             self._written.add(job, receipt)
