@@ -10,6 +10,8 @@ import errno
 
 import attrs
 import pytest
+import trio
+from trio.testing import MockClock
 
 from danube_trio import CloudConfig, LogBrokenError, Wal, WalConfig, open_follower, open_wal
 from danube_trio._core.files import Checkpoint, decode_document, encode_document
@@ -175,12 +177,15 @@ async def test_zeros_that_an_earlier_version_left_are_no_damage(zeros: int, hint
 
 
 @pytest.mark.parametrize("hints", ["as it was", "no index", "no checkpoint"])
-async def test_zeros_that_an_earlier_version_left_stop_no_upload(hints: str) -> None:
+async def test_zeros_that_an_earlier_version_left_stop_no_upload(
+    hints: str, autojump_clock: MockClock
+) -> None:
     disk, written = await old_log(3000, hints)
     store = SimStore()
     async with open_wal(CONFIG, disk=disk, store=store) as wal:
         await wal.append(b"last")
-        await wal.wait_uploaded(wal.next_offset)
+        with trio.fail_after(600):
+            await wal.wait_uploaded(wal.next_offset)
         assert await payloads(wal) == [*written, b"last"]
     for key, data in store.tree().items():
         if "segments/" in key:
