@@ -182,6 +182,9 @@ class CoreMachine(RuleBasedStateMachine):
         sizes = [len(self.files[base].data) for base in bases]
         assert self.segments.size_bytes == sum(sizes)
         assert [segment.size_bytes for segment in self.segments.sealed()] == sizes
+        for offset in {0, self.marks.start_offset, *bases, *ends, self.marks.next_offset}:
+            behind = sum(n for base, n in zip(bases, sizes, strict=True) if base >= offset)
+            assert self.segments.size_from(offset) == behind
         assert set(ends) <= self.batch_ends
 
 

@@ -22,6 +22,7 @@ from danube_trio import (
     MessageTooLargeError,
     OffsetTrimmedError,
     StartPosition,
+    StorageConfig,
     StreamMessage,
     UnexpectedOffsetError,
     WalConfig,
@@ -136,6 +137,36 @@ def test_what_is_refused_was_not_accepted(name: str, tmp_path: Path) -> None:
             with pytest.raises(ZeroDivisionError):
                 await wal.append_batch(broken())
             assert wal.next_offset == 1
+
+    DOORS[name].run(scenario)
+
+
+@through_doors_of_this_process
+def test_an_empty_batch_is_refused_like_any_other(name: str, tmp_path: Path) -> None:
+    async def scenario(door: Door) -> None:
+        async with door.open_wal(WalConfig(dir=str(tmp_path))) as wal:
+            for nothing in ([], (), iter(())):
+                assert await wal.append_batch(nothing) == range(0)
+            await wal.append(b"x")
+            for level in ("accepted", "written", "fsync"):
+                offsets = await wal.append_batch([], expected_offset=1, durability=level)
+                assert offsets == range(1, 1)
+            for empty in ([], iter(())):
+                with pytest.raises(UnexpectedOffsetError) as caught:
+                    await wal.append_batch(empty, expected_offset=999)
+                assert (caught.value.expected, caught.value.next_offset) == (999, 1)
+            with pytest.raises(ValueError, match="durability='nonsense' must be one of"):
+                await wal.append_batch([], durability="nonsense")
+            with pytest.raises(ValueError, match="needs an object store"):
+                await wal.append_batch([], durability="uploaded")
+            assert wal.next_offset == 1
+        with pytest.raises(LogClosedError):
+            await wal.append_batch([])
+        storage = StorageConfig(dir=str(tmp_path / "topics"))
+        async with door.open("open_storage", storage) as topics:
+            assert await topics.append_batch("/default/t", []) == range(0)
+            with pytest.raises(UnexpectedOffsetError):
+                await topics.append_batch("/default/t", [], expected_offset=1)
 
     DOORS[name].run(scenario)
 

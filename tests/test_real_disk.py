@@ -16,6 +16,7 @@ import pytest
 import trio
 from disks import raises_errno
 
+from danube_trio import WalConfig, open_wal
 from danube_trio._disk import real as _disk
 from danube_trio._disk.real import RealDisk
 from danube_trio.errors import LogLockedError
@@ -184,3 +185,115 @@ def test_a_large_durable_write_goes_in_parts_and_ends_in_a_sync(
     assert file.read_at(len(data) + 5, 0) == bytes(5) + data
     file.close()
     assert calls == ["advise"] * 6 + ["sync"]
+
+
+REFUSALS = [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM]
+
+
+@pytest.mark.parametrize("refusal", [None, *REFUSALS])
+@pytest.mark.parametrize("size", [1, 5000, 2_000_000])
+def test_a_durable_write_is_synced_where_the_system_has_no_flag_for_it(
+    size: int, refusal: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python does not know the flag, or a kernel, file system or sandbox refuses it."""
+    calls: list[str] = []
+    real_write, real_sync = os.pwrite, _disk._sync
+
+    def write(fd: int, data: memoryview, position: int) -> int:
+        calls.append("write")
+        return real_write(fd, data, position)
+
+    def refuse(*_: object) -> int:
+        assert refusal is not None, "without the flag, what needs it is not called"
+        raise OSError(refusal, "no such flag here")
+
+    def sync(fd: int) -> None:
+        calls.append("sync")
+        real_sync(fd)
+
+    if refusal is None:
+        monkeypatch.setattr(_disk, "_DURABLE_WRITE", 0)
+    monkeypatch.setattr(os, "pwritev", refuse)
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(_disk, "_sync", sync)
+    file = RealDisk().open(str(tmp_path / "file"), "create")
+    file.write_durable_at(b"x" * size, 7)
+    assert file.read_at(size + 7, 0) == bytes(7) + b"x" * size
+    file.close()
+    assert calls[-1] == "sync"
+    assert set(calls[:-1]) == {"write"}
+
+
+def test_a_durable_write_that_goes_on_without_the_flag_syncs_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = os.pwritev
+
+    def first_only(fd: int, parts: list[memoryview], position: int, flags: int) -> int:
+        calls.append("flagged")
+        if len(calls) > 1:
+            raise OSError(errno.EOPNOTSUPP, "not any more")
+        return real(fd, [parts[0][:10]], position)
+
+    monkeypatch.setattr(_disk, "_DURABLE_WRITE", 1)
+    monkeypatch.setattr(os, "pwritev", first_only)
+    monkeypatch.setattr(_disk, "_sync", lambda _: calls.append("sync"))
+    file = RealDisk().open(str(tmp_path / "file"), "create")
+    file.write_durable_at(bytes(range(100)), 0)
+    assert file.read_at(200, 0) == bytes(range(100))
+    file.close()
+    assert calls == ["flagged", "flagged", "sync"]
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_durable_write_that_failed_is_not_tried_in_another_way(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(error, "failed")
+
+    monkeypatch.setattr(_disk, "_DURABLE_WRITE", 1)
+    monkeypatch.setattr(os, "pwritev", fail)
+    file = RealDisk().open(str(tmp_path / "file"), "create")
+    with raises_errno(error):
+        file.write_durable_at(b"data", 0)
+    assert file.size() == 0
+    file.close()
+
+
+@pytest.mark.parametrize("refusal", [None, *REFUSALS])
+async def test_a_log_works_where_the_system_has_none_of_what_it_may_do_without(
+    refusal: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each facility is absent, or is there and refuses."""
+
+    def refuse(*_: object, **__: object) -> int:
+        assert refusal is not None
+        raise OSError(refusal, "not here")
+
+    for name in ("posix_fallocate", "posix_fadvise", "pwritev", "eventfd"):
+        if refusal is None:
+            monkeypatch.delattr(os, name)
+        else:
+            monkeypatch.setattr(os, name, refuse)
+    if refusal is None:
+        monkeypatch.setattr(_disk, "_DURABLE_WRITE", 0)
+    else:
+        monkeypatch.setattr(os, "statvfs", refuse)
+    synced: list[str] = []
+    real = _disk._sync
+
+    def sync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(_disk, "_sync", sync)
+    config = WalConfig(dir=str(tmp_path / "log"))
+    async with open_wal(config) as wal:
+        synced.clear()
+        for size in (10, 10, 1 << 20):
+            await wal.append(bytes(size))
+        assert sum(path.endswith(".log") for path in synced) == 3
+    async with open_wal(config) as wal:
+        assert [len(m.payload) async for m in wal.reader(end="current")] == [10, 10, 1 << 20]

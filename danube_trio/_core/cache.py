@@ -7,7 +7,7 @@ when it becomes visible; readers only look.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from operator import attrgetter
 
 from danube_trio._core.frame import Block
@@ -15,6 +15,7 @@ from danube_trio._core.frame import Block
 __all__ = ["BlockCache"]
 
 _start = attrgetter("start")
+_first_time = attrgetter("first_time")
 
 
 class BlockCache:
@@ -77,10 +78,9 @@ class BlockCache:
 
     def before_time(self, time: int) -> int:
         """Offset of the last cached block whose first record is older than `time` (us)."""
-        i = len(self._blocks) - 1
-        while i > self._first and self._blocks[i].first_time >= time:
-            i -= 1
-        return self._blocks[i].start if i >= self._first else self.end
+        i = bisect_left(self._blocks, time, lo=self._first, key=_first_time) - 1
+        i = max(i, self._first)
+        return self._blocks[i].start if i < len(self._blocks) else self.end
 
 
 _GONE = Block(0, 0, b"", (0,))

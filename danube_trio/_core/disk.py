@@ -94,7 +94,7 @@ class File(Protocol):
         """Reserve space up to `end` and extend the size to it with zeros; never shrinks.
 
         Returns False where the file system cannot do that: then nothing changed. A full disk is
-        OSError(ENOSPC).
+        OSError(ENOSPC), and then the file may have grown by what there was.
         """
         ...
 

@@ -93,16 +93,21 @@ class Trim:
 
 @attrs.frozen
 class Checkpoint:
-    """`wal.ckpt`: a hint, the sealed segments as `(base, end, size, first time, last time)`."""
+    """`wal.ckpt`: a hint, the sealed segments as `(base, end, size, first time, last time)`.
+
+    `exact` says that each of these files was seen to end where its last frame does; versions that
+    do not say it did not look.
+    """
 
     next_offset: int
     segments: tuple[tuple[int, int, int, int, int], ...]
+    exact: bool = False
 
     @classmethod
     def of(cls, next_offset: int, segments: list[Segment]) -> Checkpoint:
         """Describe these segments."""
         rows = tuple((s.base, s.end, s.size_bytes, s.first_time, s.last_time) for s in segments)
-        return cls(next_offset, rows)
+        return cls(next_offset, rows, exact=True)
 
     def by_base(self) -> dict[int, Segment]:
         """The described segments by their base offset."""

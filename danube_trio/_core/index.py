@@ -11,6 +11,7 @@ The writer's task appends to the index of the active segment; readers search it.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -19,11 +20,16 @@ from danube_trio._core.crc import crc32
 from danube_trio._core.frame import HINT_BYTES, Block
 from danube_trio._core.segment import Segment
 
-__all__ = ["SparseIndex"]
+__all__ = ["KeptIndexes", "SparseIndex"]
 
 MAGIC = b"DTRIDX1\n"
 _HEADER = struct.Struct("<8sQQQQI")
 _CRC = struct.Struct("<I")
+ENTRY_BYTES = 24
+# Of all sealed segments of a log together: 64 of them at 64 MiB a segment. An index takes about so
+# much even if it is empty. Guesses.
+KEPT_BYTES = 64 * 25_000
+INDEX_BYTES = 1000
 
 
 class SparseIndex:
@@ -103,11 +109,9 @@ class SparseIndex:
 
     def encode(self) -> bytes:
         """The bytes of the index file."""
-        flat = array("Q")
-        for entry in self.entries():
-            flat.extend(entry)
-        if struct.pack("=H", 1) != struct.pack("<H", 1):
-            flat.byteswap()
+        flat = array("Q", bytes(ENTRY_BYTES * len(self)))
+        flat[0::3], flat[1::3], flat[2::3] = self.offsets, self.positions, self.times
+        _swap_if_big(flat)
         body = (
             _HEADER.pack(MAGIC, self.base, self.end, self.size_bytes, self.last_time, len(self))
             + flat.tobytes()
@@ -123,12 +127,62 @@ class SparseIndex:
         if crc32(body) != crc:
             return None
         magic, found, end, size, last_time, count = _HEADER.unpack_from(body)
-        if magic != MAGIC or found != base or len(body) != _HEADER.size + 24 * count:
+        if magic != MAGIC or found != base or len(body) != _HEADER.size + ENTRY_BYTES * count:
             return None
         index = cls(base)
-        for offset, position, time in struct.iter_unpack("<QQQ", body[_HEADER.size :]):
-            index.offsets.append(offset)
-            index.positions.append(position)
-            index.times.append(time)
+        flat = array("Q", body[_HEADER.size :])
+        _swap_if_big(flat)
+        index.offsets, index.positions, index.times = flat[0::3], flat[1::3], flat[2::3]
         index.end, index.size_bytes, index.last_time = end, size, last_time
         return index
+
+
+def _swap_if_big(flat: array[int]) -> None:
+    if sys.byteorder == "big":
+        flat.byteswap()
+
+
+class KeptIndexes:
+    """Indexes of sealed segments in memory, the latest used, in bounded memory.
+
+    Whoever misses one loads it from its file, or builds it: to keep it only saves that.
+    """
+
+    __slots__ = ("_indexes", "_size_bytes")
+
+    def __init__(self) -> None:
+        self._indexes: dict[int, SparseIndex] = {}  # the latest used last
+        self._size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def get(self, base: int) -> SparseIndex | None:
+        """The index of the segment `base`, if it is kept."""
+        index = self._indexes.pop(base, None)
+        if index is not None:
+            self._indexes[base] = index
+        return index
+
+    def keep(self, index: SparseIndex) -> None:
+        """Keep this one, and no longer those used longest ago that do not fit beside it."""
+        self.drop(index.base)
+        self._indexes[index.base] = index
+        self._size_bytes += _memory_of(index)
+        while self._size_bytes > KEPT_BYTES and len(self._indexes) > 1:
+            self.drop(next(iter(self._indexes)))
+
+    def drop(self, base: int) -> None:
+        """Forget the index of the segment `base`."""
+        index = self._indexes.pop(base, None)
+        if index is not None:
+            self._size_bytes -= _memory_of(index)
+
+    def drop_before(self, offset: int) -> None:
+        """Forget those of segments that begin before `offset`."""
+        for base in [base for base in self._indexes if base < offset]:
+            self.drop(base)
+
+
+def _memory_of(index: SparseIndex) -> int:
+    return INDEX_BYTES + ENTRY_BYTES * len(index)

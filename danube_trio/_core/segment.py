@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Protocol
 
 import attrs
 
-__all__ = ["LogNames", "Segment", "SegmentList"]
+__all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
+
+# A time later than any.
+UNKNOWN = 1 << 64
 
 _RESERVED = (
     *("idx", "meta", "trim", "mark", "ckpt", "lock", "watch"),
@@ -140,19 +146,49 @@ class Segment:
     last_time: int = 0
 
 
+class _Timed(Protocol):
+    """A segment, or the object that it became."""
+
+    @property
+    def first_time(self) -> int: ...
+    @property
+    def last_time(self) -> int: ...
+
+
+def latest_times(segments: Sequence[_Timed]) -> list[int]:
+    """For each segment: the latest time (us) of a record in it or before it, never falling.
+
+    Append times do not fall inside a segment. From one to the next they did, in logs of earlier
+    versions, when another machine took over whose clock was behind. Where the time is not known,
+    that of the next segment is not earlier; `UNKNOWN` for those that no known one follows.
+    """
+    latest = [0] * len(segments)
+    following = UNKNOWN
+    for i in range(len(segments) - 1, -1, -1):
+        latest[i] = segments[i].last_time or following
+        following = segments[i].first_time or latest[i]
+    return list(accumulate(latest, max))
+
+
 class SegmentList:
     """The sealed segments in order, and the base of the active one that follows them.
 
     Invariant: each segment ends where the next begins; the last ends at `active_base`.
+
+    How many bytes lie behind an offset is asked for each block that is written, so it is not added
+    up anew: `_before` says for each segment how many were sealed before it, since the list was
+    made. Dropping from the front changes none of these numbers.
     """
 
-    __slots__ = ("_bases", "_sealed", "active_base", "size_bytes")
+    __slots__ = ("_bases", "_before", "_latest", "_sealed", "_sealed_bytes", "active_base")
 
     def __init__(self, sealed: list[Segment], active_base: int) -> None:
         self._sealed = sealed
         self._bases = [s.base for s in sealed]
+        sums = list(accumulate((s.size_bytes for s in sealed), initial=0))
+        self._before, self._sealed_bytes = sums[:-1], sums[-1]
+        self._latest: list[int] | None = None  # made when it is asked for
         self.active_base: int = active_base
-        self.size_bytes: int = sum(s.size_bytes for s in sealed)
         self._check()
 
     def _check(self) -> None:
@@ -161,6 +197,10 @@ class SegmentList:
 
     def __len__(self) -> int:
         return len(self._sealed)
+
+    def __iter__(self) -> Iterator[Segment]:
+        """The sealed segments, oldest first; not to be changed meanwhile."""
+        return iter(self._sealed)
 
     def sealed(self) -> list[Segment]:
         """The sealed segments, oldest first (a copy)."""
@@ -171,33 +211,61 @@ class SegmentList:
         """Base offset of the oldest segment, sealed or active."""
         return self._bases[0] if self._bases else self.active_base
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all sealed segments."""
+        return self._sealed_bytes - self._before[0] if self._before else 0
+
     def seal(self, segment: Segment) -> None:
         """The active segment became `segment`; the next active one begins at its end."""
         assert segment.base == self.active_base, (segment, self.active_base)
         self._sealed.append(segment)
         self._bases.append(segment.base)
+        self._before.append(self._sealed_bytes)
+        self._sealed_bytes += segment.size_bytes
+        self._latest = None
         self.active_base = segment.end
-        self.size_bytes += segment.size_bytes
         self._check()
 
     def size_from(self, offset: int) -> int:
         """Bytes of the sealed segments that begin at or after `offset`."""
         first = bisect_left(self._bases, offset)
-        return sum(segment.size_bytes for segment in self._sealed[first:])
+        return self._sealed_bytes - self._before[first] if first < len(self._before) else 0
+
+    def base_for_time(self, time: int, active_time: int) -> int:
+        """Base of the first segment that may hold a record at or after `time` (us).
+
+        `active_time` is that of the active one's first record, 0 if it has none.
+        """
+        if self._latest is None:
+            self._latest = latest_times(self._sealed)
+        i = bisect_left(self._latest, time)
+        if i == len(self) or (self._latest[i] == UNKNOWN and 0 < active_time < time):
+            return self.active_base
+        return self._bases[i]
 
     def drop_first(self) -> Segment:
         """Forget the oldest sealed segment, and return it."""
-        segment = self._sealed.pop(0)
-        self._bases.pop(0)
-        self.size_bytes -= segment.size_bytes
+        return self._drop(1)[0]
+
+    def drop_before(self, offset: int) -> list[Segment]:
+        """Forget the sealed segments that end at or before `offset`, and return them."""
+        return self._drop(bisect_right(self._sealed, offset, key=lambda segment: segment.end))
+
+    def _drop(self, count: int) -> list[Segment]:
+        gone = self._sealed[:count]
+        del self._sealed[:count], self._bases[:count], self._before[:count]
+        self._latest = None
         self._check()
-        return segment
+        return gone
 
     def replace(self, segment: Segment) -> None:
         """More is known about a sealed segment now (its times), if it still exists."""
         i = bisect_right(self._bases, segment.base) - 1
         if i >= 0 and self._bases[i] == segment.base:
+            assert segment.size_bytes == self._sealed[i].size_bytes, segment
             self._sealed[i] = segment
+            self._latest = None
 
     def find(self, offset: int) -> Segment | None:
         """The sealed segment that holds `offset`; None if the active one does (or would)."""

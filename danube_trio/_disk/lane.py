@@ -84,9 +84,9 @@ class Signal:
 
     def __init__(self) -> None:
         self.fd = self._write_fd = -1
-        if hasattr(os, "eventfd"):
+        try:
             self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
+        except (AttributeError, OSError):  # not of this system, or refused by a sandbox
             self.fd, self._write_fd = os.pipe()  # close-on-exec since PEP 446
             os.set_blocking(self.fd, False)
             os.set_blocking(self._write_fd, False)

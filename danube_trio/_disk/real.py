@@ -55,8 +55,10 @@ _MODE_FLAGS = {
     "rw": os.O_RDWR,
     "create": os.O_RDWR | os.O_CREAT | os.O_EXCL,
 }
-# What posix_fallocate answers where the file system has no such thing.
-_CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+# What a system answers to a call or flag that it has not, before it does anything: the file system,
+# an older kernel, or a sandbox (EPERM). All that is asked for only if it is there can be done
+# without, and whoever does so asks for the real thing next, which says what is really wrong.
+_NOT_HERE = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 
 if sys.platform == "darwin":
     import fcntl
@@ -71,11 +73,10 @@ elif sys.platform == "linux":
     _sync = os.fdatasync
     _sync_dir = os.fsync
 
-# The flag of a write that is its own fdatasync (Linux); 0 where there is none.
+# The flag of a write that is its own fdatasync; 0 where Python has none (macOS, older musl).
 _DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)
 # A large write goes in parts of this size: 12 % less time for 1 MiB than in one (measured).
 _EARLY_BYTES = 384 << 10
-_NO_DURABLE_WRITE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class _RealFile:
@@ -114,21 +115,26 @@ class _RealFile:
             self._write_early(view, position)
             self.sync_data()
             return
+        written = self._write_flagged(view, position)
+        if written < len(view):
+            # Without the flag it is a write and a sync, never a write alone.
+            self.write_at(view[written:], position + written)
+            self.sync_data()
+
+    def _write_flagged(self, view: memoryview, position: int) -> int:
+        """Write with the flag that makes it durable; returns how much, less if it is not here."""
         written = 0
-        while written < len(view):
+        while _DURABLE_WRITE and written < len(view):
             try:
-                flags = _DURABLE_WRITE
-                more = os.pwritev(self._fd, [view[written:]], position + written, flags)
+                more = os.pwritev(self._fd, [view[written:]], position + written, _DURABLE_WRITE)
             except OSError as error:
-                # Refused before anything was done: by a sandbox, or a file system without it.
-                if error.errno not in _NO_DURABLE_WRITE:
+                if error.errno not in _NOT_HERE:
                     raise
-                self.write_at(view[written:], position + written)
-                self.sync_data()
-                return
+                break
             if more == 0:
                 raise OSError(errno.EIO, "a write wrote nothing", self.path)
             written += more
+        return written
 
     def _write_early(self, view: memoryview, position: int) -> None:
         """Write in parts, and let the device begin with each while the next is being copied."""
@@ -151,7 +157,7 @@ class _RealFile:
         try:
             os.posix_fallocate(self._fd, size, end - size)
         except OSError as error:
-            if error.errno in _CANNOT_ALLOCATE:
+            if error.errno in _NOT_HERE:
                 return False
             raise
         return True

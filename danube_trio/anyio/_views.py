@@ -103,8 +103,6 @@ class _WalView(_ReadableView[Wal], Wal):
         """See `Wal.append_batch`."""
         door, line = self._door, self._line
         records, size = line.encode_batch(messages)
-        if not len(records):
-            return await door.call(partial(self._inner.append_batch, ()))
         job = AppendJob(door.reply, line, records, size, True, durability, expected_offset)
         offsets: range = await door.run(job)
         return offsets

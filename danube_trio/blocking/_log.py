@@ -147,8 +147,6 @@ class Wal(Closeable):
     ) -> range:
         """Append messages as one atomic batch; return their offsets."""
         records, size = self._line.encode_batch(messages)
-        if not len(records):
-            return range(self.next_offset, self.next_offset)
         offsets: range = self._append(records, size, True, durability, expected_offset)
         return offsets
 

@@ -31,8 +31,8 @@ and breaks all others. It starts no threads, is deterministic, and its seed repe
    write during which the process dies may be there in part.
 7. *A failed sync* reports its error once. What was pending is still visible, but no later sync
    makes it durable, and later syncs succeed: the kernel has marked the pages clean.
-8. *A full disk* (`capacity_bytes`): a write beyond it writes what fits and raises ENOSPC. Space is
-   the sum of the file sizes: holes count, names do not.
+8. *A full disk* (`capacity_bytes`): a write or `allocate` beyond it does what fits and raises
+   ENOSPC. Space is the sum of the file sizes: holes count, names do not.
 9. *Locks* end with `release`, with the process, and with any crash.
 10. *Watches* tell of every visible change, by any process, at once. To arm one is the operation
    "watch", which can be made to fail.
@@ -172,7 +172,8 @@ class SimDisk(SimProcess):
                 as if they had worked, and did nothing; "read" returns `short` bytes.
             path_contains: only operations whose path contains this (of a rename, link: the target).
             after: the operation takes effect, and then fails.
-            short: of a "write" or "read", do this many bytes (by default none) before failing.
+            short: of a "write", "read" or "allocate", do this many bytes (by default none) before
+                failing.
             sticky: fail all matching operations from the `nth` on, until `Fault.cancel`.
         """
         fault = Fault(operation, nth, error, path_contains, after, short, sticky)

@@ -33,7 +33,7 @@ OPERATIONS = frozenset(
     }
 )
 # These can do their work in part, or claim to have done it.
-_PARTIAL = frozenset({"read", "write"})
+_PARTIAL = frozenset({"allocate", "read", "write"})
 _CAN_LIE = frozenset({"read", "write", "sync_data", "sync_dir"})
 
 
@@ -98,7 +98,9 @@ class Fault:
         if self.nth < 1:
             raise ValueError(f"nth counts from 1, got {self.nth!r}")
         if self.short is not None and (self.operation not in _PARTIAL or self.short < 0):
-            raise ValueError(f"short={self.short!r} is for 'read' and 'write', in bytes")
+            raise ValueError(
+                f"short={self.short!r} is for 'read' and 'write', and 'allocate', in bytes"
+            )
         if self.error is None and (self.operation not in _CAN_LIE or self.after):
             raise ValueError(
                 f"error=None (a lie) is for {', '.join(sorted(_CAN_LIE))}, and not with after; "

@@ -93,12 +93,16 @@ class _SimFile:
         return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)
 
     def allocate(self, end: int) -> bool:
-        def allocate() -> bool:
+        def allocate(fault: Fault | None = None) -> bool:
             size = self._store.model.inodes[self._ident].visible.size
-            self._store.resize(self._ident, self.path, max(size, end), Grow)
+            wanted = end if fault is None else min(end, size + (fault.short or 0))
+            fits = min(wanted, size + self._store.room_bytes())
+            self._store.resize(self._ident, self.path, max(size, fits), Grow)
+            if fits < wanted:
+                raise os_error(errno.ENOSPC, self.path)
             return True
 
-        return self._do("allocate", allocate, None, end, change=True)
+        return self._do("allocate", allocate, allocate, end, change=True)
 
     def truncate(self, size: int) -> None:
         resize = functools.partial(self._store.resize, self._ident, self.path, size, Cut)

@@ -126,7 +126,8 @@ def _is_whole(disk: Disk, path: str, base: int) -> bool:
         index, walk = build_index(file, base, size=file.size())
     finally:
         file.close()
-    return walk.fault is None and walk.left < 0 and index.end > base
+    whole = walk.fault is None or walk.fault.only_zeros
+    return whole and walk.left < 0 and index.end > base
 
 
 def apply_heal(disk: Disk, heal: Heal) -> list[str]:

@@ -18,6 +18,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
+import attrs
+
 from danube_trio._core.disk import Disk, read_file, replace_file
 from danube_trio._core.files import MARK_FILE_BYTES, Checkpoint, encode_document
 from danube_trio._core.index import SparseIndex
@@ -82,7 +84,8 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
         for base, hint in sorted(directory.checkpoint.items())
         if base < damage.base and hint.end <= damage.base
     ]
-    checkpoint = Checkpoint.of(damage.base, hints)
+    # Nobody has looked at these files since the checkpoint was written.
+    checkpoint = attrs.evolve(Checkpoint.of(damage.base, hints), exact=directory.exact)
     replace_file(disk, names.checkpoint, encode_document(checkpoint))
     path = names.segment(damage.base)
     file = disk.open(path, "rw")

@@ -24,7 +24,7 @@ from danube_trio._core.files import (
     decode_document,
     decode_marks,
 )
-from danube_trio._core.segment import LogNames, Segment
+from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = ["Directory", "directory_crc", "look", "read_document", "read_mark", "refuse_foreign"]
@@ -46,6 +46,8 @@ class Directory:
         bases: base offsets of the segments from the one that holds `local_start` on.
         leftover_bases: segments wholly below `local_start`, still to be removed.
         leftovers: names of unfinished replacements, and of indexes without a segment.
+        checkpoint: what the checkpoint, a hint, says of sealed segments, by base.
+        exact: whether it vouches for their sizes.
     """
 
     names: LogNames
@@ -57,11 +59,18 @@ class Directory:
     leftovers: list[str]
     mark: Mark | None
     checkpoint: dict[int, Segment]
+    exact: bool
 
     @property
     def trailer(self) -> bool:
         """Whether the frames carry our trailer."""
         return self.meta.trailer > 0
+
+    def undescribed(self, segments: SegmentList) -> int:
+        """How many of these the checkpoint does not describe as they are."""
+        if not self.exact:
+            return len(segments)
+        return sum(self.checkpoint.get(segment.base) != segment for segment in segments)
 
     @property
     def directory_crc(self) -> int:
@@ -133,7 +142,7 @@ def look(
         for base in names.index_bases(listing)
         if base not in existing
     ]
-    checkpoint = _read_checkpoint(disk, names)
+    checkpoint, exact = _read_checkpoint(disk, names)
     missing = _missing_bases(kept, first, mark, checkpoint) if complete else []
     hole_end = _covered_hole(kept, first, mark, checkpoint, missing, covered_end)
     if hole_end is not None:
@@ -151,6 +160,7 @@ def look(
         names.leftovers(listing) + orphans,
         mark,
         checkpoint,
+        exact,
     )
 
 
@@ -231,14 +241,14 @@ def read_document(disk: Disk, path: str, kind: type[T]) -> T | None:
         ) from error
 
 
-def _read_checkpoint(disk: Disk, names: LogNames) -> dict[int, Segment]:
+def _read_checkpoint(disk: Disk, names: LogNames) -> tuple[dict[int, Segment], bool]:
     """A hint: damaged or missing is the same as empty."""
     try:
         checkpoint = read_document(disk, names.checkpoint, Checkpoint)
     except CorruptDataError as error:
         log.warning("ignoring the checkpoint: %s", error.reason)
-        return {}
-    return checkpoint.by_base() if checkpoint is not None else {}
+        checkpoint = None
+    return (checkpoint.by_base(), checkpoint.exact) if checkpoint is not None else ({}, False)
 
 
 def read_mark(disk: Disk, names: LogNames, directory_crc: int) -> Mark | None:

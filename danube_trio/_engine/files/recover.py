@@ -36,6 +36,7 @@ from danube_trio._engine.files.segments import (
     CHUNK_BYTES,
     SegmentWalk,
     build_index,
+    describe,
     find_after,
     load_index,
 )
@@ -269,10 +270,11 @@ def _sealed_segments(disk: Disk, directory: Directory, active_base: int) -> Segm
     for base, end in zip(directory.bases[:-1], ends, strict=False):
         size = disk.file_size(directory.names.segment(base))
         known = directory.checkpoint.get(base)
-        if known is not None and (known.end, known.size_bytes) == (end, size):
+        if directory.exact and known is not None and (known.end, known.size_bytes) == (end, size):
             sealed.append(known)
         else:
-            sealed.append(Segment(base, end, size))
+            found = Segment(base, end, size)
+            sealed.append(describe(disk, directory.names, found, trailer=directory.trailer))
     return SegmentList(sealed, active_base)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 from collections.abc import Iterator
 
 import attrs
@@ -33,9 +32,11 @@ __all__ = [
     "SegmentWalk",
     "Stretch",
     "build_index",
+    "describe",
     "file_crc",
     "find_after",
     "load_index",
+    "only_zeros",
 ]
 
 log = logging.getLogger("danube_trio.segment")
@@ -152,15 +153,19 @@ class SegmentWalk:
         raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
     def _rest_is_zero(self) -> bool:
-        position = self.position
-        while position < self._size:
-            data = self._file.read_at(min(CHUNK_BYTES, self._size - position), position)
-            if not data:
-                break
-            if data.count(0) != len(data):
-                return False
-            position += len(data)
-        return True
+        return only_zeros(self._file, self.position, self._size)
+
+
+def only_zeros(file: File, position: int, end: int) -> bool:
+    """Whether `[position, end)` holds nothing else."""
+    while position < end:
+        data = file.read_at(min(CHUNK_BYTES, end - position), position)
+        if not data:
+            break
+        if data.count(0) != len(data):
+            return False
+        position += len(data)
+    return True
 
 
 def find_after(
@@ -215,14 +220,10 @@ def build_index(
 
 def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> SparseIndex:
     """The index of a sealed segment: from its file, or by scanning the segment."""
-    path = names.index(segment.base)
-    try:
-        index = SparseIndex.decode(read_file(disk, path, INDEX_LIMIT_BYTES), segment.base)
-    except (FileNotFoundError, CorruptDataError):
-        index = None
-    if index is not None and index.end == segment.end and index.size_bytes == segment.size_bytes:
+    index = _read_index(disk, names, segment)
+    if index is not None and index.size_bytes == segment.size_bytes:
         return index
-    log.info("rebuilding the sparse index %s", path)
+    log.info("rebuilding the sparse index %s", names.index(segment.base))
     file = disk.open(names.segment(segment.base), "r")
     try:
         return build_index(file, segment.base, size=file.size(), trailer=trailer)[0]
@@ -230,11 +231,68 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
         file.close()
 
 
-def file_crc(file: File, size: int | None = None) -> int:
-    """CRC-32 of all that is in the file, or of its first `size` bytes."""
+def _read_index(disk: Disk, names: LogNames, segment: Segment) -> SparseIndex | None:
+    """What the index file says, if it is one of this segment."""
+    try:
+        data = read_file(disk, names.index(segment.base), INDEX_LIMIT_BYTES)
+    except (FileNotFoundError, CorruptDataError):
+        return None
+    index = SparseIndex.decode(data, segment.base)
+    return index if index is not None and index.end == segment.end else None
+
+
+def describe(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> Segment:
+    """What is known of a sealed segment that no checkpoint vouches for.
+
+    Its times, if it has an index. And if zeros follow its last frame, they are cut off, durably:
+    versions before this one left them when they got a part of what they wanted to reserve. Only
+    zeros behind all the records that must be there are cut; anything else is for whoever reads it.
+    """
+    try:
+        index = _read_index(disk, names, segment)
+        if index is None or index.size_bytes != segment.size_bytes:
+            index = _before_zeros(disk, names, segment, trailer=trailer)
+    except OSError as error:
+        log.warning("looking at a sealed segment failed: %s", error)
+        return segment
+    if index is None:
+        return segment
+    if index.size_bytes < segment.size_bytes:
+        _cut(disk, names.segment(segment.base), segment.size_bytes, index.size_bytes)
+    return index.segment()
+
+
+def _before_zeros(
+    disk: Disk, names: LogNames, segment: Segment, *, trailer: bool
+) -> SparseIndex | None:
+    """The index of the records, if they are all there and zeros follow them; else None."""
+    file = disk.open(names.segment(segment.base), "r")
+    try:
+        size = segment.size_bytes
+        # The last four bytes of a frame are a checksum: of 256 segments one ends in a zero.
+        if not size or file.read_at(1, size - 1) != b"\0":
+            return None
+        index, walk = build_index(file, segment.base, size=size, trailer=trailer)
+        zeros = walk.fault is not None and walk.fault.only_zeros and walk.left < 0
+        return index if zeros and index.end == segment.end else None
+    finally:
+        file.close()
+
+
+def _cut(disk: Disk, path: str, size: int, end: int) -> None:
+    file = disk.open(path, "rw")
+    try:
+        file.truncate(end)
+        file.sync_data()
+    finally:
+        file.close()
+    log.info("%s: cut %d zero bytes off, which no record had filled", path, size - end)
+
+
+def file_crc(file: File, end: int = 1 << 63) -> int:
+    """CRC-32 of what is in the file, or of its first `end` bytes."""
     crc = position = 0
-    left = size if size is not None else sys.maxsize
-    while data := file.read_at(min(CHUNK_BYTES, left - position), position):
+    while data := file.read_at(min(CHUNK_BYTES, end - position), position):
         crc = crc32(data, crc)
         position += len(data)
     return crc

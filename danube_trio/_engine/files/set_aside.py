@@ -38,7 +38,7 @@ from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
-from danube_trio._engine.files.segments import build_index, file_crc
+from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
 from danube_trio._engine.files.tail import MarkFile
 
 __all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]
@@ -166,7 +166,12 @@ def _ranges(pieces: list[tuple[int, int]]) -> str:
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
     file = disk.open(path, "r")
     try:
-        return file.size() == descriptor.size_bytes and file_crc(file) == descriptor.crc32
+        size, end = file.size(), descriptor.size_bytes
+        return (
+            size >= end
+            and file_crc(file, end) == descriptor.crc32
+            and only_zeros(file, end, size)  # space that was reserved, and never filled
+        )
     finally:
         file.close()
 

@@ -8,6 +8,14 @@ Rules (`docs/durability.md`): at most one unsynced block is in flight; a mark is
 the sync it speaks of; a roll syncs the old segment before the new one exists, and the directory
 before anything is written to the new one. After any OSError the object must not be used again,
 except for `abandon`.
+
+The directory is synced here only, also for the janitor. One that fails takes with it, in silence,
+whatever name anybody has made there since the last one, and the next one succeeds: so they come one
+after the other with the rolls, and after a failed one nothing is written any more.
+
+Reserving space ahead makes a sync cheaper, and no more. It never decides whether a record fits, so
+it takes only what is plenty, gives back what it got in part, is tried again a step later, and
+leaves nothing: whoever seals or closes cuts the file where its last frame ends.
 """
 
 from __future__ import annotations
@@ -24,6 +32,11 @@ from danube_trio._engine.files.directory import read_mark
 __all__ = ["MarkFile", "Tail"]
 
 log = logging.getLogger("danube_trio.tail")
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of what is free, at most this part is reserved at once: the rest is for records, of whatever log.
+# A guess.
+PLENTY = 8
 
 
 class MarkFile:
@@ -87,9 +100,10 @@ class Tail:
         self._names = names
         self._file = file
         self._mark = mark
-        self._preallocate = preallocate_bytes
+        self._step = preallocate_bytes
         self._segment_bytes = segment_bytes
-        self._allocated = position
+        self._reserve_at = position  # what goes beyond it asks for more space first
+        self._failed: OSError | None = None  # a sync of the directory
         self._unsynced = False
         self.base = base
         self.position = position
@@ -111,30 +125,55 @@ class Tail:
             self.crc = crc32(data, self.crc)
 
     def _make_room(self, data: bytes) -> int:
+        self._check()
         end = self.position + len(data)
-        if self._preallocate and end > self._allocated:
-            self._extend(end)
+        if self._step and end > self._reserve_at:
+            self._reserve(end)
         return end
 
-    def _extend(self, end: int) -> None:
-        step = self._preallocate
-        # Whole steps, but not past the segment's limit when the data itself fits below it.
-        target = max(end, min(-(-end // step) * step, self._segment_bytes))
+    def _reserve(self, end: int) -> None:
+        step = self._step
+        # Whole steps, but not past the segment's limit when the data itself fits below it. If there
+        # is no space for this one, the next one is tried when the records have come so far.
+        self._reserve_at = max(end, min(-(-end // step) * step, self._segment_bytes))
+        size = self._file.size()
+        if (self._reserve_at - size) * PLENTY > self._free_bytes():
+            return
         try:
-            if self._file.allocate(target):
-                self._allocated = target
-                return
-            log.debug("the file system cannot preallocate; going on without")
+            if not self._file.allocate(self._reserve_at):
+                log.debug("the file system cannot preallocate; going on without")
+                self._step = 0
         except OSError as error:
-            # Preallocation may ask for more than there is; whether the data itself fits is for the
-            # write to say.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            # It asks for more than there may be; whether the data itself fits is for the write to
+            # say. What it got before it failed would be missed there.
+            self._file.truncate(size)
+            if error.errno not in NO_SPACE:
                 raise
-            log.warning("no space to preallocate %d bytes; going on without", target - end)
-        self._preallocate = 0
+            log.info("no space to preallocate %d bytes: %s", self._reserve_at - size, error)
+
+    def _free_bytes(self) -> int:
+        try:
+            return self._disk.free_bytes(self._names.directory)
+        except OSError as error:
+            log.debug("nobody knows how much space is free: %s", error)
+            return 0
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def sync_directory(self) -> None:
+        """Make every name in the directory durable. If that fails the log must be broken."""
+        self._check()
+        try:
+            self._disk.sync_dir(self._names.directory)
+        except OSError as error:
+            self._failed = error
+            raise
 
     def sync(self, durable_end: int) -> None:
         """Sync what was written, then move the mark to `durable_end`."""
+        self._check()
         self._file.sync_data()
         self._unsynced = False
         self._mark.put(durable_end, self.base, self.position)
@@ -159,10 +198,11 @@ class Tail:
         self._mark.sync()
 
     def finish(self, end: int) -> None:
-        """Cut the preallocated rest off, and make file and mark durable and exact."""
-        if self._allocated > self.position:
+        """Cut off what no frame has filled, and make file and mark durable and exact."""
+        self._check()
+        if self._file.size() != self.position:
             self._file.truncate(self.position)
-            self._allocated = self.position
+        self._reserve_at = self.position
         self.sync(end)
         self._mark.sync()
 
@@ -172,8 +212,8 @@ class Tail:
         file = self._disk.open(self._names.segment(end), "create")
         old, self._file = self._file, file
         old.close()
-        self._disk.sync_dir(self._names.directory)
-        self.base, self.position, self._allocated = end, 0, 0
+        self.sync_directory()
+        self.base, self.position, self._reserve_at = end, 0, 0
         self.sealed_crc, self.crc = self.crc, 0 if self._checksum else None
 
     def close(self, end: int) -> None:

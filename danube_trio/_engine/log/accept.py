@@ -71,7 +71,7 @@ class Acceptor:
             first = self.room.accept(records, size_bytes, expected_offset)
             end = first + len(records)
             # From here on no Cancelled may be raised: the record is there.
-            if level == "accepted" or self._in_memory:
+            if level == "accepted" or self._in_memory or not len(records):
                 await cancel_shielded_checkpoint()
                 return first
             try:
@@ -83,16 +83,17 @@ class Acceptor:
             except LogBrokenError:
                 self._log.told(range(first, end))
                 raise
-        if level == "uploaded":
+        if level == "uploaded" and len(records):
             await self.wait_uploaded(range(first, first + len(records)))
         return first
 
-    def wake_when(self, level: Durability, end: int, waiter: Waiter) -> None:
-        """Have a waiter told when records up to `end` are as durable as this directory makes them.
+    def wake_when(self, level: Durability, offsets: range, waiter: Waiter) -> None:
+        """Have a waiter told when these records are as durable as this directory makes them.
 
         In the step in which they were accepted. Level "uploaded" has to wait for the store besides.
         """
-        if level == "accepted" or self._in_memory:
+        end = offsets.stop
+        if level == "accepted" or self._in_memory or not offsets:
             wake(waiter)
         elif level == "written":
             self._engine.written.add(end, waiter)
@@ -197,7 +198,7 @@ class _Waiting:
     def accepted(self, first: int) -> None:
         """See `Newcomer`."""
         self.offsets = range(first, first + len(self.records))
-        self._acceptor.wake_when(self._level, self.offsets.stop, self._task)
+        self._acceptor.wake_when(self._level, self.offsets, self._task)
 
     def refused(self, error: BaseException) -> None:
         """See `Newcomer`."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
 from danube_trio._core.frame import Block, Records
 from danube_trio._core.framing import encode_block
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks, Phase
 from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
@@ -49,6 +50,9 @@ __all__ = ["Engine", "Work"]
 
 log = logging.getLogger("danube_trio.engine")
 
+
+# A guess: as many as fit into what is kept for readers.
+MOST_UNINDEXED = 64
 
 # From writer to flusher: a block and the accepted bytes that it stands for. None only wakes the
 # flusher, to look at what is due.
@@ -87,8 +91,11 @@ class Engine:
         end = marks.next_offset
         self.segments = segments if segments is not None else SegmentList([], end)
         self.active = active if active is not None else SparseIndex(end)
-        self.indexes: dict[int, SparseIndex] = {}  # of sealed segments, the latest used last
-        self.unindexed: list[SparseIndex] = []  # sealed, index file not written yet
+        self.indexes = KeptIndexes()
+        # Sealed, index file not written yet. If none can be written they do not pile up in memory:
+        # whoever needs a file that is missing does without.
+        self.unindexed: deque[SparseIndex] = deque(maxlen=MOST_UNINDEXED)
+        self.undescribed = 0  # sealed segments that the checkpoint does not describe
         self.early_visible = config.visibility == "written"
         self._unsynced: list[Block] = []  # written, not yet visible
         self.tier = tier
@@ -253,7 +260,8 @@ class Engine:
             self.cloud.checksums[index.base] = crc
         self.segments.seal(index.segment())
         self.unindexed.append(index)
-        self.indexes[index.base] = index  # readers need not wait for the file
+        self.undescribed += 1
+        self.indexes.keep(index)  # readers need not wait for the file
         self.active = SparseIndex(index.end)
         self.marks.sealed(index.end)
         self.log.roll_wanted = False
@@ -303,15 +311,12 @@ class Engine:
         return self._drop_segments(local_start)
 
     def _drop_segments(self, before: int) -> list[Segment]:
-        gone: list[Segment] = []
-        for segment in self.segments.sealed():
-            if segment.end > before:
-                break
-            self.segments.drop_first()
-            self.indexes.pop(segment.base, None)
+        gone = self.segments.drop_before(before)
+        for segment in gone:
+            self.indexes.drop(segment.base)
             self.damaged.pop(segment.base, None)
-            gone.append(segment)
-        self.unindexed = [i for i in self.unindexed if i.end > before]
+        while self.unindexed and self.unindexed[0].end <= before:
+            self.unindexed.popleft()
         return gone
 
     # ---- the janitor

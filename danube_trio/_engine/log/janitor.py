@@ -4,6 +4,10 @@ After each roll, and every few seconds: write the index of newly sealed segments
 (hints, rebuilt when missing), make the durability mark itself durable, seal an active segment that
 is old enough, and free segments past retention. It owns ``start_offset`` and `local_start`.
 
+What a roll costs here does not grow with the log. The checkpoint lists all segments, so it is
+written when it lacks a part of them, and opening looks at those that it lacks. Hints sync no
+directory: that of the next roll does it, or the last one on leaving.
+
 Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: the new start
 becomes durable; then readers are told, and fetches below it waited for; then files go, oldest
 first; then the directory is synced. The active segment never goes.
@@ -29,7 +33,7 @@ from functools import partial
 import attrs
 import trio
 
-from danube_trio._core.disk import Disk, Lane, put_in_place, replace_file
+from danube_trio._core.disk import Disk, Lane, put_in_place
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Phase
@@ -40,7 +44,7 @@ from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio.catalog import CatalogSession
-from danube_trio.errors import DanubeError, FencedError
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
 __all__ = ["Janitor"]
 
@@ -49,6 +53,9 @@ log = logging.getLogger("danube_trio.janitor")
 # A guess: an old mark only costs protection against damage to the newest records, and a power cut
 # within these seconds of it.
 ROUND_SECONDS = 5.0
+# The checkpoint is written when it does not describe one segment in so many. A guess: on average so
+# many rows are written for each roll, and so few segments are looked at when a log is opened.
+DESCRIBED = 64
 
 
 class Janitor:
@@ -70,7 +77,7 @@ class Janitor:
         self._lane = lane
         self._tail = tail
         self._lock = trio.Lock()
-        self._checkpointed = -1
+        self._hinted = False  # the name of a hint may not be durable
         self._marked = -1  # the durable end for which the mark was made durable last
         self._tried: set[int] = set()
         self._meter = engine.meters.task("janitor")
@@ -132,6 +139,8 @@ class Janitor:
 
     async def _retain(self) -> None:
         engine, config = self._engine, self._engine.config
+        if config.retain_bytes is None and config.retain_age is None:
+            return
         start = retained_start(
             self._extents(),
             active_bytes=engine.active.size_bytes,
@@ -170,7 +179,7 @@ class Janitor:
         start = engine.segments.first_base
         total = engine.segments.size_bytes
         last_damaged = max(engine.damaged, default=-1)
-        for segment in engine.segments.sealed():
+        for segment in engine.segments:
             covered = segment.end <= engine.marks.uploaded_end
             if not covered or (total <= keep and segment.base > last_damaged):
                 break
@@ -205,6 +214,7 @@ class Janitor:
             engine.segments.replace(
                 attrs.evolve(segment, first_time=index.first_time, last_time=index.last_time)
             )
+            engine.undescribed += 1
 
     def _failed(self, error: Exception) -> None:
         self._engine.meters.janitor_failures += 1
@@ -231,15 +241,16 @@ class Janitor:
         try:
             while engine.unindexed:
                 index = engine.unindexed[0]
+                self._hinted = True
                 await self._disk.run(_write_index, self._disk, self._names, index)
                 if engine.unindexed and engine.unindexed[0] is index:
-                    engine.unindexed.pop(0)
-            if self._checkpointed != engine.segments.active_base:
-                base = engine.segments.active_base
-                checkpoint = Checkpoint.of(base, engine.segments.sealed())
-                data = encode_document(checkpoint)
-                await self._disk.run(replace_file, self._disk, self._names.checkpoint, data)
-                self._checkpointed = base
+                    engine.unindexed.popleft()
+            lacks = engine.undescribed
+            if lacks and lacks * DESCRIBED >= len(engine.segments):
+                self._hinted = True
+                base, sealed = engine.segments.active_base, engine.segments.sealed()
+                await self._disk.run(_write_checkpoint, self._disk, self._names, base, sealed)
+                engine.undescribed -= lacks
         except OSError as error:
             self._failed(error)
 
@@ -248,6 +259,9 @@ class Janitor:
         async with self._lock:  # a trim that began before goes to its end
             if not self._engine.log.broken:
                 await self.tidy()
+            if self._hinted and not self._engine.log.broken:
+                with contextlib.suppress(LogBrokenError):  # nothing of it was acknowledged
+                    await self._sync_directory()
 
     async def trim(self, before: int) -> int:
         """Drop everything below `before` that is sealed. Returns the new start offset.
@@ -310,14 +324,19 @@ class Janitor:
 
     async def _sync_directory(self) -> None:
         try:
-            await self._disk.run(self._disk.sync_dir, self._names.directory)
+            # In the lane: see `Tail`.
+            await self._lane.run(self._tail.sync_directory)
         except OSError as error:
             self._engine.break_(error)
             raise self._engine.refusal() from error
 
 
 def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:
-    replace_file(disk, names.index(index.base), index.encode())
+    put_in_place(disk, names.index(index.base), index.encode())
+
+
+def _write_checkpoint(disk: Disk, names: LogNames, base: int, sealed: list[Segment]) -> None:
+    put_in_place(disk, names.checkpoint, encode_document(Checkpoint.of(base, sealed)))
 
 
 def _unlink(

@@ -304,7 +304,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         )
         for index in recovered.unindexed:
             engine.unindexed.append(index)
-            engine.indexes[index.base] = index
+            engine.indexes.keep(index)
+        engine.undescribed = directory.undescribed(recovered.segments)
         return engine
 
     def _start(

@@ -83,6 +83,8 @@ class Room:
             expected_offset.__class__ is not int or expected_offset != next_offset
         ):
             raise UnexpectedOffsetError(expected_offset, next_offset)
+        if not len(records):  # an empty batch: nothing becomes of it
+            return next_offset
         return engine.accept(records, size_bytes)
 
     def enter(self, newcomer: Newcomer) -> None:

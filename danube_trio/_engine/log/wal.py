@@ -199,14 +199,12 @@ class Wal(Readable):
     ) -> range:
         """Append messages as one atomic batch; return their offsets.
 
-        After a crash all of the batch is there or none of it. An empty batch is accepted and gets
-        an empty range. Raises and cancels like `append`; a batch whose encoding is larger than
-        ``max_atomic_batch_bytes`` is a MessageTooLargeError.
+        After a crash all of the batch is there or none of it. An empty batch is accepted, or
+        refused, like any other, and gets an empty range; there is nothing to wait for then. Raises
+        and cancels like `append`; a batch whose encoding is larger than ``max_atomic_batch_bytes``
+        is a MessageTooLargeError.
         """
         records, size = self._encoder.batch(messages)
-        if not len(records):
-            await checkpoint()
-            return range(self.next_offset, self.next_offset)
         first = await self._acceptor.append(
             records, size, durability or self._level, expected_offset
         )

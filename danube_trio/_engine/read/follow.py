@@ -29,7 +29,7 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.disk import Disk, Watch
 from danube_trio._core.identity import check_log
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
@@ -110,7 +110,7 @@ class _FollowedSource:
         self.names: LogNames | None = directory.names
         self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh, self._check)
         self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
-        self.indexes: dict[int, SparseIndex] = {}
+        self.indexes = KeptIndexes()
         # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
         self.tier = CloudTier.of(*cloud, CatalogState(), config.cloud, disk.run) if cloud else None
         self.pins = Pins()
@@ -191,9 +191,7 @@ class _FollowedSource:
             self.active.add_batch(*run)
         if view.active_base != before.active_base or view.sealed is not before.sealed:
             self.segments = SegmentList(list(view.sealed), view.active_base)
-            kept = {segment.base for segment in view.sealed}
-            for base in self.indexes.keys() - kept:
-                del self.indexes[base]
+            self.indexes.drop_before(self.segments.first_base)
 
     async def wait_visible(self, end: int) -> None:
         """Wait until the record before `end` may be seen; raises LogClosedError on leaving."""

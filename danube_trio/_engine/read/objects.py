@@ -18,7 +18,7 @@ object is really missing.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.frame import Block, frame_time, scan
+from danube_trio._core.segment import latest_times
 from danube_trio._core.stored import StoredObjects
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
@@ -97,6 +98,9 @@ class CloudTier:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._fetches = self._fetched_bytes = self._hits = self._cached_bytes = 0
+        # The objects whose times were looked through last, and what was found.
+        self._timed: tuple[Descriptor, ...] = ()
+        self._latest: list[int] = []
 
     @classmethod
     def of(
@@ -134,15 +138,18 @@ class CloudTier:
         """Everything that can be counted, now."""
         return TierStatistics(self._fetches, self._fetched_bytes, self._hits, self._cached_bytes)
 
-    def before_time(self, time: int) -> int:
-        """The newest known offset whose record, and so all before it, is older than `time` (us)."""
-        found = self.objects.state.first_base
-        for descriptor in self.objects:
-            if not 0 < descriptor.first_time < time:
-                break
-            older = [entry for entry in descriptor.index if 0 < entry[2] < time]
-            found = older[-1][0] if older else descriptor.base
-        return found
+    def before_time(self, time: int) -> int | None:
+        """The newest known offset that all before it is older than `time` (us); None: all is."""
+        segments = self.objects.state.segments
+        if self._timed is not segments:
+            self._timed, self._latest = segments, latest_times(segments)
+        i = bisect_left(self._latest, time)
+        if i == len(segments):
+            return None
+        index = segments[i].index
+        older = bisect_left(index, time, key=lambda entry: entry[2])
+        known = older and index[older - 1][2]  # an index that has no times has zeros
+        return index[older - 1][0] if known else segments[i].base
 
     async def fetch(self, offset: int) -> Block:
         """The verified stretch that holds `offset`. Always a checkpoint.

@@ -25,7 +25,7 @@ from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.disk import Disk
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
@@ -87,7 +87,7 @@ class _ReplicaSource:
         self.names: LogNames | None = None
         self.codec = CODECS[state.codec]
         self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
-        self.indexes: dict[int, SparseIndex] = {}
+        self.indexes = KeptIndexes()
         self.pins = Pins()
         self.damaged: dict[int, str] = {}
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()

@@ -47,9 +47,6 @@ from danube_trio.message import Gap
 
 __all__ = ["Passed", "Piece", "Shelves"]
 
-# Indexes of sealed segments kept per log: 24 KB each at 64 MiB segments.
-KEPT_INDEXES = 64
-
 
 @attrs.frozen
 class Passed:
@@ -219,13 +216,11 @@ class Shelves:
         source = self._source
         if segment is None:
             return source.active
-        index = source.indexes.pop(segment.base, None)
+        index = source.indexes.get(segment.base)
         if index is None:
             disk, names = source.disk, source.names
             assert disk is not None
             assert names is not None
             index = await disk.run(partial(load_index, trailer=True), disk, names, segment)
-        source.indexes[segment.base] = index
-        while len(source.indexes) > KEPT_INDEXES:
-            del source.indexes[next(iter(source.indexes))]
+            source.indexes.keep(index)
         return index

@@ -13,7 +13,7 @@ import attrs
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.times import microseconds
@@ -72,7 +72,7 @@ class ReaderSource(Protocol):
     cache: BlockCache
     segments: SegmentList
     active: SparseIndex
-    indexes: dict[int, SparseIndex]
+    indexes: KeptIndexes
     tier: CloudTier | None
     pins: Pins
     damaged: dict[int, str]
@@ -111,15 +111,13 @@ def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
 
 
 def _cursor_for_time(source: ReaderSource, time: int) -> int:
-    """The newest known offset whose record, and so all before it, is older than `time` (us)."""
-    cursor = source.marks.start_offset
-    if source.tier is not None:
-        cursor = max(cursor, source.tier.before_time(time))
-    for segment in source.segments.sealed():
-        if segment.first_time and segment.first_time < time:
-            cursor = max(cursor, segment.base)
-    if len(source.active) and source.active.first_time < time:
-        cursor = max(cursor, source.active.base)
+    """The newest known offset that all before it is older than `time` (us)."""
+    active = source.active
     if source.disk is None and source.tier is None:  # all that there is is in memory
-        cursor = max(cursor, source.cache.before_time(time))
-    return min(cursor, source.visible_end)
+        found = source.cache.before_time(time)
+    else:
+        found = source.segments.base_for_time(time, active.first_time if len(active) else 0)
+        if source.tier is not None:
+            stored = source.tier.before_time(time)
+            found = stored if stored is not None else max(found, source.tier.objects.state.end)
+    return min(max(found, source.marks.start_offset), source.visible_end)

@@ -81,7 +81,7 @@ class AppendJob(Job):
     def accepted(self, first: int) -> None:
         """See `Newcomer`."""
         self._offsets = range(first, first + len(self.records))
-        self._line.acceptor.wake_when(self._level, self._offsets.stop, self._reached)
+        self._line.acceptor.wake_when(self._level, self._offsets, self._reached)
 
     def refused(self, error: BaseException) -> None:
         """See `Newcomer`."""
@@ -93,7 +93,7 @@ class AppendJob(Job):
             if isinstance(error, LogBrokenError):
                 self._line.told(self._offsets)
             self.finish(Error(error))
-        elif self._level == "uploaded":
+        elif self._level == "uploaded" and self._offsets:
             self._host.spawn(self, self._wait_uploaded)
         else:
             self.finish(Value(self._result()))
