@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from danube_trio._core.disk import parent_of
+from danube_trio._core.disk import FileStat, parent_of
 from danube_trio.errors import LogLockedError
 from danube_trio.testing._sim_faults import Fault, Operation, ProcessKilledError
 from danube_trio.testing._sim_model import Cut, Grow, Link, Rename, Unlink
@@ -55,6 +55,13 @@ class _Process:
         return self.store.perform(operation, check_alive, effect, partial)
 
 
+    def stat(self, path: str, ident: int) -> FileStat:
+        """No operation: a log looks at its files all the time, and nothing comes of it."""
+        if not self.alive:
+            raise ProcessKilledError(path)
+        return self.store.stat(ident)
+
+
 class _SimFile:
     """An open file of one process."""
 
@@ -91,6 +98,11 @@ class _SimFile:
 
     def size(self) -> int:
         return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)
+
+    def stat(self) -> FileStat:
+        if self._closed and self._process.alive:
+            raise os_error(errno.EBADF, self.path)
+        return self._process.stat(self.path, self._ident)
 
     def allocate(self, end: int) -> bool:
         def allocate() -> bool:
@@ -225,6 +237,10 @@ class SimProcess:
         return self._process.perform(
             "file_size", path, lambda: store.model.inodes[store.find_file(path)].visible.size
         )
+
+    def stat(self, path: str) -> FileStat:
+        store = self._store
+        return self._process.stat(path, store.find_file(path))
 
     def rename(self, source: str, target: str) -> None:
         def rename() -> None:

@@ -21,13 +21,15 @@ rest. Nothing is renamed or removed before the catalog was read.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import zip_longest
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, replace_file
-from danube_trio._core.files import Mark, Meta, Trim, encode_document, mark_position
+from danube_trio._core.files import Mark, Meta, Trim, encode_trim, mark_position
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
+from danube_trio._engine.files.room import with_room
 from danube_trio._engine.files.segments import build_index, file_crc
 
 __all__ = ["belongs", "set_aside"]
@@ -132,7 +134,8 @@ def _begin_at(
 ) -> None:
     """Make trim, checkpoint and mark agree with a directory that begins at the catalog's end."""
     trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
-    replace_file(disk, names.trim, encode_document(trim))
+    # As a whole, not in place: the catalog may begin before what was trimmed here.
+    with_room(disk, names, partial(replace_file, disk, names.trim, encode_trim(trim)))
     if mark is not None:
         file = disk.open(names.mark, "rw")
         try:

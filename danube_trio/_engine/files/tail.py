@@ -7,7 +7,8 @@ moves the mark without coming back to the event loop in between.
 Rules (`docs/durability.md`): at most one unsynced block is in flight; a mark is written only after
 the sync it speaks of; a roll syncs the old segment before the new one exists, and the directory
 before anything is written to the new one. After any OSError the object must not be used again,
-except for `abandon`.
+except for `abandon`. Before a segment is sealed or left it is looked at whether its file still has
+its name (`presence`): what was acknowledged into a file without one is lost.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import logging
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File
-from danube_trio._core.files import Mark, mark_position
-from danube_trio._core.segment import LogNames
+from danube_trio._core.files import MARK_BYTES, Mark, mark_position
+from danube_trio._core.segment import LogNames, Segment
+from danube_trio._engine.files.presence import LostFileError, Presence
 
 __all__ = ["MarkFile", "Tail"]
 
@@ -42,6 +44,10 @@ class MarkFile:
         self._sequence = sequence
         self._synced = False
 
+    def check(self, presence: Presence) -> None:
+        """Raises LostFileError if the file is not the one of its name any more."""
+        presence.check_open(self._file, MARK_BYTES)
+
     def sync(self) -> None:
         """Make the newest mark durable."""
         if not self._synced:
@@ -62,6 +68,7 @@ class Tail:
         names: LogNames,
         file: File,
         mark: MarkFile,
+        presence: Presence,
         *,
         base: int,
         position: int,
@@ -69,12 +76,13 @@ class Tail:
         segment_bytes: int,
         checksum: bool = False,
     ) -> None:
-        self._disk = disk
-        self._names = names
+        self.disk = disk
+        self.names = names
         self._file = file
         self._mark = mark
         self._preallocate = preallocate_bytes
         self._segment_bytes = segment_bytes
+        self.presence = presence
         self._allocated = position
         self._unsynced = False
         self.base = base
@@ -144,27 +152,58 @@ class Tail:
         """Make the mark itself durable (every few seconds, and at each roll and close)."""
         self._mark.sync()
 
-    def finish(self, end: int) -> None:
-        """Cut the preallocated rest off, and make file and mark durable and exact."""
+    def look(self, sealed: list[Segment]) -> list[LostFileError]:
+        """Look whether the files still are ours; returns what is wrong with these segments.
+
+        Raises LostFileError for all other files.
+        """
+        self._check()
+        self.presence.check(self.names.meta)
+        self.presence.check(self.names.trim)
+        wrong: list[LostFileError] = []
+        for segment in sealed:
+            try:
+                self.presence.check(self.names.segment(segment.base), segment.base)
+            except LostFileError as error:
+                wrong.append(error)
+        return wrong
+
+    def _check(self) -> None:
+        self.presence.check_open(self._file, self.position, self.base)
+        self._mark.check(self.presence)
+
+    def give_back(self) -> None:
+        """Give back what is preallocated and not written yet."""
         if self._allocated > self.position:
             self._file.truncate(self.position)
             self._allocated = self.position
+
+    def finish(self, end: int) -> None:
+        """Cut the preallocated rest off, and make file and mark durable and exact."""
+        self.give_back()
         self.sync(end)
         self._mark.sync()
 
     def roll(self, end: int) -> None:
         """Seal the active segment, which ends at offset `end`, and begin the next one."""
+        self._check()
         self.finish(end)
-        file = self._disk.open(self._names.segment(end), "create")
+        self.begin(end)
+
+    def begin(self, end: int) -> None:
+        """Begin the next segment, after `finish`. Without space for its name, nothing changed."""
+        file = self.disk.open(self.names.segment(end), "create")
         old, self._file = self._file, file
+        self.presence.know(old.path, old.stat())
         old.close()
-        self._disk.sync_dir(self._names.directory)
+        self.disk.sync_dir(self.names.directory)
         self.base, self.position, self._allocated = end, 0, 0
         self.sealed_crc, self.crc = self.crc, 0 if self._checksum else None
 
     def close(self, end: int) -> None:
         """Leave everything durable and exact."""
         try:
+            self._check()
             self.finish(end)
         finally:
             self.abandon()

@@ -136,6 +136,8 @@ class Acceptor:
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         if self._log.phase is not Phase.OPEN:
+            if self._log.broken:
+                self._log.told(range(0))
             raise self._engine.refusal()
         if expected_offset is not None and (
             expected_offset.__class__ is not int or expected_offset != self._marks.next_offset

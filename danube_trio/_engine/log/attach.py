@@ -13,6 +13,8 @@ again with what the catalog says then. Each step is durable before the next, and
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 
 from danube_trio._core.catalog import CatalogState
@@ -21,6 +23,7 @@ from danube_trio._core.files import Meta, Trim, encode_document
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._engine.files.directory import read_document
 from danube_trio._engine.files.recover import Cover, Recovered, recover
+from danube_trio._engine.files.room import with_room
 from danube_trio._engine.files.set_aside import belongs, set_aside
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
@@ -91,7 +94,8 @@ def _take_over(
     writers = [(epoch, writer) for epoch, writer in meta.writers if epoch >= before.epoch]
     writers.append((after.epoch, after.writer))
     meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers), place=place)
-    replace_file(disk, directory.names.meta, encode_document(meta))
+    save = partial(replace_file, disk, directory.names.meta, encode_document(meta))
+    with_room(disk, directory.names, save)
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after
 

@@ -1,14 +1,23 @@
 """The janitor task: everything about sealed segments that no append has to wait for.
 
-After each roll, and every few seconds: write the index of newly sealed segments and the checkpoint
-(hints, rebuilt when missing), make the durability mark itself durable, seal an active segment that
-is old enough, and free segments past retention. It owns ``start_offset`` and `local_start`.
+After each roll, and every few seconds: make the durability mark itself durable, look whether the
+log's files still are its own (`presence`), write the index of newly sealed segments and the
+checkpoint (hints, rebuilt when missing), seal an active segment that is old enough, and free
+segments past retention. It owns ``start_offset`` and `local_start`.
+
+A round never ends the task: what fails is counted, and tried again in the next round, and what has
+nothing to do with it goes on. Only the end of the log, or a broken one, ends it.
 
 Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: with an object
 store the catalog begins later first, since it is what others see; then the new start becomes
 durable here; then readers are told, and fetches below it waited for; then files go, oldest first;
-then the directory is synced; then objects go. The active segment never goes. Objects that could not
-be removed are tried again each round, and by the next owner.
+then the directory is synced; then objects go. The active segment never goes. Files and objects that
+could not be removed are tried again each round, each by itself, and by the next opening or owner.
+
+A full disk can be freed: to move the start takes no space where that can be avoided, and hints and
+the preallocated rest are given back where it cannot (`room`). A log that broke for want of space
+can be trimmed too, since what is sealed is what it was. And what retention frees of local files
+without asking a store is freed before an opening ends: a program that starts again finds room.
 
 *Pruning* frees local files that verified objects cover, down to `keep_local_bytes`: the same steps,
 with `local_start` instead of the start. A local file that turned out damaged goes this way too,
@@ -18,22 +27,25 @@ store.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable
 from functools import partial
+from operator import attrgetter
 from typing import TypeVar
 
 import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.disk import Disk, Lane, put_in_place, replace_file
+from danube_trio._core.disk import Disk, Lane, replace_file
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Phase
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
+from danube_trio._engine.files.presence import LostFileError
+from danube_trio._engine.files.room import give_back, no_space, remove_each, save_trim
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.engine import Engine
@@ -44,6 +56,7 @@ from danube_trio.errors import (
     DanubeError,
     FencedError,
     StoreError,
+    StoreUnavailableError,
     UnsupportedFormatError,
 )
 
@@ -56,6 +69,8 @@ T = TypeVar("T")
 # A guess: an old mark only costs protection against damage to the newest records, and a power cut
 # within these seconds of it.
 ROUND_SECONDS = 5.0
+# Sealed segments that one round looks at; the next one goes on there. Half a millisecond's work.
+LOOK_AT = 256
 
 
 class Janitor:
@@ -82,6 +97,8 @@ class Janitor:
         self._checkpointed = -1
         self._marked = -1  # the durable end for which the mark was made durable last
         self._tried: set[int] = set()
+        self._looked = 0  # the base up to which sealed segments were looked at last
+        self._left: list[str] = []  # files that nothing needs, and that could not be removed
         self._meter = engine.meters.task("janitor")
 
     async def run(self) -> None:
@@ -97,7 +114,7 @@ class Janitor:
             if not engine.log.running:
                 return
             doing.enter("marking")
-            if not await self._sync_mark():
+            if not await self._keep():
                 return
             doing.enter("tidying")
             await self.tidy()
@@ -105,42 +122,77 @@ class Janitor:
             if config.retain_age is not None:
                 await self._learn_times()
             doing.enter("freeing")
+            await self._free()
+
+    async def _keep(self) -> bool:
+        """Make the mark durable if it moved, and look at the files. False: the log broke."""
+        engine, end = self._engine, self._engine.marks.durable_end
+        sealed = self._next_to_look_at()
+        try:
+            wrong = await self._lane.run(self._mark_and_look, end != self._marked, sealed)
+        except OSError as error:
+            engine.break_(error)
+            return False
+        self._marked = end
+        for error in wrong:
+            # What was trimmed or pruned meanwhile is gone from the list before its file goes.
+            if error.base is None or not engine.segments.first_base <= error.base:
+                continue
+            segment = engine.segments.find(error.base)
+            if segment is not None and segment.end <= engine.marks.uploaded_end:
+                engine.heal(segment.base, str(error))
+            else:
+                engine.break_(error)
+        return not engine.log.broken
+
+    def _next_to_look_at(self) -> list[Segment]:
+        sealed = self._engine.segments.sealed()
+        sealed = [segment for segment in sealed if segment.base not in self._engine.damaged]
+        if len(sealed) > LOOK_AT:
+            first = bisect_right(sealed, self._looked, key=attrgetter("base"))
+            sealed = (sealed[first:] or sealed)[:LOOK_AT]
+            self._looked = sealed[-1].base
+        return sealed
+
+    def _mark_and_look(self, moved: bool, sealed: list[Segment]) -> list[LostFileError]:
+        if moved:
+            self._tail.sync_mark()
+        return self._tail.look(sealed)
+
+    async def _free(self) -> None:
+        """One round of removing what is left, pruning, retention, and removing of objects."""
+        engine = self._engine
+        if engine.log.phase is Phase.FENCED:
+            return  # the log is somebody else's now; our readers still have our files
+        steps: list[Callable[[], Awaitable[object]]] = [self._remove_left, self._retain]
+        if self._cloud is not None:
+            steps = [self._remove_left, self._prune, self._retain, self._delete_objects]
+        for step in steps:
             try:
-                await self._free()
+                await step()
             except (OSError, StoreError, CorruptDataError, UnsupportedFormatError) as error:
                 self._failed(error)
             except FencedError as error:
                 engine.fenced(error)
-            except DanubeError:
-                return  # the log broke, or is being left
+                return
+            except DanubeError as error:
+                # The log broke, is being left or was sealed while this waited. The first two end
+                # the task; a sealed log goes on without retention.
+                log.debug("left for another time: %s", error)
+                if engine.log.broken:
+                    return
 
-    async def _sync_mark(self) -> bool:
-        """Make the mark durable if it moved: of a thousand logs most are idle. False: it failed."""
-        end = self._engine.marks.durable_end
-        if end == self._marked:
-            return True
+    async def make_room(self) -> None:
+        """Before the log is handed out: what can be freed of local files by itself."""
         try:
-            await self._lane.run(self._tail.sync_mark)
-        except OSError as error:
-            self._engine.break_(error)
-            return False
-        self._marked = end
-        return True
-
-    async def _free(self) -> None:
-        """One round of retention, pruning, and removing of objects."""
-        engine = self._engine
-        if engine.log.phase is Phase.FENCED:
-            return  # the log is somebody else's now; our readers still have our files
-        if self._cloud is not None:
-            await self._prune()
-        if engine.log.phase is Phase.OPEN:
-            await self._retain()
-        if self._cloud is not None:
-            await self._delete_objects()
+            await (self._retain() if self._cloud is None else self._prune())
+        except (OSError, CorruptDataError) as error:
+            self._failed(error)
 
     async def _retain(self) -> None:
         engine, config = self._engine, self._engine.config
+        if engine.log.phase is not Phase.OPEN:
+            return
         # A trim that was cancelled may have got as far as the catalog.
         asked = self._cloud[1].state.start_offset if self._cloud is not None else 0
         start = retained_start(
@@ -190,17 +242,26 @@ class Janitor:
                 await self._save_trim(engine.marks.start_offset, start)
                 gone = engine.pruned(start)
                 await engine.pins.released(start, stored=False)
-                remove = partial(_unlink, damaged=damaged)
-                await self._disk.run(remove, self._disk, self._names, gone)
-                await self._sync_directory()
+                if damaged:
+                    await self._disk.run(_keep_damaged, self._disk, self._names, damaged)
+                await self._remove(_files_of(self._names, gone))
 
     async def _delete_objects(self) -> None:
         """Remove what was trimmed, after the readers were told, and were waited for."""
         assert self._engine.cloud is not None
-        gone = self._engine.cloud.trimmed
-        while gone and gone[0].end <= self._engine.marks.start_offset:
-            await self._with_store(partial(self._delete_object, gone[0]))
-            gone.pop(0)
+        trimmed, start = self._engine.cloud.trimmed, self._engine.marks.start_offset
+        failed: StoreError | None = None
+        for descriptor in [d for d in trimmed if d.end <= start]:
+            try:
+                await self._with_store(partial(self._delete_object, descriptor))
+            except StoreUnavailableError:
+                raise  # nor would the next one
+            except StoreError as error:
+                failed = failed or error
+            else:
+                trimmed.remove(descriptor)
+        if failed is not None:
+            raise failed
 
     async def _delete_object(self, descriptor: Descriptor) -> None:
         assert self._cloud is not None
@@ -291,12 +352,12 @@ class Janitor:
     async def trim(self, before: int) -> int:
         """Drop everything below `before` that is sealed. Returns the new start offset.
 
-        Raises OSError when a file could not be written or removed: nothing is lost, and the log
-        goes on. Raises LogBrokenError when the directory could not be synced.
+        Raises OSError when a file could not be written or removed: nothing is lost, the log goes
+        on, and it is tried again. Raises LogBrokenError when the directory could not be synced.
         """
         engine = self._engine
         async with self._lock:
-            if engine.log.phase is not Phase.OPEN:
+            if self._stopped or not engine.may_trim(before):
                 raise engine.refusal()
             start = min(before, engine.marks.sealed_end)
             if self._cloud is not None:
@@ -312,9 +373,7 @@ class Janitor:
                 if self._cloud is not None and engine.cloud is not None:
                     engine.cloud.committed(self._cloud[1].state)  # objects go in the next round
                 await engine.pins.released(start, stored=False)
-                # What cannot be removed now is a leftover, which the next open removes.
-                await self._disk.run(_unlink, self._disk, self._names, gone)
-                await self._sync_directory()
+                await self._remove(_files_of(self._names, gone))
             return start
 
     def _aligned(self, start: int) -> int:
@@ -334,8 +393,44 @@ class Janitor:
     async def _save_trim(self, start: int, local_start: int) -> None:
         """Make the new start durable. Before anything that lies below it is removed."""
         trim = Trim(start, local_start if local_start > start else 0)
-        await self._disk.run(put_in_place, self._disk, self._names.trim, encode_document(trim))
+        save = partial(self._disk.run, save_trim, self._disk, self._names, trim)
+        try:
+            new_name = await save()
+        except OSError as error:
+            if not no_space(error):
+                raise
+            await self._give_back()
+            new_name = await save()
+        if new_name:
+            await self._sync_directory()
+
+    async def _give_back(self) -> None:
+        """There is no space to free space: hints go, and what is preallocated."""
+        if not self._engine.log.broken:
+            try:
+                await self._lane.run(self._tail.give_back)
+            except OSError as error:
+                self._engine.break_(error)
+                raise self._engine.refusal() from error
+        await self._disk.run(give_back, self._disk, self._names)
+        self._checkpointed = -1  # to be written again
+
+    async def _remove_left(self) -> None:
+        """What could not be removed is tried again."""
+        if self._left:
+            async with self._lock:
+                with trio.CancelScope(shield=True):
+                    paths, self._left = self._left, []
+                    await self._remove(paths)
+
+    async def _remove(self, paths: list[str]) -> None:
+        """Remove files that nothing needs any more, each by itself; raises the first error."""
+        self._tail.presence.forget(paths)
+        failed = await self._disk.run(remove_each, self._disk, paths)
+        self._left += failed
         await self._sync_directory()
+        for error in failed.values():
+            raise error
 
     async def _sync_directory(self) -> None:
         try:
@@ -353,23 +448,17 @@ def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:
     replace_file(disk, names.index(index.base), index.encode())
 
 
-def _unlink(
-    disk: Disk, names: LogNames, segments: list[Segment], damaged: Collection[int] = ()
-) -> None:
-    for segment in segments:
-        path = names.segment(segment.base)
-        if segment.base in damaged:
-            kept = names.cut_bytes(segment.base, 0, "corrupt")
-            log.warning("%s is damaged; its records are in the store, its bytes in %s", path, kept)
-            with contextlib.suppress(FileNotFoundError):
-                disk.rename(path, kept)
+def _files_of(names: LogNames, segments: list[Segment]) -> list[str]:
+    return [f(s.base) for s in segments for f in (names.segment, names.index)]
+
+
+def _keep_damaged(disk: Disk, names: LogNames, bases: list[int]) -> None:
+    """Keep the bytes of damaged segments beside; what is not renamed is removed with the rest."""
+    for base in bases:
+        path, kept = names.segment(base), names.cut_bytes(base, 0, "corrupt")
+        try:
+            disk.rename(path, kept)
+        except OSError as error:
+            log.warning("%s is damaged, and its bytes cannot be kept: %s", path, error)
         else:
-            _unlink_if_there(disk, path)
-        _unlink_if_there(disk, names.index(segment.base))
-
-
-def _unlink_if_there(disk: Disk, path: str) -> None:
-    try:
-        disk.unlink(path)
-    except FileNotFoundError:
-        log.debug("%s was gone already", path)
+            log.warning("%s is damaged; its records are in the store, its bytes in %s", path, kept)

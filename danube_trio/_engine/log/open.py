@@ -37,6 +37,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio._engine.files.recover import Recovered, recover
+from danube_trio._engine.files.room import has_room
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.attach import attach
 from danube_trio._engine.log.engine import Engine, Work
@@ -195,6 +196,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if shared is not None:
                 self._uploader = Uploader(engine, disk, names, *shared)
             wal = Wal(engine, janitor)
+            await janitor.make_room()
             if config.watch:
                 self._offer = await lane.run(offer_log, names.watch)
             self._nursery = trio.open_nursery()
@@ -223,6 +225,15 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
 
     def _recover(self, disk: Disk) -> None:
         self._recovered = recover(disk, self._config, uuid.uuid4().hex)
+        self._know_small_files()
+
+    def _know_small_files(self) -> None:
+        """From here on whoever touches them is noticed: nobody replaces them any more."""
+        assert self._recovered is not None
+        tail = self._recovered.tail
+        tail.presence.know(tail.names.meta)
+        if has_room(tail.disk, tail.names):
+            tail.presence.know(tail.names.trim)
 
     async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
         """Make the directory agree with this state; returns the one that takes the next epoch."""
@@ -237,6 +248,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         assert self._cloud is not None
         place = self._cloud[1].object_prefix
         self._recovered, after = attach(disk, self._config, directory_id, holder, place, state)
+        self._know_small_files()
         return after
 
     def _give_up(self) -> None:
