@@ -115,6 +115,10 @@ class File(Protocol):
         """Return what this file is, whatever its name leads to by now."""
         ...
 
+    def holds(self, data: bytes, position: int) -> bool:
+        """Return whether these bytes are there now."""
+        ...
+
     def allocate(self, end: int) -> bool:
         """Reserve space up to `end` and extend the size to it with zeros; never shrinks.
 

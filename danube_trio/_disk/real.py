@@ -145,6 +145,9 @@ class _RealFile:
     def stat(self) -> FileStat:
         return _stat_of(os.fstat(self._fd))
 
+    def holds(self, data: bytes, position: int) -> bool:
+        return self.read_at(len(data), position) == data
+
     def allocate(self, end: int) -> bool:
         size = self.size()
         if end <= size:

@@ -54,7 +54,6 @@ class _Process:
         operation = Operation(name, path, position, size)
         return self.store.perform(operation, check_alive, effect, partial)
 
-
     def stat(self, path: str, ident: int) -> FileStat:
         """No operation: a log looks at its files all the time, and nothing comes of it."""
         if not self.alive:
@@ -100,9 +99,20 @@ class _SimFile:
         return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)
 
     def stat(self) -> FileStat:
-        if self._closed and self._process.alive:
-            raise os_error(errno.EBADF, self.path)
+        self._check_open()
         return self._process.stat(self.path, self._ident)
+
+    def holds(self, data: bytes, position: int) -> bool:
+        """No operation, like `stat`."""
+        self._check_open()
+        visible = self._store.model.inodes[self._ident].visible
+        return visible.read(len(data), position) == data
+
+    def _check_open(self) -> None:
+        if not self._process.alive:
+            raise ProcessKilledError(self.path)
+        if self._closed:
+            raise os_error(errno.EBADF, self.path)
 
     def allocate(self, end: int) -> bool:
         def allocate() -> bool:

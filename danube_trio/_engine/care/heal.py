@@ -29,7 +29,7 @@ from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
-from danube_trio._engine.files.room import remove_each, save_trim
+from danube_trio._engine.files.room import remove_each, renew_trim
 from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.set_aside import belongs
 from danube_trio.errors import CorruptDataError
@@ -144,8 +144,7 @@ def apply_heal(disk: Disk, heal: Heal) -> list[str]:
         notes.append(f"{names.segment(base)}: kept in {target}")
     disk.sync_dir(names.directory)
     trim = Trim(directory.start_offset, heal.local_start)
-    save_trim(disk, names, trim)
-    disk.sync_dir(names.directory)
+    renew_trim(disk, names, trim)
     notes.append(f"{names.trim}: the local files begin at {heal.local_start}")
     indexes = set(names.index_bases(disk.list_dir(names.directory)))
     copies = [names.segment(base) for base in heal.copies]

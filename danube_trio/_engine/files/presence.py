@@ -6,7 +6,9 @@ opens by name later is somebody else's. So a log knows its files by device and i
 opened or made them, and compares: every few seconds in housekeeping, before each roll, and before
 it is left. What was acknowledged since the last look is what such an accident can cost.
 
-- A file that is held open: the name still leads to it, and it has at least what was written.
+- A file that is held open: the name still leads to it, it has at least what was written, and the
+  last bytes of the latest writes are in it: one that was truncated grows again with the next write,
+  with zeros where records were.
 - A file that is opened by name: it is there, it is the same, and it has not become smaller. Some
   network file systems number files anew when nobody holds them, so here "the same" is the inode or
   the time of the last change.
@@ -62,8 +64,17 @@ class Presence:
         for path in paths:
             self._known.pop(path, None)
 
-    def check_open(self, file: File, size_bytes: int, base: int | None = None) -> None:
-        """Raises LostFileError if the name does not lead to this file, or it is too small."""
+    def check_open(
+        self,
+        file: File,
+        size_bytes: int,
+        base: int | None = None,
+        written: Iterable[tuple[bytes, int]] = (),
+    ) -> None:
+        """Raises LostFileError if the name does not lead to this file, or something was cut off.
+
+        `written` are bytes that must be in it, each with the position where they end.
+        """
         ours = file.stat()
         found = self._stat(file.path, base)
         if found.ident != ours.ident:
@@ -73,6 +84,10 @@ class Presence:
         if ours.size_bytes < size_bytes:
             what = f"has {ours.size_bytes} bytes where {size_bytes} were written"
             raise LostFileError(file.path, what, base)
+        for data, end in written:
+            if not file.holds(data, end - len(data)):
+                what = f"was truncated or overwritten: what ends at byte {end} is not there"
+                raise LostFileError(file.path, what, base)
 
     def check(self, path: str, base: int | None = None) -> None:
         """Raises LostFileError if the file of this name is not what is known."""

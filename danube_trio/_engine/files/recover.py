@@ -37,10 +37,9 @@ from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.directory import Directory, look, read_mark
 from danube_trio._engine.files.presence import Presence
 from danube_trio._engine.files.room import (
-    has_room,
     no_space,
     remove_each,
-    save_trim,
+    renew_trim,
     with_room,
 )
 from danube_trio._engine.files.segments import (
@@ -141,8 +140,7 @@ def _continue_at(disk: Disk, directory: Directory, end: int) -> Directory:
     names = directory.names
     gone = [*directory.leftover_bases, *directory.bases]
     directory = attrs.evolve(directory, local_start=end, bases=[], leftover_bases=gone)
-    if with_room(disk, names, partial(save_trim, disk, names, _trim_of(directory))):
-        disk.sync_dir(names.directory)
+    renew_trim(disk, names, _trim_of(directory))
     log.info("%s: the log continues at %d, as the catalog says", names.directory, end)
     return directory
 
@@ -155,12 +153,8 @@ def _trim_of(directory: Directory) -> Trim:
 def _renew_trim(disk: Disk, directory: Directory, notes: list[str]) -> bool:
     """Make the start durable again, in a file that has the room to move it. False: it is not."""
     names = directory.names
-    if not directory.local_start and has_room(disk, names):
-        return True
-    save = partial(save_trim, disk, names, _trim_of(directory))
     try:
-        if with_room(disk, names, save):
-            disk.sync_dir(names.directory)
+        renew_trim(disk, names, _trim_of(directory))
     except OSError as error:
         if not no_space(error):
             raise

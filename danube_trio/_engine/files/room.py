@@ -10,7 +10,8 @@ one, syncs it, then the other, and syncs that; so at any moment one copy is whol
   was needed any more.
 
 The copy that is in doubt goes first: one that is damaged, or the further one if they differ, since
-that one is visible and may not be durable (a sync failed, and the program was started again).
+that one is visible and may not be durable (a sync failed). An opening makes the file anew, if it
+can: the name of this one may not be durable either (`renew_trim`).
 
 **What is given back.** Whoever needs a name or a few bytes to free many (a log without a `wal.trim`
 of this shape, a new segment's name, `wal.meta` under a new epoch) uses `with_room`: where there is
@@ -23,9 +24,10 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
-from danube_trio._core.disk import Disk, put_in_place, read_file
+from danube_trio._core.disk import Disk, put_in_place, read_file, replace_file
 from danube_trio._core.files import (
     TRIM_BYTES,
     TRIM_COPIES,
@@ -36,7 +38,15 @@ from danube_trio._core.files import (
 )
 from danube_trio._core.segment import LogNames
 
-__all__ = ["give_back", "has_room", "no_space", "remove_each", "save_trim", "with_room"]
+__all__ = [
+    "give_back",
+    "has_room",
+    "no_space",
+    "remove_each",
+    "renew_trim",
+    "save_trim",
+    "with_room",
+]
 
 log = logging.getLogger("danube_trio.disk")
 
@@ -70,6 +80,21 @@ def save_trim(disk: Disk, names: LogNames, trim: Trim) -> bool:
     finally:
         file.close()
     return False
+
+
+def renew_trim(disk: Disk, names: LogNames, trim: Trim) -> None:
+    """Make the start durable when nobody knows whether the file's name is; or else in place.
+
+    A name whose sync failed is visible, and a sync that succeeds later proves nothing of it. Only a
+    new file has a new name; on a full disk the one that is there must do.
+    """
+    try:
+        replace_file(disk, names.trim, encode_trim(trim))
+    except OSError as error:
+        if not no_space(error):
+            raise
+        if with_room(disk, names, partial(save_trim, disk, names, trim)):
+            disk.sync_dir(names.directory)
 
 
 def has_room(disk: Disk, names: LogNames) -> bool:

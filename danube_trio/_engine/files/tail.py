@@ -26,6 +26,11 @@ __all__ = ["MarkFile", "Tail"]
 
 log = logging.getLogger("danube_trio.tail")
 
+# How much of the end of a write is compared later, and of how many writes. Guesses: a truncation
+# is missed only if it cuts off nothing but writes between two that are kept.
+PROBE_BYTES = 16
+MAX_PROBES = 256
+
 
 class MarkFile:
     """`wal.mark`: two slots written in place, alternately."""
@@ -87,6 +92,11 @@ class Tail:
         self._unsynced = False
         self.base = base
         self.position = position
+        # Ends of what was written since it was looked at last, the latest always: see `presence`.
+        self._ends: list[tuple[bytes, int]] = []
+        if position:
+            size = min(position, PROBE_BYTES)
+            self._ends.append((file.read_at(size, position - size), position))
         self._checksum = checksum
         # Of all bytes of the active segment; None if it is not kept, or began before this run.
         self.crc: int | None = 0 if checksum and not position else None
@@ -101,6 +111,9 @@ class Tail:
 
     def _wrote(self, data: bytes, end: int) -> None:
         self.position = end
+        self._ends.append((data[-PROBE_BYTES:], end))
+        if len(self._ends) > MAX_PROBES:
+            del self._ends[-2::-2]
         if self.crc is not None:
             self.crc = crc32(data, self.crc)
 
@@ -169,7 +182,8 @@ class Tail:
         return wrong
 
     def _check(self) -> None:
-        self.presence.check_open(self._file, self.position, self.base)
+        self.presence.check_open(self._file, self.position, self.base, self._ends)
+        del self._ends[:-1]
         self._mark.check(self.presence)
 
     def give_back(self) -> None:
@@ -198,6 +212,7 @@ class Tail:
         old.close()
         self.disk.sync_dir(self.names.directory)
         self.base, self.position, self._allocated = end, 0, 0
+        self._ends.clear()
         self.sealed_crc, self.crc = self.crc, 0 if self._checksum else None
 
     def close(self, end: int) -> None:

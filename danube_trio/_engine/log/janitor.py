@@ -134,15 +134,15 @@ class Janitor:
             engine.break_(error)
             return False
         self._marked = end
-        for error in wrong:
+        for lost in wrong:
             # What was trimmed or pruned meanwhile is gone from the list before its file goes.
-            if error.base is None or not engine.segments.first_base <= error.base:
+            if lost.base is None or not engine.segments.first_base <= lost.base:
                 continue
-            segment = engine.segments.find(error.base)
+            segment = engine.segments.find(lost.base)
             if segment is not None and segment.end <= engine.marks.uploaded_end:
-                engine.heal(segment.base, str(error))
+                engine.heal(segment.base, str(lost))
             else:
-                engine.break_(error)
+                engine.break_(lost)
         return not engine.log.broken
 
     def _next_to_look_at(self) -> list[Segment]:

@@ -30,7 +30,7 @@ from danube_trio._core.disk import Disk, Lock, replace_file
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
-from danube_trio._engine.files.room import remove_each, save_trim, with_room
+from danube_trio._engine.files.room import remove_each, renew_trim, with_room
 from danube_trio.catalog import Catalog, acquire, object_parts
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
@@ -147,15 +147,14 @@ def _erase(disk: Disk, config: WalConfig) -> None:
         if tail.position:
             tail.finish(end)
             with_room(disk, names, partial(tail.begin, end))
-        with_room(disk, names, partial(save_trim, disk, names, Trim(end)))
-        disk.sync_dir(names.directory)
+        renew_trim(disk, names, Trim(end))
         keep = {names.lock, names.meta, names.trim, names.mark, names.segment(end)}
         mine = (n for n in disk.list_dir(names.directory) if n.startswith(f"{names.stem}."))
         paths = (f"{names.directory}/{name}" for name in mine)  # sorted: segments go oldest first
         failed = remove_each(disk, (path for path in paths if path not in keep))
         disk.sync_dir(names.directory)
-        for error in failed.values():
-            raise error
+        for failure in failed.values():
+            raise failure
         tail.finish(end)
     finally:
         tail.abandon()
@@ -190,11 +189,11 @@ async def _remove_objects(store: CloudStore, catalog: Catalog, state: CatalogSta
                     await store.delete(info.key)
                 except StoreUnavailableError:
                     raise  # nor will the next one be removed
-                except StoreError as error:
-                    failed.append(error)
+                except StoreError as refused:
+                    failed.append(refused)
         await catalog.collect(state)
-        for error in failed:
-            raise error
+        if failed:
+            raise failed[0]
     except Exception as error:
         error.add_note("The topic is deleted. Delete it again to remove the objects that are left.")
         raise
