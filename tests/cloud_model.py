@@ -90,7 +90,7 @@ async def with_entries(entries: dict[str, bytes]) -> SimMetadata:
     return metadata
 
 
-@attrs.frozen(order=True)
+@attrs.frozen
 class Moment:
     """Operations of the disk, and changes of the stores, until then."""
 

@@ -191,15 +191,15 @@ async def test_hints_that_cannot_be_written_break_nothing(
     assert any(path.endswith(".idx") for path in disk.tree())
 
 
-@pytest.mark.parametrize("operation", ["create", "rename", "unlink"])
+@pytest.mark.parametrize("operation", ["write", "sync_data", "unlink"])
 async def test_a_trim_that_fails_is_an_error_and_the_log_goes_on(operation: str) -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:
         for i in range(40):
             await wal.append(b"%d" % i * 40)
         await wait_all_tasks_blocked()
-        disk.fail(operation, error=errno.ENOSPC, path_contains="wal.")
-        with pytest.raises(OSError, match="ENOSPC"):
+        disk.fail(operation, path_contains="wal.")
+        with pytest.raises(OSError, match="EIO"):
             await wal.trim(20)
         assert await wal.append(b"x") == 40
         assert 0 < await wal.trim(25) <= 25
@@ -207,14 +207,13 @@ async def test_a_trim_that_fails_is_an_error_and_the_log_goes_on(operation: str)
     assert after[-3:] == [b"39" * 40, b"x", b"goes on"]
 
 
-@pytest.mark.parametrize("nth", [1, 2])
-async def test_a_directory_that_cannot_be_synced_while_trimming_breaks_the_log(nth: int) -> None:
+async def test_a_directory_that_cannot_be_synced_while_trimming_breaks_the_log() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:
         for i in range(40):
             await wal.append(b"%d" % i * 40)
         await wait_all_tasks_blocked()
-        disk.fail("sync_dir", nth)
+        disk.fail("sync_dir")
         with pytest.raises(LogBrokenError):
             await wal.trim(20)
     after = await recovered(disk)
@@ -226,7 +225,7 @@ async def test_retention_that_fails_breaks_nothing_and_is_tried_again(
 ) -> None:
     disk = SimDisk()
     async with open_wal(attrs.evolve(CONFIG, retain_bytes=3000), disk=disk) as wal:
-        fault = disk.fail("create", error=errno.ENOSPC, path_contains=".trim", sticky=True)
+        fault = disk.fail("write", path_contains=".trim", sticky=True)
         for i in range(40):
             await wal.append(b"%d" % i * 40)
         await trio.sleep(20)

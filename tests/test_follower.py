@@ -28,7 +28,14 @@ from danube_trio import (
     open_follower,
     open_wal,
 )
-from danube_trio._core.files import Meta, Trim, decode_document, decode_marks, encode_document
+from danube_trio._core.files import (
+    TRIM_COPIES,
+    Meta,
+    Trim,
+    decode_document,
+    decode_marks,
+    encode_document,
+)
 from danube_trio._core.frame import scan
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
@@ -519,7 +526,8 @@ async def test_a_damaged_document_is_an_error_that_names_it(name: str) -> None:
     async with written(disk, 60) as wal, open_follower(DIR, disk=disk) as follower:
         await wal.trim(30)
         await follower.refresh()
-        disk.corrupt(f"{DIR}/{name}", 5)
+        for position in (5, *TRIM_COPIES[1:])[: 1 + (name == "wal.trim")]:
+            disk.corrupt(f"{DIR}/{name}", position)
         await append(wal, 30)  # rolls, so that both are read
         with pytest.raises(CorruptDataError, match=name):
             await follower.refresh()

@@ -102,7 +102,7 @@ async def test_a_trim_that_fails_while_an_append_is_in_flight_breaks_the_log_onl
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broken, wal.trim(3))
-            await trio.sleep(1.5)  # the directory is being synced
+            await trio.sleep(2.5)  # the directory is being synced
             nursery.start_soon(broken, wal.append(b"x"))
 
 

@@ -17,7 +17,6 @@ from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
 from danube_trio._core.files import Checkpoint, decode_document
 from danube_trio._core.index import INDEX_BYTES, KEPT_BYTES, KeptIndexes, SparseIndex
 from danube_trio._core.segment import LogNames
-from danube_trio._engine.files.segments import load_index
 from danube_trio.testing import SimDisk
 
 CONFIG = WalConfig(dir="/log", segment_bytes=200, preallocate_bytes=0)

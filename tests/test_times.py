@@ -1,4 +1,4 @@
-"""Finding a time in a log: exact, whatever is known of the times, and without reading through it."""
+"""Finding a time in a log: exact, whatever is known of them, and without reading through it."""
 
 from __future__ import annotations
 

@@ -34,11 +34,14 @@ import errno
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
+import attrs
+
 from danube_trio.errors import CorruptDataError
 
 __all__ = [
     "Disk",
     "File",
+    "FileStat",
     "Lane",
     "Lock",
     "OpenMode",
@@ -52,6 +55,24 @@ __all__ = [
 OpenMode = Literal["r", "rw", "create"]
 TMP_SUFFIX = ".tmp"
 T = TypeVar("T")
+
+
+@attrs.frozen
+class FileStat:
+    """What the system says of a regular file.
+
+    Attributes:
+        ident: device and inode: the same for two names of one file, and for no two files that exist
+            at the same time.
+        size_bytes: its size.
+        links: how many names it has; 0 once it was removed or replaced while it is open.
+        changed: when its content changed last, in the system's own units; only good to compare.
+    """
+
+    ident: tuple[int, int]
+    size_bytes: int
+    links: int
+    changed: int
 
 
 class File(Protocol):
@@ -88,6 +109,14 @@ class File(Protocol):
 
     def size(self) -> int:
         """Return the size in bytes."""
+        ...
+
+    def stat(self) -> FileStat:
+        """Return what this file is, whatever its name leads to by now."""
+        ...
+
+    def holds(self, data: bytes, position: int) -> bool:
+        """Return whether these bytes are there now."""
         ...
 
     def allocate(self, end: int) -> bool:
@@ -201,6 +230,10 @@ class Disk(Protocol):
 
     def file_size(self, path: str) -> int:
         """Return the size of a regular file in bytes. FileNotFoundError; EINVAL as for `open`."""
+        ...
+
+    def stat(self, path: str) -> FileStat:
+        """Return what file the name leads to. FileNotFoundError; EINVAL as for `open`."""
         ...
 
     def rename(self, source: str, target: str) -> None:

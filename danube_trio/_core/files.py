@@ -1,14 +1,15 @@
 """The small files beside the segments: their bytes, both ways. `docs/format.md` specifies them.
 
 `wal.meta`, `wal.trim` and `wal.ckpt` are a line of JSON and a line with its CRC; cattrs turns them
-into and out of attrs classes. `wal.mark` is binary: two slots written in place.
+into and out of attrs classes. `wal.mark` is binary: two slots written in place. `wal.trim` has its
+document twice, for the same reason: one copy is good while the other is written.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 import cattrs
@@ -21,6 +22,8 @@ from danube_trio._core.segment import Segment
 __all__ = [
     "FORMAT",
     "MARK_BYTES",
+    "TRIM_BYTES",
+    "TRIM_COPIES",
     "Checkpoint",
     "Mark",
     "Meta",
@@ -28,7 +31,10 @@ __all__ = [
     "Trim",
     "decode_document",
     "decode_marks",
+    "decode_trim_copies",
     "encode_document",
+    "encode_trim",
+    "encode_trim_copy",
     "mark_position",
     "next_sequence",
     "with_crc",
@@ -46,6 +52,11 @@ MARK_FILE_BYTES = _SLOT_DISTANCE + MARK_BYTES
 # a version that only counts keeps it. At 10,000 marks a second the count lasts for 890 years.
 _COUNT_BITS = 48
 _LAST_GENERATION = (1 << 16) - 1
+# Of each copy of the trim: the document, and zeros. A sector, so that a torn write can damage one
+# only, and it hardly can; one block of the file system, so that a log costs no more than before.
+_TRIM_COPY_BYTES = _SLOT_DISTANCE
+TRIM_COPIES = (0, _TRIM_COPY_BYTES)
+TRIM_BYTES = 2 * _TRIM_COPY_BYTES
 
 T = TypeVar("T")
 
@@ -153,8 +164,52 @@ def encode_document(value: object) -> bytes:
     return with_crc(json.dumps(_converter.unstructure(value), sort_keys=True).encode())
 
 
+def encode_trim_copy(trim: Trim) -> bytes:
+    """The bytes of one of the two copies."""
+    data = encode_document(trim)
+    assert len(data) <= _TRIM_COPY_BYTES, data
+    return data.ljust(_TRIM_COPY_BYTES, b"\0")
+
+
+def encode_trim(trim: Trim) -> bytes:
+    """The whole file, both copies."""
+    return 2 * encode_trim_copy(trim)
+
+
+def decode_trim_copies(data: bytes) -> list[Trim | str]:
+    """Both copies in the file's bytes; for one that is damaged or missing, why it is none.
+
+    An earlier version wrote one document and nothing else, which is a first copy without a second.
+    """
+    copies: list[Trim | str] = []
+    for part in (data[: TRIM_COPIES[1]], data[TRIM_COPIES[1] :]):
+        try:
+            copies.append(_decode(part.rstrip(b"\0"), Trim))
+        except (ValueError, KeyError) as error:
+            copies.append(str(error))
+    return copies
+
+
 def decode_document(data: bytes, kind: type[T]) -> T:
-    """The document in `data`; ValueError says what is wrong with it."""
+    """The document in `data`; ValueError says what is wrong with it.
+
+    Of a trim, which only ever moves up, the copy that is further: a write that was torn, or whose
+    outcome is not known, leaves the other one as it was.
+    """
+    if kind is not Trim:
+        return _decode(data, kind)
+    copies = decode_trim_copies(data)
+    found = [copy for copy in copies if isinstance(copy, Trim)]
+    if not found:
+        raise ValueError(copies[0])
+    return cast("T", max(found, key=_how_far))
+
+
+def _how_far(trim: Trim) -> tuple[int, int]:
+    return trim.first_local, trim.start_offset
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
     fields = json.loads(without_crc(data))
     try:
         if kind is Meta:

@@ -204,6 +204,7 @@ class LogState:
     __slots__ = (
         "_failed",
         "_told",
+        "_vanished",
         "failure",
         "marks",
         "phase",
@@ -220,6 +221,7 @@ class LogState:
         self.roll_wanted = False
         self.failure: BaseException | None = None
         self._failed = range(0)
+        self._vanished = 0  # acknowledged, and in no file any more
         self._told: list[range] = []
 
     def want_durable(self, end: int) -> None:
@@ -242,22 +244,28 @@ class LogState:
         """Whether somebody waits for a sync."""
         return self.sync_wanted > self.marks.durable_end
 
-    def break_(self, failure: BaseException) -> None:
-        """A write or sync failed: nothing is promised any more. Only the first failure counts."""
+    def break_(self, failure: BaseException, *, vanished: int = 0) -> None:
+        """A write or sync failed: nothing is promised any more. Only the first failure counts.
+
+        `vanished` records were acknowledged, and are in no file that has a name any more.
+        """
         if self.phase is Phase.BROKEN:
             return
         self.phase = Phase.BROKEN
         self.failure = failure
         self._failed = range(self.marks.durable_end, self.marks.next_offset)
+        self._vanished = vanished
 
     def told(self, offsets: range) -> None:
-        """The failure of these records was delivered to a caller."""
-        self._told.append(offsets)
+        """The failure of these records was delivered to a caller, and so that of the log."""
+        if offsets:
+            self._told.append(offsets)
+        self._vanished = 0
 
     @property
     def lost(self) -> int:
         """Accepted records that failed, and whose failure was delivered to nobody yet."""
-        count = 0
+        count = self._vanished
         seen = self._failed.start
         for offsets in sorted(self._told, key=lambda r: r.start):
             count += max(0, min(offsets.start, self._failed.stop) - seen)

@@ -115,10 +115,14 @@ class LogNames:
         """Unfinished replacements of this log's own files, and sockets: those of nobody, if this
         is asked with the lock held, before the log is open.
         """
+        sockets = (f"{self.stem}.watch", _WATCH_TMP)
+        return self.unfinished(listing) + [name for name in listing if name in sockets]
+
+    def unfinished(self, listing: list[str]) -> list[str]:
+        """Replacements of this log's own files that never got their name."""
         kinds = rf"(meta|trim|ckpt|\d{{20}}\.(idx|{re.escape(self.suffix)}))"
         mine = re.compile(rf"{re.escape(self.stem)}\.{kinds}\.tmp")
-        sockets = (f"{self.stem}.watch", _WATCH_TMP)
-        return [name for name in listing if mine.fullmatch(name) or name in sockets]
+        return [name for name in listing if mine.fullmatch(name)]
 
     def danube_files(self, listing: list[str]) -> list[str]:
         """Files that Danube itself names this way (``wal.log``, ``wal.1.log``)."""

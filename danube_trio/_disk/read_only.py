@@ -11,7 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
-from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode
+from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenMode
 
 __all__ = ["ReadOnlyDisk"]
 
@@ -53,6 +53,9 @@ class ReadOnlyDisk:
 
     def open(self, path: str, mode: OpenMode) -> File:
         return self._disk.open(path, mode) if mode == "r" else _refuse(path)
+
+    def stat(self, path: str) -> FileStat:
+        return self._disk.stat(path)
 
     def make_dir(self, path: str) -> None:
         _refuse(path)

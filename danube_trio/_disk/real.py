@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from danube_trio._core.disk import parent_of
+from danube_trio._core.disk import FileStat, parent_of
 from danube_trio._disk.inotify import open_watch
 from danube_trio._disk.lane import ThreadLane
 from danube_trio.errors import LogLockedError
@@ -147,6 +147,12 @@ class _RealFile:
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
+
+    def stat(self) -> FileStat:
+        return _stat_of(os.fstat(self._fd))
+
+    def holds(self, data: bytes, position: int) -> bool:
+        return self.read_at(len(data), position) == data
 
     def allocate(self, end: int) -> bool:
         size = self.size()
@@ -272,6 +278,12 @@ class RealDisk:
             raise _not_regular(path)
         return found.st_size
 
+    def stat(self, path: str) -> FileStat:
+        found = os.stat(path, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            raise _not_regular(path)
+        return _stat_of(found)
+
     def rename(self, source: str, target: str) -> None:
         _check_can_write(target)
         os.rename(source, target)
@@ -341,6 +353,11 @@ def _open_regular(path: str, flags: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _stat_of(found: os.stat_result) -> FileStat:
+    ident = (found.st_dev, found.st_ino)
+    return FileStat(ident, found.st_size, found.st_nlink, found.st_mtime_ns)
 
 
 def _not_regular(path: str) -> OSError:

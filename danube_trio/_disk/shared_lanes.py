@@ -16,7 +16,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from danube_trio._core.disk import Disk, File, Lane, Lock, OpenMode, Watch
+from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenMode, Watch
 
 __all__ = ["SharedLanes"]
 
@@ -100,6 +100,9 @@ class SharedLanes:
 
     def file_size(self, path: str) -> int:
         return self._disk.file_size(path)
+
+    def stat(self, path: str) -> FileStat:
+        return self._disk.stat(path)
 
     def rename(self, source: str, target: str) -> None:
         self._disk.rename(source, target)

@@ -19,7 +19,8 @@ lowest bytes, then all the second ones, ...), compressed with zlib, one byte bef
 the width, base64. A million holes at random places among two million messages take 0.4 MB that way,
 regular ones next to nothing. `attempts` is two such lists, a comma between them: offsets, and
 running sums of the counts of failures. `rejected` are those of its offsets whose messages are
-poison whatever the count; the field is missing when there are none, and in cursors of older versions.
+poison whatever the count; the field is missing when there are none, and in cursors of older
+versions.
 
 `owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
 it, and so is somebody else's. `saves` grows with each one.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from danube_trio._core.disk import parent_of
+from danube_trio._core.disk import FileStat, parent_of
 from danube_trio.errors import LogLockedError
 from danube_trio.testing._sim_faults import Fault, Operation, ProcessKilledError
 from danube_trio.testing._sim_model import Cut, Grow, Link, Rename, Unlink
@@ -54,6 +54,12 @@ class _Process:
         operation = Operation(name, path, position, size)
         return self.store.perform(operation, check_alive, effect, partial)
 
+    def stat(self, path: str, ident: int) -> FileStat:
+        """No operation: a log looks at its files all the time, and nothing comes of it."""
+        if not self.alive:
+            raise ProcessKilledError(path)
+        return self.store.stat(ident)
+
 
 class _SimFile:
     """An open file of one process."""
@@ -91,6 +97,22 @@ class _SimFile:
 
     def size(self) -> int:
         return self._do("size", lambda: self._store.model.inodes[self._ident].visible.size)
+
+    def stat(self) -> FileStat:
+        self._check_open()
+        return self._process.stat(self.path, self._ident)
+
+    def holds(self, data: bytes, position: int) -> bool:
+        """No operation, like `stat`."""
+        self._check_open()
+        visible = self._store.model.inodes[self._ident].visible
+        return visible.read(len(data), position) == data
+
+    def _check_open(self) -> None:
+        if not self._process.alive:
+            raise ProcessKilledError(self.path)
+        if self._closed:
+            raise os_error(errno.EBADF, self.path)
 
     def allocate(self, end: int) -> bool:
         def allocate(fault: Fault | None = None) -> bool:
@@ -229,6 +251,10 @@ class SimProcess:
         return self._process.perform(
             "file_size", path, lambda: store.model.inodes[store.find_file(path)].visible.size
         )
+
+    def stat(self, path: str) -> FileStat:
+        store = self._store
+        return self._process.stat(path, store.find_file(path))
 
     def rename(self, source: str, target: str) -> None:
         def rename() -> None:

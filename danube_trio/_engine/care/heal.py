@@ -24,12 +24,13 @@ from itertools import pairwise
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.disk import Disk, replace_file
-from danube_trio._core.files import Trim, encode_document
+from danube_trio._core.disk import Disk
+from danube_trio._core.files import Trim
 from danube_trio._core.identity import check_log
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
+from danube_trio._engine.files.room import remove_each, renew_trim
 from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.set_aside import belongs, went_on_apart
 
@@ -144,13 +145,16 @@ def apply_heal(disk: Disk, heal: Heal) -> list[str]:
         notes.append(f"{names.segment(base)}: kept in {target}")
     disk.sync_dir(names.directory)
     trim = Trim(directory.start_offset, heal.local_start)
-    replace_file(disk, names.trim, encode_document(trim))
+    renew_trim(disk, names, trim)
     notes.append(f"{names.trim}: the local files begin at {heal.local_start}")
     indexes = set(names.index_bases(disk.list_dir(names.directory)))
-    for base in heal.copies:
-        disk.unlink(names.segment(base))
-        notes.append(f"{names.segment(base)}: removed, a copy of what is in the store")
-    for base in sorted(indexes.intersection([*heal.copies, *heal.damaged])):
-        disk.unlink(names.index(base))
+    copies = [names.segment(base) for base in heal.copies]
+    orphans = sorted(indexes.intersection([*heal.copies, *heal.damaged]))
+    failed = remove_each(disk, [*copies, *map(names.index, orphans)])
+    for path in copies:
+        if path not in failed:
+            notes.append(f"{path}: removed, a copy of what is in the store")
+    for path, error in failed.items():
+        notes.append(f"{path}: nothing needs it any more, and it cannot be removed: {error}")
     disk.sync_dir(names.directory)
     return notes

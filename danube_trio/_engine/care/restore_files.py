@@ -28,7 +28,15 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import TMP_SUFFIX, Disk, File, Lock, parent_of, put_in_place
-from danube_trio._core.files import Checkpoint, Mark, Meta, Trim, encode_document, mark_position
+from danube_trio._core.files import (
+    Checkpoint,
+    Mark,
+    Meta,
+    Trim,
+    encode_document,
+    encode_trim,
+    mark_position,
+)
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import directory_crc
@@ -190,7 +198,7 @@ class Staging:
         meta = Meta(directory_id=uuid.uuid4().hex, codec=state.codec, trailer=state.trailer)
         put_in_place(disk, names.segment(end), b"")  # the active one
         if state.start_offset:
-            put_in_place(disk, names.trim, encode_document(Trim(state.start_offset)))
+            put_in_place(disk, names.trim, encode_trim(Trim(state.start_offset)))
         checkpoint = Checkpoint.of(end, segments)
         put_in_place(disk, names.checkpoint, encode_document(checkpoint))
         slot = Mark(1, end, end, 0).encode(directory_crc(meta))

@@ -27,12 +27,14 @@ from danube_trio._core.disk import Disk, File, read_file
 from danube_trio._core.files import (
     MARK_BYTES,
     MARK_FILE_BYTES,
+    TRIM_COPIES,
     Checkpoint,
     Mark,
     Meta,
     Trim,
     decode_document,
     decode_marks,
+    decode_trim_copies,
     mark_position,
 )
 from danube_trio._core.index import SparseIndex
@@ -140,6 +142,8 @@ class Verification:
         listing = disk.list_dir(names.directory)
         small.bases = names.segment_bases(listing)
         trim = yield from self._document(names.trim, Trim, "problem")
+        if trim is not None:
+            yield from self._trim_copies()
         small.start = trim.first_local if trim is not None else 0
         if small.meta is None and names.meta.rpartition("/")[2] not in listing:
             if not small.bases:
@@ -161,6 +165,21 @@ class Verification:
         except (ValueError, KeyError, TypeError) as error:
             yield Finding(severity, str(error), path)
         return None
+
+    def _trim_copies(self) -> Iterator[Finding]:
+        """One good copy is enough; the next open writes both."""
+        path = self._names.trim
+        for _ in range(MARK_LOOKS if self._live else 1):
+            try:
+                data = read_file(self._disk, path, DOCUMENT_LIMIT_BYTES)
+            except FileNotFoundError:
+                return
+            copies = list(zip(TRIM_COPIES, decode_trim_copies(data), strict=True))
+            damaged = [at for at, copy in copies if isinstance(copy, str)]
+            if not damaged or len(data) <= TRIM_COPIES[1]:  # an earlier version has one only
+                return
+        for at in damaged:
+            yield Finding("warning", "one of the two copies of the start is damaged", path, at)
 
     def _mark(self, small: _Small, meta: Meta) -> Iterator[Finding]:
         path, directory_crc = self._names.mark, crc32(meta.directory_id.encode())

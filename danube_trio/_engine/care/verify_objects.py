@@ -22,7 +22,7 @@ import trio
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, FileStat
 from danube_trio._core.identity import check_log
 from danube_trio._core.index import SparseIndex
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
@@ -289,6 +289,12 @@ class _ObjectFile:
 
     def write_durable_at(self, data: bytes, position: int) -> None:
         self._refuse()
+
+    def stat(self) -> FileStat:
+        self._refuse()
+
+    def holds(self, data: bytes, position: int) -> bool:
+        return self.read_at(len(data), position) == data
 
     def allocate(self, end: int) -> bool:
         self._refuse()

@@ -10,14 +10,18 @@ allows a crash anywhere (running it again gives the same state):
 4. *Cut*: copy the cut bytes aside, lower the mark if the cut goes below it, truncate.
 5. *Sync* segment, mark and directory. Only now may anything be served: otherwise a kill, a restart,
    a read and a power cut would take back a record that somebody has seen.
-6. *Clean*: unfinished replacements, and segments below the start offset.
+6. *Clean*: unfinished replacements, and segments below the start offset. What cannot be removed
+   stays until the next opening.
+
+A full disk must not keep a log from being opened, since opening it is how it is freed: `room` has
+what is given back for the few bytes and names that are needed here.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 from contextlib import ExitStack
+from functools import partial
 
 import attrs
 
@@ -32,6 +36,13 @@ from danube_trio._core.identity import check_topic, named
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.directory import Directory, look
+from danube_trio._engine.files.presence import Presence
+from danube_trio._engine.files.room import (
+    no_space,
+    remove_each,
+    renew_trim,
+    with_room,
+)
 from danube_trio._engine.files.segments import (
     CHUNK_BYTES,
     SegmentWalk,
@@ -47,8 +58,6 @@ from danube_trio.errors import CorruptDataError
 __all__ = ["Cover", "Recovered", "lower_mark", "recover", "save_cut_bytes"]
 
 log = logging.getLogger("danube_trio.recover")
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @attrs.define(eq=False)
@@ -119,9 +128,8 @@ def recover(
             recovered = _recover_tail(disk, config, directory, undo, cover)
         if not fresh:
             _renew(disk, names.meta, directory.meta, recovered.notes)
-        if directory.local_start:
-            _renew(disk, names.trim, _trim_of(directory), recovered.notes)
-        _remove_leftovers(disk, directory)
+        if _renew_trim(disk, directory, recovered.notes):
+            _remove_leftovers(disk, directory, recovered.notes)
         undo.pop_all()
     for note in recovered.notes:
         log.warning("%s", note)
@@ -141,7 +149,7 @@ def _continue_at(disk: Disk, directory: Directory, end: int) -> Directory:
     names = directory.names
     gone = [*directory.leftover_bases, *directory.bases]
     directory = attrs.evolve(directory, local_start=end, bases=[], leftover_bases=gone)
-    replace_file(disk, names.trim, encode_document(_trim_of(directory)))
+    renew_trim(disk, names, _trim_of(directory))
     log.info("%s: the log continues at %d, as the catalog says", names.directory, end)
     return directory
 
@@ -151,14 +159,27 @@ def _trim_of(directory: Directory) -> Trim:
     return Trim(directory.start_offset, local if local > directory.start_offset else 0)
 
 
-def _remove_leftovers(disk: Disk, directory: Directory) -> None:
+def _renew_trim(disk: Disk, directory: Directory, notes: list[str]) -> bool:
+    """Make the start durable again, in a file that has the room to move it. False: it is not."""
     names = directory.names
-    for name in directory.leftovers:
-        _unlink_if_there(disk, f"{names.directory}/{name}")
+    try:
+        renew_trim(disk, names, _trim_of(directory))
+    except OSError as error:
+        if not no_space(error):
+            raise
+        notes.append(f"{names.trim}: no space to write it again")
+        return False
+    return True
+
+
+def _remove_leftovers(disk: Disk, directory: Directory, notes: list[str]) -> None:
+    names = directory.names
+    gone = [f"{names.directory}/{name}" for name in directory.leftovers]
     for base in directory.leftover_bases:
-        disk.unlink(names.segment(base))
-        _unlink_if_there(disk, names.index(base))
-    if directory.leftovers or directory.leftover_bases:
+        gone += names.segment(base), names.index(base)
+    for path, error in remove_each(disk, gone).items():
+        notes.append(f"{path}: nothing needs it any more, and it cannot be removed: {error}")
+    if gone:
         disk.sync_dir(names.directory)
 
 
@@ -169,7 +190,7 @@ def _recover_tail(
     names = directory.names
     notes: list[str] = []
     base = directory.bases[-1] if directory.bases else directory.local_start
-    file = _open_last(disk, names.segment(base), exists=bool(directory.bases))
+    file = _open_last(disk, names, base, exists=bool(directory.bases))
     with ExitStack() as files:
         files.callback(file.close)
         size = file.size()
@@ -178,7 +199,8 @@ def _recover_tail(
         next_offset = _settle(disk, config, directory, file, size, index, walk, notes, covered_end)
         _write_again(file, directory, index)
         file.sync_data()
-        segments = _sealed_segments(disk, directory, base)
+        presence = Presence(disk)
+        segments = _sealed_segments(directory, base, disk, presence)
         last_time = index.last_time or _last_sealed_time(disk, directory, segments)
         mark_file = MarkFile.open(disk, names, directory.directory_crc)
         files.callback(mark_file.close)
@@ -189,6 +211,7 @@ def _recover_tail(
             names,
             file,
             mark_file,
+            presence,
             base=base,
             position=index.size_bytes,
             preallocate_bytes=config.preallocate_bytes,
@@ -200,11 +223,11 @@ def _recover_tail(
             # Damage stays where it is (policy "skip"): the log goes on in a new segment behind it.
             segments.seal(Segment(base, next_offset, size, index.first_time, index.last_time))
             tail.position = size
-            tail.roll(next_offset)
+            _roll(disk, tail, next_offset)
             active = SparseIndex(next_offset)
         elif cover is not None and index.size_bytes:
             segments.seal(index.segment())
-            tail.roll(next_offset)
+            _roll(disk, tail, next_offset)
             active = SparseIndex(next_offset)
             unindexed.append(index)
         else:
@@ -216,15 +239,22 @@ def _recover_tail(
     return Recovered(directory, segments, active, tail, next_offset, last_time, notes, unindexed)
 
 
-def _open_last(disk: Disk, path: str, *, exists: bool) -> File:
+def _roll(disk: Disk, tail: Tail, end: int) -> None:
+    tail.finish(end)
+    with_room(disk, tail.names, partial(tail.begin, end))
+
+
+def _open_last(disk: Disk, names: LogNames, base: int, *, exists: bool) -> File:
     """Open the last segment. An empty one is made anew, since its name may not be durable.
 
     After a sync of the directory that failed at the roll, one that succeeds later proves nothing.
     """
+    path = names.segment(base)
     if not exists:
-        return disk.open(path, "create")
+        return with_room(disk, names, partial(disk.open, path, "create"))
     if not disk.file_size(path):
-        put_in_place(disk, path, b"")  # by renaming: the name must never be gone in between
+        # By renaming: the name must never be gone in between.
+        with_room(disk, names, partial(put_in_place, disk, path, b""))
     return disk.open(path, "rw")
 
 
@@ -249,7 +279,7 @@ def _renew(disk: Disk, path: str, document: object, notes: list[str]) -> None:
     try:
         replace_file(disk, path, encode_document(document))
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if not no_space(error):
             raise
         notes.append(f"{path}: no space to write it again")
 
@@ -264,17 +294,22 @@ def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -
     return load_index(disk, directory.names, newest, trailer=directory.trailer).last_time
 
 
-def _sealed_segments(disk: Disk, directory: Directory, active_base: int) -> SegmentList:
+def _sealed_segments(
+    directory: Directory, active_base: int, disk: Disk, presence: Presence
+) -> SegmentList:
     sealed: list[Segment] = []
     ends = [*directory.bases[1:], active_base]
     for base, end in zip(directory.bases[:-1], ends, strict=False):
-        size = disk.file_size(directory.names.segment(base))
+        path = directory.names.segment(base)
+        found = disk.stat(path)
+        presence.know(path, found)
+        size = found.size_bytes
         known = directory.checkpoint.get(base)
         if directory.exact and known is not None and (known.end, known.size_bytes) == (end, size):
             sealed.append(known)
         else:
-            found = Segment(base, end, size)
-            sealed.append(describe(disk, directory.names, found, trailer=directory.trailer))
+            segment = Segment(base, end, size)
+            sealed.append(describe(disk, directory.names, segment, trailer=directory.trailer))
     return SegmentList(sealed, active_base)
 
 
@@ -358,7 +393,7 @@ def save_cut_bytes(
     except OSError as error:
         _unlink_if_there(disk, target)
         # What was never acknowledged must not keep a full disk from being opened, and trimmed.
-        if kind != "torn" or error.errno not in NO_SPACE:
+        if kind != "torn" or not no_space(error):
             raise
         notes.append(f"{what} (never acknowledged as durable); no space to keep the bytes")
         return

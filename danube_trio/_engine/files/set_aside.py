@@ -29,15 +29,17 @@ what goes, before the mark says so, durably.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import zip_longest
 
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk, replace_file
-from danube_trio._core.files import Mark, Meta, Trim, encode_document
+from danube_trio._core.files import Mark, Meta, Trim, encode_document, encode_trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
+from danube_trio._engine.files.room import with_room
 from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
 from danube_trio._engine.files.tail import MarkFile
 
@@ -221,7 +223,8 @@ def _tell_followers(
 def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
     """Make trim, checkpoint and mark agree with a directory that begins at the catalog's end."""
     trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
-    replace_file(disk, names.trim, encode_document(trim))
+    # As a whole, not in place: the catalog may begin before what was trimmed here.
+    with_room(disk, names, partial(replace_file, disk, names.trim, encode_trim(trim)))
     if names.mark.rpartition("/")[2] in disk.list_dir(names.directory):
         file = MarkFile.open(disk, names, directory_crc(meta))
         try:

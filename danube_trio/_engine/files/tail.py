@@ -7,7 +7,8 @@ moves the mark without coming back to the event loop in between.
 Rules (`docs/durability.md`): at most one unsynced block is in flight; a mark is written only after
 the sync it speaks of; a roll syncs the old segment before the new one exists, and the directory
 before anything is written to the new one. After any OSError the object must not be used again,
-except for `abandon`.
+except for `abandon`. Before a segment is sealed or left it is looked at whether its file still has
+its name (`presence`): what was acknowledged into a file without one is lost.
 
 The directory is synced here only, also for the janitor. One that fails takes with it, in silence,
 whatever name anybody has made there since the last one, and the next one succeeds: so they come one
@@ -22,12 +23,15 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File
-from danube_trio._core.files import Mark, mark_position, next_sequence
-from danube_trio._core.segment import LogNames
+from danube_trio._core.files import MARK_BYTES, Mark, mark_position, next_sequence
+from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import read_mark
+from danube_trio._engine.files.presence import LostFileError, Presence
+from danube_trio._engine.files.room import with_room
 
 __all__ = ["MarkFile", "Tail"]
 
@@ -37,6 +41,10 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of what is free, at most this part is reserved at once: the rest is for records, of whatever log.
 # A guess.
 PLENTY = 8
+# How much of the end of a write is compared later, and of how many writes. Guesses: a truncation
+# is missed only if it cuts off nothing but writes between two that are kept.
+PROBE_BYTES = 16
+MAX_PROBES = 256
 
 
 class MarkFile:
@@ -55,7 +63,7 @@ class MarkFile:
         try:
             file = disk.open(names.mark, "rw")
         except FileNotFoundError:
-            file = disk.open(names.mark, "create")
+            file = with_room(disk, names, partial(disk.open, names.mark, "create"))
         return cls(file, directory_crc, newest.sequence if newest is not None else 0)
 
     def put(self, durable_end: int, base: int, position: int, *, taken_back: bool = False) -> None:
@@ -68,6 +76,10 @@ class MarkFile:
         self._file.write_at(mark.encode(self._directory_crc), mark_position(sequence))
         self._sequence = sequence
         self._synced = False
+
+    def check(self, presence: Presence) -> None:
+        """Raises LostFileError if the file is not the one of its name any more."""
+        presence.check_open(self._file, MARK_BYTES)
 
     def sync(self) -> None:
         """Make the newest mark durable."""
@@ -89,6 +101,7 @@ class Tail:
         names: LogNames,
         file: File,
         mark: MarkFile,
+        presence: Presence,
         *,
         base: int,
         position: int,
@@ -96,17 +109,23 @@ class Tail:
         segment_bytes: int,
         checksum: bool = False,
     ) -> None:
-        self._disk = disk
-        self._names = names
+        self.disk = disk
+        self.names = names
         self._file = file
         self._mark = mark
         self._step = preallocate_bytes
         self._segment_bytes = segment_bytes
+        self.presence = presence
         self._reserve_at = position  # what goes beyond it asks for more space first
         self._failed: OSError | None = None  # a sync of the directory
         self._unsynced = False
         self.base = base
         self.position = position
+        # Ends of what was written since it was looked at last, the latest always: see `presence`.
+        self._ends: list[tuple[bytes, int]] = []
+        if position:
+            size = min(position, PROBE_BYTES)
+            self._ends.append((file.read_at(size, position - size), position))
         self._checksum = checksum
         # Of all bytes of the active segment; None if it is not kept, or began before this run.
         self.crc: int | None = 0 if checksum and not position else None
@@ -121,11 +140,14 @@ class Tail:
 
     def _wrote(self, data: bytes, end: int) -> None:
         self.position = end
+        self._ends.append((data[-PROBE_BYTES:], end))
+        if len(self._ends) > MAX_PROBES:
+            del self._ends[-2::-2]
         if self.crc is not None:
             self.crc = crc32(data, self.crc)
 
     def _make_room(self, data: bytes) -> int:
-        self._check()
+        self._check_synced()
         end = self.position + len(data)
         if self._step and end > self._reserve_at:
             self._reserve(end)
@@ -153,27 +175,27 @@ class Tail:
 
     def _free_bytes(self) -> int:
         try:
-            return self._disk.free_bytes(self._names.directory)
+            return self.disk.free_bytes(self.names.directory)
         except OSError as error:
             log.debug("nobody knows how much space is free: %s", error)
             return 0
 
-    def _check(self) -> None:
+    def _check_synced(self) -> None:
         if self._failed is not None:
             raise self._failed
 
     def sync_directory(self) -> None:
         """Make every name in the directory durable. If that fails the log must be broken."""
-        self._check()
+        self._check_synced()
         try:
-            self._disk.sync_dir(self._names.directory)
+            self.disk.sync_dir(self.names.directory)
         except OSError as error:
             self._failed = error
             raise
 
     def sync(self, durable_end: int) -> None:
         """Sync what was written, then move the mark to `durable_end`."""
-        self._check()
+        self._check_synced()
         self._file.sync_data()
         self._unsynced = False
         self._mark.put(durable_end, self.base, self.position)
@@ -197,28 +219,61 @@ class Tail:
         """Make the mark itself durable (every few seconds, and at each roll and close)."""
         self._mark.sync()
 
-    def finish(self, end: int) -> None:
-        """Cut off what no frame has filled, and make file and mark durable and exact."""
-        self._check()
+    def look(self, sealed: list[Segment]) -> list[LostFileError]:
+        """Look whether the files still are ours; returns what is wrong with these segments.
+
+        Raises LostFileError for all other files.
+        """
+        self._check_files()
+        self.presence.check(self.names.meta)
+        self.presence.check(self.names.trim)
+        wrong: list[LostFileError] = []
+        for segment in sealed:
+            try:
+                self.presence.check(self.names.segment(segment.base), segment.base)
+            except LostFileError as error:
+                wrong.append(error)
+        return wrong
+
+    def _check_files(self) -> None:
+        self.presence.check_open(self._file, self.position, self.base, self._ends)
+        del self._ends[:-1]
+        self._mark.check(self.presence)
+
+    def give_back(self) -> None:
+        """Cut off what no frame has filled: space that was reserved ahead."""
         if self._file.size() != self.position:
             self._file.truncate(self.position)
         self._reserve_at = self.position
+
+    def finish(self, end: int) -> None:
+        """Make file and mark durable and exact."""
+        self._check_synced()
+        self.give_back()
         self.sync(end)
         self._mark.sync()
 
     def roll(self, end: int) -> None:
         """Seal the active segment, which ends at offset `end`, and begin the next one."""
+        self._check_files()
         self.finish(end)
-        file = self._disk.open(self._names.segment(end), "create")
+        self.begin(end)
+
+    def begin(self, end: int) -> None:
+        """Begin the next segment, after `finish`. Without space for its name, nothing changed."""
+        file = self.disk.open(self.names.segment(end), "create")
         old, self._file = self._file, file
+        self.presence.know(old.path, old.stat())
         old.close()
         self.sync_directory()
         self.base, self.position, self._reserve_at = end, 0, 0
+        self._ends.clear()
         self.sealed_crc, self.crc = self.crc, 0 if self._checksum else None
 
     def close(self, end: int) -> None:
         """Leave everything durable and exact."""
         try:
+            self._check_files()
             self.finish(end)
         finally:
             self.abandon()

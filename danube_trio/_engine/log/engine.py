@@ -34,6 +34,8 @@ from danube_trio._core.log import Intake, LogState, Marks, Phase
 from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._core.stats import WalStatistics
+from danube_trio._engine.files.presence import LostFileError
+from danube_trio._engine.files.room import no_space
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.room import Room
 from danube_trio._engine.log.statistics import statistics_of
@@ -169,6 +171,10 @@ class Engine:
     def refusal(self) -> DanubeError:
         """Why nothing is accepted any more; a new exception each time."""
         if self.log.phase is Phase.BROKEN:
+            if isinstance(self.log.failure, LostFileError):
+                error = LogBrokenError(f"the log is broken: {self.log.failure}")
+                error.__cause__ = self.log.failure
+                return error
             error = LogBrokenError(
                 f"the log is broken ({self.log.failure!r}): what was not acknowledged has an "
                 f"unknown outcome; leave the log, free space or mend the disk, and open it again"
@@ -331,6 +337,15 @@ class Engine:
         segment = self.segments.find(offset)
         return segment.base if segment is not None else self.segments.active_base
 
+    def may_trim(self, before: int) -> bool:
+        """Whether the start may move: also in a log that broke for want of space, to free some."""
+        log = self.log
+        return log.phase is Phase.OPEN or (
+            log.broken
+            and no_space(log.failure)
+            and min(before, self.marks.sealed_end) > self.marks.start_offset
+        )
+
     def trimmed(self, start: int) -> list[Segment]:
         """`start` is durable as the new start offset; returns the segments to unlink."""
         self.marks.trimmed(start)
@@ -347,11 +362,19 @@ class Engine:
         """A write or sync failed: everyone who waits is told, nothing is retried."""
         if not self.log.broken:
             log.error("the log %s is broken: %r", self.config.dir, failure)
-        self.log.break_(failure)
+        self.log.break_(failure, vanished=self._vanished(failure))
         self.intake.discard()
         self.meters.ages.discard()
         self._unsynced.clear()
         self._fail_waiters()
+
+    def _vanished(self, failure: BaseException) -> int:
+        """How many acknowledged records went with the file that somebody took away."""
+        if not isinstance(failure, LostFileError) or failure.base is None:
+            return 0
+        sealed = self.segments.find(failure.base)
+        end = sealed.end if sealed is not None else self.marks.durable_end
+        return end - max(failure.base, self.marks.start_offset)
 
     def close_acceptance(self) -> None:
         """Nothing more is accepted; what was accepted drains."""

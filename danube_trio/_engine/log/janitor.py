@@ -1,8 +1,12 @@
 """The janitor task: everything about sealed segments that no append has to wait for.
 
-After each roll, and every few seconds: write the index of newly sealed segments and the checkpoint
-(hints, rebuilt when missing), make the durability mark itself durable, seal an active segment that
-is old enough, and free segments past retention. It owns ``start_offset`` and `local_start`.
+After each roll, and every few seconds: make the durability mark itself durable, look whether the
+log's files still are its own (`presence`), write the index of newly sealed segments and the
+checkpoint (hints, rebuilt when missing), seal an active segment that is old enough, and free
+segments past retention. It owns ``start_offset`` and `local_start`.
+
+A round never ends the task: what fails is counted, and tried again in the next round, and what has
+nothing to do with it goes on. Only the end of the log, or a broken one, ends it.
 
 What a roll costs here does not grow with the log. The checkpoint lists all segments, so it is
 written when it lacks a part of them, and opening looks at those that it lacks. Hints sync no
@@ -10,7 +14,13 @@ directory: that of the next roll does it, or the last one on leaving.
 
 Freeing is ordered so that a crash anywhere leaves either a whole log or leftovers: the new start
 becomes durable; then readers are told, and fetches below it waited for; then files go, oldest
-first; then the directory is synced. The active segment never goes.
+first; then the directory is synced. The active segment never goes. Files that could not be removed
+are tried again each round, each by itself, and by the next opening.
+
+A full disk can be freed: to move the start takes no space where that can be avoided, and hints and
+the reserved rest are given back where it cannot (`room`). A log that broke for want of space can be
+trimmed too, since what is sealed is what it was. And what retention frees of local files without
+asking a store is freed before an opening ends: a program that starts again finds room.
 
 With an object store the catalog begins later before all that, since it is what others see, and
 objects go after it (`cloud_side`). Neither is done here: this task waits for no store, and finds in
@@ -27,8 +37,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable
 from functools import partial
+from operator import attrgetter
 
 import attrs
 import trio
@@ -39,6 +51,8 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Phase
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
+from danube_trio._engine.files.presence import LostFileError
+from danube_trio._engine.files.room import give_back, no_space, remove_each, save_trim
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
@@ -56,6 +70,8 @@ ROUND_SECONDS = 5.0
 # The checkpoint is written when it does not describe one segment in so many. A guess: on average so
 # many rows are written for each roll, and so few segments are looked at when a log is opened.
 DESCRIBED = 64
+# Sealed segments that one round looks at; the next one goes on there. Half a millisecond's work.
+LOOK_AT = 256
 
 
 class Janitor:
@@ -80,6 +96,9 @@ class Janitor:
         self._hinted = False  # the name of a hint may not be durable
         self._marked = -1  # the durable end for which the mark was made durable last
         self._tried: set[int] = set()
+        self._looked = 0  # the base up to which sealed segments were looked at last
+        self._left: list[str] = []  # files that nothing needs, and that could not be removed
+        self._finished = False  # no trim any more
         self._meter = engine.meters.task("janitor")
 
     async def run(self) -> None:
@@ -95,7 +114,7 @@ class Janitor:
             if not engine.log.running:
                 return
             doing.enter("marking")
-            if not await self._sync_mark():
+            if not await self._keep():
                 return
             doing.enter("tidying")
             await self.tidy()
@@ -103,42 +122,82 @@ class Janitor:
             if config.retain_age is not None:
                 await self._learn_times()
             doing.enter("freeing")
-            try:
-                await self._free()
-            except OSError as error:
-                self._failed(error)
-            except DanubeError:
-                return  # the log broke, or is being left
+            await self._free()
 
-    async def _sync_mark(self) -> bool:
-        """Make the mark durable if it moved: of a thousand logs most are idle. False: it failed."""
-        end = self._engine.marks.durable_end
-        if end == self._marked:
-            return True
+    async def _keep(self) -> bool:
+        """Make the mark durable if it moved, and look at the files. False: the log broke."""
+        engine, end = self._engine, self._engine.marks.durable_end
+        sealed = self._next_to_look_at()
         try:
-            await self._lane.run(self._tail.sync_mark)
+            wrong = await self._lane.run(self._mark_and_look, end != self._marked, sealed)
         except OSError as error:
-            self._engine.break_(error)
+            engine.break_(error)
             return False
         self._marked = end
-        return True
+        for lost in wrong:
+            # What was trimmed or pruned meanwhile is gone from the list before its file goes.
+            if lost.base is None or not engine.segments.first_base <= lost.base:
+                continue
+            segment = engine.segments.find(lost.base)
+            if segment is not None and segment.end <= engine.marks.uploaded_end:
+                await engine.heal(segment.base, str(lost))
+            else:
+                engine.break_(lost)
+        return not engine.log.broken
+
+    def _next_to_look_at(self) -> list[Segment]:
+        sealed = self._engine.segments.sealed()
+        sealed = [segment for segment in sealed if segment.base not in self._engine.damaged]
+        if len(sealed) > LOOK_AT:
+            first = bisect_right(sealed, self._looked, key=attrgetter("base"))
+            sealed = (sealed[first:] or sealed)[:LOOK_AT]
+            self._looked = sealed[-1].base
+        return sealed
+
+    def _mark_and_look(self, moved: bool, sealed: list[Segment]) -> list[LostFileError]:
+        if moved:
+            self._tail.sync_mark()
+        return self._tail.look(sealed)
 
     async def _free(self) -> None:
-        """One round of retention and pruning."""
+        """One round of removing what is left, pruning and retention."""
         engine, cloud = self._engine, self._engine.cloud
         if engine.log.phase is Phase.FENCED:
             return  # the log is somebody else's now; our readers still have our files
+        steps: list[Callable[[], Awaitable[object]]] = [self._remove_left, self._retain]
         if cloud is not None:
-            async with self._lock:
-                await self._follow_catalog(cloud)
-                await self._prune(cloud)
-            if cloud.untidy:
-                engine.uploader_bell.ring()
-        if engine.log.phase is Phase.OPEN:
-            await self._retain()
+            steps.insert(1, partial(self._follow_and_prune, cloud))
+        for step in steps:
+            try:
+                await step()
+            except OSError as error:
+                self._failed(error)
+            except DanubeError as error:
+                # The log broke, is being left or was sealed while this waited. The first two end
+                # the task; a sealed log goes on without retention.
+                log.debug("left for another time: %s", error)
+                if engine.log.broken:
+                    return
+        if cloud is not None and cloud.untidy:
+            engine.uploader_bell.ring()
+
+    async def _follow_and_prune(self, cloud: CloudSide) -> None:
+        async with self._lock:
+            await self._follow_catalog(cloud)
+            await self._prune(cloud)
+
+    async def make_room(self) -> None:
+        """Before the log is handed out: what can be freed of local files by itself."""
+        cloud = self._engine.cloud
+        try:
+            await (self._retain() if cloud is None else self._prune(cloud))
+        except OSError as error:
+            self._failed(error)
 
     async def _retain(self) -> None:
         engine, config = self._engine, self._engine.config
+        if engine.log.phase is not Phase.OPEN:
+            return
         if config.retain_bytes is None and config.retain_age is None:
             return
         start = retained_start(
@@ -192,9 +251,9 @@ class Janitor:
             await self._save_trim(engine.marks.start_offset, start)
             gone = engine.pruned(start)
             await engine.pins.released(start, stored=False)
-            remove = partial(_unlink, damaged=damaged)
-            await self._disk.run(remove, self._disk, self._names, gone)
-            await self._sync_directory()
+            if damaged:
+                await self._disk.run(_keep_damaged, self._disk, self._names, damaged)
+            await self._remove(_files_of(self._names, gone))
 
     async def _learn_times(self) -> None:
         """Find the times of sealed segments that no checkpoint described; each is tried once."""
@@ -257,6 +316,7 @@ class Janitor:
     async def finish(self) -> None:
         """The last hints, and no trim any more. For the end, when the other tasks are done."""
         async with self._lock:  # a trim that began before goes to its end
+            self._finished = True
             if not self._engine.log.broken:
                 await self.tidy()
             if self._hinted and not self._engine.log.broken:
@@ -266,14 +326,14 @@ class Janitor:
     async def trim(self, before: int) -> int:
         """Drop everything below `before` that is sealed. Returns the new start offset.
 
-        Raises OSError when a file could not be written or removed: nothing is lost, and the log
-        goes on. Raises LogBrokenError when the directory could not be synced.
+        Raises OSError when a file could not be written or removed: nothing is lost, the log goes
+        on, and it is tried again. Raises LogBrokenError when the directory could not be synced.
         """
         engine, cloud = self._engine, self._engine.cloud
         if cloud is not None:
             await self._trim_catalog(cloud, before)
         async with self._lock:
-            if engine.log.phase is not Phase.OPEN:
+            if self._finished or not engine.may_trim(before):
                 raise engine.refusal()
             if cloud is not None:
                 await self._follow_catalog(cloud)
@@ -312,15 +372,49 @@ class Janitor:
             await self._save_trim(start, max(start, engine.segments.first_base))
             gone = engine.trimmed(start)
             await engine.pins.released(start, stored=False)
-            # What cannot be removed now is a leftover, which the next open removes.
-            await self._disk.run(_unlink, self._disk, self._names, gone)
-            await self._sync_directory()
+            await self._remove(_files_of(self._names, gone))
 
     async def _save_trim(self, start: int, local_start: int) -> None:
         """Make the new start durable. Before anything that lies below it is removed."""
         trim = Trim(start, local_start if local_start > start else 0)
-        await self._disk.run(put_in_place, self._disk, self._names.trim, encode_document(trim))
+        save = partial(self._disk.run, save_trim, self._disk, self._names, trim)
+        try:
+            new_name = await save()
+        except OSError as error:
+            if not no_space(error):
+                raise
+            await self._give_back()
+            new_name = await save()
+        if new_name:
+            await self._sync_directory()
+
+    async def _give_back(self) -> None:
+        """There is no space to free space: hints go, and what is reserved."""
+        if not self._engine.log.broken:
+            try:
+                await self._lane.run(self._tail.give_back)
+            except OSError as error:
+                self._engine.break_(error)
+                raise self._engine.refusal() from error
+        await self._disk.run(give_back, self._disk, self._names)
+        self._engine.undescribed = len(self._engine.segments)  # to be written again
+
+    async def _remove_left(self) -> None:
+        """What could not be removed is tried again."""
+        if self._left:
+            async with self._lock:
+                with trio.CancelScope(shield=True):
+                    paths, self._left = self._left, []
+                    await self._remove(paths)
+
+    async def _remove(self, paths: list[str]) -> None:
+        """Remove files that nothing needs any more, each by itself; raises the first error."""
+        self._tail.presence.forget(paths)
+        failed = await self._disk.run(remove_each, self._disk, paths)
+        self._left += failed
         await self._sync_directory()
+        for error in failed.values():
+            raise error
 
     async def _sync_directory(self) -> None:
         try:
@@ -339,23 +433,17 @@ def _write_checkpoint(disk: Disk, names: LogNames, base: int, sealed: list[Segme
     put_in_place(disk, names.checkpoint, encode_document(Checkpoint.of(base, sealed)))
 
 
-def _unlink(
-    disk: Disk, names: LogNames, segments: list[Segment], damaged: Collection[int] = ()
-) -> None:
-    for segment in segments:
-        path = names.segment(segment.base)
-        if segment.base in damaged:
-            kept = names.cut_bytes(segment.base, 0, "corrupt")
-            log.warning("%s is damaged; its records are in the store, its bytes in %s", path, kept)
-            with contextlib.suppress(FileNotFoundError):
-                disk.rename(path, kept)
+def _files_of(names: LogNames, segments: list[Segment]) -> list[str]:
+    return [f(s.base) for s in segments for f in (names.segment, names.index)]
+
+
+def _keep_damaged(disk: Disk, names: LogNames, bases: list[int]) -> None:
+    """Keep the bytes of damaged segments beside; what is not renamed is removed with the rest."""
+    for base in bases:
+        path, kept = names.segment(base), names.cut_bytes(base, 0, "corrupt")
+        try:
+            disk.rename(path, kept)
+        except OSError as error:
+            log.warning("%s is damaged, and its bytes cannot be kept: %s", path, error)
         else:
-            _unlink_if_there(disk, path)
-        _unlink_if_there(disk, names.index(segment.base))
-
-
-def _unlink_if_there(disk: Disk, path: str) -> None:
-    try:
-        disk.unlink(path)
-    except FileNotFoundError:
-        log.debug("%s was gone already", path)
+            log.warning("%s is damaged; its records are in the store, its bytes in %s", path, kept)

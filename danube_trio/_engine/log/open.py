@@ -38,6 +38,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio._engine.files.recover import Recovered, recover
+from danube_trio._engine.files.room import has_room
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.attach import attach
 from danube_trio._engine.log.engine import Engine, Work
@@ -202,6 +203,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                 session.on_change = engine.cloud.published
                 self._uploader = Uploader(engine, disk, names, self._cloud[0], session)
             wal = Wal(engine, janitor)
+            await janitor.make_room()
             if config.watch:
                 self._offer = await lane.run(offer_log, names.watch)
             self._nursery = trio.open_nursery()
@@ -238,6 +240,15 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                 self._config.dir,
                 place,
             )
+        self._know_small_files()
+
+    def _know_small_files(self) -> None:
+        """From here on whoever touches them is noticed: nobody replaces them any more."""
+        assert self._recovered is not None
+        tail = self._recovered.tail
+        tail.presence.know(tail.names.meta)
+        if has_room(tail.disk, tail.names):
+            tail.presence.know(tail.names.trim)
 
     async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
         """Make the directory agree with this state; returns the one that takes the next epoch."""
@@ -261,6 +272,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         assert self._cloud is not None
         place = self._cloud[1].object_prefix
         self._recovered, after = attach(disk, self._config, directory_id, holder, place, state)
+        self._know_small_files()
         return after
 
     def _give_up(self) -> None:

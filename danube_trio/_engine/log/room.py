@@ -77,6 +77,8 @@ class Room:
         """Accept what need not wait; returns the first offset. Raises if it is refused."""
         engine = self._engine
         if engine.log.phase is not Phase.OPEN:
+            if engine.log.broken:
+                engine.log.told(range(0))
             raise engine.refusal()
         next_offset = engine.marks.next_offset
         if expected_offset is not None and (

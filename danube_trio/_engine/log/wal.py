@@ -310,14 +310,15 @@ class Wal(Readable):
         of the segment that holds `before`, and nothing happens as long as no segment can go:
         cheap enough to be called after every acknowledgement. With an object store, what is not
         uploaded yet goes in whole segments only. Raises OSError when a file could not be written
-        or removed (the log goes on, nothing is lost), LogBrokenError when the directory could not
-        be synced, LogClosedError when the log is being left, FencedError, StoreUnavailableError
-        when the store did not answer: the trim may happen later.
+        or removed (the log goes on, nothing is lost, and removing is tried again), LogBrokenError
+        when the directory could not be synced or the log is broken (but one that broke for want of
+        space can still be trimmed, to free some), LogClosedError when the log is being left,
+        FencedError, StoreUnavailableError when the store did not answer: the trim may happen later.
         """
         if isinstance(before, bool) or not isinstance(before, int) or before < 0:
             raise ValueError(f"before={before!r} must be an offset, 0 or more")
         engine = self._engine
-        if engine.log.phase is not Phase.OPEN:
+        if not engine.may_trim(before):
             await checkpoint()
             raise engine.refusal()
         if whole_segments:

@@ -20,19 +20,22 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from functools import partial
 
 import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.disk import Disk, Lock, replace_file
-from danube_trio._core.files import Trim, encode_document
+from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
+from danube_trio._engine.files.room import remove_each, renew_trim, with_room
 from danube_trio.catalog import Catalog, acquire, object_parts
 from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
+from danube_trio.errors import StoreError, StoreUnavailableError
 
 __all__ = ["delete_topic", "finish_deletion", "has_log"]
 
@@ -137,19 +140,22 @@ def _recover(disk: Disk, config: WalConfig) -> Recovered:
 def _erase(disk: Disk, config: WalConfig) -> None:
     """Leave the marker, and an empty log that begins at the end. With the lock held."""
     names = _names(config)
-    replace_file(disk, f"{names.directory}/{MARKER}", _TEXT)
+    marker = f"{names.directory}/{MARKER}"
+    with_room(disk, names, partial(replace_file, disk, marker, _TEXT))
     recovered = _recover(disk, config)
     tail, end = recovered.tail, recovered.next_offset
     try:
         if tail.position:
-            tail.roll(end)
-        replace_file(disk, names.trim, encode_document(Trim(end)))
+            tail.finish(end)
+            with_room(disk, names, partial(tail.begin, end))
+        renew_trim(disk, names, Trim(end))
         keep = {names.lock, names.meta, names.trim, names.mark, names.segment(end)}
-        for name in disk.list_dir(names.directory):  # sorted: segments go oldest first
-            path = f"{names.directory}/{name}"
-            if name.startswith(f"{names.stem}.") and path not in keep:
-                disk.unlink(path)
+        mine = (n for n in disk.list_dir(names.directory) if n.startswith(f"{names.stem}."))
+        paths = (f"{names.directory}/{name}" for name in mine)  # sorted: segments go oldest first
+        failed = remove_each(disk, (path for path in paths if path not in keep))
         disk.sync_dir(names.directory)
+        for failure in failed.values():
+            raise failure
         tail.finish(end)
     finally:
         tail.abandon()
@@ -176,12 +182,20 @@ async def _bury(catalog: Catalog, end: int) -> tuple[CatalogState | None, bool]:
 async def _remove_objects(store: CloudStore, catalog: Catalog, state: CatalogState) -> None:
     """Remove the objects of this epoch and earlier ones: later ones are of another life."""
     store = PatientStore(store)
+    failed: list[StoreError] = []
     try:
         for info in await store.list_objects(catalog.object_prefix):
             parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))
             if parts is not None and parts[1] <= state.epoch:
-                await store.delete(info.key)
+                try:
+                    await store.delete(info.key)
+                except StoreUnavailableError:
+                    raise  # nor will the next one be removed
+                except StoreError as refused:
+                    failed.append(refused)
         await catalog.collect(state)
+        if failed:
+            raise failed[0]
     except Exception as error:
         error.add_note("The topic is deleted. Delete it again to remove the objects that are left.")
         raise
