@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import re
@@ -151,35 +152,57 @@ def test_whoever_comes_after_one_that_left_is_written_once(
     async def scenario(door: Door) -> None:
         disk = GatedDisk()
         config = WalConfig(dir=str(tmp_path), max_pending_bytes=LIMIT_BYTES)
-        found: dict[bytes, int] = {}
+        found: list[int] = []
 
         async def call(message: bytes) -> None:
-            found[message[:1]] = await wal.append(message, durability=level)
-
-        async def waiting(count: int) -> None:
-            while wal.statistics().waiting_appends != count:
-                await anyio.lowlevel.checkpoint()
+            found.append(await wal.append(message + bytes(900), durability=level))
 
         async with door.open_wal(config, disk=disk) as wal:
-            disk.gate.clear()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(wal.append, bytes(1900))
-                while wal.next_offset == 0:
-                    await anyio.lowlevel.checkpoint()
-                for turn in range(3):
+            # They leave before, while and after they come to the queue, which is empty then.
+            for leavers, steps in itertools.product((1, 2, 3), range(6)):
+                await wal.flush()
+                disk.gate.clear()
+                end = wal.next_offset + 1
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(wal.append, bytes(1900))
+                    while wal.next_offset != end:
+                        await anyio.lowlevel.checkpoint()
                     with anyio.CancelScope() as scope:
                         async with anyio.create_task_group() as leaving:
-                            for _ in range(turn + 1):
-                                leaving.start_soon(call, b"never" + bytes(900))
-                            await waiting(turn + 1)
+                            for _ in range(leavers):
+                                leaving.start_soon(call, b"never")
+                            for _ in range(steps):
+                                await anyio.lowlevel.checkpoint()
                             scope.cancel()
-                    assert wal.statistics().waiting_appends == 0
-                for number in range(3):
-                    tasks.start_soon(call, b"%d" % number + bytes(900))
-                    await waiting(number + 1)
-                disk.gate.set()
-            assert found == {b"0": 1, b"1": 2, b"2": 3}
-        assert [payload[:1] for _, payload in in_log(tmp_path)] == [b"\0", b"0", b"1", b"2"]
+                            tasks.start_soon(call, b"next")
+                    while wal.statistics().waiting_appends != 1:
+                        await anyio.lowlevel.checkpoint()
+                    disk.gate.set()
+        assert found == [*range(1, 36, 2)]
+        expected = [bytes(4), b"next"] * 18
+        assert [payload[:4] for _, payload in in_log(tmp_path)] == expected
+
+    DOORS[name].run(scenario)
+
+
+@pytest.mark.parametrize("name", [*CANCELLING, "blocking"])
+def test_when_the_log_breaks_everybody_in_the_queue_is_told(name: str) -> None:
+    async def scenario(door: Door) -> None:
+        disk, told = SimDisk(), list[BaseException]()
+
+        async def call(level: Any) -> None:
+            with pytest.raises(LogBrokenError) as caught:
+                await wal.append(bytes(900), durability=level)
+            told.append(caught.value)
+
+        config = WalConfig(dir="/log", max_pending_bytes=LIMIT_BYTES)
+        async with door.open_wal(config, disk=disk) as wal:
+            disk.fail("write", path_contains=".log")
+            async with anyio.create_task_group() as tasks:
+                for number in range(12):
+                    tasks.start_soon(call, ["written", "fsync"][number % 2])
+            assert len(told) == 12
+            assert wal.statistics().waiting_appends == 0
 
     DOORS[name].run(scenario)
 
