@@ -40,7 +40,7 @@ for _kind in (int, str, bool):
 def said_only(kind: type[Any]) -> Any:
     """An unstructure hook that leaves out what nobody said: texts whose default is ""."""
     texts = [field.name for field in attrs.fields(kind) if field.default == ""]
-    left_out = {name: cattrs.gen.override(omit_if_default=True) for name in texts}
+    left_out: dict[str, Any] = {name: cattrs.gen.override(omit_if_default=True) for name in texts}
     return cattrs.gen.make_dict_unstructure_fn(kind, converter, **left_out)
 
 
