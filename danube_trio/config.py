@@ -87,7 +87,8 @@ class CloudConfig:
 
     Attributes:
         prefix: what the keys of this log's objects begin with; "" takes
-            ``storage/topics/<topic_name>``, as Danube does. Two logs must not share one.
+            ``storage/topics/<topic_name>``, as Danube does. Two logs cannot share one, and none can
+            be inside the names of another (``manifest``, ``pages``, ``segments``, ``log``).
         upload_interval: a record waits at most about this long before its segment is sealed for
             upload, also while the log is idle; None uploads full segments only. Each upload is
             about three paid requests: at one every 10 s about 3.9 USD a month for each log, every
@@ -250,7 +251,9 @@ class StorageConfig:
             closed first. An open topic takes three file descriptors.
         idle_seconds: a topic that nobody used so long is closed.
         io_threads: threads for the writes and syncs of all topics together.
-        metadata_root: what the keys in a metadata store begin with.
+        metadata_root: what the keys in a metadata store begin with, of catalogs and of cursors. (For
+            Danube's own, ``/danube``, cursors are where Danube has them: below ``/topics``.) Storages
+            with topics of the same name need roots, and object stores, of their own.
         watch: offer statistics of all topics to ``danube-trio top``, by a socket in `dir` that only
             this user may use.
     """

@@ -23,6 +23,7 @@ from danube_trio import (
     open_storage,
     open_wal,
 )
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.files import Meta, decode_document, encode_document
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.heal import plan_heal
@@ -46,8 +47,9 @@ def kept_aside(disk: SimDisk) -> bytes:
     return b"".join(data for path, data in disk.tree().items() if path.endswith(".fenced"))
 
 
-def differences(world: World, state: object) -> list[str]:
-    found = compare(world.disk, find_log(world.disk, NAMES), state)  # type: ignore[arg-type]
+def differences(world: World, state: CatalogState | None) -> list[str]:
+    assert state is not None
+    found = compare(world.disk, find_log(world.disk, NAMES), state)
     return [finding.reason for finding in found if finding.severity == "problem"]
 
 
@@ -230,10 +232,10 @@ async def test_a_log_of_an_older_version_opens_and_says_from_then_on_whose_it_is
     for _ in range(2):
         async with world.open(attrs.evolve(KEEPING, topic_name="d/t")) as wal:
             await wal.append(b"b", durability="uploaded")
-        meta = decode_document(world.disk.tree()[NAMES.meta], Meta)
-        state = await world.catalog().latest()
-        assert state is not None
-        assert (meta.log, meta.topic) == (state.log, state.topic) == (log_id, "/d/t")
+    meta = decode_document(world.disk.tree()[NAMES.meta], Meta)
+    state = await world.catalog().latest()
+    assert state is not None
+    assert (meta.log, meta.topic) == (state.log, state.topic) == (log_id, "/d/t")
     assert state.place == meta.place
     async with attrs.evolve(world, disk=SimDisk()).open(KEEPING) as wal:
         assert wal.log_id == log_id

@@ -96,7 +96,7 @@ def _encode(topic: str, offset: int, last: Witness | None) -> bytes:
 def _decode(value: bytes, key: str) -> tuple[str, int, int | None]:
     try:
         found: object = json.loads(value)
-        plain = found if isinstance(found, dict) else {"offset": found}
+        plain: object = found if isinstance(found, dict) else {"offset": found}
         document = cast("dict[str, object]", plain)
         topic, checksum = document.get("topic", ""), document.get("checksum")
         offset = document["offset"]
