@@ -80,8 +80,8 @@ async def not_there_for_a_list(store: MetadataStore, key: str, revision: int) ->
 
 
 async def ended_before_a_refresh(store: MetadataStore, key: str, revision: int) -> None:
+    await store.put(key, b"beat", ttl=5)
     async with store.watch(key, after=revision) as events:
-        await store.put(key, b"beat", ttl=5)
         assert [(await anext(events)).value for _ in range(2)] == [None, b"beat"]
 
 
