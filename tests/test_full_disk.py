@@ -16,8 +16,16 @@ import attrs
 import pytest
 import trio
 
-from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
+from danube_trio import (
+    LogBrokenError,
+    StorageConfig,
+    Wal,
+    WalConfig,
+    open_storage,
+    open_wal,
+)
 from danube_trio._engine.log.wal import inside
+from danube_trio.dispatch import ReliableDispatch, ReliableOptions, RetentionPolicy
 from danube_trio.testing import SimStore
 
 PAYLOAD = bytes(1000)
@@ -188,3 +196,33 @@ async def test_with_a_store_a_full_disk_is_freed_by_what_was_uploaded(
     async with open_wal(pruned, store=store) as wal:
         await append(wal, 60)
         assert await offsets(wal) == list(range(160))
+
+
+@pytest.mark.parametrize("what", ["bytes", "names"])
+async def test_retention_until_ack_frees_a_full_disk_by_what_is_saved(
+    mounted: Path, what: str
+) -> None:
+    """The cursors are on it too: what they say is enough, nothing has to be written."""
+    topic = "/default/t"
+    settings = WalConfig(segment_bytes=20_000, preallocate_bytes=0)
+    storage = StorageConfig(dir=str(mounted / "storage"), wal=settings)
+    options = ReliableOptions(
+        retention_policy=RetentionPolicy.RETAIN_UNTIL_ACK, retention_interval=3600
+    )
+    for opened_again in (False, True):
+        async with (
+            open_storage(storage) as there,
+            ReliableDispatch.new_with_persistent(topic, options, None, there) as dispatch,
+        ):
+            if not opened_again:
+                for _ in range(10):
+                    await dispatch.store_batch([PAYLOAD] * 10)
+                subscription = await dispatch.add_subscription("s")
+                for _ in range(90):
+                    async with subscription.take():
+                        pass
+                await subscription.flush()
+                use_up(mounted, what)
+            else:
+                assert await dispatch.apply_retention() > 50
+                await dispatch.store_batch([PAYLOAD] * 20)

@@ -378,11 +378,21 @@ class ManifestCatalog:
             if known and known.state.nonce == state.nonce:
                 keys += await self._list_unnamed_pages(known)
             for key in keys:
-                await self._store.delete(key)
-                removed += 1
+                removed += await self._remove(key)
         except StoreError as error:
             log.info("collecting %s stopped, and goes on another time: %s", self.url, error)
         return removed
+
+    async def _remove(self, key: str) -> bool:
+        """Each by itself: one that stays keeps no other."""
+        try:
+            await self._store.delete(key)
+        except StoreUnavailableError:
+            raise  # nor would the next one go
+        except StoreError as error:
+            log.info("%s stays for another time: %s", key, error)
+            return False
+        return True
 
     async def _list_unnamed_pages(self, known: _Known) -> list[str]:
         named = {page.ref.name for page in known.pages}

@@ -17,6 +17,7 @@ taught somebody:
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import secrets
 
@@ -103,12 +104,25 @@ def recover(disk: Disk, names: Names) -> Content:
         scan = _scan(read_file(disk, path, FILE_LIMIT_BYTES), snapshot)
     except (FormatError, NewerError) as error:
         raise _refusal(path, error) from error
-    if scan.changes:
-        journal = _open(disk, names, scan)
-    else:
-        journal = _put_in_place(disk, names, scan.header, data)
+    journal = _renewed(disk, names, scan, data)
     _remove(disk, names, listing, keep=base)
     return Content(snapshot, scan.changes, journal)
+
+
+def _renewed(disk: Disk, names: Names, scan: _Scan, snapshot: bytes) -> Journal:
+    """The journal; one without a batch is made anew, with its snapshot.
+
+    Their names may not be durable. On a full disk those that are there must do: what is in the
+    store says what may be freed.
+    """
+    if not scan.changes:
+        try:
+            return _put_in_place(disk, names, scan.header, snapshot)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("%s: no space to write the journal again", names.directory)
+    return _open(disk, names, scan)
 
 
 def _refusal(path: str, error: FormatError | NewerError) -> Exception:
@@ -187,9 +201,10 @@ def _follow(batch: list[Change], there: set[str], position: int) -> None:
 
 
 def _open(disk: Disk, names: Names, scan: _Scan) -> Journal:
-    """Open a journal with batches, for more, and repair what its mark does not vouch for."""
+    """Open a journal for more batches, and repair what its mark does not vouch for."""
     newest = scan.marks[0]
-    mark = attrs.evolve(newest, position=scan.end, revision=scan.changes[-1].revision)
+    revision = scan.changes[-1].revision if scan.changes else scan.header.base
+    mark = attrs.evolve(newest, position=scan.end, revision=revision)
     file = disk.open(names.journal(scan.header.base), "rw")
     journal = Journal(disk, names, scan.header, file, mark)
     if scan.size == newest.position and len(scan.marks) == 2:
