@@ -217,8 +217,9 @@ async def known_subscriptions(
     cursors = await _saved_cursors(metadata, subscriptions_prefix(topic, root))
     if root != DANUBE_ROOT:
         former = await _saved_cursors(metadata, subscriptions_prefix(topic))
-        nobodys = {name: c for name, c in former.items() if c is not None and not c.log}
-        cursors = nobodys | cursors  # what would move, if it was opened
+        for name, cursor in former.items():
+            if cursor is not None and not cursor.log:  # it would move, if it was opened
+                cursors.setdefault(name, cursor)
     return cursors
 
 
