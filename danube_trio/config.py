@@ -251,9 +251,9 @@ class StorageConfig:
             closed first. An open topic takes three file descriptors.
         idle_seconds: a topic that nobody used so long is closed.
         io_threads: threads for the writes and syncs of all topics together.
-        metadata_root: what the keys in a metadata store begin with, of catalogs and of cursors. (For
-            Danube's own, ``/danube``, cursors are where Danube has them: below ``/topics``.) Storages
-            with topics of the same name need roots, and object stores, of their own.
+        metadata_root: what the keys in a metadata store begin with, of catalogs and cursors. (For
+            Danube's own, ``/danube``, cursors are where Danube has them: below ``/topics``.) Two
+            storages with topics of one name need roots, and object stores, of their own.
         watch: offer statistics of all topics to ``danube-trio top``, by a socket in `dir` that only
             this user may use.
     """

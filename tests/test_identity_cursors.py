@@ -362,7 +362,7 @@ def test_a_cursor_that_is_cut_to_fit_still_says_its_log() -> None:
     state = CursorState(
         end=0,
         edge=5000,
-        holes=[i * i % 4999 for i in range(2, 70)] and sorted({i * i % 4999 for i in range(70)}),
+        holes=sorted({i * i % 4999 for i in range(300)}),
         log="ab" * 16,
         witness=Witness(4999, 7),
     )

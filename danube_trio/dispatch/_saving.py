@@ -249,10 +249,9 @@ async def known_subscriptions(
     cursors = await _saved_cursors(metadata, subscriptions_prefix(topic, root))
     if root != DANUBE_ROOT:
         former = await _saved_cursors(metadata, subscriptions_prefix(topic))
-        nobodys: dict[str, CursorState | None] = {
-            name: cursor for name, cursor in former.items() if cursor is not None and not cursor.log
-        }
-        cursors = nobodys | cursors  # what would move, if it was opened
+        for name, cursor in former.items():
+            if cursor is not None and not cursor.log:  # it would move, if it was opened
+                cursors.setdefault(name, cursor)
     return cursors
 
 
