@@ -13,7 +13,6 @@ from trio.testing import MockClock
 from danube_trio import (
     CloudConfig,
     FencedError,
-    LogBrokenError,
     LogClosedError,
     Storage,
     StorageConfig,
@@ -52,6 +51,16 @@ OPERATIONS: dict[str, Operation] = {
 DOCUMENTED = (LogClosedError, FencedError, trio.BusyResourceError)
 
 
+async def run(operation: Operation, storage: Storage, steps: int, outcomes: list[object]) -> None:
+    """Do it so many steps from now, and note what became of it."""
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    try:
+        outcomes.append(await operation(storage))
+    except DOCUMENTED as error:
+        outcomes.append(error)
+
+
 @pytest.mark.parametrize("state", ["open", "closed", "sealed", "back", "new"])
 @pytest.mark.parametrize(
     ("one", "two"), [pair for pair in product(OPERATIONS, OPERATIONS) if pair[0] <= pair[1]]
@@ -62,21 +71,12 @@ async def test_any_two_operations_of_a_topic_at_once_end_and_leave_it_whole(
     for latency, apart in ((0.0, 0), (0.0, 3), (0.01, 0), (0.01, 1)):
         disk, store = SimDisk(latency=latency), SimStore(latency=latency)
         outcomes: list[object] = []
-
-        async def run(operation: Operation, storage: Storage, steps: int) -> None:
-            for _ in range(steps):
-                await trio.lowlevel.checkpoint()
-            try:
-                outcomes.append(await operation(storage))
-            except DOCUMENTED as error:
-                outcomes.append(error)
-
         with trio.fail_after(300):
             async with open_storage(CONFIG, store=store, disk=disk) as storage:
                 await prepare(storage, state, disk, store)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(run, OPERATIONS[one], storage, 0)
-                    nursery.start_soon(run, OPERATIONS[two], storage, apart)
+                    nursery.start_soon(run, OPERATIONS[one], storage, 0, outcomes)
+                    nursery.start_soon(run, OPERATIONS[two], storage, apart, outcomes)
                 sealed = [end for end in outcomes if one == two == "seal" and isinstance(end, int)]
                 assert len(set(sealed)) <= 1, "both have the same answer"
                 if one == two == "seal" and state != "new":
@@ -115,18 +115,11 @@ async def test_leaving_a_storage_ends_whatever_is_under_way(
     for steps in (0, 1, 2, 5, 20):
         disk, store = SimDisk(latency=0.01), SimStore(latency=0.01)
         ended: list[object] = []
-
-        async def run(storage: Storage) -> None:
-            try:
-                ended.append(await OPERATIONS[name](storage))
-            except (*DOCUMENTED, LogBrokenError) as error:
-                ended.append(error)
-
         with trio.fail_after(300):
             async with trio.open_nursery() as nursery:
                 async with open_storage(CONFIG, store=store, disk=disk) as storage:
                     await prepare(storage, state, disk, store)
-                    nursery.start_soon(run, storage)
+                    nursery.start_soon(run, OPERATIONS[name], storage, 0, ended)
                     for _ in range(steps):
                         await trio.lowlevel.checkpoint()
         assert len(ended) == 1

@@ -18,8 +18,9 @@ little-endian integers of 4 bytes (8 if one of them needs it), byte planes separ
 lowest bytes, then all the second ones, ...), compressed with zlib, one byte before it that tells
 the width, base64. A million holes at random places among two million messages take 0.4 MB that way,
 regular ones next to nothing. `attempts` is two such lists, a comma between them: offsets, and
-running sums of the counts of failures. `rejected` are those of its offsets whose messages are poison
-whatever the count; the field is missing when there are none, and in cursors of older versions.
+running sums of the counts of failures. `rejected` are those of its offsets whose messages are
+poison whatever the count; the field is missing when there are none, and in cursors of older
+versions, which pass over it.
 
 `owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
 it, and so is somebody else's. `saves` grows with each one.

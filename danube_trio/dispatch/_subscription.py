@@ -15,7 +15,6 @@ from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._engine import Engine, Phase
 from danube_trio.dispatch._errors import CursorTooLargeError
 from danube_trio.dispatch._keeper import CursorKeeper
-from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._opening import offset_of
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._redrive import redrive

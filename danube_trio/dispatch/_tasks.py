@@ -285,7 +285,9 @@ async def bury(engine: Engine, letters: DeadLetters) -> None:
                 entry.offset,
                 error,
             )
-            core.not_buried(entry, f"it can be no dead letter ({error}), and failed: {entry.reason}")
+            core.not_buried(
+                entry, f"it can be no dead letter ({error}), and failed: {entry.reason}"
+            )
             engine.changed()
             continue
         except (DanubeError, OSError, ValueError) as error:

@@ -168,9 +168,9 @@ class Storage:
             raise ValueError("seal() needs an object store: open_storage(..., store=...)")
         while True:
             away = self._door.away.get(name)
-            if away is not None and away.sealed_end is not None:
-                if not await self._door.is_back(name, away):
-                    return away.sealed_end
+            end = None if away is None else away.sealed_end
+            if away is not None and end is not None and not await self._door.is_back(name, away):
+                return end
             try:
                 return await self._seal(name)
             except LogClosedError:

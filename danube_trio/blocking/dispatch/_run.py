@@ -1,7 +1,8 @@
 """Handlers in threads: what `danube_trio.dispatch._run` is on trio.
 
 With ``concurrency=1`` the handlers run in the caller's thread, else in so many of their own, and
-the caller waits. Each message has a copy of the caller's context variables. They share a buffer of messages that were taken ahead, as in `danube_trio.anyio`.
+the caller waits. Each message has a copy of the caller's context variables. They share a buffer of
+messages that were taken ahead, as in `danube_trio.anyio`.
 
 A thread cannot be cancelled, so a delivery of a run does not time out: its handler has the time
 that it takes, and no other one gets the message meanwhile. Whatever ends the run (an interrupt,
