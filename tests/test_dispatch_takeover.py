@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from topics import CURSOR, Backing, open_backing, store
+from topics import CURSOR, open_backing, store
 
 from danube_trio.dispatch import Subscription, SubscriptionOptions
 from danube_trio.dispatch._cursor import CursorState
@@ -43,19 +43,18 @@ async def test_a_program_that_saves_between_any_two_steps_is_fenced_all_the_same
     settings = SubscriptionOptions(**options)  # type: ignore[arg-type]
     busy = Busy()
     metadata = SimMetadata(hook=busy.hook)
-    async with open_backing("segments") as backing:
-        with pytest.raises(FencedError):
-            async with backing.dispatch(metadata) as old:
-                await store(old, 20)
-                busy.subscription = await old.add_subscription("billing", settings)
-                async with backing.dispatch(metadata.client()) as new:
-                    taken = await new.add_subscription("billing", settings)
-                    assert busy.settled, "it was busy"
-                    assert taken.end == busy.settled, "and what it saved counts"
-                    async with taken.take() as message:
-                        assert message.offset == busy.settled
-                    await taken.flush()
-                    await busy.subscription.flush()
+    async with open_backing("segments") as backing, backing.dispatch(metadata) as old:
+        await store(old, 20)
+        busy.subscription = await old.add_subscription("billing", settings)
+        async with backing.dispatch(metadata.client()) as new:
+            taken = await new.add_subscription("billing", settings)
+            assert busy.settled, "it was busy"
+            assert taken.end == busy.settled, "and what it saved counts"
+            async with taken.take() as message:
+                assert message.offset == busy.settled
+            await taken.flush()
+            with pytest.raises(FencedError):
+                await busy.subscription.flush()
 
 
 class OldVersion:
@@ -140,36 +139,25 @@ async def test_who_is_cancelled_while_taking_over_leaves_a_subscription_that_can
 ) -> None:
     busy = Busy()
     metadata = SimMetadata(hook=busy.hook)
-    async with open_backing("segments") as backing:
-        with pytest.raises(FencedError):
-            async with backing.dispatch(metadata) as old:
-                await store(old, 20)
-                busy.subscription = await old.add_subscription("billing")
-                other = metadata.client()
-                hang = metadata.fail("transact", nth=2, kind="hang_after", client=NEW)
-                async with backing.dispatch(other) as new:
-                    with trio.move_on_after(1) as scope:
-                        await new.add_subscription("billing")
-                    assert scope.cancelled_caught
-                    hang.cancel()
-                    settled, busy_again = busy.settled, await new.add_subscription("billing")
-                    assert busy_again.end >= settled
-                    await busy.subscription.flush()
+    async with open_backing("segments") as backing, backing.dispatch(metadata) as old:
+        await store(old, 20)
+        busy.subscription = await old.add_subscription("billing")
+        hang = metadata.fail("transact", nth=2, kind="hang_after", client=NEW)
+        async with backing.dispatch(metadata.client()) as new:
+            with trio.move_on_after(1) as scope:
+                await new.add_subscription("billing")
+            assert scope.cancelled_caught
+            hang.cancel()
+            settled, again = busy.settled, await new.add_subscription("billing")
+            assert again.end >= settled
+            with pytest.raises(FencedError):
+                await busy.subscription.flush()
 
 
-async def test_removing_a_subscription_leaves_no_owner_behind(
-    backing: Backing,
-) -> None:
+async def test_removing_a_subscription_leaves_no_owner_behind() -> None:
     metadata = SimMetadata()
-    async with backing.dispatch(metadata) as dispatch:
+    async with open_backing("segments") as backing, backing.dispatch(metadata) as dispatch:
         await dispatch.add_subscription("billing")
         assert await metadata.get(OWNER) is not None
         await dispatch.remove_subscription("billing")
         assert await metadata.list_entries("/topics/") == []
-
-
-@pytest.fixture
-def backing() -> Backing:
-    from danube_trio.dispatch import InMemoryStorage
-
-    return Backing("segments", InMemoryStorage())

@@ -20,7 +20,7 @@ the width, base64. A million holes at random places among two million messages t
 regular ones next to nothing. `attempts` is two such lists, a comma between them: offsets, and
 running sums of the counts of failures. `rejected` are those of its offsets whose messages are
 poison whatever the count; the field is missing when there are none, and in cursors of older
-versions.
+versions, which pass over it.
 
 `owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
 it, and so is somebody else's. `saves` grows with each one.

@@ -26,6 +26,7 @@ from danube_trio._engine.topics.listing import local_topics, topics_in_metadata,
 from danube_trio._engine.topics.opening import Away, TopicDoor
 from danube_trio._engine.topics.topic import Topic
 from danube_trio.config import Durability, StorageConfig
+from danube_trio.errors import LogClosedError
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
 
@@ -165,11 +166,19 @@ class Storage:
         name = topic_name(topic)
         if self._door.store is None:
             raise ValueError("seal() needs an object store: open_storage(..., store=...)")
-        away = self._door.away.get(name)
-        if away is not None and away.sealed_end is not None:
-            if not await self._door.is_back(name, away):
-                return away.sealed_end
-            del self._door.away[name]
+        while True:
+            away = self._door.away.get(name)
+            end = None if away is None else away.sealed_end
+            if away is not None and end is not None and not await self._door.is_back(name, away):
+                return end
+            try:
+                return await self._seal(name)
+            except LogClosedError:
+                if self._door.away.get(name) is away:
+                    raise
+                # Another call sealed it meanwhile: its answer is ours.
+
+    async def _seal(self, name: str) -> int:
         async with Use(self._topics, name) as wal:
             end = await wal.seal()
             cloud = wal.statistics().cloud
