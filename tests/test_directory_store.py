@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
+from disks import raises_errno
 
+from danube_trio._core.disk import Disk
 from danube_trio.cloud import DirectoryStore
+from danube_trio.cloud._object_files import ObjectFiles
 from danube_trio.errors import (
     AccessDeniedError,
     ObjectNotFoundError,
@@ -257,6 +262,57 @@ async def test_after_a_failed_sync_of_names_nothing_is_told_about_them() -> None
     assert (await store.get("other/0"))[1] == b""
     assert "a/1" not in await contents(DirectoryStore(ROOT, disk.crash()))
     await store.aclose()
+
+
+class Between:
+    """Lets something happen right after a link or a new directory was made, as a thread may."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self._disk = disk
+        self.then: Callable[[], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    def link(self, source: str, target: str) -> None:
+        self._disk.link(source, target)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+@pytest.mark.parametrize("other", ["a/2", "a/b/2"])
+def test_a_failed_sync_of_names_is_one_for_all_who_change_them(other: str) -> None:
+    """Of one who has made a name, and syncs it after the sync of another one has failed."""
+    disk = SimDisk()
+    between = Between(disk)
+    files = ObjectFiles(cast("Disk", between), ROOT)
+    files.create("a/0", b"")
+
+    def fail() -> None:
+        disk.fail("sync_dir", path_contains="/a")
+        with raises_errno(errno.EIO):
+            files.create(other, b"")
+
+    between.then = fail
+    with pytest.raises(OSError, match="a sync of the directory failed"):
+        files.create("a/1", b"would be lost in a power cut")
+    files.close()
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+async def test_whichever_sync_of_names_fails_what_was_answered_survives(nth: int) -> None:
+    disk = SimDisk()
+    disk.fail("sync_dir", nth)
+    told: dict[str, bytes] = {}
+    for attempt in range(2):
+        async with DirectoryStore(ROOT, disk) as store:
+            for key in ("x", "a/x", "a/b/x", "a/c/d/x", "a/b/y"):
+                with contextlib.suppress(StoreUnavailableError):
+                    await store.put(f"{key}{attempt}", key.encode())
+                    told[f"{key}{attempt}"] = key.encode()
+    for state in disk.crash_states():
+        assert told.items() <= (await contents(DirectoryStore(ROOT, state.disk))).items(), state.name
 
 
 async def test_a_sync_that_was_not_even_tried_is_tried_again() -> None:

@@ -210,8 +210,9 @@ class Disk(Protocol):
         """Make the directory with mode 0700, and its parents, unless they exist; durably.
 
         Syncs the parent of every directory that it makes, and of the deepest one that it finds: a
-        killed process may have made that one and synced nothing. NotADirectoryError if a file is
-        in the way.
+        killed process may have made that one and synced nothing. If such a sync fails, what was
+        made goes again: nothing would make its name durable later. NotADirectoryError if a file
+        is in the way.
         """
         ...
 
@@ -254,7 +255,11 @@ class Disk(Protocol):
         ...
 
     def sync_dir(self, path: str) -> None:
-        """Return when every name made, changed and removed in the directory so far is durable."""
+        """Return when every name made, changed and removed in the directory so far is durable.
+
+        If it fails (`OSError.filename` is the directory, also inside `make_dir`), any of them may
+        be lost, and a later one that works says nothing of them.
+        """
         ...
 
     def lock(self, path: str, holder: str) -> Lock:

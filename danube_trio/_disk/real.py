@@ -262,7 +262,13 @@ class RealDisk:
             except FileExistsError:
                 if not os.path.isdir(name):
                     raise NotADirectoryError(errno.ENOTDIR, "not a directory", name) from None
-            self.sync_dir(parent_of(name))
+            try:
+                self.sync_dir(parent_of(name))
+            except OSError:
+                # A sync that works later says nothing of this name: it must be made anew then.
+                with contextlib.suppress(OSError):  # somebody else has something in it
+                    os.rmdir(name)
+                raise
 
     def list_dir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
@@ -301,6 +307,8 @@ class RealDisk:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
         try:
             _sync_dir(fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
         finally:
             os.close(fd)
 

@@ -21,9 +21,11 @@ while the lock is held for a `swap` the object is there.
 
 **Leftovers** of writers that died are not listed, and go as `_leftovers` says.
 
-**A failed sync of a directory** says that a name may be lost in a power cut although everybody sees
-it, and no later sync makes up for it. So this store answers nothing more about that directory:
-otherwise a caller that reads to find out whether its write happened would be told yes.
+**A failed sync of a directory** says that any name that was changed there since the last one may be
+lost in a power cut although everybody sees it, and no later sync makes up for it. So this store
+answers nothing more about that directory: otherwise a caller that reads to find out whether its
+write happened would be told yes. And syncs of one directory come one after the other: one that
+worked counts only if none has failed since the change that it is for.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import threading
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from itertools import accumulate
@@ -101,9 +104,10 @@ class ObjectFiles:
     def __init__(self, disk: Disk, root: str) -> None:
         self._disk = disk
         self._root = root
-        self._place = Root(disk, root)
+        self._place = Root(disk, root, self._sync)
         self.writer = Writer(disk, root)
         self._ready: set[str] = set()
+        self._syncing: dict[str, threading.Lock] = {}
         self._failed: dict[str, OSError] = {}
 
     def close(self) -> None:
@@ -332,29 +336,41 @@ class ObjectFiles:
     # -- names that are durable, or known not to be
 
     def _sync_names(self, directory: str) -> None:
-        try:
-            self._disk.sync_dir(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            raise
-        except OSError as error:
-            self._failed[directory] = error
-            raise
+        self._sync(directory)
         self._place.check()
 
-    def _settle(self, directory: str) -> None:
-        """Raise OSError if it is not known what of the directory is durable."""
+    def _sync(self, directory: str) -> None:
+        """Make the names in the directory durable. Raises OSError if nobody knows of some."""
+        with self._lock_of(directory):
+            self._refuse(directory)
+            try:
+                self._disk.sync_dir(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                raise
+            except OSError as error:
+                self._failed[directory] = error
+                raise
+            self._failed.pop(directory, None)
+
+    def _lock_of(self, directory: str) -> threading.Lock:
+        return self._syncing.setdefault(directory, threading.Lock())
+
+    def _refuse(self, directory: str) -> None:
+        """Raise OSError if a sync of the directory failed."""
         error = self._failed.get(directory)
-        if error is None:
-            return
-        if error.errno not in _NOT_TRIED:
+        if error is not None and error.errno not in _NOT_TRIED:
             raise OSError(
                 error.errno,
                 "a sync of the directory failed, so nobody knows which of its names are durable; "
                 "look after the disk, then open the store again",
                 directory,
             ) from error
-        self._sync_names(directory)
-        del self._failed[directory]
+
+    def _settle(self, directory: str) -> None:
+        """Raise OSError if it is not known what of the directory is durable."""
+        self._refuse(directory)
+        if directory in self._failed:  # it was not even tried
+            self._sync_names(directory)
 
     @contextlib.contextmanager
     def _lock(self) -> Generator[None]:
@@ -370,12 +386,30 @@ class ObjectFiles:
         if directory not in self._ready:
             self._place.prepare(self.writer)
             try:
-                self._disk.make_dir(directory)
+                self._make_dir(directory)
             except NotADirectoryError:
                 self._refuse_below_object(directory)
                 raise
             self.writer.sweep(directory)
             self._ready.add(directory)
+
+    def _make_dir(self, directory: str) -> None:
+        """Make the directory and those above it, one by one: to know whose sync has failed."""
+        if directory == self._root or directory in self._ready:
+            return
+        above = parent_of(directory)
+        self._make_dir(above)
+        # It syncs these two, the upper one because somebody may have made the lower one just now.
+        with self._lock_of(parent_of(above)), self._lock_of(above):
+            self._refuse(above)
+            try:
+                self._disk.make_dir(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                raise
+            except OSError as error:
+                if error.filename not in (None, directory):
+                    self._failed[error.filename] = error
+                raise
 
     def _refuse_below_object(self, directory: str) -> None:
         """Raise ValueError if an object is where the directory, or one above it, would be."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+from collections.abc import Callable
 
 from danube_trio._core.disk import Disk, read_file
 from danube_trio.cloud._leftovers import RESERVED, Writer
@@ -36,8 +37,9 @@ MARKER_BYTES = 256
 class Root:
     """The directory at `path`. Every method blocks, and may be called in any thread."""
 
-    def __init__(self, disk: Disk, path: str) -> None:
+    def __init__(self, disk: Disk, path: str, sync: Callable[[str], None]) -> None:
         self._disk = disk
+        self._sync = sync  # makes the names in a directory durable, and knows when that failed
         self._path = path
         self._marker = f"{path}/{MARKER}"
         self._preparing = threading.Lock()
@@ -89,7 +91,7 @@ class Root:
                 if self._identity is None:
                     self._mark(writer)
                 # Also if the marker was there: its maker may not have come to this.
-                self._disk.sync_dir(self._path)
+                self._sync(self._path)
                 self.check()
                 self._prepared = True
 

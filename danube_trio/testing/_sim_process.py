@@ -226,7 +226,18 @@ class SimProcess:
             self._process.perform(
                 "make_dir", name, functools.partial(self._store.make, name, is_dir=True)
             )
-            self.sync_dir(parent_of(name))
+            try:
+                self.sync_dir(parent_of(name))
+            except OSError:
+                self._process.perform("remove_dir", name, functools.partial(self._unmake, name))
+                raise
+
+    def _unmake(self, path: str) -> None:
+        store = self._store
+        ident = store.find_dir(path)
+        if not store.model.inodes[ident].names:
+            parent, name = store.find_parent(path)
+            store.apply(Unlink(parent, path, store.model.serial, name, ident))
 
     def list_dir(self, path: str) -> list[str]:
         store = self._store

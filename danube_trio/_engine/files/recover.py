@@ -25,7 +25,7 @@ from functools import partial
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, put_in_place, replace_file
+from danube_trio._core.disk import Disk, File, parent_of, put_in_place, replace_file
 from danube_trio._core.files import (
     Mark,
     Meta,
@@ -277,11 +277,13 @@ def _write_again(file: File, directory: Directory, index: SparseIndex) -> None:
 def _renew(disk: Disk, path: str, document: object, notes: list[str]) -> None:
     """Replace a small file by itself: its name may not be durable either."""
     try:
-        replace_file(disk, path, encode_document(document))
+        put_in_place(disk, path, encode_document(document))
     except OSError as error:
         if not no_space(error):
             raise
         notes.append(f"{path}: no space to write it again")
+    else:  # if this fails, for whatever reason, nobody knows what is durable
+        disk.sync_dir(parent_of(path))
 
 
 def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -> int:

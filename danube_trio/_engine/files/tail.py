@@ -242,13 +242,13 @@ class Tail:
 
     def give_back(self) -> None:
         """Cut off what no frame has filled: space that was reserved ahead."""
+        self._check_synced()
         if self._file.size() != self.position:
             self._file.truncate(self.position)
         self._reserve_at = self.position
 
     def finish(self, end: int) -> None:
         """Make file and mark durable and exact."""
-        self._check_synced()
         self.give_back()
         self.sync(end)
         self._mark.sync()
