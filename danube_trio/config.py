@@ -96,7 +96,9 @@ class CloudConfig:
         verify_uploads: ``read`` reads each object back and compares its checksum before the catalog
             names it; ``head`` compares size and tag only.
         max_local_bytes: when so much is not uploaded yet, appends wait; None: never.
-        keep_local_bytes: uploaded segments stay on disk, newest first, up to this total.
+        keep_local_bytes: uploaded segments stay on disk, newest first, up to this total; the
+            records of those that go stay in the store. What shall go from there too is said by
+            ``retain_bytes`` and ``retain_age`` of the log.
         upload_timeout: how long an append with ``durability="uploaded"`` waits for the store before
             it raises StoreUnavailableError.
         block_bytes: about how much a read from the store fetches at once.
@@ -151,9 +153,12 @@ class WalConfig:
         segment_bytes: a segment is sealed when it would exceed this. Opening scans one segment.
         segment_age: seconds after which a segment with records is sealed, or None.
         preallocate_bytes: the active segment's file grows in such steps, which makes a sync about a
-            quarter cheaper (decision 0003); 0 turns it off.
-        retain_bytes: local segments beyond this total go, oldest first, or None.
-        retain_age: segments whose newest record is older (seconds) go, or None.
+            quarter cheaper (decision 0003), while there is plenty of free space; 0 turns it off.
+        retain_bytes: how large the whole log may be: its oldest sealed segments beyond this total
+            go for good, local files and objects in the store alike. None: none go. (How much stays
+            on disk of what is in a store is ``cloud.keep_local_bytes``.)
+        retain_age: sealed segments whose newest record is older (seconds) go for good, in the same
+            way. None: none go.
         cloud: what an object store is used for, if `open_wal` is given one.
         topic_name, producer_name, broker_addr: written into messages appended as plain bytes.
         watch: offer statistics to ``danube-trio top``, by a socket in the directory that only this

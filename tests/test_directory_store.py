@@ -312,7 +312,9 @@ async def test_whichever_sync_of_names_fails_what_was_answered_survives(nth: int
                     await store.put(f"{key}{attempt}", key.encode())
                     told[f"{key}{attempt}"] = key.encode()
     for state in disk.crash_states():
-        assert told.items() <= (await contents(DirectoryStore(ROOT, state.disk))).items(), state.name
+        assert told.items() <= (await contents(DirectoryStore(ROOT, state.disk))).items(), (
+            state.name
+        )
 
 
 async def test_a_sync_that_was_not_even_tried_is_tried_again() -> None:

@@ -1,6 +1,7 @@
 """Which sealed segments may go: a pure function.
 
-Retention frees whole sealed segments, oldest first, never the active one. By size: while the log is
+Retention frees whole sealed segments, oldest first, never the active one: of the whole log, whether
+a segment is a local file, an object in the store, or both. By size: while the log is
 larger than the limit. By age: while the segment's newest record is older than the limit. The age
 uses the append times in the log itself, compared with the time that is handed in; it is the only
 rule of the whole log in which a wall clock takes part.
