@@ -334,7 +334,7 @@ def test_a_cache_knows_the_last_block_before_a_time_or_else_its_first() -> None:
 
 
 def test_the_route_goes_through_the_tiers_in_order() -> None:
-    ends = {"start_offset": 2, "local_start": 4, "cache_start": 6, "visible_end": 8}
+    ends: dict[str, Any] = {"start_offset": 2, "local_start": 4, "cache_start": 6, "visible_end": 8}
     tiers = [route(cursor, **ends) for cursor in range(10)]
     order = (Tier.TRIMMED, Tier.CLOUD, Tier.FILE, Tier.CACHE, Tier.LIVE)
     assert tiers == [tier for tier in order for _ in range(2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,9 @@ def test_what_is_refused_was_not_accepted(name: str, tmp_path: Path) -> None:
 def test_an_empty_batch_is_refused_like_any_other(name: str, tmp_path: Path) -> None:
     async def scenario(door: Door) -> None:
         async with door.open_wal(WalConfig(dir=str(tmp_path))) as wal:
-            for nothing in ([], (), iter(())):
-                assert await wal.append_batch(nothing) == range(0)
+            empty: Iterable[bytes]
+            for empty in ([], (), iter(())):
+                assert await wal.append_batch(empty) == range(0)
             await wal.append(b"x")
             for level in ("accepted", "written", "fsync"):
                 offsets = await wal.append_batch([], expected_offset=1, durability=level)

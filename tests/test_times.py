@@ -18,6 +18,7 @@ from danube_trio._core.codec import get_codec
 from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._core.stored import StoredObjects
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio.testing import SimDisk, SimStore
 
@@ -58,7 +59,8 @@ def test_nothing_is_passed_where_times_are_not_known(
     bounds = [0, *(cut for cut in cuts if cut < len(records)), len(records)]
     times = [records[a:b] for a, b in pairwise(bounds) if a < b]
     unknown = data.draw(st.sets(st.integers(0, 7)))
-    active = times.pop() if times and data.draw(st.booleans()) else []
+    some: bool = data.draw(st.booleans())
+    active = times.pop() if times and some else []
     found = segments_of(times, unknown).base_for_time(wanted, active[0] if active else 0)
     assert all(time < wanted for time in records[:found])
 
@@ -179,7 +181,7 @@ async def test_a_time_is_found_in_many_objects_without_looking_through_their_ind
     async def run(*_: object) -> None:
         raise AssertionError
 
-    tier = CloudTier(SimStore(), str, state, run=run, cache_bytes=1, readahead=0)
+    tier = CloudTier(SimStore(), str, StoredObjects(state), run=run, cache_bytes=1, readahead=0)
     Counted.looks = 0
     for wanted in (1, 2, 77_777, 200 * entries):
         assert tier.before_time(wanted) == max(0, wanted - 2)
