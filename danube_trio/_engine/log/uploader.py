@@ -98,6 +98,7 @@ class Uploader:
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
         self._collected = False
         self._only_adds = False  # the store denies deleting
+        self._failure: type[Exception] | None = None  # of the last try that failed
         self._meter = engine.meters.task("uploader")
 
     async def run(self) -> None:
@@ -143,10 +144,12 @@ class Uploader:
     def _failed(self, error: Exception, pause: float) -> None:
         counts = self._cloud.uploads
         counts.failures += 1
+        # Texts of the same failure differ: stores put times and numbers of requests into them.
+        again = bool(counts.error) and type(error) is self._failure
+        level = logging.INFO if again else logging.WARNING
         text = str(error)
-        if text != counts.error:
-            log.warning("uploading failed and will be tried again in %.1f s: %s", pause, text)
-        counts.error = text
+        log.log(level, "uploading failed and will be tried again in %.1f s: %s", pause, text)
+        self._failure, counts.error = type(error), text
 
     async def _step(self) -> None:
         """Upload one segment, or wait until there may be one."""
