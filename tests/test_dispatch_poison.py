@@ -17,6 +17,7 @@ from danube_trio.dispatch import (
     Delivery,
     PoisonPolicy,
     ReliableDispatch,
+    ReliableOptions,
     Subscription,
     SubscriptionOptions,
     SubscriptionType,
@@ -25,6 +26,7 @@ from danube_trio.dispatch import (
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._ledger import Entry
+from danube_trio.errors import CorruptDataError
 
 BAD = b"\xff\xfe\xff\xfe"
 LATE = SubscriptionOptions(ack_timeout=10, max_redeliveries=0, backoff_initial=100, backoff_max=100)
@@ -442,3 +444,67 @@ def test_deadlines_that_are_put_off_are_kept() -> None:
     assert core.in_flight == 2
     core.tick(20)
     assert (core.in_flight, core.next_deadline()) == (1, float("inf"))
+
+
+# ---- cursors that say what is not so
+
+
+def test_holes_and_failures_of_messages_that_are_gone_leave_the_cursor() -> None:
+    cursor = CursorState(
+        end=2, edge=9, holes=[2, 4, 6, 7], attempts={2: 1, 4: 2, 7: 3}, rejected=[2, 7]
+    )
+    core = DispatchCore(SubscriptionOptions(), cursor)
+    assert core.snapshot() == cursor
+    assert core.lose(5) == 2
+    assert (core.counts.lost, core.end) == (2, 6)
+    assert core.snapshot() == CursorState(
+        end=6, edge=9, holes=[6, 7], attempts={7: 3}, rejected=[7]
+    )
+    core.join(consumer := Taking())
+    core.feed([StreamMessage(b"x", offset=6)], 7)
+    assert core.take(consumer, 0.0) is not None
+    assert core.lose(20) == 1 + 11
+    assert core.snapshot() == CursorState(end=6, edge=20, holes=[6])
+
+
+@pytest.mark.parametrize("cursor", [b"{}", b"junk", CursorState.at(1000).encode()])
+async def test_nothing_is_freed_while_a_cursor_cannot_be_read_or_is_ahead_of_the_log(
+    cursor: bytes,
+) -> None:
+    metadata = Metadata()
+    await metadata.put("/topics/default/orders/subscriptions/odd/danube-trio", cursor)
+    async with open_backing("segments") as backing:
+        async with backing.dispatch(metadata, ReliableOptions(1)) as dispatch:
+            for _ in range(4):
+                await dispatch.store_message(bytes(700_000))
+            subscription = await dispatch.add_subscription("billing")
+            await settle(subscription, 4)
+            await subscription.flush()
+            assert await dispatch.apply_retention() == 0
+            with pytest.raises(CorruptDataError):
+                await dispatch.add_subscription("odd")
+            assert await dispatch.apply_retention() == 0
+            assert await dispatch.remove_subscription("odd")
+            assert await dispatch.apply_retention() == 3
+
+
+def test_a_cursor_of_an_older_version_has_no_rejections_and_is_read() -> None:
+    value = CursorState(end=1, edge=1, attempts={1: 6}).encode()
+    assert b"rejected" not in value
+    assert CursorState.decode(value, "key").rejected == []
+
+
+def test_rejections_that_do_not_fit_are_left_out_with_their_failures() -> None:
+    offsets = [3 * i * i for i in range(2000)]
+    cursor = CursorState(
+        end=0,
+        edge=offsets[-1] + 1,
+        holes=offsets,
+        attempts=dict.fromkeys(offsets, 1),
+        rejected=offsets,
+    )
+    fitted, value = cursor.fitted(1024)
+    assert len(value) <= 1024
+    assert 0 < len(fitted.rejected) < 2000
+    assert list(fitted.rejected) == list(fitted.attempts)
+    assert CursorState.decode(value, "key") == fitted

@@ -3,7 +3,8 @@
 What goes is a whole number of segments below all of these:
 
 * RETAIN_UNTIL_ACK: the saved end of every subscription that the topic has in the metadata store, in
-  use or not. Without any subscription nothing goes.
+  use or not. Without any subscription nothing goes, nor with one whose cursor cannot be read, or
+  is ahead of the log.
 * RETAIN_UNTIL_EXPIRE: the first message that is younger than the retention period.
 * whatever a reader of the topic has not handed out yet.
 
@@ -82,7 +83,7 @@ class Retention:
         async with self._store.guard:
             start = await self._store.start_offset()
             if self._options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK:
-                unneeded = min(self._ends().values(), default=0)
+                unneeded = await self._settled_by_all()
             else:
                 unneeded = await self._expired()
             may_go = self._store.first_needed(unneeded)
@@ -93,6 +94,15 @@ class Retention:
                 await self._store.log.free(may_go)
                 self._store.freed = start = await self._store.start_offset()
             return start
+
+    async def _settled_by_all(self) -> int:
+        """The first message that a subscription may need. One that is ahead of the log needs all.
+
+        (It is not of this log, or the log lost its end: nobody knows what it has settled of this.)
+        """
+        ends = list(self._ends().values())
+        log_end = await self._store.current_offset()
+        return min((end if end <= log_end else 0 for end in ends), default=0)
 
     async def _expired(self) -> int:
         """The first message that is young enough to stay."""
