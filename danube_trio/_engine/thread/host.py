@@ -295,11 +295,10 @@ def _is_cancellation(error: BaseException) -> bool:
 
 def _alone(error: BaseException) -> BaseException:
     """What is alone in its group, or groups."""
-    if isinstance(error, BaseExceptionGroup):
-        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(inner) == 1:
-            return _alone(inner[0])
-    return cast("BaseException", error)
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
 class Host:
