@@ -13,6 +13,7 @@ from doors import DOORS, Door, Threaded
 import danube_trio
 import danube_trio.anyio.dispatch
 import danube_trio.blocking.dispatch
+import danube_trio.dispatch
 from danube_trio import StartPosition, StorageConfig, WalConfig
 
 TOPIC = "/default/orders"

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -58,8 +58,10 @@ WAYS_TO_END = [in_the_hosts_nursery, in_a_system_task]
 def root_of(error: BaseException) -> BaseException:
     """The bug behind an error."""
     while not isinstance(error, BugError):
-        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
-        assert isinstance(inner, BaseException), error
+        inner: BaseException | None = error.__cause__
+        if isinstance(error, BaseExceptionGroup):
+            (inner,) = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        assert inner is not None, error
         error = inner
     return error
 

@@ -294,13 +294,11 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 def _alone(error: BaseException) -> BaseException:
-    """What is alone in its groups."""
-    while isinstance(error, BaseExceptionGroup):
-        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(inner) > 1:
-            break
-        error = inner[0]
-    return error
+    """What is alone in its group, or groups."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
 class Host:
@@ -572,8 +570,9 @@ def _leave_at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _alive, _host, _lock
-    _host, _lock, _alive = None, threading.RLock(), set()
+    global _host, _lock
+    _host, _lock = None, threading.RLock()
+    _alive.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -51,7 +51,7 @@ def repeated_event() -> RepeatedEvent:
 
 def wake(waiter: Waiter, error: BaseException | None = None) -> None:
     """Tell it: the wait is over."""
-    if type(waiter) is not Task:
+    if not isinstance(waiter, Task):
         waiter(error)
     elif error is None:
         reschedule(waiter)
@@ -154,7 +154,7 @@ class OffsetWaiters:
         queue = self._queue
         while queue and queue[0][0] <= mark:
             waiter = queue.popleft()[1]
-            if type(waiter) is Task:  # as `wake` does; a call less for each append
+            if isinstance(waiter, Task):  # as `wake` does; a call less for each append
                 reschedule(waiter)
             else:
                 wake(waiter)
