@@ -238,7 +238,11 @@ def test_a_durable_write_that_goes_on_without_the_flag_syncs_all_of_it(
 
     monkeypatch.setattr(_disk, "_DURABLE_WRITE", 1)
     monkeypatch.setattr(os, "pwritev", first_only)
-    monkeypatch.setattr(_disk, "_sync", lambda _: calls.append("sync"))
+
+    def sync(_: int) -> None:
+        calls.append("sync")
+
+    monkeypatch.setattr(_disk, "_sync", sync)
     file = RealDisk().open(str(tmp_path / "file"), "create")
     file.write_durable_at(bytes(range(100)), 0)
     assert file.read_at(200, 0) == bytes(range(100))

@@ -24,6 +24,7 @@ from danube_trio import (
     CloudConfig,
     CorruptDataError,
     FencedError,
+    LogBrokenError,
     LogClosedError,
     LogLockedError,
     Reader,
@@ -393,6 +394,29 @@ async def test_a_deleted_topic_is_gone_and_its_offsets_are_not_given_again(world
         assert await two.append_message(T, b"new") == 100
         assert await payloads(two, T) == [b"new"]
         assert await two.list_topics() == [T, U]
+
+
+@pytest.mark.parametrize("nth", range(1, 14))
+async def test_a_deletion_that_comes_back_in_a_power_cut_deletes_nothing_new(nth: int) -> None:
+    """The sync that makes the removal of its marker durable failed, and was not made up for."""
+    disk = SimDisk()
+    async with open_storage(CONFIG, disk=disk) as storage:
+        for i in range(5):
+            await storage.append_message(T, b"%d" % i)
+        await storage.delete(T)
+    disk.fail("sync_dir", nth)
+    acked: list[bytes] = []
+    for attempt in (b"first", b"second"):
+        try:
+            async with open_storage(CONFIG, disk=disk) as storage:
+                await storage.append_message(T, attempt)
+                acked.append(attempt)
+        except (OSError, LogBrokenError):
+            continue
+    assert acked
+    for state in disk.crash_states():
+        async with open_storage(CONFIG, disk=state.disk) as storage:
+            assert (await payloads(storage, T))[: len(acked)] == acked, state.name
 
 
 async def test_a_topic_without_a_store_is_deleted_too() -> None:

@@ -10,6 +10,10 @@ the cursor of a subscription that outlived it points at nothing, not at another 
 - in the topic's directory, a file ``deleted``, beside an empty log that begins at the end of the
   old one. (The lock file stays too: two processes could hold the lock of a file that was removed.)
 
+The marker says where the offsets go on. Removing it is the last step of beginning again, and if its
+directory sync fails, a power cut may bring it back, long after. Then it lies beside a log that has
+gone on beyond that offset: it is removed once more, and nothing else.
+
 Then the rest goes: local files by the steps of a trim, so that a crash leaves leftovers at worst,
 and objects of this or an earlier epoch. Each step can be done again: by a second delete, and of
 the local log by the next opening. The next owner removes objects that are left.
@@ -18,6 +22,7 @@ the local log by the next opening. The next owner removes objects that are left.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import uuid
 from functools import partial
@@ -26,7 +31,7 @@ import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, Lock, replace_file
+from danube_trio._core.disk import Disk, Lock, read_file, replace_file
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
@@ -42,7 +47,10 @@ __all__ = ["delete_topic", "finish_deletion", "has_log"]
 MARKER = "deleted"
 _TEXT = (
     b"This topic was deleted with danube-trio. What is left here says where its offsets go on.\n"
+    b"They go on at %d.\n"
 )
+_GOES_ON = re.compile(rb"go on at (\d{1,20})\.")
+_TEXT_BYTES = 1024
 
 
 async def delete_topic(
@@ -63,7 +71,7 @@ async def delete_topic(
         if cloud is not None:
             state, was_live = await _bury(cloud[1], end)
         if lock is not None:
-            await disk.run(_erase, disk, config)
+            await disk.run(_erase, disk, config, end)
     finally:
         if lock is not None:
             with trio.CancelScope(shield=True):
@@ -89,13 +97,15 @@ def finish_deletion(disk: Disk, config: WalConfig) -> None:
     """
     marker = f"{config.dir}/{MARKER}"
     try:
-        disk.file_size(marker)
+        found = _GOES_ON.search(read_file(disk, marker, _TEXT_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return
     names = _names(config)
     lock = disk.lock(names.lock, _holder())
     try:
-        _erase(disk, config)
+        end = _end_of(disk, config)
+        if found is None or end <= int(found[1]):  # else it went on since
+            _erase(disk, config, end)
         disk.unlink(marker)
         disk.sync_dir(names.directory)
     finally:
@@ -137,13 +147,14 @@ def _recover(disk: Disk, config: WalConfig) -> Recovered:
     return recover(disk, attrs.evolve(config, on_corruption="skip"), uuid.uuid4().hex)
 
 
-def _erase(disk: Disk, config: WalConfig) -> None:
+def _erase(disk: Disk, config: WalConfig, end: int) -> None:
     """Leave the marker, and an empty log that begins at the end. With the lock held."""
     names = _names(config)
     marker = f"{names.directory}/{MARKER}"
-    with_room(disk, names, partial(replace_file, disk, marker, _TEXT))
+    with_room(disk, names, partial(replace_file, disk, marker, _TEXT % end))
     recovered = _recover(disk, config)
-    tail, end = recovered.tail, recovered.next_offset
+    tail = recovered.tail
+    assert recovered.next_offset == end, (recovered.next_offset, end)
     try:
         if tail.position:
             tail.finish(end)
