@@ -7,6 +7,8 @@ writes what the mark does not vouch for again, and makes new names where they ma
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -57,6 +59,40 @@ async def test_appends_after_a_failed_directory_sync_survive_a_power_cut() -> No
         for state in disk.crash_states():
             async with open_wal(CONFIG, disk=state.disk) as wal:
                 assert await payloads(wal) == served, state.name
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("nth", range(1, 8))
+async def test_an_opening_after_one_whose_directory_sync_failed_may_crash_anywhere(
+    nth: int, error: int
+) -> None:
+    """Of a new log, and of one with records: no name is taken for durable because a sync worked."""
+    for records in (0, 3):
+        disk = SimDisk()
+        disk.make_dir("/log")
+        if records:
+            async with open_wal(CONFIG, disk=disk) as wal:
+                for _ in range(records):
+                    await wal.append(b"before")
+        fault = disk.fail("sync_dir", nth, error=error)
+        try:
+            async with open_wal(CONFIG, disk=disk):
+                pass
+        except OSError as refused:
+            assert refused.errno == error
+        else:
+            assert not fault.hits or nth > 4, "an opening that has failed says so"
+        fault.cancel()
+        start = disk.op_count
+        async with open_wal(CONFIG, disk=disk) as wal:
+            await wal.append(b"acked")
+        for point in disk.crash_points(start=start):
+            for state in point.states:
+                async with open_wal(CONFIG, disk=state.disk) as wal:
+                    assert (await payloads(wal))[:records] == [b"before"] * records
+        for state in disk.crash_states():
+            async with open_wal(CONFIG, disk=state.disk) as wal:
+                assert await payloads(wal) == [*[b"before"] * records, b"acked"]
 
 
 async def test_a_trim_whose_directory_sync_failed_does_not_lose_the_log() -> None:

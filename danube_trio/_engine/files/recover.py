@@ -120,6 +120,10 @@ def recover(
         directory = attrs.evolve(directory, meta=meta)
     if cover is not None:
         directory = _under_cover(directory, cover)
+    if not fresh and not directory.bases:
+        # Whoever made it was killed, or its sync failed: its name may not be durable, and must be
+        # before that of the first segment is.
+        replace_file(disk, names.meta, encode_document(directory.meta))
     with ExitStack() as undo:
         recovered = _recover_tail(disk, config, directory, undo, cover)
         if recovered.next_offset < covered_end:
