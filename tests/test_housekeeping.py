@@ -101,7 +101,7 @@ async def test_a_manifest_that_cannot_be_removed_keeps_no_other_from_going() -> 
 
     store.before = refuse
     assert state is not None
-    assert await catalog.collect(state) == 4
+    assert [await catalog.collect(state) for _ in range(3)] == [1, 3, 0]
     left = [int(key.rpartition("/")[2]) for key in store.tree()]
     assert left == [2, 6]
 

@@ -124,6 +124,7 @@ class ManifestCatalog:
         self._requests = requests
         self._backoff = backoff or Backoff()
         self._newest: _Known | None = None
+        self._stuck: set[str] = set()  # keys that could not be removed: tried after all others
         # What the last manifest lists, by base: most of it is in the next one too.
         self._rows: dict[int, tuple[Descriptor, bytes]] = {}
 
@@ -377,22 +378,17 @@ class ManifestCatalog:
             known = self._newest
             if known and known.state.nonce == state.nonce:
                 keys += await self._list_unnamed_pages(known)
-            for key in keys:
-                removed += await self._remove(key)
+            # One that stays keeps no other from going, the next time at the latest.
+            for key in sorted(keys, key=self._stuck.__contains__):
+                try:
+                    await self._store.delete(key)
+                except StoreError:
+                    self._stuck.add(key)
+                    raise
+                removed += 1
         except StoreError as error:
             log.info("collecting %s stopped, and goes on another time: %s", self.url, error)
         return removed
-
-    async def _remove(self, key: str) -> bool:
-        """Each by itself: one that stays keeps no other."""
-        try:
-            await self._store.delete(key)
-        except StoreUnavailableError:
-            raise  # nor would the next one go
-        except StoreError as error:
-            log.info("%s stays for another time: %s", key, error)
-            return False
-        return True
 
     async def _list_unnamed_pages(self, known: _Known) -> list[str]:
         named = {page.ref.name for page in known.pages}
