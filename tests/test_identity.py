@@ -185,7 +185,7 @@ async def test_opening_without_the_store_that_a_directory_has_is_said(
     with caplog.at_level(logging.WARNING):
         async with open_wal(KEEPING, disk=world.disk):
             pass
-    assert "without the object store" in caplog.text
+    assert "opened without the object store" in caplog.text
     assert "log/segments" in caplog.text
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import attrs
 
+from danube_trio._core.catalog import CatalogState
 from danube_trio._core.documents import compact, parse
 from danube_trio._core.files import NewerFormatError, with_crc, without_crc
 from danube_trio._core.identity import check_place
@@ -59,18 +60,16 @@ def _prefix_of(catalog: Catalog) -> str:
     return catalog.object_prefix.removesuffix("/segments")
 
 
-async def claim_prefix(
-    store: CloudStore, catalog: Catalog, log: str, topic: str, *, backoff: Backoff | None = None
-) -> None:
-    """Make the prefix this log's, if it is nobody's.
+async def claim_prefix(store: CloudStore, catalog: Catalog, state: CatalogState) -> None:
+    """Make the prefix that of the log of this published state, if it is nobody's.
 
     Raises ValueError if it is another log's; StoreUnavailableError, which a second call settles;
     and what reading raises.
     """
     prefix = _prefix_of(catalog)
     key = f"{prefix}/{_CLAIM}"
-    data = with_crc(compact(_Claim(log, prefix, topic)))
-    tries = Tries(backoff or Backoff(), f"claiming {store.url}/{prefix}")
+    log, data = state.log, with_crc(compact(_Claim(state.log, prefix, state.topic)))
+    tries = Tries(Backoff(), f"claiming {store.url}/{prefix}")
     while True:
         try:
             await store.create(key, data)

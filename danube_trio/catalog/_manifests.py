@@ -159,10 +159,8 @@ class ManifestCatalog:
     # ---- looking
 
     async def latest(self) -> CatalogState | None:
-        """See `Catalog`.
-
-        Raises StoreUnavailableError also when it was overtaken too often; ValueError if it is the
-        catalog of another topic, or of a prefix that a file system takes for this one.
+        """See `Catalog`. Raises StoreUnavailableError also when it was overtaken too often;
+        ValueError if it is the catalog of another topic, or of a prefix that is folded into this.
         """
         tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:

@@ -29,18 +29,15 @@ from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._leaving import Calls
-from danube_trio.dispatch._log import KnowsLog, Message, PersistentLog, TopicLog
-from danube_trio.dispatch._opening import cursor_of, retained_ends
+from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
+from danube_trio.dispatch._opening import cursor_of, keeper_of, retained_ends
 from danube_trio.dispatch._options import (
     ReliableOptions,
-    RetentionPolicy,
     SubscriptionOptions,
     check_name,
 )
 from danube_trio.dispatch._saving import (
     DANUBE_ROOT,
-    CursorKeeper,
-    known_subscriptions,
     subscriptions_prefix,
 )
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
@@ -176,9 +173,7 @@ class ReliableDispatch:
             else:
                 raise ValueError("cache=None needs a storage: see new_with_persistent()")
             store = TopicStore(self.topic, topic_log)
-            known = await known_subscriptions(self._metadata, self.topic, self._root)
-            frees = self.options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK
-            self._idle_ends = await retained_ends(store, known, compare=frees)
+            self._idle_ends = await retained_ends(store, self._metadata, self._root, self.options)
             self._manager = trio.open_nursery()
             nursery = await self._manager.__aenter__()
         except BaseException:
@@ -369,7 +364,7 @@ class ReliableDispatch:
         held = self._idle_ends.get(name)
         async with store.guard:  # a round that has begun comes to its end first
             self._idle_ends[name] = 0
-        keeper = self._keeper_of(name)
+        keeper = keeper_of(store, self._metadata, self._root, name)
         tries = 0
         try:
             while True:
@@ -395,12 +390,6 @@ class ReliableDispatch:
             raise
         return subscription
 
-    def _keeper_of(self, name: str) -> CursorKeeper:
-        store = self._store
-        assert store is not None
-        log_id = store.log.log_id if isinstance(store.log, KnowsLog) else ""
-        return CursorKeeper(self._metadata, self.topic, name, root=self._root, log_id=log_id)
-
     async def remove_subscription(self, name: str) -> bool:
         """Close a subscription and forget its cursor; returns whether it was there.
 
@@ -412,7 +401,7 @@ class ReliableDispatch:
 
     async def _remove(self, name: str) -> bool:
         async with self._lock:
-            self._open_store()  # not if it was left meanwhile: it is being saved
+            store = self._open_store()  # not if it was left meanwhile: it is being saved
             there = self._subscriptions.pop(name, None)
             if there is None and name not in self._idle_ends:
                 return False
@@ -420,7 +409,7 @@ class ReliableDispatch:
                 self._idle_ends[name] = there.kept_from
                 with trio.CancelScope(shield=True):
                     await there.close_unsaved()
-            await self._keeper_of(name).remove()
+            await keeper_of(store, self._metadata, self._root, name).remove()
             del self._idle_ends[name]
             if self._retention is not None:
                 self._retention.bell.ring()

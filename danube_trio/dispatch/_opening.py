@@ -22,7 +22,6 @@ meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import attrs
 import trio
@@ -30,12 +29,14 @@ import trio
 from danube_trio import StartPosition
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._log import KnowsLog, first_offset
-from danube_trio.dispatch._saving import CursorKeeper
+from danube_trio.dispatch._options import ReliableOptions, RetentionPolicy
+from danube_trio.dispatch._saving import CursorKeeper, known_subscriptions
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError, OffsetTrimmedError, StoreError
 from danube_trio.message import Gap, StreamMessage
+from danube_trio.metadata import MetadataStore
 
-__all__ = ["cursor_of", "offset_of", "retained_ends", "unfit", "witness_before"]
+__all__ = ["cursor_of", "keeper_of", "offset_of", "retained_ends", "unfit", "witness_before"]
 
 log = logging.getLogger("danube_trio.dispatch")
 
@@ -107,9 +108,8 @@ async def unfit(store: TopicStore, cursor: CursorState) -> str | None:
         if found == witness:
             return None
         return f"the cursor has acknowledged another message at offset {found.offset} than is there"
-    log_id = store.log.log_id if isinstance(store.log, KnowsLog) else ""
-    if cursor.log and log_id and cursor.log != log_id:
-        return f"the cursor is of the log {cursor.log}, and this is {log_id}"
+    if cursor.log and _log_id(store) not in ("", cursor.log):
+        return f"the cursor is of the log {cursor.log}, and this is {_log_id(store)}"
     return None
 
 
@@ -130,14 +130,26 @@ async def witness_before(store: TopicStore, offset: int) -> Witness | None:
     return None if first is None or isinstance(first, Gap) else Witness.of(first)
 
 
+def keeper_of(
+    store: TopicStore, metadata: MetadataStore, root: str, subscription: str
+) -> CursorKeeper:
+    """The keeper of a subscription's cursor, which says what log that is of."""
+    return CursorKeeper(metadata, store.topic, subscription, root=root, log_id=_log_id(store))
+
+
+def _log_id(store: TopicStore) -> str:
+    return store.log.log_id if isinstance(store.log, KnowsLog) else ""
+
+
 async def retained_ends(
-    store: TopicStore, cursors: Mapping[str, CursorState | None], *, compare: bool
+    store: TopicStore, metadata: MetadataStore, root: str, options: ReliableOptions
 ) -> dict[str, int]:
     """What each saved cursor lets retention free: nothing, if it cannot be read or does not fit.
 
-    Args:
-        compare: see whether it fits, which reads a message for each.
+    That it fits is only looked at where it matters, because it reads a message for each.
     """
+    cursors = await known_subscriptions(metadata, store.topic, root)
+    compare = options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK
     ends: dict[str, int] = {}
     for name, cursor in cursors.items():
         ends[name] = cursor.end if cursor is not None else 0

@@ -96,8 +96,9 @@ def _encode(topic: str, offset: int, last: Witness | None) -> bytes:
 def _decode(value: bytes, key: str) -> tuple[str, int, int | None]:
     try:
         found: object = json.loads(value)
-        plain: object = found if isinstance(found, dict) else {"offset": found}
-        document = cast("dict[str, object]", plain)
+        if not isinstance(found, dict):
+            found = {"offset": found}
+        document = cast("dict[str, object]", found)
         topic, checksum = document.get("topic", ""), document.get("checksum")
         offset = document["offset"]
         if isinstance(topic, str) and isinstance(offset, int) and offset >= 0:

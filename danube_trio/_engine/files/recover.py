@@ -104,10 +104,9 @@ def recover(
     assert config.dir is not None
     names = LogNames.of(config.dir, config.file_name)
     skip = config.on_corruption == "skip"
-    covered_end = cover.end if cover is not None else 0
+    covered_end, log_id = (cover.end, cover.log) if cover is not None else (0, "")
     directory = look(disk, names, skip=skip, covered_end=covered_end)
     fresh = directory is None
-    log_id = cover.log if cover is not None else ""
     if directory is None:
         codec = (cover.codec if cover is not None else "") or config.codec
         meta = named(Meta(directory_id=directory_id, codec=codec), log_id, config.topic_name)

@@ -193,7 +193,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
                 await probe_once(self._cloud[0])
                 state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
                 if not state.place:
-                    await self._claim(state)
+                    await claim_prefix(*self._cloud, state)
                 session = CatalogSession(self._cloud[1], state)
             assert self._recovered is not None
             engine = self._engine_of(disk, session)
@@ -234,11 +234,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._recovered = recover(disk, self._config, uuid.uuid4().hex)
         if place := self._recovered.directory.meta.place:
             log.warning(
-                "%s: opened without the object store that it belongs to, where its objects are "
-                "below %s. What is appended is here only; if another directory, or a copy of this "
-                "one, goes on with the store meanwhile, it will be set aside",
-                self._config.dir,
-                place,
+                "%s: opened without the object store that has its objects, below %s. What is "
+                "appended is set aside if another directory, or a copy, uses the store meanwhile",
+                *(self._config.dir, place),
             )
         self._know_small_files()
 
@@ -252,16 +250,12 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
 
     async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
         """Make the directory agree with this state; returns the one that takes the next epoch."""
+        assert self._cloud is not None
         if state is None:
-            assert self._cloud is not None
             await refuse_beginning(*self._cloud)
         elif state.log and not state.place:
-            await self._claim(state)
+            await claim_prefix(*self._cloud, state)
         return await lane.run(self._attach, disk, state)
-
-    async def _claim(self, state: CatalogState) -> None:
-        assert self._cloud is not None
-        await claim_prefix(*self._cloud, state.log, state.topic)
 
     def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
         if self._recovered is not None:  # somebody published meanwhile: all of it again
