@@ -50,7 +50,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 NO_VIEW_NEEDED = {
     *("next_offset", "uploaded_end", "start_offset", "durable_end", "codec", "phase"),  # marks
-    *("offset", "offsets", "cursor"),  # plain values
+    *("offset", "offsets", "cursor", "log_id"),  # plain values
     *("reader", "receive", "next_batch", "batches"),  # made of others that are overridden
 }
 

@@ -112,6 +112,11 @@ class Wal(Closeable):
         return self._door
 
     @property
+    def log_id(self) -> str:
+        """What identifies the log, wherever it is: the same for copies of it, and for ever."""
+        return self._inner.log_id
+
+    @property
     def next_offset(self) -> int:
         """The offset that the next record will get."""
         return self._inner.next_offset

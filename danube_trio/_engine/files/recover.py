@@ -39,6 +39,7 @@ from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.presence import Presence
 from danube_trio._engine.files.room import (
     no_space,
+    put_trim,
     remove_each,
     renew_trim,
     with_room,
@@ -166,12 +167,13 @@ def _renew_trim(disk: Disk, directory: Directory, notes: list[str]) -> bool:
     """Make the start durable again, in a file that has the room to move it. False: it is not."""
     names = directory.names
     try:
-        renew_trim(disk, names, _trim_of(directory))
+        put_trim(disk, names, _trim_of(directory))
     except OSError as error:
         if not no_space(error):
             raise
         notes.append(f"{names.trim}: no space to write it again")
         return False
+    disk.sync_dir(names.directory)
     return True
 
 
@@ -226,11 +228,11 @@ def _recover_tail(
             # Damage stays where it is (policy "skip"): the log goes on in a new segment behind it.
             segments.seal(Segment(base, next_offset, size, index.first_time, index.last_time))
             tail.position = size
-            _roll(disk, tail, next_offset)
+            tail.roll_with_room(next_offset)
             active = SparseIndex(next_offset)
         elif cover is not None and index.size_bytes:
             segments.seal(index.segment())
-            _roll(disk, tail, next_offset)
+            tail.roll_with_room(next_offset)
             active = SparseIndex(next_offset)
             unindexed.append(index)
         else:
@@ -240,11 +242,6 @@ def _recover_tail(
         files.pop_all()
         undo.callback(tail.abandon)
     return Recovered(directory, segments, active, tail, next_offset, last_time, notes, unindexed)
-
-
-def _roll(disk: Disk, tail: Tail, end: int) -> None:
-    tail.finish(end)
-    with_room(disk, tail.names, partial(tail.begin, end))
 
 
 def _open_last(disk: Disk, names: LogNames, base: int, *, exists: bool) -> File:

@@ -17,6 +17,9 @@ can: the name of this one may not be durable either (`renew_trim`).
 of this shape, a new segment's name, `wal.meta` under a new epoch) uses `with_room`: where there is
 no space, hints go first, and then it is tried once more. Hints are the checkpoint, the indexes,
 and replacements that were never finished: all of them are rebuilt when they are missing.
+
+A sync of the directory is never among what is tried again: when one fails, for want of space too,
+nobody knows which names are durable, and one that succeeds later proves nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from danube_trio._core.disk import Disk, put_in_place, read_file, replace_file
+from danube_trio._core.disk import Disk, put_in_place, read_file
 from danube_trio._core.files import (
     TRIM_BYTES,
     TRIM_COPIES,
@@ -42,8 +45,10 @@ __all__ = [
     "give_back",
     "has_room",
     "no_space",
+    "put_trim",
     "remove_each",
     "renew_trim",
+    "replace_with_room",
     "save_trim",
     "with_room",
 ]
@@ -88,13 +93,24 @@ def renew_trim(disk: Disk, names: LogNames, trim: Trim) -> None:
     A name whose sync failed is visible, and a sync that succeeds later proves nothing of it. Only a
     new file has a new name; on a full disk the one that is there must do.
     """
+    put_trim(disk, names, trim)
+    disk.sync_dir(names.directory)
+
+
+def put_trim(disk: Disk, names: LogNames, trim: Trim) -> None:
+    """`renew_trim` without its last step, the sync of the directory."""
     try:
-        replace_file(disk, names.trim, encode_trim(trim))
+        put_in_place(disk, names.trim, encode_trim(trim))
     except OSError as error:
         if not no_space(error):
             raise
-        if with_room(disk, names, partial(save_trim, disk, names, trim)):
-            disk.sync_dir(names.directory)
+        with_room(disk, names, partial(save_trim, disk, names, trim))
+
+
+def replace_with_room(disk: Disk, names: LogNames, path: str, data: bytes) -> None:
+    """`replace_file`, and without space once more without hints."""
+    with_room(disk, names, partial(put_in_place, disk, path, data))
+    disk.sync_dir(names.directory)
 
 
 def has_room(disk: Disk, names: LogNames) -> bool:
@@ -135,7 +151,10 @@ def give_back(disk: Disk, names: LogNames, *, unfinished: bool = False) -> bool:
 
 
 def with_room(disk: Disk, names: LogNames, call: Callable[[], T]) -> T:
-    """For openings: the result of `call`; without space, that of a second try without hints."""
+    """For openings: the result of `call`; without space, that of a second try without hints.
+
+    `call` syncs no directory.
+    """
     try:
         return call()
     except OSError as error:

@@ -29,7 +29,6 @@ what goes, before the mark says so, durably.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from itertools import zip_longest
 
 import attrs
@@ -39,7 +38,7 @@ from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, encode_trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
-from danube_trio._engine.files.room import with_room
+from danube_trio._engine.files.room import replace_with_room
 from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
 from danube_trio._engine.files.tail import MarkFile
 
@@ -224,7 +223,7 @@ def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> N
     """Make trim, checkpoint and mark agree with a directory that begins at the catalog's end."""
     trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
     # As a whole, not in place: the catalog may begin before what was trimmed here.
-    with_room(disk, names, partial(replace_file, disk, names.trim, encode_trim(trim)))
+    replace_with_room(disk, names, names.trim, encode_trim(trim))
     if names.mark.rpartition("/")[2] in disk.list_dir(names.directory):
         file = MarkFile.open(disk, names, directory_crc(meta))
         try:

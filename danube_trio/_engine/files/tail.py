@@ -257,15 +257,21 @@ class Tail:
         """Seal the active segment, which ends at offset `end`, and begin the next one."""
         self._check_files()
         self.finish(end)
-        self.begin(end)
+        self._begin(end)
+        self.sync_directory()
 
-    def begin(self, end: int) -> None:
-        """Begin the next segment, after `finish`. Without space for its name, nothing changed."""
+    def roll_with_room(self, end: int) -> None:
+        """The same for openings, also on a full disk."""
+        self.finish(end)
+        with_room(self.disk, self.names, partial(self._begin, end))
+        self.sync_directory()
+
+    def _begin(self, end: int) -> None:
+        """Begin the next segment. Without space for its name, nothing changed."""
         file = self.disk.open(self.names.segment(end), "create")
         old, self._file = self._file, file
         self.presence.know(old.path, old.stat())
         old.close()
-        self.sync_directory()
         self.base, self.position, self._reserve_at = end, 0, 0
         self._ends.clear()
         self.sealed_crc, self.crc = self.crc, 0 if self._checksum else None

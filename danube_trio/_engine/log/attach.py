@@ -14,18 +14,16 @@ again with what the catalog says then. Each step is durable before the next, and
 
 from __future__ import annotations
 
-from functools import partial
-
 import attrs
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, replace_file
+from danube_trio._core.disk import Disk
 from danube_trio._core.files import Meta, Trim, encode_document
 from danube_trio._core.identity import check_log, check_topic
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
 from danube_trio._engine.files.recover import Cover, Recovered, recover
-from danube_trio._engine.files.room import with_room
+from danube_trio._engine.files.room import replace_with_room
 from danube_trio._engine.files.set_aside import belongs, disown, set_aside, went_on_apart
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
@@ -106,8 +104,7 @@ def _take_over(
     writers = [(epoch, writer) for epoch, writer in meta.writers if epoch >= before.epoch]
     writers.append((after.epoch, after.writer))
     meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers), place=place)
-    save = partial(replace_file, disk, directory.names.meta, encode_document(meta))
-    with_room(disk, directory.names, save)
+    replace_with_room(disk, directory.names, directory.names.meta, encode_document(meta))
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after
 

@@ -25,17 +25,16 @@ import os
 import re
 import socket
 import uuid
-from functools import partial
 
 import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, Lock, read_file, replace_file
+from danube_trio._core.disk import Disk, Lock, read_file
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
-from danube_trio._engine.files.room import remove_each, renew_trim, with_room
+from danube_trio._engine.files.room import remove_each, renew_trim, replace_with_room
 from danube_trio.catalog import Catalog, acquire, object_parts
 from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
@@ -151,14 +150,13 @@ def _erase(disk: Disk, config: WalConfig, end: int) -> None:
     """Leave the marker, and an empty log that begins at the end. With the lock held."""
     names = _names(config)
     marker = f"{names.directory}/{MARKER}"
-    with_room(disk, names, partial(replace_file, disk, marker, _TEXT % end))
+    replace_with_room(disk, names, marker, _TEXT % end)
     recovered = _recover(disk, config)
     tail = recovered.tail
     assert recovered.next_offset == end, (recovered.next_offset, end)
     try:
         if tail.position:
-            tail.finish(end)
-            with_room(disk, names, partial(tail.begin, end))
+            tail.roll_with_room(end)
         renew_trim(disk, names, Trim(end))
         keep = {names.lock, names.meta, names.trim, names.mark, names.segment(end)}
         mine = (n for n in disk.list_dir(names.directory) if n.startswith(f"{names.stem}."))
