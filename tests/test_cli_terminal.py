@@ -82,7 +82,7 @@ def places(tmp_path: Path) -> dict[str, str]:
 
 STORED = ("--store", "{store}", "--topic", TOPIC)
 LONG = [
-    ("appending", ("append", "{log}")),
+    ("appending", ("append", "{tmp}/own")),  # `log` has a store: opened without, it says so
     ("verifying", ("verify", "{log}")),
     ("verifying objects", ("verify", *STORED)),
     ("verifying", ("repair", "{log}")),

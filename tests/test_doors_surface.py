@@ -24,7 +24,7 @@ ASYNC_ONLY = {"aclose", "close_now", "receive", "receive_one"}
 # Of the engine's own parts, which are in its thread; nothing that a user calls.
 ENGINE_ONLY: dict[str, set[str]] = {
     "Subscription": {"close_unsaved", "finish", "run_consumer", "run_tasks", "take_over"},
-    "Consumer": {"enter", "leave", "ordered"},
+    "Consumer": {"ahead", "enter", "leave", "ordered"},
     "Take": {"leave"},
     "TopicStore": {"end_now", "first_needed", "freed", "guard", "log", "not_freed"},
 }
