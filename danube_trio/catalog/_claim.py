@@ -27,6 +27,7 @@ from danube_trio._core.files import NewerFormatError, with_crc, without_crc
 from danube_trio._core.identity import check_place
 from danube_trio._core.manifest import manifest_sequence
 from danube_trio.catalog._base import Catalog
+from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.catalog._retry import Backoff, Tries
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import (
@@ -76,7 +77,7 @@ async def claim_prefix(store: CloudStore, catalog: Catalog, state: CatalogState)
             return
         except (PreconditionFailedError, StoreUnavailableError) as error:
             # Only a look says what a create did.
-            found = await _read(store, key)
+            found = await _read(PatientStore(store), key)
             if found is not None and found.log == log:
                 check_place(prefix, found.prefix, store.url)
                 return
@@ -98,9 +99,10 @@ async def refuse_beginning(store: CloudStore, catalog: Catalog) -> None:
     CorruptDataError if a log was begun there, and the catalog knows of none.
     """
     prefix = _prefix_of(catalog)
+    store = PatientStore(store)
     await _refuse_nested(store, prefix)
     found = await _read(store, f"{prefix}/{_CLAIM}")
-    if found is None or await catalog.latest() is not None:  # else it was begun just now
+    if found is None or await latest_state(catalog) is not None:  # else it was begun just now
         return
     of = f" (topic {found.topic})" if found.topic else ""
     raise CorruptDataError(

@@ -38,6 +38,9 @@ PHRASES: Final = {
     "open it with its own topic_name or cloud.prefix, or choose another directory": (
         "name it with its own --topic or --prefix, or choose another directory"
     ),
+    "give each its own directory and cloud.prefix, or name this topic": (
+        "name it with its own --topic or --prefix, or choose another directory"
+    ),
     "readers need on_corruption='skip', and get a gap there": (
         "replay and tail need --skip-corrupt (a program: on_corruption='skip'), and get a gap there"
     ),

@@ -41,7 +41,7 @@ import attrs
 
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.disk import Disk, parent_of, put_in_place, read_file, replace_file
-from danube_trio._core.files import Meta, Trim, encode_document
+from danube_trio._core.files import Meta, Trim, encode_document, encode_trim
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
 from danube_trio._core.times import seconds_of_any_unit
@@ -210,7 +210,7 @@ def _prepare(disk: Disk, names: LogNames, first: int) -> None:
     """An empty log that begins at `first`. The format description comes last and makes it one."""
     if first:
         put_in_place(disk, names.segment(first), b"")
-        replace_file(disk, names.trim, encode_document(Trim(first)))
+        replace_file(disk, names.trim, encode_trim(Trim(first)))
     meta = Meta(directory_id=uuid.uuid4().hex, codec=DEFAULT_CODEC)
     replace_file(disk, names.meta, encode_document(meta))
 

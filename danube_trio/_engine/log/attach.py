@@ -162,7 +162,8 @@ def _joined(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> Met
             advice="Nothing was changed. Check the prefix and the directory",
         )
     mark = read_mark(disk, names, directory_crc(meta))
-    trimmed = read_document(disk, names.trim, Trim) is not None
+    trim = read_document(disk, names.trim, Trim)
+    trimmed = trim is not None and trim.first_local > 0
     if not held and not trimmed and (mark is None or not mark.durable_end):
         meta = attrs.evolve(meta, log=state.log)
     check_log(meta, state, names.meta)
