@@ -112,6 +112,7 @@ async def test_leaving_ends_and_so_does_whatever_is_under_way(
                 ended.set()
 
             dispatch = backing.dispatch(metadata, dead_letter_storage=letters, save_grace=7)
+            opened = trio.Event()
             start = trio.current_time()
             with trio.fail_after(60):
                 try:
@@ -122,7 +123,6 @@ async def test_leaving_ends_and_so_does_whatever_is_under_way(
                         two = await dispatch.add_subscription("counting", CRASHES)
                         async with one.take():
                             pass  # something to save
-                        opened = trio.Event()
                         metadata.gate = opened if gate == "metadata" else None
                         letters.gate = opened if gate == "letters" else None
                         nursery.start_soon(call)
@@ -136,8 +136,6 @@ async def test_leaving_ends_and_so_does_whatever_is_under_way(
             metadata.gate = letters.gate = None
         with pytest.raises(SubscriptionClosedError):
             await dispatch.add_subscription("later")
-        with pytest.raises(SubscriptionClosedError):
-            await one.flush()
         # What was taken is there again, with its first attempt, and what was settled is not.
         async with backing.dispatch(metadata, dead_letter_storage=letters) as dispatch:
             for known, options in (("billing", OPTIONS), ("counting", CRASHES)):
@@ -168,6 +166,8 @@ async def test_a_subscription_that_is_being_added_while_the_dispatch_is_left_is_
             await wait_all_tasks_blocked()
             nursery.start_soon(open_later, metadata.gate)
         assert one.saved_end == 1
+        with pytest.raises(SubscriptionClosedError):
+            await one.flush()
     # The one that saved it is gone, and it can be opened.
     metadata.gate = None
     async with open_backing("segments") as backing, backing.dispatch(metadata) as dispatch:

@@ -51,7 +51,8 @@ def dead_letter(entry: Entry, topic: str, subscription: str, now: float) -> Stre
         str(entry.failures),
         str(round(now * 1000)),
     )
-    message, headers = entry.message, dict(zip(HEADERS, values, strict=True))
+    message = entry.message
+    headers: dict[str, str] = dict(zip(HEADERS, values, strict=True))
     try:
         return attrs.evolve(message, attributes={**message.attributes, **headers})
     except ValueError:  # a DecodeError: these two can be had of every message
