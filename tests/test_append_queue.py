@@ -98,7 +98,7 @@ async def test_the_queue_keeps_the_order_and_tells_everybody_once(
 
     config = WalConfig(dir="/log", max_pending_bytes=LIMIT_BYTES)
     engine = Engine(config, get_codec(config.codec), Marks(), clock=clock, disk=SimDisk())
-    room, intake = engine.room, engine.intake
+    room, intake = engine.append_queue, engine.intake
     comers: list[Comer] = []
     waiting: list[Comer] = []  # the model
 

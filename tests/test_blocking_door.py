@@ -364,7 +364,7 @@ def test_a_job_that_was_cancelled_before_it_was_handed_over_is_withdrawn() -> No
     with open_wal(WalConfig()) as wal:
         door = wal.door
         job = AsyncJob(door.reply, never)
-        door.host.cancel(job)
+        door.engine_thread.cancel(job)
         assert wal.append(b"x") == 0  # the engine has seen it
         with pytest.raises(Withdrawn):
             door.run(job)

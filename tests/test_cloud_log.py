@@ -142,7 +142,7 @@ async def test_files_stay_while_one_of_them_is_being_read(
     async with world.open(kept(HUGE)) as wal, trio.open_nursery() as nursery:
         await filled(wal)
         files = [path for path in world.disk.tree() if path.endswith(".log")]
-        with wal._engine.pins.hold(1, stored=False):
+        with wal._engine.pins.pin(1, stored=False):
             nursery.start_soon(wal.trim, 12)
             await trio.sleep(11)
             assert wal.start_offset == 12

@@ -161,7 +161,7 @@ class Program:
 
     def compare(self, subscription: Subscription) -> None:
         """What the life before left in the metadata store."""
-        cursor = subscription._engine.core.snapshot()
+        cursor = subscription._state.core.snapshot()
         lost = 0
         for offset, facts in enumerate(self.messages):
             if facts.acked and not cursor.is_settled(offset):

@@ -338,7 +338,7 @@ async def test_work_that_ends_after_the_timeout_of_its_last_attempt_counts(
             async with subscription.consumer() as consumer:
                 (message,) = await consumer.receive(1)
                 # In one step, so that no letter is on its way yet.
-                subscription._engine.core.tick(trio.current_time() + 11)
+                subscription._state.core.tick(trio.current_time() + 11)
                 assert message.ack()
                 assert not message.ack(), "once"
                 assert subscription.end == 1

@@ -19,7 +19,7 @@ from test_blocking_door import Thread
 import danube_trio.anyio
 import danube_trio.blocking
 from danube_trio import LogBrokenError, LogClosedError, WalConfig
-from danube_trio._engine.thread.host import THREAD_NAME, Host
+from danube_trio._engine.thread.engine_thread import THREAD_NAME, EngineThread
 from danube_trio._engine.thread.jobs import Job
 
 
@@ -32,7 +32,7 @@ class BuggyJob(Job):
 
     __slots__ = ()
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         raise BugError
 
 
@@ -44,11 +44,11 @@ async def never() -> None:
     await trio.sleep_forever()
 
 
-def in_the_hosts_nursery(host: Host) -> None:
-    host.nursery.start_soon(fail)
+def in_the_hosts_nursery(engine_thread: EngineThread) -> None:
+    engine_thread.nursery.start_soon(fail)
 
 
-def in_a_system_task(host: Host) -> None:
+def in_a_system_task(engine_thread: EngineThread) -> None:
     trio.lowlevel.spawn_system_task(fail)
 
 
@@ -87,14 +87,14 @@ def test_a_bug_in_telling_an_outcome_strikes_nobody_else(caplog: pytest.LogCaptu
         raise BugError
 
     with danube_trio.blocking.open_wal(WalConfig()) as wal:
-        wal.door.host.submit(BuggyJob(reply))
+        wal.door.engine_thread.submit(BuggyJob(reply))
         assert wal.append(b"x") == 0
     assert "nobody could be told" in caplog.text
 
 
 def test_a_block_whose_opening_ends_in_a_bug_is_left(tmp_path: Path) -> None:
     from danube_trio._engine.log.open import open_wal
-    from danube_trio._engine.thread.host import Hold, acquire
+    from danube_trio._engine.thread.engine_thread import Hold, acquire
     from danube_trio.blocking._thread import ThreadDoor
 
     def opened(_: object) -> None:
@@ -103,13 +103,13 @@ def test_a_block_whose_opening_ends_in_a_bug_is_left(tmp_path: Path) -> None:
     door = ThreadDoor(acquire())
     with pytest.raises(BugError):
         door.run(Hold(door.reply, open_wal(WalConfig(dir=str(tmp_path))), "a log", opened))
-    door.host.wait_ended()
+    door.engine_thread.wait_ended()
     assert offsets_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("end", WAYS_TO_END)
 def test_when_the_thread_ends_by_a_bug_every_call_of_asyncio_is_answered(
-    end: Callable[[Host], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    end: Callable[[EngineThread], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "danube_trio.engine")
     disk, gated = GatedDisk(), GatedDisk()
@@ -121,7 +121,7 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_asyncio_is_answered(
         block = open_wal(full, disk=disk)
         other, wal = await other_block.__aenter__(), await block.__aenter__()
         door: Any = vars(wal)["_door"]
-        host: Host = door.host
+        engine_thread: EngineThread = door.engine_thread
         assert await other.append(b"x") == 0
         receipt = other.append_nowait(b"y")
         disk.gate.clear()
@@ -138,8 +138,8 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_asyncio_is_answered(
         opening = asyncio.create_task(new.__aenter__())
         reader = other.reader(end=2)
         await asyncio.sleep(0)
-        host.tell(lambda: end(host))
-        await until(lambda: host._ending)
+        engine_thread.tell(lambda: end(engine_thread))
+        await until(lambda: engine_thread._ending)
         late = [asyncio.create_task(call) for call in (wal.append(b"late"), wal.flush())]
         await asyncio.sleep(0)
         gated.gate.set()
@@ -177,13 +177,13 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_asyncio_is_answered(
 
 @pytest.mark.parametrize("end", WAYS_TO_END)
 def test_when_the_thread_ends_by_a_bug_every_call_of_threads_is_answered(
-    end: Callable[[Host], None], tmp_path: Path
+    end: Callable[[EngineThread], None], tmp_path: Path
 ) -> None:
     disk = GatedDisk()
     config = WalConfig(dir=str(tmp_path), max_pending_bytes=1000)
     block = danube_trio.blocking.open_wal(config, disk=disk)
     wal = block.__enter__()
-    host = wal.door.host
+    engine_thread = wal.door.engine_thread
     disk.gate.clear()
     accepted = Thread(wal.append, bytes(900))
     while wal.next_offset == 0:
@@ -192,8 +192,8 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_threads_is_answered(
     calls = [Thread(wal.append, bytes(901)), Thread(wal.wait_durable, 9), Thread(next, reader)]
     while not wal.statistics().waiting_appends:
         pass
-    host.tell(lambda: end(host))
-    while not host._ending:
+    engine_thread.tell(lambda: end(engine_thread))
+    while not engine_thread._ending:
         pass
     calls += [Thread(wal.append, b"late"), Thread(wal.flush)]
     leaving = Thread(wal.close)
@@ -209,6 +209,6 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_threads_is_answered(
     with pytest.raises(LogClosedError):
         wal.append(b"later")
     block.__exit__(None, None, None)
-    host.wait_ended()
+    engine_thread.wait_ended()
     with danube_trio.blocking.open_wal(config) as again:
         assert [m.offset for m in again.reader(end="current")] == [0]

@@ -17,14 +17,14 @@ async def test_several_wait_for_the_same_fetch() -> None:
         done.append(below)
 
     async with trio.open_nursery() as nursery:
-        with pins.hold(5, stored=False):
+        with pins.pin(5, stored=False):
             nursery.start_soon(wait, 6)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(wait, 10)  # a trim, while objects are being removed
             nursery.start_soon(wait, 5)  # not held by anything below
             await trio.testing.wait_all_tasks_blocked()
             assert done == [5]
-            with pins.hold(3, stored=False):
+            with pins.pin(3, stored=False):
                 await trio.testing.wait_all_tasks_blocked()
     assert sorted(done) == [5, 6, 10]
 
@@ -38,10 +38,10 @@ async def test_fetches_that_begin_later_are_not_waited_for() -> None:
         done.set()
 
     async with trio.open_nursery() as nursery:
-        with pins.hold(1, stored=False):
+        with pins.pin(1, stored=False):
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
-            later = pins.hold(2, stored=False)
+            later = pins.pin(2, stored=False)
             later.__enter__()
         await done.wait()
         assert len(pins) == 1

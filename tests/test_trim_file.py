@@ -20,7 +20,7 @@ from danube_trio._core.files import (
     encode_trim_copy,
 )
 from danube_trio._core.segment import LogNames
-from danube_trio._engine.files.room import give_back, renew_trim, save_trim
+from danube_trio._engine.files.space import give_back, renew_trim, save_trim
 from danube_trio.testing import SimDisk
 
 CONFIG = WalConfig(dir="/log", segment_bytes=700, preallocate_bytes=0)

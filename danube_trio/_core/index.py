@@ -11,7 +11,6 @@ The writer's task appends to the index of the active segment; readers search it.
 from __future__ import annotations
 
 import struct
-import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ MAGIC = b"DTRIDX1\n"
 _HEADER = struct.Struct("<8sQQQQI")
 _CRC = struct.Struct("<I")
 ENTRY_BYTES = 24
+# Whether this machine's order of bytes is not the file's.
+BIG_ENDIAN = struct.pack("=H", 1) == b"\0\1"
 # Of all sealed segments of a log together: 64 of them at 64 MiB a segment. An index takes about so
 # much even if it is empty. Guesses.
 KEPT_BYTES = 64 * 25_000
@@ -138,7 +139,7 @@ class SparseIndex:
 
 
 def _swap_if_big(flat: array[int]) -> None:
-    if sys.byteorder == "big":
+    if BIG_ENDIAN:
         flat.byteswap()
 
 

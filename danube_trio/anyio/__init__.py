@@ -8,7 +8,7 @@
         await wal.append(b"order 17 paid")
 
 Everything is as in `danube_trio`, and so are the types. On asyncio the engine runs in a thread of
-its own (`danube_trio._engine.thread.host`), to which calls are handed over; `docs/doors.md` has
+its own (`_engine.thread`), to which calls are handed over; `docs/doors.md` has
 what that means for cancellation, exceptions and speed. Needs the package anyio.
 """
 

@@ -1,4 +1,4 @@
-"""Blocks of the engine, entered and left from asyncio: a hold on the host. On trio themselves."""
+"""Blocks of the engine, entered and left from asyncio: a hold in its thread. On trio themselves."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from typing import Any, TypeVar, cast
 
 from trio.lowlevel import in_trio_run
 
-from danube_trio._engine.thread.host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
-from danube_trio._engine.thread.line import line_of
+from danube_trio._engine.thread.append_job import appender_of
+from danube_trio._engine.thread.engine_thread import (
+    Hold,
+    LeaveJob,
+    acquire,
+    settle_leaving,
+    tell_nobody,
+)
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import view_of
 
 __all__ = ["LoopBlock", "Settle", "View", "loop_block", "one_call"]
 
 T = TypeVar("T")
-# Makes a view: of what the engine's block gave, what the host made of it, the door, and the block.
+# Makes a view: of what the engine's block gave, what its thread made of it, door and block.
 View = Callable[[Any, Any, LoopDoor, object], object]
 # What leaving raised, what the body raised, and how its world says that it was cancelled.
 Settle = Callable[[BaseException, BaseException | None, type[BaseException] | None], None]
@@ -36,7 +42,7 @@ async def one_call(fn: Callable[[], Awaitable[T]], name: str) -> T:
     """Call an async function of the engine, for which nothing needs to be open."""
     if in_trio_run():
         return await fn()
-    async with LoopBlock(_nothing(), name, lambda _thing, _line, door, _keep: door) as found:
+    async with LoopBlock(_nothing(), name, lambda _thing, _appender, door, _keep: door) as found:
         door: LoopDoor = found
         return await door.call(fn)
 
@@ -78,7 +84,7 @@ class LoopBlock(AbstractAsyncContextManager[T]):
         if self._is_open and self._door is not None and self._hold is not None:
             self._is_open = False
             if not self._hold.ended:
-                self._door.host.submit(LeaveJob(tell_nobody, self._hold))
+                self._door.engine_thread.submit(LeaveJob(tell_nobody, self._hold))
                 text = f"{self._name} was never closed: leave its 'async with' block"
                 warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
@@ -88,12 +94,12 @@ class LoopBlock(AbstractAsyncContextManager[T]):
         if self._hold is not None:
             raise RuntimeError("this block can be entered once: open another one")
         self._door = door = LoopDoor(acquire())
-        self._hold = hold = Hold(door.reply, self._block, self._name, line_of)
+        self._hold = hold = Hold(door.reply, self._block, self._name, appender_of)
         try:
             thing, line = await door.run(hold)
         except BaseException:
-            door.host.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
-            door.host.join()
+            door.engine_thread.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
+            door.engine_thread.join()
             raise
         self._is_open = True
         return cast("T", self._view(thing, line, door, self))
@@ -112,5 +118,5 @@ class LoopBlock(AbstractAsyncContextManager[T]):
             self._settle(error, exc, asyncio.CancelledError)
         finally:
             self._is_open = self._is_open and not self._hold.ended
-            self._door.host.join()
+            self._door.engine_thread.join()
         return None

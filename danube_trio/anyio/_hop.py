@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, cast
 
-from danube_trio._engine.thread.held import Held
+from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["EngineDoor", "LoopHolder", "ViewDoor", "hop", "hop_now", "kept"]
+__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "borrowed", "hop", "hop_now"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,45 +86,45 @@ def hop_now(
     return cast("F", call_now)
 
 
-async def kept(door: LoopDoor, held: Held[T]) -> T:
+async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
     """Have the engine's thread take something; what is lost on the way is given back."""
     try:
-        await door.call(held.take)
+        await door.call(loan.take)
     except BaseException:
-        door.host.tell(held.drop)
+        door.engine_thread.tell(loan.drop)
         raise
-    return held.value
+    return loan.value
 
 
-class LoopHolder:
+class LoopBorrower:
     """A block that holds something of the engine's. A base class of views.
 
     Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
     """
 
     _way: LoopDoor
-    _holding: Held[Any] | None
+    _holding: Loan[Any] | None
 
-    async def hold(self, door: LoopDoor, held: Held[T], what: str) -> T:
+    async def hold(self, door: LoopDoor, loan: Loan[T], what: str) -> T:
         """Take it, for this block."""
         if getattr(self, "_holding", None) is not None:
             raise RuntimeError(f"{what} can be entered once: call it again")
-        self._way, self._holding = door, held
-        return await kept(door, held)
+        self._way, self._holding = door, loan
+        return await borrowed(door, loan)
 
     def __del__(self) -> None:
-        held = getattr(self, "_holding", None)
-        if held is not None and held.taken:
-            self._way.host.tell(held.drop)
+        loan = getattr(self, "_holding", None)
+        if loan is not None and loan.taken:
+            self._way.engine_thread.tell(loan.drop)
 
     async def give_back(self, exc: BaseException | None, answer: Callable[[], object]) -> None:
         """Leave the block by `answer`, whatever cancels that.
 
         A coroutine that is being closed cannot wait any more: then it is dropped.
         """
-        held = self._holding
-        assert held is not None
+        loan = self._holding
+        assert loan is not None
         if isinstance(exc, GeneratorExit):
-            self._way.host.tell(held.drop)
+            self._way.engine_thread.tell(loan.drop)
         else:
-            await self._way.give_back(held, answer)
+            await self._way.give_back(loan, answer)

@@ -33,8 +33,7 @@ except ModuleNotFoundError as error:  # the first module of this package that ne
     ) from error
 import anyio.lowlevel
 
-from danube_trio._engine.thread.held import Held
-from danube_trio._engine.thread.host import Host
+from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import (
     AsyncJob,
     ChangeJob,
@@ -43,6 +42,7 @@ from danube_trio._engine.thread.jobs import (
     SyncJob,
     Withdrawn,
 )
+from danube_trio._engine.thread.loan import Loan
 
 __all__ = ["LoopDoor"]
 
@@ -56,10 +56,10 @@ ANYIO_CANCEL = "Cancelled via cancel scope "
 
 
 class LoopDoor:
-    """Hands jobs of one asyncio loop to the host. Belongs to the loop's thread."""
+    """Hands jobs of one asyncio loop to the engine thread. Belongs to the loop's thread."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, engine_thread: EngineThread) -> None:
+        self.engine_thread = engine_thread
         self._loop = asyncio.get_running_loop()
         self._done: deque[Job] = deque()
         self._woken = False
@@ -95,7 +95,7 @@ class LoopDoor:
             await asyncio.sleep(0)  # the loop's step in which it is delivered
         cancels = task.cancelling()
         job.waiter = self._loop.create_future()
-        self.host.submit(job, wake=False)
+        self.engine_thread.submit(job, wake=False)
         try:
             await job.waiter
         except asyncio.CancelledError as cancelled:
@@ -105,7 +105,7 @@ class LoopDoor:
             except Withdrawn:
                 raise cancelled from None
         except BaseException:
-            self.host.cancel(job)  # the coroutine is closed, or Ctrl-C came in it
+            self.engine_thread.cancel(job)  # the coroutine is closed, or Ctrl-C came in it
             raise
         return job.take()
 
@@ -114,7 +114,7 @@ class LoopDoor:
         job.waiter = self._loop.create_future()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancels = task.cancelling()
-        self.host.submit(job)
+        self.engine_thread.submit(job)
         try:
             await job.waiter
         except asyncio.CancelledError as cancelled:
@@ -133,7 +133,7 @@ class LoopDoor:
         """Wait for the outcome, whatever happens, and arrange what is owed then."""
         ours = _is_anyios(cancelled)
         if job.outcome is None and withdraw:
-            self.host.cancel(job)
+            self.engine_thread.cancel(job)
         with anyio.CancelScope(shield=True):
             while job.outcome is None:
                 job.waiter = self._loop.create_future()
@@ -153,17 +153,17 @@ class LoopDoor:
             task.uncancel()
             task.cancel(*args)
 
-    async def give_back(self, held: Held[Any], answer: Callable[[], object]) -> None:
+    async def give_back(self, loan: Loan[Any], answer: Callable[[], object]) -> None:
         """Answer for what is held, in the engine's thread; not to be cancelled."""
         try:
-            await self.finish(GiveBackJob(self.reply, lambda: held.leave(answer)))
+            await self.finish(GiveBackJob(self.reply, lambda: loan.leave(answer)))
         except BaseException:
-            self.host.tell(held.drop)  # the coroutine is closed, or Ctrl-C came in it
+            self.engine_thread.tell(loan.drop)  # the coroutine is closed, or Ctrl-C came in it
             raise
 
     def time(self, engine_time: float) -> float:
         """A time of trio's clock by the loop's."""
-        return engine_time - self.host.clock_ahead + self._loop.time() - time.monotonic()
+        return engine_time - self.engine_thread.clock_ahead + self._loop.time() - time.monotonic()
 
     def now(self) -> float:
         """The loop's time, for calls that belong to the loop's thread."""
@@ -180,12 +180,12 @@ class LoopDoor:
         Args:
             late: whether it may be called when there is no engine any more. Else LogClosedError.
         """
-        if self.host.is_here:  # a callback, of the settings or so
+        if self.engine_thread.is_here:  # a callback, of the settings or so
             return fn()
         returned = threading.Lock()
         returned.acquire()
         job = (SyncJob if late else ChangeJob)(lambda _: returned.release(), fn)
-        self.host.submit(job)
+        self.engine_thread.submit(job)
         returned.acquire()
         return cast("T", job.take())
 

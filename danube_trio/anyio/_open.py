@@ -1,4 +1,4 @@
-"""Opening through the anyio door: the engine's own blocks on trio, a hold on the host otherwise."""
+"""Opening through the anyio door: the engine's own blocks on trio, else a hold in its thread."""
 
 from __future__ import annotations
 

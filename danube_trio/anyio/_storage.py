@@ -14,10 +14,10 @@ from danube_trio._engine.log.encode import Appendable
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
-from danube_trio._engine.thread.held import Held
-from danube_trio._engine.thread.line import AppendLine
+from danube_trio._engine.thread.append_job import Appender
+from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics.storage import Storage, Use
-from danube_trio.anyio._hop import LoopHolder, hop, hop_now
+from danube_trio.anyio._hop import LoopBorrower, hop, hop_now
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import engine_wal, reader_view, wal_view
 from danube_trio.config import Durability
@@ -97,7 +97,7 @@ class _StorageView(Storage):
     topic_statistics = hop_now(Storage.topic_statistics, late=True)
 
 
-class _TopicBlock(LoopHolder, AbstractAsyncContextManager[Wal]):
+class _TopicBlock(LoopBorrower, AbstractAsyncContextManager[Wal]):
     """The block in which a topic stays open."""
 
     def __init__(self, use: Use, door: LoopDoor, keep: object) -> None:
@@ -107,8 +107,8 @@ class _TopicBlock(LoopHolder, AbstractAsyncContextManager[Wal]):
 
     async def __aenter__(self) -> Wal:
         use = self._use
-        held = Held(lambda: _entered(use), lambda _: use.leave())
-        line = await self.hold(self._door, held, "topic()")
+        loan = Loan(lambda: _entered(use), lambda _: use.leave())
+        line = await self.hold(self._door, loan, "topic()")
         return wal_view(line.wal, self._door, self, line)
 
     async def __aexit__(
@@ -120,8 +120,8 @@ class _TopicBlock(LoopHolder, AbstractAsyncContextManager[Wal]):
         await self.give_back(exc, self._use.leave)
 
 
-async def _entered(use: Use) -> AppendLine:
-    return AppendLine(await use.__aenter__())
+async def _entered(use: Use) -> Appender:
+    return Appender(await use.__aenter__())
 
 
 class WalStorage(_engine.WalStorage):

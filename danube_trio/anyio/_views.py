@@ -22,7 +22,7 @@ from danube_trio._engine.read.readable import Readable
 from danube_trio._engine.read.reader import Reader, reader_closed
 from danube_trio._engine.read.replica import Replica, ReplicaStatistics
 from danube_trio._engine.read.source import StartPosition
-from danube_trio._engine.thread.line import AppendJob, AppendLine
+from danube_trio._engine.thread.append_job import Appender, AppendJob
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.config import Durability
 from danube_trio.message import Gap, Record
@@ -70,9 +70,9 @@ class _ReadableView(Readable, Generic[Inner]):
 
 
 class _WalView(_ReadableView[Wal], Wal):
-    def __init__(self, inner: Wal, door: LoopDoor, keep: object, line: AppendLine) -> None:
+    def __init__(self, inner: Wal, door: LoopDoor, keep: object, line: Appender) -> None:
         super().__init__(inner, door, keep)
-        self._line = line
+        self._appender = line
 
     async def append(
         self,
@@ -86,7 +86,7 @@ class _WalView(_ReadableView[Wal], Wal):
         expected_offset: int | None = None,
     ) -> int:
         """See `Wal.append`."""
-        door, line = self._door, self._line
+        door, line = self._door, self._appender
         dress = (attributes, routing_key, schema_id, schema_version)
         records, size = line.encode(message, dress)
         job = AppendJob(door.reply, line, records, size, False, durability, expected_offset)
@@ -101,7 +101,7 @@ class _WalView(_ReadableView[Wal], Wal):
         expected_offset: int | None = None,
     ) -> range:
         """See `Wal.append_batch`."""
-        door, line = self._door, self._line
+        door, line = self._door, self._appender
         records, size = line.encode_batch(messages)
         job = AppendJob(door.reply, line, records, size, True, durability, expected_offset)
         offsets: range = await door.run(job)
@@ -119,19 +119,19 @@ class _WalView(_ReadableView[Wal], Wal):
     ) -> Receipt:
         """See `Wal.append_nowait`. Blocks for a hop to the engine's thread and back."""
         dress = (attributes, routing_key, schema_id, schema_version)
-        return self._accept(*self._line.encode(message, dress), expected_offset)
+        return self._accept(*self._appender.encode(message, dress), expected_offset)
 
     def append_batch_nowait(
         self, messages: Iterable[Appendable], *, expected_offset: int | None = None
     ) -> Receipt:
         """See `Wal.append_batch_nowait`. Blocks for a hop to the engine's thread and back."""
-        records, size = self._line.encode_batch(messages)
+        records, size = self._appender.encode_batch(messages)
         if not len(records):
             raise ValueError("messages is empty: a receipt needs at least one record")
         return self._accept(records, size, expected_offset)
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
-        accept = partial(self._line.append_nowait, records, size_bytes, expected_offset)
+        accept = partial(self._appender.append_nowait, records, size_bytes, expected_offset)
         return _ReceiptView(self._door.call_now(accept, late=False), self._door)
 
     async def flush(self) -> None:
@@ -241,7 +241,7 @@ class _ReaderView(Reader[T_co]):
     def __del__(self) -> None:
         inner = [vars(self).pop("_inner", None)]
         if "_door" in vars(self):
-            self._door.host.bury(inner)
+            self._door.engine_thread.bury(inner)
 
     def __repr__(self) -> str:
         return f"<Reader at {self.cursor}, {'closed' if self.closed else 'open'}>"
@@ -298,7 +298,7 @@ class _ReaderView(Reader[T_co]):
             self._busy = False
 
 
-def wal_view(wal: Wal, door: LoopDoor, keep: object, line: AppendLine) -> Wal:
+def wal_view(wal: Wal, door: LoopDoor, keep: object, line: Appender) -> Wal:
     """The view of a log."""
     return _WalView(wal, door, keep, line)
 
@@ -313,7 +313,7 @@ def reader_view(reader: Reader[T_co], door: LoopDoor) -> Reader[T_co]:
     return _ReaderView(reader, door)
 
 
-def view_of(thing: object, line: AppendLine | None, door: LoopDoor, keep: object) -> object:
+def view_of(thing: object, line: Appender | None, door: LoopDoor, keep: object) -> object:
     """The view of what a block of the engine gave; a store, which the engine uses, as it is."""
     if isinstance(thing, Wal):
         assert line is not None

@@ -9,7 +9,7 @@
         for message in wal.reader(end="current"):
             print(message.payload)
 
-The engine runs in a thread of its own (`danube_trio._engine.thread.host`). Everything here may be
+The engine runs in a thread of its own (`_engine.thread`). Everything here may be
 called from any number of threads at once; a reader belongs to one at a time. A call that waits ends
 when the log is closed by another thread. In the main thread Ctrl-C ends it: `docs/doors.md` has the
 rules.

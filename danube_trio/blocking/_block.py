@@ -1,4 +1,4 @@
-"""Blocks of the engine, entered and left from any thread: a hold on the host."""
+"""Blocks of the engine, entered and left from any thread: a hold in its thread."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from types import TracebackType
 from typing import Any, TypeVar
 
-from danube_trio._engine.thread.host import Hold, LeaveJob, acquire, settle_leaving, tell_nobody
-from danube_trio._engine.thread.line import line_of
+from danube_trio._engine.thread.append_job import appender_of
+from danube_trio._engine.thread.engine_thread import (
+    Hold,
+    LeaveJob,
+    acquire,
+    settle_leaving,
+    tell_nobody,
+)
 from danube_trio.blocking._thread import ThreadDoor
 
 __all__ = ["Block", "Settle", "one_call"]
@@ -43,7 +49,7 @@ class Block(AbstractContextManager[T]):
     Args:
         block: the engine's.
         name: for the warning if it is never left.
-        wrap: makes what the block gives, from what the engine's gave and what the host made of it.
+        wrap: makes what the block gives, from what the engine's gave and what its thread made of it.
         settle: raises what leaving it raised, as the engine's own block does.
     """
 
@@ -66,7 +72,7 @@ class Block(AbstractContextManager[T]):
         if self._is_open and self._door is not None and self._hold is not None:
             self._is_open = False
             if not self._hold.ended:
-                self._door.host.submit(LeaveJob(tell_nobody, self._hold))
+                self._door.engine_thread.submit(LeaveJob(tell_nobody, self._hold))
                 text = f"{self._name} was never closed: leave its 'with' block"
                 warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
@@ -74,12 +80,12 @@ class Block(AbstractContextManager[T]):
         if self._hold is not None:
             raise RuntimeError("this block can be entered once: open another one")
         self._door = door = ThreadDoor(acquire())
-        self._hold = hold = Hold(door.reply, self._block, self._name, line_of)
+        self._hold = hold = Hold(door.reply, self._block, self._name, appender_of)
         try:
             thing, line = door.run(hold)
         except BaseException:
-            door.host.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
-            door.host.join()
+            door.engine_thread.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
+            door.engine_thread.join()
             raise
         self._is_open = True
         return self._wrap(thing, line, door, hold, self)
@@ -100,4 +106,4 @@ class Block(AbstractContextManager[T]):
         except BaseException as error:
             self._settle(error, exc, None)
         finally:
-            door.host.join()
+            door.engine_thread.join()

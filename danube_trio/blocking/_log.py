@@ -14,8 +14,8 @@ from danube_trio._engine.log import wal as _wal
 from danube_trio._engine.log.encode import Appendable
 from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
-from danube_trio._engine.thread.host import Hold, LeaveJob
-from danube_trio._engine.thread.line import AppendJob, AppendLine
+from danube_trio._engine.thread.append_job import Appender, AppendJob
+from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
 from danube_trio.blocking._read import Readable
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.config import Durability
@@ -90,11 +90,11 @@ class Wal(Closeable):
     """An open log. Made by `open_wal`; any thread may call it. See `danube_trio.Wal`."""
 
     def __init__(
-        self, inner: _wal.Wal, door: ThreadDoor, hold: Hold, keep: object, line: AppendLine
+        self, inner: _wal.Wal, door: ThreadDoor, hold: Hold, keep: object, line: Appender
     ) -> None:
         super().__init__(inner, door, hold, keep)
         self._inner = inner
-        self._line = line
+        self._appender = line
 
     @property
     def phase(self) -> str:
@@ -139,7 +139,7 @@ class Wal(Closeable):
     ) -> int:
         """Append one message and return its offset when it is as durable as asked."""
         dress = (attributes, routing_key, schema_id, schema_version)
-        records, size = self._line.encode(message, dress)
+        records, size = self._appender.encode(message, dress)
         offset: int = self._append(records, size, False, durability, expected_offset)
         return offset
 
@@ -151,7 +151,7 @@ class Wal(Closeable):
         expected_offset: int | None = None,
     ) -> range:
         """Append messages as one atomic batch; return their offsets."""
-        records, size = self._line.encode_batch(messages)
+        records, size = self._appender.encode_batch(messages)
         offsets: range = self._append(records, size, True, durability, expected_offset)
         return offsets
 
@@ -164,7 +164,9 @@ class Wal(Closeable):
         expected_offset: int | None,
     ) -> Any:
         door = self._door
-        job = AppendJob(door.reply, self._line, records, size_bytes, batch, level, expected_offset)
+        job = AppendJob(
+            door.reply, self._appender, records, size_bytes, batch, level, expected_offset
+        )
         return door.run(job)
 
     def append_nowait(
@@ -179,19 +181,19 @@ class Wal(Closeable):
     ) -> Receipt:
         """Accept one message now. Raises trio.WouldBlock when there is no room."""
         dress = (attributes, routing_key, schema_id, schema_version)
-        return self._accept(*self._line.encode(message, dress), expected_offset)
+        return self._accept(*self._appender.encode(message, dress), expected_offset)
 
     def append_batch_nowait(
         self, messages: Iterable[Appendable], *, expected_offset: int | None = None
     ) -> Receipt:
         """Accept an atomic batch now. Raises trio.WouldBlock when there is no room."""
-        records, size = self._line.encode_batch(messages)
+        records, size = self._appender.encode_batch(messages)
         if not len(records):
             raise ValueError("messages is empty: a receipt needs at least one record")
         return self._accept(records, size, expected_offset)
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
-        line = self._line
+        line = self._appender
         receipt = self._door.call_now(
             lambda: line.append_nowait(records, size_bytes, expected_offset), late=False
         )

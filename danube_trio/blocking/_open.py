@@ -1,4 +1,4 @@
-"""Opening through the blocking door: a hold on the host, entered and left by a ``with`` block."""
+"""Opening through the blocking door: a hold in its thread, entered and left by a ``with`` block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from danube_trio._core.disk import Disk
 from danube_trio._engine.log import open as _open
 from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
-from danube_trio._engine.thread.host import Hold
+from danube_trio._engine.thread.engine_thread import Hold
 from danube_trio.blocking._block import Block
 from danube_trio.blocking._log import Follower, Replica, Wal
 from danube_trio.blocking._thread import ThreadDoor

@@ -16,7 +16,7 @@ from danube_trio import metadata
 from danube_trio._core.disk import Disk
 from danube_trio._engine.care import restore as _restore
 from danube_trio._engine.care.restore import Restored
-from danube_trio._engine.thread.host import Hold
+from danube_trio._engine.thread.engine_thread import Hold
 from danube_trio._engine.topics import open as _open_storage
 from danube_trio.blocking._block import Block, one_call
 from danube_trio.blocking._storage import Storage, storage_of

@@ -42,7 +42,7 @@ class Reader(Generic[T_co]):
     def __del__(self) -> None:
         inner = [vars(self).pop("_inner", None)]
         if "_door" in vars(self):
-            self._door.host.bury(inner)
+            self._door.engine_thread.bury(inner)
 
     def __repr__(self) -> str:
         return f"<Reader at {self.cursor}, {'closed' if self.closed else 'open'}>"

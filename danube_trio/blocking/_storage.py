@@ -13,14 +13,14 @@ from typing import Any, Literal, cast
 from danube_trio import storage
 from danube_trio._engine.log.encode import Appendable
 from danube_trio._engine.read.source import StartPosition
-from danube_trio._engine.thread.held import Held
-from danube_trio._engine.thread.host import Hold, LeaveJob
-from danube_trio._engine.thread.line import AppendLine
+from danube_trio._engine.thread.append_job import Appender
+from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
+from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics import storage as _topics
 from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import Holder, at_once, waits, waits_for
+from danube_trio.blocking._wait import Borrower, at_once, waits, waits_for
 from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
@@ -111,7 +111,7 @@ class Storage:
         self.door.run(LeaveJob(self.door.reply, self.owner), withdraw=False)
 
 
-class _TopicBlock(Holder, AbstractContextManager[Wal]):
+class _TopicBlock(Borrower, AbstractContextManager[Wal]):
     """The block in which a topic stays open."""
 
     def __init__(self, use: _topics.Use, keep: Storage) -> None:
@@ -120,8 +120,8 @@ class _TopicBlock(Holder, AbstractContextManager[Wal]):
 
     def __enter__(self) -> Wal:
         use, door = self._use, self._keep.door
-        held = Held(lambda: _entered(use), lambda _: use.leave())
-        line = self.hold(door, held, "topic()")
+        loan = Loan(lambda: _entered(use), lambda _: use.leave())
+        line = self.hold(door, loan, "topic()")
         return TopicWal(line.wal, door, self._keep.owner, self, line)
 
     def __exit__(
@@ -141,8 +141,8 @@ class TopicWal(Wal):
         raise RuntimeError("a topic's log is closed by its storage: leave the topic's block")
 
 
-async def _entered(use: _topics.Use) -> AppendLine:
-    return AppendLine(await use.__aenter__())
+async def _entered(use: _topics.Use) -> Appender:
+    return Appender(await use.__aenter__())
 
 
 class WalStorage:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
-from danube_trio._engine.thread.host import Host
+from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import AsyncJob, ChangeJob, Job, SyncJob, Withdrawn
 
 __all__ = ["ThreadDoor"]
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class ThreadDoor:
-    """Hands jobs of any thread to the host."""
+    """Hands jobs of any thread to the engine thread."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, engine_thread: EngineThread) -> None:
+        self.engine_thread = engine_thread
 
     @staticmethod
     def reply(job: Job) -> None:
@@ -47,13 +47,13 @@ class ThreadDoor:
         Args:
             late: whether it may be called when there is no engine any more. Else LogClosedError.
         """
-        if self.host.is_here:  # a callback, of the settings or so
+        if self.engine_thread.is_here:  # a callback, of the settings or so
             return fn()
         return cast("T", self.run((SyncJob if late else ChangeJob)(self.reply, fn)))
 
     def time(self, engine_time: float) -> float:
         """A time of trio's clock by time.monotonic."""
-        return engine_time - self.host.clock_ahead
+        return engine_time - self.engine_thread.clock_ahead
 
     def now(self) -> float:
         """The time by time.monotonic."""
@@ -66,7 +66,7 @@ class ThreadDoor:
         waiter.acquire()
         job.waiter = waiter
         try:
-            self.host.submit(job)
+            self.engine_thread.submit(job)
             if job.outcome is None:  # another thread may have cancelled it before it had a waiter
                 waiter.acquire()
         except BaseException as interrupt:
@@ -76,9 +76,9 @@ class ThreadDoor:
 
     def _see_it_through(self, job: Job, interrupt: BaseException, withdraw: bool) -> None:
         if withdraw:
-            self.host.cancel(job)  # withdraws it too if it has not been submitted
+            self.engine_thread.cancel(job)  # withdraws it too if it has not been submitted
         else:
-            self.host.submit(job)  # the second time it does nothing
+            self.engine_thread.submit(job)  # the second time it does nothing
         while job.outcome is None:  # set before the lock is released
             job.waiter.acquire()
         with suppress(Withdrawn):

@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from danube_trio._engine.thread.held import Held
 from danube_trio._engine.thread.jobs import GiveBackJob
+from danube_trio._engine.thread.loan import Loan
 from danube_trio.blocking._thread import ThreadDoor
 
-__all__ = ["Holder", "at_once", "kept", "waits", "waits_for"]
+__all__ = ["Borrower", "at_once", "borrowed", "waits", "waits_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,44 +69,44 @@ def _as_it_is(_: object, result: T) -> T:
     return result
 
 
-def kept(door: ThreadDoor, held: Held[T]) -> T:
+def borrowed(door: ThreadDoor, loan: Loan[T]) -> T:
     """Have the engine's thread take something; what is lost on the way is given back."""
     try:
-        door.call(held.take)
+        door.call(loan.take)
     except BaseException:
-        door.host.tell(held.drop)
+        door.engine_thread.tell(loan.drop)
         raise
-    return held.value
+    return loan.value
 
 
-class Holder:
+class Borrower:
     """A block that holds something of the engine's. A base class.
 
     Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
     """
 
     _way: ThreadDoor
-    _holding: Held[Any] | None
+    _holding: Loan[Any] | None
 
-    def hold(self, door: ThreadDoor, held: Held[T], what: str) -> T:
+    def hold(self, door: ThreadDoor, loan: Loan[T], what: str) -> T:
         """Take it, for this block."""
         if getattr(self, "_holding", None) is not None:
             raise RuntimeError(f"{what} can be entered once: call it again")
-        self._way, self._holding = door, held
-        return kept(door, held)
+        self._way, self._holding = door, loan
+        return borrowed(door, loan)
 
     def __del__(self) -> None:
-        held = getattr(self, "_holding", None)
-        if held is not None and held.taken:
-            self._way.host.tell(held.drop)
+        loan = getattr(self, "_holding", None)
+        if loan is not None and loan.taken:
+            self._way.engine_thread.tell(loan.drop)
 
     def give_back(self, answer: Callable[[], object]) -> None:
         """Leave the block by `answer`, whatever interrupts that."""
-        held = self._holding
-        assert held is not None
+        loan = self._holding
+        assert loan is not None
         try:
-            job = GiveBackJob(self._way.reply, lambda: held.leave(answer))
+            job = GiveBackJob(self._way.reply, lambda: loan.leave(answer))
             self._way.run(job, withdraw=False)
         except BaseException:
-            self._way.host.tell(held.drop)  # unless it was answered for
+            self._way.engine_thread.tell(loan.drop)  # unless it was answered for
             raise

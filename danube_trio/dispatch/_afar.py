@@ -80,7 +80,7 @@ class FarDelivery(Delivery):
     __slots__ = ("_door", "inner", "limit")
 
     def __init__(self, inner: Delivery, door: AnswerDoor) -> None:
-        super().__init__(inner._engine, inner._entry)
+        super().__init__(inner._state, inner._entry)
         self.inner = inner
         self.limit: Limit | None = None
         self._door = door
@@ -111,7 +111,7 @@ class FarDelivery(Delivery):
         limit = self.limit
         if limit is None:
             return self._door.call_now(lambda: self.inner.extend(seconds), late=False)
-        timeout = self._engine.core.options.ack_timeout if seconds is None else seconds
+        timeout = self._state.core.options.ack_timeout if seconds is None else seconds
         if timeout is not None and self.is_current:
             limit.deadline = max(limit.deadline, self._door.now() + timeout)
         return self.is_current

@@ -11,8 +11,8 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.dispatch._errors import SubscriptionBusyError
 from danube_trio.dispatch._options import SubscriptionType
-from danube_trio.dispatch._state import Engine, Phase
-from danube_trio.dispatch._tasks import Saving
+from danube_trio.dispatch._saving import Saving
+from danube_trio.dispatch._state import Phase, SubscriptionState
 
 __all__ = ["Consumer", "give_back_ahead"]
 
@@ -26,8 +26,10 @@ class Consumer:
     not answered is released: other consumers get it at once, and no attempt is burned.
     """
 
-    def __init__(self, engine: Engine, saving: Saving, name: str, *, ordered: bool) -> None:
-        self._engine = engine
+    def __init__(
+        self, state: SubscriptionState, saving: Saving, name: str, *, ordered: bool
+    ) -> None:
+        self._state = state
         self._saving = saving
         self._blocks = 0
         self.name = name
@@ -35,31 +37,31 @@ class Consumer:
         self.ahead: deque[Delivery] = deque()  # taken, and not begun: see `_afar`
 
     def __repr__(self) -> str:
-        return f"<Consumer {self.name!r} of {self._engine.name!r}>"
+        return f"<Consumer {self.name!r} of {self._state.name!r}>"
 
     # ---- coming and going
 
     def enter(self) -> None:
         """Join, if it has not; each call needs one of `leave`. Raises SubscriptionBusyError."""
-        engine = self._engine
-        engine.check_run()
+        state = self._state
+        state.check_run()
         if not self._blocks:
-            engine.check_open()
-            core = engine.core
+            state.check_open()
+            core = state.core
             if core.options.type is SubscriptionType.EXCLUSIVE and core.consumers:
                 holder = next(iter(core.consumers))
-                raise SubscriptionBusyError(engine.name, getattr(holder, "name", "?"))
+                raise SubscriptionBusyError(state.name, getattr(holder, "name", "?"))
             core.join(self)
         self._blocks += 1
 
     def leave(self) -> None:
         """Undo one `enter`; with the last one, it leaves and releases what it holds."""
-        self._engine.check_run()
+        self._state.check_run()
         self._blocks -= 1
         if not self._blocks:
-            self._engine.core.leave(self)
-            self._engine.left(self)
-            self._engine.changed()
+            self._state.core.leave(self)
+            self._state.left(self)
+            self._state.changed()
 
     async def __aenter__(self) -> Consumer:
         await checkpoint()
@@ -79,7 +81,7 @@ class Consumer:
     @property
     def active(self) -> bool:
         """Whether messages come to it: in a failover subscription, to one at a time."""
-        return bool(self._blocks) and self._engine.core.may_take(self)
+        return bool(self._blocks) and self._state.core.may_take(self)
 
     # ---- taking
 
@@ -102,35 +104,35 @@ class Consumer:
         """
         if max_messages < 1:
             raise ValueError(f"max_messages={max_messages!r} must be 1 or more")
-        engine = self._engine
+        state = self._state
         while True:
-            entries = [await engine.take(self)]
+            entries = [await state.take(self)]
             while len(entries) < max_messages:
-                entry = engine.take_nowait(self)
+                entry = state.take_nowait(self)
                 if entry is None:
                     break
                 entries.append(entry)
-            deliveries = await self._record([Delivery(engine, entry) for entry in entries])
+            deliveries = await self._record([Delivery(state, entry) for entry in entries])
             if deliveries:
                 return deliveries
 
     async def receive_one(self) -> Delivery:
         """Wait for one message; as `receive`."""
-        if self._engine.core.options.count_crashes:
+        if self._state.core.options.count_crashes:
             return (await self.receive(1))[0]
-        return Delivery(self._engine, await self._engine.take(self))
+        return Delivery(self._state, await self._state.take(self))
 
     async def _record(self, deliveries: list[Delivery]) -> list[Delivery]:
         """With ``count_crashes``, save that these are in hand before anyone sees them.
 
         Returns those that still are: meanwhile the subscription may have been moved.
         """
-        engine = self._engine
-        if not engine.core.options.count_crashes:
+        state = self._state
+        if not state.core.options.count_crashes:
             return deliveries
-        engine.core.changes += 1  # something to save
+        state.core.changes += 1  # something to save
         try:
-            await engine.calls.run(self._saving.save)
+            await state.calls.run(self._saving.save)
         except BaseException:
             for delivery in deliveries:
                 delivery.release()
@@ -141,7 +143,7 @@ class Consumer:
 
     def ack(self, deliveries: Iterable[Delivery]) -> int:
         """Acknowledge many at once; returns how many counted."""
-        self._engine.check_run()
+        self._state.check_run()
         return sum(delivery.ack() for delivery in deliveries)
 
     def ack_cumulative(self, up_to: Delivery | int) -> int:
@@ -150,21 +152,21 @@ class Consumer:
         Returns how many messages that were: 0 also when the delivery is over, or it is another
         consumer's turn. Raises ValueError for shared and key-shared subscriptions.
         """
-        engine = self._engine
-        engine.check_run()
-        if engine.core.options.type in SHARING:
+        state = self._state
+        state.check_run()
+        if state.core.options.type in SHARING:
             raise ValueError(
                 "a shared subscription has no cumulative acknowledgements: others hold messages "
                 "in between. Acknowledge each one"
             )
-        if engine.phase is Phase.CLOSED or not self._blocks or not engine.core.may_take(self):
+        if state.phase is Phase.CLOSED or not self._blocks or not state.core.may_take(self):
             return 0
         if isinstance(up_to, Delivery):
             if not up_to.is_current:
                 return 0
             up_to = up_to.offset
-        acked = engine.core.ack_up_to(up_to)
-        engine.changed()
+        acked = state.core.ack_up_to(up_to)
+        state.changed()
         return acked
 
 

@@ -14,7 +14,7 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio.dispatch._failures import describe, is_failure
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._queues import key_of
-from danube_trio.dispatch._state import Engine
+from danube_trio.dispatch._state import SubscriptionState
 from danube_trio.message import StreamMessage
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class Delivery:
         attempt: which delivery of the message this is: failures before it, plus 1.
     """
 
-    __slots__ = ("_engine", "_entry", "_message", "_scope", "_serial", "attempt", "offset")
+    __slots__ = ("_entry", "_message", "_scope", "_serial", "_state", "attempt", "offset")
 
-    def __init__(self, engine: Engine, entry: Entry) -> None:
-        self._engine = engine
+    def __init__(self, state: SubscriptionState, entry: Entry) -> None:
+        self._state = state
         self._entry = entry
         self._serial = entry.serial
         self.attempt = entry.failures + 1
@@ -82,7 +82,7 @@ class Delivery:
     @property
     def is_current(self) -> bool:
         """Whether the message is still in this consumer's hands."""
-        return self._engine.core.is_current(self._entry, self._serial)
+        return self._state.core.is_current(self._entry, self._serial)
 
     @property
     def deadline(self) -> float:
@@ -94,51 +94,51 @@ class Delivery:
 
         Counts also after the timeout, as long as the message was not delivered again.
         """
-        engine = self._engine
-        engine.check_run()
-        counted = engine.core.ack(self._entry, self._serial)
-        engine.changed()
+        state = self._state
+        state.check_run()
+        counted = state.core.ack(self._entry, self._serial)
+        state.changed()
         return counted
 
     def nack(self, delay: float | None = None, *, reason: str = "") -> bool:
         """It failed: deliver it again, after `delay` seconds or the backoff, if it may be."""
         if delay is not None and not 0 <= delay < inf:
             raise ValueError(f"delay={delay!r} must be seconds, 0 or more")
-        engine = self._engine
-        engine.check_run()
-        counted = engine.core.fail(
+        state = self._state
+        state.check_run()
+        counted = state.core.fail(
             self._entry, self._serial, trio.current_time(), reason or "it was nacked", delay
         )
-        engine.failed(self._entry)
+        state.failed(self._entry)
         return counted
 
     def reject(self, reason: str) -> bool:
         """It is poison, whatever the number of attempts: see ``poison_policy``."""
-        engine = self._engine
-        engine.check_run()
-        counted = engine.core.reject(self._entry, self._serial, reason)
-        engine.changed()
+        state = self._state
+        state.check_run()
+        counted = state.core.reject(self._entry, self._serial, reason)
+        state.changed()
         return counted
 
     def release(self) -> bool:
         """Give it back unhandled, for the next consumer. No attempt is burned."""
-        engine = self._engine
-        engine.check_run()
-        counted = engine.core.release(self._entry, self._serial)
-        engine.changed()
+        state = self._state
+        state.check_run()
+        counted = state.core.release(self._entry, self._serial)
+        state.changed()
         return counted
 
     def extend(self, seconds: float | None = None) -> bool:
         """Let it time out so many seconds from now (the ``ack_timeout``), if that is later."""
-        self._engine.check_run()
-        timeout = self._engine.core.options.ack_timeout if seconds is None else seconds
+        self._state.check_run()
+        timeout = self._state.core.options.ack_timeout if seconds is None else seconds
         if timeout is None:
             return self.is_current
         deadline = trio.current_time() + timeout
         if self._scope is not None and self.is_current:
             self._scope.deadline = max(self._scope.deadline, deadline)
             return True
-        return self._engine.core.extend(self._entry, self._serial, deadline)
+        return self._state.core.extend(self._entry, self._serial, deadline)
 
     def scope(self) -> trio.CancelScope:
         """A cancel scope for its handler, which ends when the delivery times out.
@@ -152,13 +152,13 @@ class Delivery:
 
     def hold(self) -> None:
         """It does not time out any more: whoever has it keeps the time himself, and answers."""
-        self._engine.core.extend(self._entry, self._serial, inf)
+        self._state.core.extend(self._entry, self._serial, inf)
 
     def time_out(self) -> bool:
         """It took too long; as `nack`."""
-        engine = self._engine
-        counted = engine.core.time_out(self._entry, self._serial, trio.current_time())
-        engine.failed(self._entry)
+        state = self._state
+        counted = state.core.time_out(self._entry, self._serial, trio.current_time())
+        state.failed(self._entry)
         return counted
 
 

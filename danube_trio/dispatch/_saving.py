@@ -1,4 +1,4 @@
-"""The keeper of one subscription's cursor in the metadata store.
+"""One subscription's cursor in the metadata store: who keeps it there, and the task that saves it.
 
 Keys, beside Danube's own::
 
@@ -37,17 +37,29 @@ Rules:
 from __future__ import annotations
 
 import logging
+import sys
 import uuid
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from danube_trio.dispatch._cursor import CursorState
+from danube_trio.dispatch._log import TopicLog
 from danube_trio.dispatch._options import check_name, topic_parts
-from danube_trio.errors import CorruptDataError, FencedError
+from danube_trio.dispatch._state import Phase, SubscriptionState
+from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["DANUBE_ROOT", "CursorKeeper", "known_subscriptions", "subscriptions_prefix"]
+__all__ = [
+    "DANUBE_ROOT",
+    "RETRY_INITIAL",
+    "RETRY_MAX",
+    "CursorKeeper",
+    "Saving",
+    "known_subscriptions",
+    "subscriptions_prefix",
+]
 
 log = logging.getLogger("danube_trio.dispatch")
 
@@ -55,6 +67,8 @@ log = logging.getLogger("danube_trio.dispatch")
 DANUBE_ROOT = "/danube"
 # Packing so many holes takes longer than handing them to a thread and back.
 MANY_HOLES = 10_000
+# Seconds before a failed save or burial is tried again; doubled up to the maximum (guesses).
+RETRY_INITIAL, RETRY_MAX = 0.1, 5.0
 
 
 def subscriptions_prefix(topic: str, root: str = DANUBE_ROOT) -> str:
@@ -279,3 +293,94 @@ def _from_danube(value: bytes, key: str) -> CursorState:
             path=key,
             advice="Restore the key from a copy of the metadata store, or delete it",
         ) from error
+
+
+class Saving:
+    """Saves the cursor: at most once in ``save_interval``, unless it is urgent."""
+
+    def __init__(
+        self,
+        state: SubscriptionState,
+        keeper: CursorKeeper,
+        topic_log: TopicLog,
+        told: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._keeper = keeper
+        self._log = topic_log
+        self._told = told
+        self._lock = trio.Lock()
+
+    async def run(self) -> None:
+        """Save until the subscription is closed, or somebody else has the cursor."""
+        state, core = self._state, self._state.core
+        pause = RETRY_INITIAL
+        while state.phase is not Phase.CLOSED and not state.fenced:
+            await self._wait(1)
+            with trio.move_on_after(core.options.save_interval):
+                await self._wait((core.options.max_unsaved_acks or sys.maxsize) // 2)
+            try:
+                await self.save()
+            except StoreError as error:
+                if pause == RETRY_INITIAL:
+                    log.warning(
+                        "subscription %s: its cursor could not be saved: %s", state.name, error
+                    )
+                await trio.sleep(pause)
+                pause = min(2 * pause, RETRY_MAX)
+            except (DanubeError, OSError, ValueError):
+                return  # the subscription has failed
+            else:
+                pause = RETRY_INITIAL
+
+    async def _wait(self, unsaved: int) -> None:
+        """Wait until so many changes are not saved."""
+        state, core = self._state, self._state.core
+        while core.changes - core.saved_changes < unsaved:
+            state.save_at = core.saved_changes + unsaved
+            await state.save_bell.wait()
+
+    async def save(self) -> None:
+        """Save everything that is settled at the call.
+
+        Where readers see what is not durable yet, it is made durable first: see `_opening`.
+
+        Raises StoreError (it will be tried again), FencedError, CorruptDataError, or LogBrokenError
+        and others of the log (the subscription has failed).
+        """
+        state, core = self._state, self._state.core
+        wanted = core.changes
+        async with self._lock:
+            if core.saved_changes >= wanted and state.saves:
+                return
+            total, cursor = core.changes, core.snapshot()
+            try:
+                if not self._log.reads_durable:
+                    await self._log.make_durable(cursor.edge)
+                saved = await self._keeper.save(cursor, core.options.max_cursor_bytes)
+            except (DanubeError, OSError, ValueError) as error:
+                state.save_failures += 1
+                state.last_error = str(error)
+                if not isinstance(error, StoreError):
+                    state.fail(error)
+                raise
+            core.saved_changes = max(core.saved_changes, total)
+            core.unsaved_from = saved.edge if saved.edge < cursor.edge else None
+            self._note_failures(len(cursor.attempts) - len(saved.attempts))
+            state.saved_end = saved.end
+            state.saves += 1
+        state.changed()
+        self._told()
+
+    def _note_failures(self, unsaved: int) -> None:
+        """So many messages have failed, and that did not fit into the saved cursor."""
+        state = self._state
+        if unsaved and not state.unsaved_failures:
+            log.warning(
+                "subscription %s: how often %d messages have failed does not fit into "
+                "max_cursor_bytes=%d: after a crash they begin at the first attempt again",
+                state.name,
+                unsaved,
+                state.core.options.max_cursor_bytes,
+            )
+        state.unsaved_failures = unsaved

@@ -23,7 +23,7 @@ from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._ledger import Entry, State
 from danube_trio.errors import FencedError
 
-__all__ = ["Bell", "Engine", "Phase"]
+__all__ = ["Bell", "Phase", "SubscriptionState"]
 
 
 class Phase(enum.Enum):
@@ -74,7 +74,7 @@ class _Waiting:
         self.event = trio.Event()
 
 
-class Engine:
+class SubscriptionState:
     """One open subscription."""
 
     def __init__(self, name: str, core: DispatchCore, saved_end: int) -> None:
@@ -94,7 +94,7 @@ class Engine:
         self.time_bell = Bell()
         self.save_bell = Bell()
         self.bury_bell = Bell()
-        self.timer_until = inf  # when the task that watches the clock wakes up
+        self.timer_until = inf  # when the task that keeps the time wakes up
         self.save_at: float = inf  # so many changes wake the task that saves
         self._token = current_trio_token()
         self._reading = True

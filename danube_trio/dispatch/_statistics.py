@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from danube_trio.dispatch._state import Engine
+from danube_trio.dispatch._state import SubscriptionState
 from danube_trio.message import StreamMessage
 
 __all__ = ["Blocked", "SubscriptionStatistics", "statistics_of"]
@@ -79,14 +79,14 @@ class SubscriptionStatistics:
     last_error: str | None
 
 
-def statistics_of(engine: Engine, log_end: int) -> SubscriptionStatistics:
+def statistics_of(state: SubscriptionState, log_end: int) -> SubscriptionStatistics:
     """Look at everything."""
-    core, counts = engine.core, engine.core.counts
+    core, counts = state.core, state.core.counts
     return SubscriptionStatistics(
-        phase=engine.phase.value,
+        phase=state.phase.value,
         consumers=len(core.consumers),
         end=core.end,
-        saved_end=engine.saved_end,
+        saved_end=state.saved_end,
         lag=core.lag(log_end),
         in_flight=core.in_flight,
         retrying=core.retrying,
@@ -101,10 +101,10 @@ def statistics_of(engine: Engine, log_end: int) -> SubscriptionStatistics:
         dead_lettered=counts.dead_lettered,
         lost=counts.lost,
         unsaved=core.changes - core.saved_changes,
-        unsaved_failures=engine.unsaved_failures,
-        saves=engine.saves,
-        save_failures=engine.save_failures,
-        read_failures=engine.read_failures,
-        dead_letter_failures=engine.bury_failures,
-        last_error=engine.last_error,
+        unsaved_failures=state.unsaved_failures,
+        saves=state.saves,
+        save_failures=state.save_failures,
+        read_failures=state.read_failures,
+        dead_letter_failures=state.bury_failures,
+        last_error=state.last_error,
     )

@@ -17,11 +17,11 @@ from danube_trio.dispatch._opening import offset_of, witness_before
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._redrive import redrive
 from danube_trio.dispatch._run import Handler, check_run_options, run_handlers
-from danube_trio.dispatch._saving import CursorKeeper
-from danube_trio.dispatch._state import Engine, Phase
+from danube_trio.dispatch._saving import CursorKeeper, Saving
+from danube_trio.dispatch._state import Phase, SubscriptionState
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
-from danube_trio.dispatch._tasks import Reading, Saving, bury, watch_clock
+from danube_trio.dispatch._tasks import Reading, bury, keep_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,21 +50,21 @@ class Subscription:
         self._store = store
         self._keeper = keeper
         self._letters = letters
-        self._engine = Engine(name, core, core.end)
-        self._reading = Reading(self._engine, store.log)
-        self._saving = Saving(self._engine, keeper, store.log, told)
-        self._calls = self._engine.calls
-        self._own = Consumer(self._engine, self._saving, "take", ordered=False)
+        self._state = SubscriptionState(name, core, core.end)
+        self._reading = Reading(self._state, store.log)
+        self._saving = Saving(self._state, keeper, store.log, told)
+        self._calls = self._state.calls
+        self._own = Consumer(self._state, self._saving, "take", ordered=False)
         self._redriving = trio.Lock()
         self._tasks = trio.CancelScope(shield=True)
         self._done = trio.Event()
         self._numbered = 0
 
     def __repr__(self) -> str:
-        engine = self._engine
+        state = self._state
         return (
-            f"<Subscription {self.name!r} {self.options.type.value} {engine.phase.value}, "
-            f"settled up to {engine.core.end}>"
+            f"<Subscription {self.name!r} {self.options.type.value} {state.phase.value}, "
+            f"settled up to {state.core.end}>"
         )
 
     # ---- taking
@@ -87,7 +87,7 @@ class Subscription:
     def _consumer(self, name: str, *, ordered: bool) -> Consumer:
         self._numbered += 1
         name = name or f"consumer {self._numbered}"
-        return Consumer(self._engine, self._saving, name, ordered=ordered)
+        return Consumer(self._state, self._saving, name, ordered=ordered)
 
     async def run(
         self,
@@ -135,22 +135,22 @@ class Subscription:
         No handler of a `run` begins another message. (What a run on asyncio or in threads has taken
         ahead of its handlers is in nobody's hands, and goes back.)
         """
-        self._engine.check_run()
-        self._engine.core.paused = True
-        for consumer in list(self._engine.core.consumers):
+        self._state.check_run()
+        self._state.core.paused = True
+        for consumer in list(self._state.core.consumers):
             if isinstance(consumer, Consumer):
                 give_back_ahead(consumer)
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self._engine.check_run()
-        self._engine.core.paused = False
-        self._engine.changed()
+        self._state.check_run()
+        self._state.core.paused = False
+        self._state.changed()
 
     @property
     def paused(self) -> bool:
         """Whether it is paused."""
-        return self._engine.core.paused
+        return self._state.core.paused
 
     async def seek(self, start: StartPosition) -> int:
         """Begin anew at a position, and save that; returns its offset.
@@ -166,14 +166,14 @@ class Subscription:
         return await self._calls.run(self._seek, start)
 
     async def _seek(self, start: StartPosition) -> int:
-        engine = self._engine
+        state = self._state
         async with self._store.guard:  # nothing is freed between looking and moving
             offset = await offset_of(self._store, start)
             witness = await witness_before(self._store, offset)
-            engine.check_open()
-            engine.core.move(offset, witness)
+            state.check_open()
+            state.core.move(offset, witness)
         self._reading.moved()
-        engine.changed()
+        state.changed()
         await self._saving.save()
         return offset
 
@@ -188,11 +188,11 @@ class Subscription:
         Cancellation: as StoreError.
         """
         await checkpoint()
-        engine = self._engine
-        if engine.fenced:
-            engine.check_open()
+        state = self._state
+        if state.fenced:
+            state.check_open()
         await self._calls.run(self._saving.save)
-        unsaved_from = engine.core.unsaved_from
+        unsaved_from = state.core.unsaved_from
         if unsaved_from is not None:
             raise CursorTooLargeError(self.options.max_cursor_bytes, unsaved_from)
 
@@ -203,7 +203,7 @@ class Subscription:
         """
         if end is None:
             end = await self._store.current_offset()
-        await self._engine.wait_settled(end)
+        await self._state.wait_settled(end)
 
     # ---- poison
 
@@ -211,7 +211,7 @@ class Subscription:
         """What ``PoisonPolicy.BLOCK`` holds back, by offset."""
         return [
             Blocked(entry.offset, entry.message, entry.failures, entry.reason)
-            for entry in self._engine.core.blocked()
+            for entry in self._state.core.blocked()
         ]
 
     def retry_blocked(self, offset: int) -> bool:
@@ -223,9 +223,9 @@ class Subscription:
         return self._unblock(offset, retry=False)
 
     def _unblock(self, offset: int, *, retry: bool) -> bool:
-        self._engine.check_run()
-        found = self._engine.core.unblock(offset, retry=retry)
-        self._engine.changed()
+        self._state.check_run()
+        found = self._state.core.unblock(offset, retry=retry)
+        self._state.changed()
         return found
 
     async def redrive(self, limit: int | None = None) -> int:
@@ -255,15 +255,15 @@ class Subscription:
 
     async def lag(self) -> int:
         """How many messages of the topic are not settled."""
-        return self._engine.core.lag(await self._store.current_offset())
+        return self._state.core.lag(await self._store.current_offset())
 
     async def statistics(self) -> SubscriptionStatistics:
         """Everything that can be counted, at this moment."""
-        return statistics_of(self._engine, await self._store.current_offset())
+        return statistics_of(self._state, await self._store.current_offset())
 
     def statistics_nowait(self) -> SubscriptionStatistics:
         """The same without asking the log. Over a storage of another kind `lag` may be too low."""
-        return statistics_of(self._engine, self._store.end_now())
+        return statistics_of(self._state, self._store.end_now())
 
     @property
     def topic(self) -> str:
@@ -273,12 +273,12 @@ class Subscription:
     @property
     def end(self) -> int:
         """Every message below it is settled."""
-        return self._engine.core.end
+        return self._state.core.end
 
     @property
     def saved_end(self) -> int:
         """Every message below it is settled, and that is saved."""
-        return self._engine.saved_end
+        return self._state.saved_end
 
     @property
     def kept_from(self) -> int:
@@ -291,7 +291,7 @@ class Subscription:
     @property
     def is_open(self) -> bool:
         """Whether messages can be had: it has neither failed nor been closed."""
-        return self._engine.phase is Phase.OPEN
+        return self._state.phase is Phase.OPEN
 
     # ---- its life, for ReliableDispatch
 
@@ -301,17 +301,17 @@ class Subscription:
 
     async def run_tasks(self) -> None:
         """Run its tasks until `finish`. They are shielded: the cursor is saved at the very end."""
-        engine = self._engine
+        state = self._state
         try:
             with self._tasks:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._reading.run)
-                    nursery.start_soon(watch_clock, engine)
+                    nursery.start_soon(keep_time, state)
                     nursery.start_soon(self._saving.run)
                     if self._letters is not None:
-                        nursery.start_soon(bury, engine, self._letters)
+                        nursery.start_soon(bury, state, self._letters)
         finally:
-            engine.close()
+            state.close()
             self._done.set()
 
     async def finish(self, grace: float) -> BaseException | None:
@@ -319,7 +319,7 @@ class Subscription:
 
         Returns why it could not be saved. Not to be cancelled.
         """
-        if self._engine.phase is Phase.CLOSED:
+        if self._state.phase is Phase.CLOSED:
             return None
         await self._close()
         error = await self._save_last(grace)
@@ -327,8 +327,8 @@ class Subscription:
         return error
 
     async def _save_last(self, grace: float) -> BaseException | None:
-        engine, core = self._engine, self._engine.core
-        if engine.fenced or core.changes == core.saved_changes:
+        state, core = self._state, self._state.core
+        if state.fenced or core.changes == core.saved_changes:
             return None
         with trio.move_on_after(grace):
             try:
@@ -347,7 +347,7 @@ class Subscription:
         await self._calls.end()
 
     async def _close(self) -> None:
-        if self._engine.phase is not Phase.CLOSED:
-            self._engine.close()
+        if self._state.phase is not Phase.CLOSED:
+            self._state.close()
             self._tasks.cancel()
             await self._done.wait()

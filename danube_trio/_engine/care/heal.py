@@ -30,9 +30,9 @@ from danube_trio._core.identity import check_log
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
-from danube_trio._engine.files.room import remove_each, renew_trim
 from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.set_aside import belongs, went_on_apart
+from danube_trio._engine.files.space import remove_each, renew_trim
 
 __all__ = ["Heal", "apply_heal", "plan_heal"]
 

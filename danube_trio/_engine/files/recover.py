@@ -13,7 +13,7 @@ allows a crash anywhere (running it again gives the same state):
 6. *Clean*: unfinished replacements, and segments below the start offset. What cannot be removed
    stays until the next opening.
 
-A full disk must not keep a log from being opened, since opening it is how it is freed: `room` has
+A full disk must not keep a log from being opened, since opening it is how it is freed: `space` has
 what is given back for the few bytes and names that are needed here.
 """
 
@@ -37,13 +37,6 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.presence import Presence
-from danube_trio._engine.files.room import (
-    no_space,
-    put_trim,
-    remove_each,
-    renew_trim,
-    with_room,
-)
 from danube_trio._engine.files.segments import (
     CHUNK_BYTES,
     SegmentWalk,
@@ -51,6 +44,13 @@ from danube_trio._engine.files.segments import (
     describe,
     find_after,
     load_index,
+)
+from danube_trio._engine.files.space import (
+    no_space,
+    put_trim,
+    remove_each,
+    renew_trim,
+    with_room,
 )
 from danube_trio._engine.files.tail import MarkFile, Tail
 from danube_trio.config import WalConfig

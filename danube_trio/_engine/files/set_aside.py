@@ -38,8 +38,8 @@ from danube_trio._core.disk import Disk, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, encode_trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
-from danube_trio._engine.files.room import replace_with_room
 from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
+from danube_trio._engine.files.space import replace_with_room
 from danube_trio._engine.files.tail import MarkFile
 
 __all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]

@@ -31,7 +31,7 @@ from danube_trio._core.files import MARK_BYTES, Mark, mark_position, next_sequen
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import read_mark
 from danube_trio._engine.files.presence import LostFileError, Presence
-from danube_trio._engine.files.room import with_room
+from danube_trio._engine.files.space import with_room
 
 __all__ = ["MarkFile", "Tail"]
 

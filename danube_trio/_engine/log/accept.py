@@ -4,7 +4,7 @@ With room at hand (``max_pending_bytes``) the offsets are taken and the records 
 synchronous step, at the call. Before it, `Cancelled` means that nothing was accepted. After it
 nothing is interruptible: an append waits for its durability, which is bounded by the block in
 flight and its own, or, for the level "uploaded", by ``upload_timeout``. Without room, appends queue
-strictly in the order of their calls: see `_room`. Nothing is awaited between the call and its place
+strictly in the order of their calls: see `append_queue`. Nothing is awaited between the call and its place
 there, or its offsets, so the order of the offsets is that of the calls, whatever the levels.
 """
 
@@ -42,7 +42,7 @@ class Acceptor:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._log = engine.log
-        self.room = engine.room
+        self.queue = engine.append_queue
         self._in_memory = engine.disk is None
         self._cloud = engine.cloud
         self._token = current_trio_token()
@@ -65,10 +65,10 @@ class Acceptor:
         """Accept, and wait for the level. Returns the first offset."""
         self.check(level)
         await checkpoint_if_cancelled()
-        if self.room.must_wait(size_bytes):
+        if self.queue.must_wait(size_bytes):
             first = await self._wait_for_room(records, size_bytes, level, expected_offset)
         else:
-            first = self.room.accept(records, size_bytes, expected_offset)
+            first = self.queue.accept(records, size_bytes, expected_offset)
             end = first + len(records)
             # From here on no Cancelled may be raised: the record is there.
             if level == "accepted" or self._in_memory or not len(records):
@@ -127,9 +127,9 @@ class Acceptor:
     def append_nowait(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
         """Accept now or raise trio.WouldBlock. Returns the first offset."""
         self._check_run()
-        if self.room.must_wait(size_bytes):
+        if self.queue.must_wait(size_bytes):
             raise trio.WouldBlock
-        return self.room.accept(records, size_bytes, expected_offset)
+        return self.queue.accept(records, size_bytes, expected_offset)
 
     def _check_run(self) -> None:
         """Before anything is accepted: from elsewhere the tasks could not be woken."""
@@ -151,10 +151,10 @@ class Acceptor:
         So that tasks wait for their marks in the order of the offsets, in whatever order they wake.
         """
         waiting = _Waiting(self, records, size_bytes, level, expected_offset)
-        self.room.enter(waiting)
+        self.queue.enter(waiting)
 
         def abort(_: object) -> Abort:
-            return Abort.SUCCEEDED if self.room.leave(waiting) else Abort.FAILED
+            return Abort.SUCCEEDED if self.queue.leave(waiting) else Abort.FAILED
 
         try:
             await wait_task_rescheduled(abort)

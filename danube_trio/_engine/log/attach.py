@@ -23,8 +23,8 @@ from danube_trio._core.identity import check_log, check_topic
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
 from danube_trio._engine.files.recover import Cover, Recovered, recover
-from danube_trio._engine.files.room import replace_with_room
 from danube_trio._engine.files.set_aside import belongs, disown, set_aside, went_on_apart
+from danube_trio._engine.files.space import replace_with_room
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 

@@ -150,7 +150,7 @@ class CloudSide:
         for base in [base for base in self.checksums if base < state.end]:
             del self.checksums[base]
         self.look_at_room()
-        engine.room.look()
+        engine.append_queue.look()
         engine.janitor_bell.ring()
 
     def trimmed(self, state: CatalogState, before: int) -> CatalogState:

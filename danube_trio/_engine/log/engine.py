@@ -35,9 +35,9 @@ from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._core.stats import WalStatistics
 from danube_trio._engine.files.presence import LostFileError
-from danube_trio._engine.files.room import no_space
+from danube_trio._engine.files.space import no_space
+from danube_trio._engine.log.append_queue import AppendQueue
 from danube_trio._engine.log.cloud_side import CloudSide
-from danube_trio._engine.log.room import Room
 from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
@@ -113,7 +113,7 @@ class Engine:
         self.janitor_bell = Doorbell()
         self.uploader_bell = Doorbell()
         self.cloud = CloudSide(self, tier) if tier is not None else None
-        self.room = Room(self)
+        self.append_queue = AppendQueue(self)
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
         self.forked = False
@@ -231,7 +231,7 @@ class Engine:
         self.intake.release(accepted_bytes)
         if self.cloud is not None:
             self.cloud.look_at_room()
-        self.room.look()
+        self.append_queue.look()
         self.meters.wrote(block)
         self.written.release(block.end)
         if self.early_visible:
@@ -399,4 +399,4 @@ class Engine:
         """Wake every task, to look at what changed, and decide about who waits for room."""
         for bell in (self.writer_bell, self.janitor_bell, self.uploader_bell):
             bell.ring()
-        self.room.look()
+        self.append_queue.look()

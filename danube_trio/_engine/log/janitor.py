@@ -18,8 +18,8 @@ first; then the directory is synced. The active segment never goes. Files that c
 are tried again each round, each by itself, and by the next opening.
 
 A full disk can be freed: to move the start takes no space where that can be avoided, and hints and
-the reserved rest are given back where it cannot (`room`). A log that broke for want of space can be
-trimmed too, since what is sealed is what it was. And what retention frees of local files without
+the reserved rest are given back where it cannot (`space`). A log that broke for want of space can
+be trimmed too, since what is sealed is what it was. And what retention frees of local files without
 asking a store is freed before an opening ends: a program that starts again finds room.
 
 With an object store the catalog begins later before all that, since it is what others see, and
@@ -52,8 +52,8 @@ from danube_trio._core.log import Phase
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.presence import LostFileError
-from danube_trio._engine.files.room import give_back, no_space, remove_each, save_trim
 from danube_trio._engine.files.segments import load_index
+from danube_trio._engine.files.space import give_back, no_space, remove_each, save_trim
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine

@@ -38,7 +38,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio._engine.files.recover import Recovered, recover
-from danube_trio._engine.files.room import has_room
+from danube_trio._engine.files.space import has_room
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.attach import attach
 from danube_trio._engine.log.engine import Engine, Work

@@ -43,7 +43,7 @@ def statistics_of(engine: Engine) -> WalStatistics:
         sync_seconds=meters.sync_seconds.view(),
         disk_seconds=meters.disk_seconds.view(),
         readers=tuple(r.statistics() for r in engine.readers if not r.closed),
-        waiting_appends=len(engine.room),
+        waiting_appends=len(engine.append_queue),
         waiting_peak_appends=meters.waiting_peak_appends,
         janitor_failures=meters.janitor_failures,
         tasks=meters.tasks(),

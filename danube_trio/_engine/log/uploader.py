@@ -46,6 +46,7 @@ from danube_trio._core.log import Phase
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc, load_index
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.verify_upload import verify_upload
 from danube_trio.catalog import CatalogSession, new_object_id, object_parts
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import (
@@ -200,7 +201,8 @@ class Uploader:
                 return  # trimmed meanwhile
             raise self._hold(segment, error) from error
         doing.enter("verifying")
-        await self._verify(key, info, segment, crc)
+        how = self._settings.verify_uploads
+        await verify_upload(self._store, key, info, segment, crc, how)
         descriptor = self._describe(segment, index, object_id, crc, info)
         state = await self._change(partial(self._commit, descriptor=descriptor))
         if state.find(segment.base) == descriptor:  # else it was trimmed meanwhile
@@ -286,33 +288,6 @@ class Uploader:
         except FileNotFoundError as error:
             reason = "the segment is missing"
             raise CorruptDataError(reason, path=path, offset=segment.base) from error
-
-    async def _verify(self, key: str, info: ObjectInfo, segment: Segment, crc: int) -> None:
-        """What the store has now is what the file has."""
-        if self._settings.verify_uploads == "head":
-            stored, found = await self._store.head(key), crc
-        else:
-            stored, found = await self._read_back(key, segment.size_bytes)
-        # A read of a part need not give the tag: a directory's is a digest of all of the content.
-        tag = stored.etag if stored.etag is not None else info.etag
-        if (stored.size_bytes, tag, found) != (segment.size_bytes, info.etag, crc):
-            raise CorruptDataError(
-                f"the object differs from the file: size {stored.size_bytes} for "
-                f"{segment.size_bytes}, tag {stored.etag} for {info.etag}, "
-                f"CRC {found:08x} for {crc:08x}",
-                path=f"{self._store.url}/{key}",
-                offset=segment.base,
-                advice="It is uploaded again; if this stays, the store is not to be trusted",
-            )
-
-    async def _read_back(self, key: str, size: int) -> tuple[ObjectInfo, int]:
-        position = crc = 0
-        while True:
-            info, data = await self._store.get(key, position, position + 4 * CHUNK_BYTES)
-            crc = crc32(data, crc)
-            position += len(data)
-            if not data or position >= min(size, info.size_bytes):
-                return info, crc
 
     def _describe(
         self, segment: Segment, index: SparseIndex, object_id: str, crc: int, info: ObjectInfo

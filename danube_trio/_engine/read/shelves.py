@@ -94,7 +94,7 @@ class Shelves:
         if tier is Tier.CACHE:
             await trio.lowlevel.checkpoint()
             return self._cached(cursor)
-        with source.pins.hold(cursor, stored=tier is Tier.CLOUD):
+        with source.pins.pin(cursor, stored=tier is Tier.CLOUD):
             if tier is Tier.CLOUD:
                 return await self._fetch_cloud(cursor)
             return await self._fetch_file(cursor, time)

@@ -1,4 +1,4 @@
-"""Jobs: what the doors hand to the engine's thread. See `host`."""
+"""Jobs: what the doors hand to the engine's thread. See `engine_thread`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from outcome import Error, Outcome, Value
 from danube_trio.errors import LogClosedError
 
 if TYPE_CHECKING:
-    from danube_trio._engine.thread.host import Host
+    from danube_trio._engine.thread.engine_thread import EngineThread
 
 __all__ = ["AsyncJob", "ChangeJob", "GiveBackJob", "Job", "SyncJob", "Withdrawn", "tell_nobody"]
 
@@ -50,26 +50,26 @@ class Job:
         self.waiter: Any = None
         self._underway: set[Job] | None = None
 
-    def begin(self, host: Host) -> None:
+    def begin(self, engine_thread: EngineThread) -> None:
         """Start it, in the engine's thread. A bug in that is its outcome."""
         self.started = True
-        self._underway = host.underway
+        self._underway = engine_thread.underway
         self._underway.add(self)
         try:
-            self.start(host)
+            self.start(engine_thread)
         except BaseException as error:
             if self.reply is tell_nobody:
                 log.exception("a bug in %r", self)
             self.finish(Error(error))  # all of them: they belong to the caller
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         """What `begin` begins. What it raises is the job's outcome."""
         raise NotImplementedError
 
     def cancel(self) -> None:
         """Withdraw it if that is still possible. In the engine's thread, after `start`."""
 
-    def abandon(self, host: Host) -> None:
+    def abandon(self, engine_thread: EngineThread) -> None:
         """It was to be handed over, and will not be. In the engine's thread."""
         self.finish(Error(Withdrawn()))
 
@@ -115,7 +115,7 @@ class SyncJob(Job):
         super().__init__(reply)
         self._fn = fn
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         """Call it."""
         self.finish(outcome.capture(self._fn))
 
@@ -156,10 +156,10 @@ class AsyncJob(Job):
         self._fn = fn
         self._scope: trio.CancelScope | None = None
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         """Start the task."""
         self._scope = trio.CancelScope()
-        host.spawn(self, self._fn, self._scope)
+        engine_thread.spawn(self, self._fn, self._scope)
 
     def cancel(self) -> None:
         """Cancel the task."""

@@ -34,7 +34,7 @@ from danube_trio._core.disk import Disk, Lock, read_file
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
-from danube_trio._engine.files.room import remove_each, renew_trim, replace_with_room
+from danube_trio._engine.files.space import remove_each, renew_trim, replace_with_room
 from danube_trio.catalog import Catalog, acquire, object_parts
 from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore

@@ -23,7 +23,7 @@ from danube_trio._core.disk import Disk
 from danube_trio._disk.real import RealDisk
 from danube_trio._disk.shared_lanes import SharedLanes
 from danube_trio._engine.topics.hosts import TopicHosts
-from danube_trio._engine.topics.opening import TopicDoor
+from danube_trio._engine.topics.opening import TopicOpener
 from danube_trio._engine.topics.storage import Storage
 from danube_trio._engine.wait.leaving import leave_nursery, to_its_end
 from danube_trio._engine.wait.running import require_trio
@@ -136,7 +136,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 self._offer.close()
             await self._close()
             raise
-        door = TopicDoor(config, self._disk, self._store, self._given, self._clock)
+        door = TopicOpener(config, self._disk, self._store, self._given, self._clock)
         self._hosts = hosts = TopicHosts(
             nursery,
             door.open_log,

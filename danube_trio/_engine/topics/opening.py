@@ -27,7 +27,7 @@ from danube_trio.config import StorageConfig, WalConfig
 from danube_trio.errors import FencedError, LogClosedError
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["Away", "TopicDoor"]
+__all__ = ["Away", "TopicOpener"]
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class Away:
     sealed_end: int | None
 
 
-class TopicDoor:
+class TopicOpener:
     """Of one storage. Topics are named by their whole names.
 
     Attributes:

@@ -23,7 +23,7 @@ from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.topics.delete import delete_topic
 from danube_trio._engine.topics.hosts import TopicHosts
 from danube_trio._engine.topics.listing import local_topics, topics_in_metadata, topics_in_store
-from danube_trio._engine.topics.opening import Away, TopicDoor
+from danube_trio._engine.topics.opening import Away, TopicOpener
 from danube_trio._engine.topics.topic import Topic
 from danube_trio.config import Durability, StorageConfig
 from danube_trio.errors import LogClosedError
@@ -44,7 +44,7 @@ class Storage:
     def __init__(
         self,
         config: StorageConfig,
-        door: TopicDoor,
+        door: TopicOpener,
         topics: TopicHosts,
         disk: Disk,
         metadata: MetadataStore,

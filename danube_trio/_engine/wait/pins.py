@@ -23,24 +23,24 @@ __all__ = ["Pins"]
 class Pins:
     """Offsets that are being fetched."""
 
-    __slots__ = ("_changed", "_held")
+    __slots__ = ("_changed", "_pins")
 
     def __init__(self) -> None:
-        self._held: set[_Pin] = set()
+        self._pins: set[_Pin] = set()
         self._changed = repeated_event()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._pins)
 
     @contextmanager
-    def hold(self, offset: int, *, stored: bool) -> Generator[None]:
-        """Keep everything from `offset` on where it is; `stored`: in objects, not in files."""
+    def pin(self, offset: int, *, stored: bool) -> Generator[None]:
+        """Nothing from `offset` on goes meanwhile; `stored`: in objects, not in files."""
         pin = _Pin(offset, stored)
-        self._held.add(pin)
+        self._pins.add(pin)
         try:
             yield
         finally:
-            self._held.discard(pin)
+            self._pins.discard(pin)
             self._changed.set()
 
     async def released(self, below: int, *, stored: bool) -> None:
@@ -48,13 +48,13 @@ class Pins:
 
         With `stored` also those who read objects. Not always a checkpoint.
         """
-        waited_for = {p for p in self._held if p.offset < below and (stored or not p.stored)}
-        while not waited_for.isdisjoint(self._held):
+        waited_for = {p for p in self._pins if p.offset < below and (stored or not p.stored)}
+        while not waited_for.isdisjoint(self._pins):
             await self._changed.wait()
 
     def hold_objects(self, below: int) -> bool:
         """Whether somebody reads objects from an offset below this one now."""
-        return any(pin.stored and pin.offset < below for pin in self._held)
+        return any(pin.stored and pin.offset < below for pin in self._pins)
 
 
 @attrs.frozen(eq=False)

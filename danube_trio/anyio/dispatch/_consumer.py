@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import TracebackType
 
-from danube_trio._engine.thread.held import Held
 from danube_trio._engine.thread.jobs import Withdrawn
-from danube_trio.anyio._hop import LoopHolder, kept
+from danube_trio._engine.thread.loan import Loan
+from danube_trio.anyio._hop import LoopBorrower, borrowed
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, release_all, take_many, take_one
 from danube_trio.dispatch._consumer import Consumer
@@ -16,7 +16,7 @@ from danube_trio.dispatch._delivery import Delivery, Take
 __all__ = ["ConsumerView", "TakeView"]
 
 
-class TakeView(LoopHolder, Take):
+class TakeView(LoopBorrower, Take):
     """A block around one message. Entering and leaving it are a hop each."""
 
     def __init__(self, inner: Take, door: LoopDoor, keep: object) -> None:
@@ -26,8 +26,8 @@ class TakeView(LoopHolder, Take):
 
     async def __aenter__(self) -> Delivery:
         inner, way = self.inner, self.way
-        held = Held(lambda: take_one(inner, way), lambda _: inner.leave(Withdrawn()))
-        return await self.hold(way, held, "take()")
+        loan = Loan(lambda: take_one(inner, way), lambda _: inner.leave(Withdrawn()))
+        return await self.hold(way, loan, "take()")
 
     async def __aexit__(
         self,
@@ -42,7 +42,7 @@ class TakeView(LoopHolder, Take):
         self.way.call_now(lambda: self.inner.leave(exc), late=False)
 
 
-class ConsumerView(LoopHolder, Consumer):
+class ConsumerView(LoopBorrower, Consumer):
     """The view of a consumer."""
 
     def __init__(self, inner: Consumer, door: LoopDoor, keep: object) -> None:
@@ -57,8 +57,8 @@ class ConsumerView(LoopHolder, Consumer):
 
     async def __aenter__(self) -> Consumer:
         inner = self.inner
-        held = Held(inner.__aenter__, lambda _: inner.leave())
-        await self.hold(self.way, held, "a consumer")
+        loan = Loan(inner.__aenter__, lambda _: inner.leave())
+        await self.hold(self.way, loan, "a consumer")
         return self
 
     async def __aexit__(
@@ -89,8 +89,8 @@ class ConsumerView(LoopHolder, Consumer):
     async def receive(self, max_messages: int = 100) -> list[Delivery]:
         """See `Consumer.receive`. One hop for all."""
         inner, way = self.inner, self.way
-        held = Held(lambda: take_many(inner, max_messages, way), release_all)
-        found = await kept(way, held)
+        loan = Loan(lambda: take_many(inner, max_messages, way), release_all)
+        found = await borrowed(way, loan)
         return [*found]
 
     async def receive_one(self) -> Delivery:

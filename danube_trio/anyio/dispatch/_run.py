@@ -117,7 +117,7 @@ class LoopRun:
 
     async def _one(self, delivery: FarDelivery) -> bool:
         """Handle a message. False if the worker was cancelled all the same: it is to end."""
-        inner, tell = delivery.inner, self._door.host.tell
+        inner, tell = delivery.inner, self._door.engine_thread.tell
         if _is_cancelled():  # while the message was on its way
             tell(inner.release)
             return False
@@ -137,7 +137,7 @@ class LoopRun:
 
     def _failed(self, delivery: FarDelivery, limit: _Limit, error: BaseException) -> None:
         """Answer for it, and raise what ends the worker."""
-        inner, tell = delivery.inner, self._door.host.tell
+        inner, tell = delivery.inner, self._door.engine_thread.tell
         if isinstance(error, TimeoutError) and limit.timeout.expired():
             tell(inner.time_out)
             return

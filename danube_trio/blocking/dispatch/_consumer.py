@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from danube_trio._engine.thread.held import Held
 from danube_trio._engine.thread.jobs import Withdrawn
+from danube_trio._engine.thread.loan import Loan
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import Holder, kept
+from danube_trio.blocking._wait import Borrower, borrowed
 from danube_trio.dispatch import _consumer as _engine
 from danube_trio.dispatch import _delivery as _engine_delivery
 from danube_trio.dispatch._afar import FarDelivery, release_all, take_many, take_one
@@ -18,7 +18,7 @@ from danube_trio.dispatch._delivery import Delivery
 __all__ = ["Consumer", "Take"]
 
 
-class Take(Holder, AbstractContextManager[Delivery]):
+class Take(Borrower, AbstractContextManager[Delivery]):
     """``with subscription.take() as message``: the block answers for the message.
 
     Leaving it acknowledges. An `Exception` nacks, and goes on. What else there is (Ctrl-C)
@@ -32,8 +32,8 @@ class Take(Holder, AbstractContextManager[Delivery]):
 
     def __enter__(self) -> Delivery:
         inner, door = self._inner, self._door
-        held = Held(lambda: take_one(inner, door), lambda _: inner.leave(Withdrawn()))
-        return self.hold(door, held, "take()")
+        loan = Loan(lambda: take_one(inner, door), lambda _: inner.leave(Withdrawn()))
+        return self.hold(door, loan, "take()")
 
     def __exit__(
         self,
@@ -44,7 +44,7 @@ class Take(Holder, AbstractContextManager[Delivery]):
         self.give_back(lambda: self._inner.leave(exc))
 
 
-class Consumer(Holder, AbstractContextManager["Consumer"]):
+class Consumer(Borrower, AbstractContextManager["Consumer"]):
     """Takes messages, in a ``with`` block; any number of threads. See `danube_trio.dispatch`."""
 
     def __init__(self, inner: _engine.Consumer, door: ThreadDoor, keep: object) -> None:
@@ -58,8 +58,8 @@ class Consumer(Holder, AbstractContextManager["Consumer"]):
 
     def __enter__(self) -> Consumer:
         inner = self.inner
-        held = Held(inner.__aenter__, lambda _: inner.leave())
-        self.hold(self.door, held, "a consumer")
+        loan = Loan(inner.__aenter__, lambda _: inner.leave())
+        self.hold(self.door, loan, "a consumer")
         return self
 
     def __exit__(
@@ -85,8 +85,8 @@ class Consumer(Holder, AbstractContextManager["Consumer"]):
         Interrupted: nothing was taken, or it was released.
         """
         inner, door = self.inner, self.door
-        held = Held(lambda: take_many(inner, max_messages, door), release_all)
-        return [*kept(door, held)]
+        loan = Loan(lambda: take_many(inner, max_messages, door), release_all)
+        return [*borrowed(door, loan)]
 
     def ack(self, deliveries: Iterable[Delivery]) -> int:
         """Acknowledge many at once; returns how many counted."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from danube_trio import PersistentStorage, StartPosition
-from danube_trio._engine.thread.host import Hold, LeaveJob
+from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
 from danube_trio.blocking._block import Block
 from danube_trio.blocking._storage import Storage, WalStorage, engine_storage
 from danube_trio.blocking._thread import ThreadDoor

@@ -76,7 +76,7 @@ class ThreadRun:
         with self._lock:
             self._stopped = True
             if self._fetching is not None:
-                self._door.host.cancel(self._fetching)
+                self._door.engine_thread.cancel(self._fetching)
 
     def _work_in_threads(self) -> None:
         threads = [
@@ -139,7 +139,7 @@ class ThreadRun:
         self._pace.got()
 
     def _one(self, delivery: FarDelivery) -> None:
-        inner, tell = delivery.inner, self._door.host.tell
+        inner, tell = delivery.inner, self._door.engine_thread.tell
         try:
             result = self._context.copy().run(self._handler, delivery)
         except BaseException as error:

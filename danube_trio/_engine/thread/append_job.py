@@ -1,8 +1,8 @@
 """Appends on behalf of other threads: they cost no task of trio's.
 
-A job enters the log's own queue (`_room`) in the step in which the host takes it, so appends of all
-doors stand in one line, in the order of their calls. Accepted, it is told by the mark that it waits
-for, in the order of the offsets. Only in the queue can it be withdrawn. That is the door's part of
+A job enters the log's own queue (`append_queue`) in the step in which the thread takes it, so
+appends of all doors stand in one queue, in the order of their calls. Accepted, it is told by the
+mark that it waits for, in the order of the offsets. Only in the queue can it be withdrawn. That is the door's part of
 exact cancellation: before acceptance `Withdrawn` and no record, after it the real outcome.
 """
 
@@ -15,12 +15,12 @@ from outcome import Error, Value
 from danube_trio._core.frame import Records
 from danube_trio._engine.log.encode import Appendable, parts_bytes
 from danube_trio._engine.log.wal import Receipt, Wal, inside
-from danube_trio._engine.thread.host import Host
+from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import Job, Withdrawn
 from danube_trio.config import Durability
 from danube_trio.errors import LogBrokenError
 
-__all__ = ["AppendJob", "AppendLine", "Dress", "line_of"]
+__all__ = ["AppendJob", "Appender", "Dress", "appender_of"]
 
 # attributes, routing_key, schema_id, schema_version
 Dress = tuple[Mapping[str, str] | None, str | None, int | None, int | None]
@@ -38,10 +38,10 @@ class AppendJob(Job):
     """
 
     __slots__ = (
+        "_appender",
         "_batch",
-        "_host",
+        "_engine_thread",
         "_level",
-        "_line",
         "_offsets",
         "expected_offset",
         "records",
@@ -52,7 +52,7 @@ class AppendJob(Job):
     def __init__(
         self,
         reply: Callable[[Job], None],
-        line: AppendLine,
+        line: Appender,
         records: Records,
         size_bytes: int,
         batch: bool,
@@ -60,28 +60,28 @@ class AppendJob(Job):
         expected_offset: int | None,
     ) -> None:
         super().__init__(reply)
-        self._line = line
+        self._appender = line
         self._batch = batch
         self._level: Durability = level or line.level
         self.records = records
         self.size_bytes = size_bytes
         self.expected_offset = expected_offset
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         """Have it accepted, or stand in the queue."""
-        self._host = host
-        self._line.acceptor.check(self._level)
-        self._line.acceptor.room.enter(self)
+        self._engine_thread = engine_thread
+        self._appender.acceptor.check(self._level)
+        self._appender.acceptor.queue.enter(self)
 
     def cancel(self) -> None:
         """Leave the queue. Accepted, it goes on."""
-        if self._line.acceptor.room.leave(self):
+        if self._appender.acceptor.queue.leave(self):
             self.finish(Error(Withdrawn()))
 
     def accepted(self, first: int) -> None:
         """See `Newcomer`."""
         self._offsets = range(first, first + len(self.records))
-        self._line.acceptor.wake_when(self._level, self._offsets, self._reached)
+        self._appender.acceptor.wake_when(self._level, self._offsets, self._reached)
 
     def refused(self, error: BaseException) -> None:
         """See `Newcomer`."""
@@ -91,22 +91,22 @@ class AppendJob(Job):
         """It is as durable as its directory makes it, or will not be."""
         if error is not None:
             if isinstance(error, LogBrokenError):
-                self._line.told(self._offsets)
+                self._appender.told(self._offsets)
             self.finish(Error(error))
         elif self._level == "uploaded" and self._offsets:
-            self._host.spawn(self, self._wait_uploaded)
+            self._engine_thread.spawn(self, self._wait_uploaded)
         else:
             self.finish(Value(self._result()))
 
     async def _wait_uploaded(self) -> object:
-        await self._line.acceptor.wait_uploaded(self._offsets)
+        await self._appender.acceptor.wait_uploaded(self._offsets)
         return self._result()
 
     def _result(self) -> object:
         return self._offsets if self._batch else self._offsets.start
 
 
-class AppendLine:
+class Appender:
     """One log, to append to through a door. Any number of them may be of one log.
 
     Lives in the engine's thread, but for encoding: what is appended is what was there at the call.
@@ -142,6 +142,6 @@ class AppendLine:
         self._engine.log.told(offsets)
 
 
-def line_of(thing: object) -> AppendLine | None:
+def appender_of(thing: object) -> Appender | None:
     """The line of what was opened, if that is a log to append to. In the engine's thread."""
-    return AppendLine(thing) if isinstance(thing, Wal) else None
+    return Appender(thing) if isinstance(thing, Wal) else None

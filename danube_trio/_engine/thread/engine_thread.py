@@ -56,8 +56,8 @@ from danube_trio._engine.thread.jobs import Job, SyncJob, Withdrawn, tell_nobody
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
 
 __all__ = [
+    "EngineThread",
     "Hold",
-    "Host",
     "LeaveJob",
     "acquire",
     "settle_leaving",
@@ -114,21 +114,21 @@ class Hold(Job):
         self._leavers: list[LeaveJob] = []
         self._gone = trio.Event()
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         """Start the task that enters the block."""
-        host.holds.append(self)
-        host.nursery.start_soon(self._run, host)
+        engine_thread.holds.append(self)
+        engine_thread.nursery.start_soon(self._run, engine_thread)
 
     def cancel(self) -> None:
         """Give up opening; too late, it does nothing."""
         if self._scope is not None:
             self._scope.cancel()
 
-    def abandon(self, host: Host) -> None:
+    def abandon(self, engine_thread: EngineThread) -> None:
         """Without having been entered, it has ended."""
-        super().abandon(host)
+        super().abandon(engine_thread)
         self.ended = True
-        host.idle()
+        engine_thread.idle()
 
     def leave(self) -> None:
         """Leave the block, in the engine's thread."""
@@ -166,7 +166,7 @@ class Hold(Job):
         if error is not None:
             log.error("leaving %s failed, and nobody waited for it", self.name, exc_info=error)
 
-    async def _run(self, host: Host) -> None:
+    async def _run(self, engine_thread: EngineThread) -> None:
         result: BaseException | None = Withdrawn()
         left: BaseException | None = None
         try:
@@ -176,9 +176,9 @@ class Hold(Job):
         except BaseException as error:
             # All of them: they belong to who opens.
             result = None if _is_end_of_thread(error) else error
-        host.holds.remove(self)
+        engine_thread.holds.remove(self)
         self._gone.set()
-        host.idle()  # before anybody is told, who may then wait for the thread's end
+        engine_thread.idle()  # before anybody is told, who may then wait for the thread's end
         self.end(left)
         if result is not None:
             self.finish(Error(result))
@@ -215,7 +215,7 @@ class LeaveJob(Job):
         super().__init__(reply)
         self._hold = hold
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         """Start leaving; the hold may have ended by itself at the interpreter's exit."""
         self._hold.leave()
         self._hold.tell(self)
@@ -265,11 +265,11 @@ class _CancelJob(Job):
         super().__init__(tell_nobody)
         self._target = target
 
-    def start(self, host: Host) -> None:
+    def start(self, engine_thread: EngineThread) -> None:
         target = self._target
         if not target.started:  # an interrupt came before it was handed over
             target.started = True
-            target.abandon(host)
+            target.abandon(engine_thread)
         elif target.outcome is None:
             target.cancel()
         self.finish(Value(None))
@@ -282,7 +282,7 @@ class _CancelJob(Job):
 
 
 def _is_end_of_thread(error: BaseException) -> bool:
-    """Whether a task of the host ends because the thread does, which tells everybody why."""
+    """Whether a task of it ends because the thread does, which tells everybody why."""
     return _is_cancellation(error) and trio.current_effective_deadline() == -inf
 
 
@@ -301,7 +301,7 @@ def _alone(error: BaseException) -> BaseException:
     return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
-class Host:
+class EngineThread:
     """The thread. Made by `acquire`."""
 
     def __init__(self) -> None:
@@ -456,10 +456,10 @@ class Host:
 
     def _let_others_begin(self) -> None:
         """Whoever opens something from now on has another thread."""
-        global _host
+        global _engine_thread
         with _lock:
-            if _host is self:
-                _host = None
+            if _engine_thread is self:
+                _engine_thread = None
 
     def spawn(
         self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope | None = None
@@ -500,13 +500,13 @@ class Host:
 
     def idle(self) -> None:
         """A hold has ended. Without any, the thread ends."""
-        global _host
+        global _engine_thread
         with _lock:
             self.users -= 1
             if self.users == 0:
                 self._stop = True
-                if _host is self:
-                    _host = None
+                if _engine_thread is self:
+                    _engine_thread = None
         if self._stop:
             self._signal.set()
 
@@ -526,21 +526,21 @@ class Host:
         self._signal.set()
 
 
-# Re-entrant: a block that is collected while its thread holds it asks for a host too.
+# Re-entrant: a block that is collected while its thread holds it asks for one too.
 _lock = threading.RLock()
-_host: Host | None = None
-_alive: set[Host] = set()  # hosts whose thread has not ended
+_engine_thread: EngineThread | None = None
+_alive: set[EngineThread] = set()  # those that have not ended
 
 
-def acquire() -> Host:
-    """The host, for one more hold, which must be submitted next."""
-    global _host
+def acquire() -> EngineThread:
+    """The engine thread, for one more hold, which must be submitted next."""
+    global _engine_thread
     with _lock:
-        if _host is None:
-            _host = Host()
-            _alive.add(_host)
-        _host.users += 1
-        return _host
+        if _engine_thread is None:
+            _engine_thread = EngineThread()
+            _alive.add(_engine_thread)
+        _engine_thread.users += 1
+        return _engine_thread
 
 
 class _ExitJob(Job):
@@ -548,8 +548,8 @@ class _ExitJob(Job):
 
     __slots__ = ()
 
-    def start(self, host: Host) -> None:
-        host.leave_all()
+    def start(self, engine_thread: EngineThread) -> None:
+        engine_thread.leave_all()
         self.finish(Value(None))
 
 
@@ -557,10 +557,10 @@ class _ExitJob(Job):
 def _leave_at_exit() -> None:
     """Accepted records drain. Threads that are no daemons have ended before this runs."""
     with _lock:
-        host, alive = _host, [*_alive]
-    holds = [*host.holds] if host is not None else []
-    if host is not None:
-        host.submit(_ExitJob(tell_nobody))
+        engine_thread, alive = _engine_thread, [*_alive]
+    holds = [*engine_thread.holds] if engine_thread is not None else []
+    if engine_thread is not None:
+        engine_thread.submit(_ExitJob(tell_nobody))
     for each in alive:  # one that ends by a bug drains, too
         each.wait_ended()
     for hold in holds:
@@ -570,8 +570,8 @@ def _leave_at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _host, _lock
-    _host, _lock = None, threading.RLock()
+    global _engine_thread, _lock
+    _engine_thread, _lock = None, threading.RLock()
     _alive.clear()
 
 

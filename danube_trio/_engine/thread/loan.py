@@ -1,4 +1,4 @@
-"""What the engine's thread holds for somebody elsewhere: a topic's pin, a message, a consumer.
+"""What the engine's thread lends to somebody elsewhere: a topic's pin, a message, a consumer.
 
 Whoever asked for it may be interrupted at any step, and its result get lost between the threads.
 So it is put aside here, by the engine's thread, and given back by it: when the block was left, or
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
-__all__ = ["Held"]
+__all__ = ["Loan"]
 
 T = TypeVar("T")
 
 
-class Held(Generic[T]):
+class Loan(Generic[T]):
     """Something that is taken, and must be given back unless it was answered for.
 
     `take`, `leave` and `drop` run in the engine's thread, in the order in which they were handed

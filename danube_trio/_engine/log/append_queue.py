@@ -18,16 +18,14 @@ and that accepts (or refuses) from the front, as many as it can. Therefore
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from danube_trio._core.frame import Records
-from danube_trio._core.log import Phase
-from danube_trio.errors import UnexpectedOffsetError
+from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.meters import Meters
+from danube_trio.errors import DanubeError, UnexpectedOffsetError
 
-if TYPE_CHECKING:
-    from danube_trio._engine.log.engine import Engine
-
-__all__ = ["Newcomer", "Room"]
+__all__ = ["AppendQueue", "Newcomer"]
 
 
 class Newcomer(Protocol):
@@ -57,10 +55,29 @@ class Newcomer(Protocol):
         ...
 
 
-class Room:
+class _Limit(Protocol):
+    @property
+    def full(self) -> bool: ...
+
+
+class _Log(Protocol):
+    """What the queue needs of its log: see `Engine`."""
+
+    intake: Intake
+    log: LogState
+    marks: Marks
+    meters: Meters
+
+    @property
+    def cloud(self) -> _Limit | None: ...
+    def refusal(self) -> DanubeError: ...
+    def accept(self, records: Records, size_bytes: int) -> int: ...
+
+
+class AppendQueue:
     """The way into one log."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: _Log) -> None:
         self._engine = engine
         self._queue: OrderedDict[Newcomer, None] = OrderedDict()
 
