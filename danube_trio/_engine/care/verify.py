@@ -169,6 +169,7 @@ class Verification:
     def _trim_copies(self) -> Iterator[Finding]:
         """One good copy is enough; the next open writes both."""
         path = self._names.trim
+        damaged: list[int] = []
         for _ in range(MARK_LOOKS if self._live else 1):
             try:
                 data = read_file(self._disk, path, DOCUMENT_LIMIT_BYTES)
