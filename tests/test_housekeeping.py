@@ -123,11 +123,12 @@ async def test_a_round_that_waits_when_the_log_is_sealed_is_not_the_last_one(
             await gate.wait()
 
     world.store.before = wait_at_the_gate
-    config = attrs.evolve(CLOUD, retain_bytes=2000)
+    config = attrs.evolve(CLOUD, retain_bytes=4000)
     config = attrs.evolve(config, cloud=attrs.evolve(config.cloud, keep_local_bytes=1 << 20))
     async with world.open(config) as wal, trio.open_nursery() as nursery:
         for _ in range(4):
             await wal.append(bytes(600), durability="uploaded")
+        assert wal.start_offset == 0
 
         async def trim() -> None:
             try:
@@ -138,7 +139,7 @@ async def test_a_round_that_waits_when_the_log_is_sealed_is_not_the_last_one(
         gate = trio.Event()
         nursery.start_soon(trim)
         await reached.wait()
-        for _ in range(4):
+        for _ in range(6):
             await wal.append(bytes(600))
         await trio.sleep(20)
         nursery.start_soon(wal.seal)

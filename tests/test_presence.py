@@ -167,13 +167,19 @@ def replaced(path: Path) -> None:
     os.replace(f"{path}.copy", path)
 
 
+def renamed(path: Path) -> None:
+    path.rename(f"{path}.mine")
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
 def truncated(path: Path) -> None:
     os.truncate(path, 5)
 
 
-@pytest.mark.parametrize(
-    "touch", [Path.unlink, lambda path: path.rename(f"{path}.mine"), replaced, truncated]
-)
+@pytest.mark.parametrize("touch", [removed, renamed, replaced, truncated])
 async def test_a_real_disk_tells_it_too(touch: Callable[[Path], object], tmp_path: Path) -> None:
     config = attrs.evolve(CONFIG, dir=str(tmp_path / "log"))
     async with open_wal(config) as wal:

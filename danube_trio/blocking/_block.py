@@ -49,7 +49,7 @@ class Block(AbstractContextManager[T]):
     Args:
         block: the engine's.
         name: for the warning if it is never left.
-        wrap: makes what the block gives, from what the engine's gave and what its thread made of it.
+        wrap: makes what the block gives, of what the engine's gave and what its thread made of it.
         settle: raises what leaving it raised, as the engine's own block does.
     """
 

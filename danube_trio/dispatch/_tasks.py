@@ -1,10 +1,11 @@
 """The tasks of one subscription: one reads the log, one keeps the time, one takes poison to the
 dead letters. (One more saves the cursor: `_saving`.)
 
-They share a `SubscriptionState` and nothing else; each waits for its bell. What cannot be repaired by waiting
-(a damaged log, a cursor that somebody else took over) makes the subscription fail: consumers get
-that error. What can be (a store or a dead letter log that does not answer, no file descriptors) is
-tried again, counted, and told in the statistics; messages stay where they are meanwhile.
+They share a `SubscriptionState` and nothing else; each waits for its bell. What cannot be repaired
+by waiting (a damaged log, a cursor that somebody else took over) makes the subscription fail:
+consumers get that error. What can be (a store or a dead letter log that does not answer, no file
+descriptors) is tried again, counted, and told in the statistics; messages stay where they are
+meanwhile.
 """
 
 from __future__ import annotations

@@ -167,19 +167,16 @@ class Verification:
         return None
 
     def _trim_copies(self) -> Iterator[Finding]:
-        """One good copy is enough; the next open writes both."""
-        path = self._names.trim
+        """One good copy is enough; the next open writes both. An earlier version wrote one only."""
+        damaged: list[int] = []
         for _ in range(MARK_LOOKS if self._live else 1):
-            try:
-                data = read_file(self._disk, path, DOCUMENT_LIMIT_BYTES)
-            except FileNotFoundError:
-                return
-            copies = list(zip(TRIM_COPIES, decode_trim_copies(data), strict=True))
+            data = read_file(self._disk, self._names.trim, DOCUMENT_LIMIT_BYTES)
+            copies = zip(TRIM_COPIES, decode_trim_copies(data), strict=True)
             damaged = [at for at, copy in copies if isinstance(copy, str)]
-            if not damaged or len(data) <= TRIM_COPIES[1]:  # an earlier version has one only
+            if not damaged or len(data) <= TRIM_COPIES[1]:
                 return
         for at in damaged:
-            yield Finding("warning", "one of the two copies of the start is damaged", path, at)
+            yield Finding("warning", "a copy of the start is damaged", self._names.trim, at)
 
     def _mark(self, small: _Small, meta: Meta) -> Iterator[Finding]:
         path, directory_crc = self._names.mark, crc32(meta.directory_id.encode())

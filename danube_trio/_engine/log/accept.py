@@ -4,8 +4,9 @@ With room at hand (``max_pending_bytes``) the offsets are taken and the records 
 synchronous step, at the call. Before it, `Cancelled` means that nothing was accepted. After it
 nothing is interruptible: an append waits for its durability, which is bounded by the block in
 flight and its own, or, for the level "uploaded", by ``upload_timeout``. Without room, appends queue
-strictly in the order of their calls: see `append_queue`. Nothing is awaited between the call and its place
-there, or its offsets, so the order of the offsets is that of the calls, whatever the levels.
+strictly in the order of their calls: see `append_queue`. Nothing is awaited between the call and
+its place there, or its offsets, so the order of the offsets is that of the calls, whatever the
+levels.
 """
 
 from __future__ import annotations
