@@ -145,14 +145,14 @@ def test_what_is_refused_was_not_accepted(name: str, tmp_path: Path) -> None:
 def test_an_empty_batch_is_refused_like_any_other(name: str, tmp_path: Path) -> None:
     async def scenario(door: Door) -> None:
         async with door.open_wal(WalConfig(dir=str(tmp_path))) as wal:
-            empty: Iterable[bytes]
-            for empty in ([], (), iter(())):
+            nothing: list[Iterable[bytes]] = [[], (), iter(())]
+            for empty in nothing:
                 assert await wal.append_batch(empty) == range(0)
             await wal.append(b"x")
             for level in ("accepted", "written", "fsync"):
                 offsets = await wal.append_batch([], expected_offset=1, durability=level)
                 assert offsets == range(1, 1)
-            for empty in ([], iter(())):
+            for empty in nothing:
                 with pytest.raises(UnexpectedOffsetError) as caught:
                     await wal.append_batch(empty, expected_offset=999)
                 assert (caught.value.expected, caught.value.next_offset) == (999, 1)

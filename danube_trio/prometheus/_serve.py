@@ -23,7 +23,10 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import trio
-from prometheus_client import REGISTRY, make_wsgi_app
+from prometheus_client import (
+    REGISTRY,
+    make_wsgi_app,  # pyright: ignore[reportUnknownVariableType]  # a Callable of anything
+)
 from prometheus_client.registry import Collector
 from trio.lowlevel import enable_ki_protection
 
@@ -99,7 +102,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _MetricsServer(AbstractAsyncContextManager[int]):
     def __init__(self, port: int, host: str, registry: Collector) -> None:
         self._address = host, port
-        self._app = make_wsgi_app(registry)
+        self._app: Any = make_wsgi_app(registry)
         self._limiter = trio.CapacityLimiter(1)  # that leaving never stands in line
         self._running: tuple[WSGIServer, threading.Thread] | None = None
 
