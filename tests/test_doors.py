@@ -346,7 +346,7 @@ class HeldReads(RealDisk):
             self.gate.wait()
             return fn(*args)
 
-        return await super().run(held if fetch_block in (fn, *args[:1]) else fn, *args)
+        return await super().run(held if fetch_block in (fn, *args) else fn, *args)
 
 
 @pytest.mark.parametrize("kind", ["wal", "follower", "topic", "dispatch"])

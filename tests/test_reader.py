@@ -408,6 +408,31 @@ async def test_closing_does_not_wait_for_a_store_that_hangs(autojump_clock: Mock
                 assert trio.current_time() == before
 
 
+async def test_a_reader_of_a_log_that_was_left_does_not_read_what_another_writes_there() -> None:
+    """The log was taken over meanwhile, and its tail here set aside."""
+    disk, store = SimDisk(), SimStore()
+    cloud = CloudConfig(prefix="log", upload_interval=None, keep_local_bytes=1 << 20)
+    config = attrs.evolve(SMALL, segment_bytes=300, cache_capacity=1, cloud=cloud)
+    async with open_wal(config, disk=disk, store=store) as wal:
+        await fill(wal, 12)
+        await wal.wait_uploaded(12)
+        for operation in ("upload", "put", "create"):
+            store.fail(operation, sticky=True)
+        await fill(wal, 12)
+        reader = wal.reader(StartPosition.offset(14))
+        await anext(reader)
+    other = store.client()
+    for where in (SimDisk(), disk):
+        async with open_wal(config, disk=where, store=other) as wal:
+            await wal.append_batch([b"another"] * 20)
+            await wal.wait_uploaded(wal.next_offset)
+    seen: list[bytes] = []
+    with pytest.raises(LogClosedError):
+        while batch := await reader.next_batch():
+            seen += [message.payload for message in batch]
+    assert b"another" not in seen
+
+
 # ---- the seams
 
 

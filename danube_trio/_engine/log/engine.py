@@ -117,6 +117,7 @@ class Engine:
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
         self.forked = False
+        self.unlocked = False  # the directory is anybody's again
         self.meters = Meters(trio.lowlevel.current_clock().current_time)
 
     # ---- what readers ask
@@ -151,6 +152,11 @@ class Engine:
         """Nobody but this process changes the log, unless it is fenced."""
         await trio.lowlevel.checkpoint()
         if self.log.phase is Phase.FENCED:
+            raise self.refusal()
+
+    def check_ours(self) -> None:
+        """Without the lock somebody else may have set our records aside, and written others."""
+        if self.unlocked:
             raise self.refusal()
 
     async def heal(self, base: int, reason: str) -> None:

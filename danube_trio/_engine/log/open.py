@@ -394,6 +394,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             await self._watch.aclose("the log was left")
 
     def _release(self) -> None:
+        if self._engine is not None:
+            self._engine.unlocked = True  # before it is so: our readers read our files only
         if self._lock is not None:
             self._lock.release()
 

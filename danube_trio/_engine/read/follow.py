@@ -145,6 +145,9 @@ class _FollowedSource:
         if self._catalog is not None:
             await self._look_at_catalog()
 
+    def check_ours(self) -> None:
+        """They never are; what is read from them is checked where it is read, see `_check`."""
+
     async def heal(self, base: int, reason: str) -> None:
         """A follower changes nothing; it just goes on with the store, if that has the same log."""
         await self.refresh()

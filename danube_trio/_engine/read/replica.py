@@ -133,6 +133,9 @@ class _ReplicaSource:
         """See what the owner did."""
         await self.poller.look()
 
+    def check_ours(self) -> None:
+        """There are no local files."""
+
     async def heal(self, base: int, reason: str) -> None:
         """There are no local files."""
         raise AssertionError((base, reason))

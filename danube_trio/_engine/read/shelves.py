@@ -16,6 +16,7 @@ only what comes before the cursor       nothing; the place in the file moved on
 a file that retention or pruning took   nothing
 a damaged file whose records are        nothing: it is not read any more
 stored
+files that may be another writer's      an error, see `ReaderSource.check_ours`
 ======================================  ==========================================================
 
 A file is open only while a block of it is read, so a slow reader costs no descriptor. Each frame is
@@ -97,7 +98,10 @@ class Shelves:
         with source.pins.pin(cursor, stored=tier is Tier.CLOUD):
             if tier is Tier.CLOUD:
                 return await self._fetch_cloud(cursor)
-            return await self._fetch_file(cursor, time)
+            try:
+                return await self._fetch_file(cursor, time)
+            finally:
+                source.check_ours()
 
     def _route(self, cursor: int) -> Tier:
         source = self._source

@@ -86,6 +86,10 @@ class ReaderSource(Protocol):
         """Something that should be there is gone: see what is there now."""
         ...
 
+    def check_ours(self) -> None:
+        """Raise if the files may be another writer's by now: nothing read from them counts."""
+        ...
+
     async def heal(self, base: int, reason: str) -> None:
         """This local segment is damaged, and its records are in the object store."""
         ...
