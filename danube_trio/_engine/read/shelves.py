@@ -97,7 +97,7 @@ class Shelves:
             return self._cached(cursor)
         with source.pins.pin(cursor, stored=tier is Tier.CLOUD):
             if tier is Tier.CLOUD:
-                return await self._fetch_cloud(cursor)
+                return await self._fetch_cloud(cursor, time)
             try:
                 return await self._fetch_file(cursor, time)
             finally:
@@ -127,7 +127,7 @@ class Shelves:
 
     # ---- objects
 
-    async def _fetch_cloud(self, cursor: int) -> Sequence[Piece]:
+    async def _fetch_cloud(self, cursor: int, time: int) -> Sequence[Piece]:
         source = self._source
         if source.tier is None:
             raise StoreUnavailableError(
@@ -143,6 +143,11 @@ class Shelves:
                 return ()  # retention overtook us: route will say so
             if source.tier.objects.find(cursor) not in (None, known):
                 return ()  # a follower had not heard of this object yet
+            start = source.tier.objects.state.start_offset
+            if cursor < start:  # a follower's directory does not know who trimmed the log
+                if not time:
+                    raise OffsetTrimmedError(cursor, start) from error
+                return [Passed(cursor, start)]
             raise CorruptDataError(
                 f"no object holds the record ({error})",
                 offset=cursor,
