@@ -151,6 +151,7 @@ async def test_under_danubes_root_cursors_are_where_danube_has_its_own(tmp_path:
     assert [entry.key for entry in await metadata.list_entries("/")] == [
         f"/topics{TOPIC}/subscriptions/billing/cursor",
         KEY,
+        f"/topics{TOPIC}/subscriptions/billing/owner",
     ]
 
 
@@ -177,8 +178,10 @@ async def test_an_older_versions_cursor_moves_below_the_root_of_one_storage(
     assert keys == [
         f"/prod{KEY.replace('danube-trio', 'cursor')}",
         f"/prod{KEY}",
+        f"/prod{KEY.replace('danube-trio', 'owner')}",
         f"/prod{KEY.replace('danube-trio', 'redriven')}",
         f"/staging{KEY}",
+        f"/staging{KEY.replace('danube-trio', 'owner')}",
     ]
     assert f"moves to /prod{KEY}" in caplog.text
 

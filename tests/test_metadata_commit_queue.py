@@ -196,7 +196,7 @@ async def test_closing_at_any_step_leaves_nobody_waiting(autojump_clock: MockClo
         assert "not known" not in line.told.values()
         if line.missed:
             break
-    assert 10 < step < 999 and len(outcomes) > 2
+    assert 10 < step < 999 and len(outcomes) > 1
 
 
 @pytest.mark.parametrize("operation", ["write", "sync_data", "rename", "sync_dir", "open"])
