@@ -25,6 +25,7 @@ from danube_trio import (
     CloudConfig,
     CorruptDataError,
     Follower,
+    OffsetTrimmedError,
     StartPosition,
     WalConfig,
     open_follower,
@@ -306,3 +307,27 @@ async def test_it_is_told_between_processes(what: str, tmp_path: Path) -> None:
             await anext(follower.reader(StartPosition.offset(95)))
     async with open_follower(here) as follower:
         assert (await anext(follower.reader(StartPosition.offset(120)))).payload == b"second 120"
+
+
+async def test_a_follower_is_told_of_what_another_directory_trimmed(
+    autojump_clock: MockClock,
+) -> None:
+    """Its own directory does not know of that, so its object is not missing: it was trimmed."""
+    store, here, elsewhere = SimStore(), SimDisk(), SimDisk()
+    cloud = CloudConfig(prefix="log", keep_local_bytes=0)
+    config = WalConfig(dir="/log", segment_bytes=200, cloud=cloud)
+    async with open_wal(config, disk=here, store=store) as wal:
+        for i in range(9):
+            await wal.append(b"%d" % i * 50, durability="uploaded")
+        await wal.seal()
+    async with open_follower("/log", disk=here, store=store, prefix="log") as follower:
+        assert follower.start_offset == 0
+        async with open_wal(config, disk=elsewhere, store=store) as wal:
+            start = await wal.trim(6)
+            assert start > 0
+            await wal.append(b"more", durability="uploaded")
+        with pytest.raises(OffsetTrimmedError) as told:
+            await follower.reader(StartPosition.offset(0)).__anext__()
+        assert (told.value.offset, told.value.start_offset) == (0, start)
+        first = await follower.reader(StartPosition.timestamp(1)).__anext__()
+        assert first.offset == start
