@@ -322,12 +322,17 @@ def _interrupt_after(calls: int) -> Callable[[Any, str, Any], Any]:
 def _interrupted_at_every_step(attempt: Callable[[int, Callable[[], None]], bool]) -> None:
     """Call it until it returns False, with ever later steps, and with what starts the tracing."""
     before, step, again = sys.gettrace(), 0, True
-    while again:
-        step += 1
-        try:
-            again = attempt(step, partial(sys.settrace, _interrupt_after(step)))
-        finally:
-            sys.settrace(before)
+    gc.collect()
+    gc.disable()  # what others left must not be interrupted in its `__del__`
+    try:
+        while again:
+            step += 1
+            try:
+                again = attempt(step, partial(sys.settrace, _interrupt_after(step)))
+            finally:
+                sys.settrace(before)
+    finally:
+        gc.enable()
     assert step > 5
 
 

@@ -311,7 +311,10 @@ def _sealed_segments(
             sealed.append(known)
         else:
             segment = Segment(base, end, size)
-            sealed.append(describe(disk, directory.names, segment, trailer=directory.trailer))
+            segment = describe(disk, directory.names, segment, trailer=directory.trailer)
+            if segment.size_bytes != size:
+                presence.know(path)  # zeros were cut off
+            sealed.append(segment)
     return SegmentList(sealed, active_base)
 
 
