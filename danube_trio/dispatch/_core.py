@@ -196,7 +196,7 @@ class DispatchCore:
             if entry is None:
                 return None
             self._note_entered()
-            if self._is_poison(entry):
+            if (entry.failures or entry.rejected or entry.unreadable) and self._is_poison(entry):
                 self._poison(entry)
                 continue
             self._serial += 1

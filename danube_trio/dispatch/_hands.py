@@ -8,8 +8,10 @@ at all of them: see `_Times`.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable
 from math import inf
+from operator import attrgetter
 
 from danube_trio.dispatch._ledger import Entry, State
 
@@ -23,8 +25,8 @@ class Hands:
         self.in_flight: dict[int, Entry] = {}
         self.blocked: dict[int, Entry] = {}
         self.waiting = 0
-        self._due = _Times(_due_at)
-        self._deadlines = _Times(_deadline_of)
+        self._due = _Times(State.WAITING, "due")
+        self._deadlines = _Times(State.IN_FLIGHT, "deadline")
 
     def give(self, entry: Entry, consumer: object, serial: int, deadline: float) -> None:
         """A consumer has it now."""
@@ -34,14 +36,15 @@ class Hands:
         entry.deadline = deadline
         entry.excused = False
         self.in_flight[entry.offset] = entry
-        self._deadlines.add(entry, len(self.in_flight))
+        if deadline < inf:
+            self._deadlines.add(deadline, entry, len(self.in_flight))
 
     def wait(self, entry: Entry, due: float) -> None:
         """It is to be delivered again when `due` has come."""
         entry.state = State.WAITING
         entry.due = due
         self.waiting += 1
-        self._due.add(entry, self.waiting)
+        self._due.add(due, entry, self.waiting)
 
     def block(self, entry: Entry) -> None:
         """It stays until somebody decides."""
@@ -79,57 +82,65 @@ class Hands:
 
 
 class _Times:
-    """Deliveries by a time that may be put off, or end to mean anything: a heap that lags behind.
+    """Deliveries by a time that may be put off, or end to mean anything.
 
-    A delivery is in it at most once, with a time that is not later than its real one. The first one
-    is put right when it is looked at; those that mean nothing are cleared when they are the
-    majority. So each delivery costs what a heap costs, however many there are.
+    Most come in the order of their times, since each delivery has as long as the one before: a
+    queue, to which adding costs next to nothing. The others are in a heap. A delivery is in one of
+    them at most once, with a time that is not later than its real one, and is put right when it
+    comes to the front; those that mean nothing are cleared when they are the majority.
 
     Args:
-        real: the time of an entry in its present state; inf: none.
+        state: in which the time means something.
+        name: of the entry's attribute that has it; inf: none.
     """
 
-    def __init__(self, real: Callable[[Entry], float]) -> None:
-        self._real = real
+    def __init__(self, state: State, name: str) -> None:
+        self._state = state
+        self._time = attrgetter(name)
+        self._queue: deque[tuple[float, int, Entry]] = deque()
         self._heap: list[tuple[float, int, Entry]] = []
 
-    def add(self, entry: Entry, live: int) -> None:
-        """A delivery; so many mean something, this one included."""
-        time = self._real(entry)
-        if time == inf:
-            return
-        heap = self._heap
-        if len(heap) > 64 and len(heap) > 2 * live:
-            self._heap = heap = [item for item in heap if self._time_of(item) < inf]
-            heapq.heapify(heap)
-        heapq.heappush(heap, (time, entry.serial, entry))
+    def add(self, time: float, entry: Entry, live: int) -> None:
+        """A delivery that has this time; so many mean something, this one included."""
+        queue = self._queue
+        if queue and time < queue[-1][0]:
+            heapq.heappush(self._heap, (time, entry.serial, entry))
+        else:
+            queue.append((time, entry.serial, entry))
+        if len(queue) + len(self._heap) > max(64, 2 * live):
+            self._queue = deque(self._meant(queue))
+            self._heap = self._meant(self._heap)
+            heapq.heapify(self._heap)
+
+    def _meant(self, items: Iterable[tuple[float, int, Entry]]) -> list[tuple[float, int, Entry]]:
+        state = self._state
+        return [item for item in items if item[2].serial == item[1] and item[2].state is state]
 
     def first(self) -> float:
         """The earliest time."""
-        heap = self._heap
-        while heap:
-            item = heap[0]
-            time = self._time_of(item)
-            if time == item[0]:
-                return time
-            if time == inf:
-                heapq.heappop(heap)
-            else:
-                heapq.heapreplace(heap, (time, item[1], item[2]))
-        return inf
+        front = self._front()
+        return front[0] if front is not None else inf
 
     def reached(self, now: float) -> Entry | None:
         """One whose time has come. It stays until its state changes."""
-        return self._heap[0][2] if self.first() <= now else None
+        front = self._front()
+        return front[2] if front is not None and front[0] <= now else None
 
-    def _time_of(self, item: tuple[float, int, Entry]) -> float:
-        _, serial, entry = item
-        return self._real(entry) if entry.serial == serial else inf
-
-
-def _due_at(entry: Entry) -> float:
-    return entry.due if entry.state is State.WAITING else inf
-
-
-def _deadline_of(entry: Entry) -> float:
-    return entry.deadline if entry.state is State.IN_FLIGHT else inf
+    def _front(self) -> tuple[float, int, Entry] | None:
+        """The delivery with the earliest time, which is its real one."""
+        queue, heap = self._queue, self._heap
+        while queue or heap:
+            of_queue = not heap or (bool(queue) and queue[0][0] <= heap[0][0])
+            item = queue[0] if of_queue else heap[0]
+            _, serial, entry = item
+            meant = entry.serial == serial and entry.state is self._state
+            time: float = self._time(entry) if meant else inf
+            if time == item[0]:
+                return item
+            if of_queue:
+                queue.popleft()
+            else:
+                heapq.heappop(heap)
+            if time < inf:  # it was put off
+                heapq.heappush(heap, (time, serial, entry))
+        return None

@@ -82,7 +82,7 @@ class Entry:
         "unreadable",
     )
 
-    def __init__(self, message: StreamMessage, failures: int, rejected: bool = False) -> None:
+    def __init__(self, message: StreamMessage, failures: int) -> None:
         self.message = message
         self.offset = message.offset
         self.failures = failures
@@ -93,7 +93,7 @@ class Entry:
         self.deadline = 0.0
         self.due = 0.0
         self.excused = False
-        self.rejected = rejected
+        self.rejected = False
         self.unreadable = ""
         self.reason = ""
 
@@ -137,8 +137,10 @@ class Ledger:
         offset = message.offset
         assert offset >= self.entered_end, f"offset {offset} was entered before"
         failures = self._failures.pop(offset, 0) if self._failures else 0
-        entry = Entry(message, failures, offset in self._rejected)
-        self._rejected.discard(offset)
+        entry = Entry(message, failures)
+        if offset in self._rejected:
+            entry.rejected = True
+            self._rejected.discard(offset)
         resumed = self._resumed
         while resumed and resumed[0] <= offset:
             resumed.popleft()
