@@ -217,13 +217,14 @@ class DispatchCore:
         """Settle the message of this delivery. False: the delivery is over, and it was not."""
         if entry.serial != serial:
             return False
-        if entry.state is not State.IN_FLIGHT and not entry.excused:
-            return False
-        if entry.state is State.SETTLED:  # dropped, when its time was over, and counted as that
-            entry.excused = False
-            return True
-        if entry.state is State.BURYING:
-            self.burying.remove(entry)
+        if entry.state is not State.IN_FLIGHT:
+            if not entry.excused:
+                return False
+            if entry.state is State.SETTLED:  # dropped when its time was over, and counted as that
+                entry.excused = False
+                return True
+            if entry.state is State.BURYING:
+                self.burying.remove(entry)
         self._settle(entry)
         self.counts.acked += 1
         return True

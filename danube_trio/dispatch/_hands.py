@@ -17,6 +17,8 @@ from danube_trio.dispatch._ledger import Entry, State
 
 __all__ = ["Hands"]
 
+SORT_AT = 1024  # deliveries; a guess
+
 
 class Hands:
     """Messages by what they wait for. Each change of an entry's state to or from these is here."""
@@ -25,6 +27,9 @@ class Hands:
         self.in_flight: dict[int, Entry] = {}
         self.blocked: dict[int, Entry] = {}
         self.waiting = 0
+        # Deliveries whose deadlines nobody asked for yet; most are over before anybody does.
+        self._given: list[Entry] = []
+        self._sort_at = SORT_AT
         self._due = _Times(State.WAITING, "due")
         self._deadlines = _Times(State.IN_FLIGHT, "deadline")
 
@@ -36,8 +41,17 @@ class Hands:
         entry.deadline = deadline
         entry.excused = False
         self.in_flight[entry.offset] = entry
-        if deadline < inf:
-            self._deadlines.add(deadline, entry, len(self.in_flight))
+        self._given.append(entry)
+        if len(self._given) > self._sort_at:
+            self._sort()
+
+    def _sort(self) -> None:
+        """Note the deadlines of what is still in flight."""
+        live = len(self.in_flight)
+        given, self._given, self._sort_at = self._given, [], max(SORT_AT, 2 * live)
+        for entry in given:
+            if entry.state is State.IN_FLIGHT and entry.deadline < inf:
+                self._deadlines.add(entry.deadline, entry, live)
 
     def wait(self, entry: Entry, due: float) -> None:
         """It is to be delivered again when `due` has come."""
@@ -66,6 +80,7 @@ class Hands:
 
     def timed_out(self, now: float) -> Entry | None:
         """What has been in a consumer's hands for too long, if anything has."""
+        self._sort()
         return self._deadlines.reached(now)
 
     def next_due(self, now: float) -> Entry | None:
@@ -74,6 +89,7 @@ class Hands:
 
     def next_deadline(self) -> float:
         """The earliest deadline of what is in flight."""
+        self._sort()
         return self._deadlines.first()
 
     def next_wait(self) -> float:
