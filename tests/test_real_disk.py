@@ -301,3 +301,21 @@ async def test_a_log_works_where_the_system_has_none_of_what_it_may_do_without(
         assert sum(path.endswith(".log") for path in synced) == 3
     async with open_wal(config) as wal:
         assert [len(m.payload) async for m in wal.reader(end="current")] == [10, 10, 1 << 20]
+
+
+def test_an_open_directory_is_synced_wherever_it_is_and_closed_once(tmp_path: Path) -> None:
+    disk, path = RealDisk(), tmp_path / "here"
+    with raises_errno(errno.ENOENT):
+        disk.open_dir(str(path))
+    path.mkdir()
+    opened = disk.open_dir(str(path))
+    opened.sync()
+    path.rename(tmp_path / "there")
+    opened.sync()
+    for _ in range(2):
+        opened.close()
+    with raises_errno(errno.EBADF):
+        opened.sync()
+    (tmp_path / "file").write_bytes(b"")
+    with raises_errno(errno.ENOTDIR):
+        disk.open_dir(str(tmp_path / "file"))

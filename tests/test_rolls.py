@@ -17,7 +17,7 @@ from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
 from danube_trio._core.files import Checkpoint, decode_document
 from danube_trio._core.index import INDEX_BYTES, KEPT_BYTES, KeptIndexes, SparseIndex
 from danube_trio._core.segment import LogNames
-from danube_trio.testing import SimDisk
+from danube_trio.testing import Operation, SimDisk
 
 CONFIG = WalConfig(dir="/log", segment_bytes=200, preallocate_bytes=0)
 NAMES = LogNames.of("/log", "wal.log")
@@ -177,3 +177,36 @@ async def test_a_failed_directory_sync_of_anybody_takes_no_acknowledged_record(
         found = [m.msg_id.topic_offset async for m in wal.reader(end="current")]
         assert found[-1] >= acked[-1]
         assert found == list(range(wal.start_offset, wal.next_offset))
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5])
+async def test_a_directory_sync_of_somebody_else_that_fails_breaks_the_log(nth: int) -> None:
+    """Another thread or program syncs our directory in the middle of a roll: its failure is ours.
+
+    It takes the new segment's name with it, and our own sync would succeed.
+    """
+    disk = SimDisk()
+    other = disk.process()
+    rolls = 0
+
+    def meddle(operation: Operation) -> None:
+        nonlocal rolls
+        if operation.name != "sync_dir":
+            return
+        rolls += 1
+        if rolls == nth:  # the new segment has its name, and our sync is about to come
+            disk.fail("sync_dir")
+            with pytest.raises(OSError, match="EIO"):
+                other.sync_dir("/log")
+
+    acked: list[int] = []
+    async with open_wal(CONFIG, disk=disk) as wal:
+        acked.append(await wal.append(b"first"))
+        disk.on_operation = meddle
+        with pytest.raises(LogBrokenError):
+            for _ in range(60):
+                acked.append(await wal.append(bytes(150)))
+        disk.on_operation = None
+    async with open_wal(CONFIG, disk=disk.crash("synced only")) as wal:
+        found = [m.msg_id.topic_offset async for m in wal.reader(end="current")]
+        assert found[: len(acked)] == acked

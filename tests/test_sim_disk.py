@@ -403,3 +403,27 @@ def test_a_file_is_its_bytes_and_a_crash_keeps_what_was_synced(
     assert disk.crash("everything written").read_file("/a") == reference.data
     for state in disk.crash_states(samples=5):
         state.disk.open("/a", "r").close()
+
+
+def test_a_failed_sync_of_a_directory_is_told_once_to_everybody_who_has_it_open() -> None:
+    disk = new_disk()
+    first, second = disk.open_dir(D), disk.process().open_dir(D)
+    disk.fail("sync_dir")
+    with pytest.raises(OSError, match="EIO"):
+        disk.sync_dir(D)
+    late = disk.open_dir(D)
+    for opened in (first, second):
+        with pytest.raises(OSError, match="EIO"):
+            opened.sync()
+        opened.sync()
+    late.sync()
+    disk.fail("sync_dir")
+    with pytest.raises(OSError, match="EIO"):
+        first.sync()
+    first.sync()  # it was told by the failure itself
+    for opened in (second, late):
+        with pytest.raises(OSError, match="EIO"):
+            opened.sync()
+    for opened in (first, second, late):
+        opened.close()
+        opened.close()

@@ -44,6 +44,7 @@ __all__ = [
     "FileStat",
     "Lane",
     "Lock",
+    "OpenDirectory",
     "OpenMode",
     "Watch",
     "parent_of",
@@ -137,6 +138,22 @@ class File(Protocol):
 
     def close(self) -> None:
         """Close the file; idempotent, also when it raises."""
+        ...
+
+
+class OpenDirectory(Protocol):
+    """A directory that is held open: it hears of failures that a name alone would not tell."""
+
+    def sync(self) -> None:
+        """As `Disk.sync_dir`.
+
+        Raises OSError also if a sync of the directory by anybody else, in whatever thread or
+        process, failed since this one was opened, or synced last: names may be lost with it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close it; idempotent."""
         ...
 
 
@@ -260,6 +277,10 @@ class Disk(Protocol):
         If it fails (`OSError.filename` is the directory, also inside `make_dir`), any of them may
         be lost, and a later one that works says nothing of them.
         """
+        ...
+
+    def open_dir(self, path: str) -> OpenDirectory:
+        """Hold a directory open. FileNotFoundError, NotADirectoryError."""
         ...
 
     def lock(self, path: str, holder: str) -> Lock:

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
-from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenMode
+from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenDirectory, OpenMode
 
 __all__ = ["ReadOnlyDisk"]
 
@@ -70,6 +70,9 @@ class ReadOnlyDisk:
         _refuse(path)
 
     def sync_dir(self, path: str) -> None:
+        _refuse(path)
+
+    def open_dir(self, path: str) -> OpenDirectory:
         _refuse(path)
 
     def lock(self, path: str, holder: str) -> Lock:

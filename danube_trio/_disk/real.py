@@ -182,6 +182,27 @@ class _RealFile:
             os.close(fd)
 
 
+class _RealDirectory:
+    """Linux tells a failed write-back once to each descriptor that was open when it failed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
+
+    def sync(self) -> None:
+        if self._fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
+        try:
+            _sync_dir(self._fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._path) from error
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class _RealLock:
     __slots__ = ("__weakref__", "_fd")
 
@@ -311,6 +332,9 @@ class RealDisk:
             raise OSError(error.errno, error.strerror, path) from error
         finally:
             os.close(fd)
+
+    def open_dir(self, path: str) -> _RealDirectory:
+        return _RealDirectory(path)
 
     def lock(self, path: str, holder: str) -> _RealLock:
         _check_can_write(path)

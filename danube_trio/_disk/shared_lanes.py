@@ -16,7 +16,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenMode, Watch
+from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenDirectory, OpenMode, Watch
 
 __all__ = ["SharedLanes"]
 
@@ -115,6 +115,9 @@ class SharedLanes:
 
     def sync_dir(self, path: str) -> None:
         self._disk.sync_dir(path)
+
+    def open_dir(self, path: str) -> OpenDirectory:
+        return self._disk.open_dir(path)
 
     def lock(self, path: str, holder: str) -> Lock:
         return self._disk.lock(path, holder)

@@ -165,6 +165,29 @@ class _SimFile:
         return self._process.perform(name, self.path, effect, partial, position, size)
 
 
+class _SimDirectory:
+    """An open directory: a failed sync is told to each that was open when it failed."""
+
+    def __init__(self, process: _Process, ident: int, path: str) -> None:
+        self._process, self._ident, self._path = process, ident, path
+        self._told = process.store.failed_syncs[ident]
+
+    def sync(self) -> None:
+        def sync(fault: Fault | None = None) -> None:
+            self._process.store.sync(self._ident, fault)
+
+        told, failed = self._told, self._process.store.failed_syncs
+        try:
+            self._process.perform("sync_dir", self._path, sync, sync)
+        finally:
+            self._told = failed[self._ident]
+        if self._told != told:
+            raise os_error(errno.EIO, self._path)
+
+    def close(self) -> None:
+        """Nothing else is held."""
+
+
 class _SimLock:
     def __init__(self, process: _Process, ident: int) -> None:
         self._process, self._ident = process, ident
@@ -313,6 +336,9 @@ class SimProcess:
             self._store.sync(self._store.find_dir(path), fault)
 
         self._process.perform("sync_dir", path, sync, sync)
+
+    def open_dir(self, path: str) -> _SimDirectory:
+        return _SimDirectory(self._process, self._store.find_dir(path), path)
 
     def lock(self, path: str, holder: str) -> _SimLock:
         def lock() -> _SimLock:

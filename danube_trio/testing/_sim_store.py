@@ -54,6 +54,7 @@ class Store:
     locks: dict[int, object] = attrs.Factory(dict[int, object])  # inode -> who holds it
     current: int = 0  # the operation under way
     open_counts: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often it is open
+    failed_syncs: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often one failed
     watches: list[SimWatch] = attrs.Factory(list[SimWatch])  # the armed ones
 
     # -- operations and history
@@ -198,6 +199,8 @@ class Store:
 
         With `since` only the data of the changes from that one on, and the size.
         """
+        if fault is not None and fault.error is not None:
+            self.failed_syncs[ident] += 1
         if self.model.inodes[ident].pending:
             if fault is None:
                 self.apply(Sync(ident) if since is None else SyncWrite(ident, since))

@@ -210,12 +210,15 @@ def _recover_tail(
         mark_file = MarkFile.open(disk, names, directory.directory_crc)
         files.callback(mark_file.close)
         # Before the mark speaks of a segment, its directory entry must be durable.
-        disk.sync_dir(names.directory)
+        opened = disk.open_dir(names.directory)
+        files.callback(opened.close)
+        opened.sync()
         tail = Tail(
             disk,
             names,
             file,
             mark_file,
+            opened,
             presence,
             base=base,
             position=index.size_bytes,

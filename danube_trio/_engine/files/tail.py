@@ -12,7 +12,8 @@ its name (`presence`): what was acknowledged into a file without one is lost.
 
 The directory is synced here only, also for the janitor. One that fails takes with it, in silence,
 whatever name anybody has made there since the last one, and the next one succeeds: so they come one
-after the other with the rolls, and after a failed one nothing is written any more.
+after the other with the rolls, and after a failed one nothing is written any more. If somebody else
+syncs the directory, and that fails, it is told here too, because the directory is held open.
 
 Reserving space ahead makes a sync cheaper, and no more. It never decides whether a record fits, so
 it takes only what is plenty, gives back what it got in part, is tried again a step later, and
@@ -26,7 +27,7 @@ import logging
 from functools import partial
 
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File
+from danube_trio._core.disk import Disk, File, OpenDirectory
 from danube_trio._core.files import MARK_BYTES, Mark, mark_position, next_sequence
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import read_mark
@@ -101,6 +102,7 @@ class Tail:
         names: LogNames,
         file: File,
         mark: MarkFile,
+        directory: OpenDirectory,
         presence: Presence,
         *,
         base: int,
@@ -113,6 +115,8 @@ class Tail:
         self.names = names
         self._file = file
         self._mark = mark
+        self._directory = directory
+        self._left = False
         self._step = preallocate_bytes
         self._segment_bytes = segment_bytes
         self.presence = presence
@@ -188,7 +192,10 @@ class Tail:
         """Make every name in the directory durable. If that fails the log must be broken."""
         self._check_synced()
         try:
-            self.disk.sync_dir(self.names.directory)
+            if self._left:  # what comes now are hints, and trims of a log that broke
+                self.disk.sync_dir(self.names.directory)
+            else:
+                self._directory.sync()
         except OSError as error:
             self._failed = error
             raise
@@ -286,7 +293,8 @@ class Tail:
 
     def abandon(self) -> None:
         """Close the files as they are; recovery does the rest."""
-        for file in (self._file, self._mark):
+        self._left = True
+        for file in (self._file, self._mark, self._directory):
             try:
                 file.close()
             except OSError as error:  # it was broken before, or is being closed as it is
