@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import attrs
 import pytest
@@ -228,6 +229,50 @@ async def test_a_follower_at_the_end_does_not_wait_for_the_store(
             assert [m.offset async for m in follower.reader(end="current")] == list(range(9))
 
 
+class GatedStore:
+    """A store whose `create` waits at a gate, if there is one."""
+
+    def __init__(self, store: SimStore) -> None:
+        self._store = store
+        self.gate: trio.Event | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def create(self, key: str, data: bytes) -> object:
+        if self.gate is not None:
+            await self.gate.wait()
+        return await self._store.create(key, data)
+
+
+async def test_a_trim_that_is_under_way_when_the_log_is_sealed_comes_to_its_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store: Any = GatedStore(SimStore())
+    config = attrs.evolve(CONFIG, topic_name="/d/t")
+    async with open_wal(config, disk=SimDisk(), store=store, clock=virtual_clock) as wal:
+        for i in range(9):
+            await wal.append(b"%d" % i * 100, durability="uploaded")
+        starts: list[int] = []
+
+        async def trim() -> None:
+            starts.append(await wal.trim(5))
+
+        store.gate = gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trim)
+            await trio.sleep(1)
+            nursery.start_soon(wal.seal)
+            await trio.sleep(1)
+            assert (starts, wal.phase) == ([], "sealed")
+            store.gate = None
+            gate.set()
+        assert starts == [wal.start_offset]
+        assert 0 < wal.start_offset <= 5
+        with pytest.raises(LogClosedError, match="sealed"):
+            await wal.trim(9)
+
+
 # ---- every wait ends
 
 Wait = Callable[[Wal, Receipt], Awaitable[object]]
@@ -328,6 +373,7 @@ async def test_every_wait_ends_when_what_it_waits_for_can_no_longer_be(
             "wait_uploaded",
             "append uploaded",
             "seal",
+            "trim",
         )
         with trio.move_on_after(5):
             await ended.wait()

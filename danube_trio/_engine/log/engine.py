@@ -305,10 +305,13 @@ class Engine:
             self.cloud.over.set()
 
     def tell_who_waits_in_vain(self) -> None:
-        """The log accepts nothing more: it has an end, and nobody must wait behind it."""
+        """The log accepts nothing more: it has an end, and nobody must wait behind it.
+
+        A trim that is under way when the log is sealed comes to its end, unless it is left before.
+        """
         for waiters in (self.visible, self.durable, self.uploaded):
             waiters.fail(self.refusal, beyond=self.marks.next_offset)
-        if self.cloud is not None:
+        if self.cloud is not None and self.log.phase is not Phase.SEALED:
             self.cloud.stop_asking()
         self.ring_all()
 

@@ -333,7 +333,8 @@ class Janitor:
         if cloud is not None:
             await self._trim_catalog(cloud, before)
         async with self._lock:
-            if self._finished or not engine.may_trim(before):
+            sealed = cloud is not None and engine.log.phase is Phase.SEALED
+            if self._finished or not (sealed or engine.may_trim(before)):
                 raise engine.refusal()
             if cloud is not None:
                 await self._follow_catalog(cloud)
