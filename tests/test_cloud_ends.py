@@ -105,9 +105,9 @@ async def test_a_trim_that_only_the_catalog_knows_of_hides_nothing_from_readers(
     world = World.new("manifests")
     config = attrs.evolve(ON_DEMAND, cloud=attrs.evolve(ON_DEMAND.cloud, retry_seconds=1e4))
     async with world.open(config) as wal:
+        uploads = world.store.fail("upload", sticky=True)  # so that no change is under way
         for i in range(12):
             await wal.append(b"%d" % i * 200)
-        uploads = world.store.fail("upload", sticky=True)
         world.store.fail("create", kind="hang_after", key_contains="manifest")
         with trio.move_on_after(1):
             await wal.trim(6)
