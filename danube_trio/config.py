@@ -253,7 +253,7 @@ class StorageConfig:
             them: each topic has its own. The default holds less memory, and reserves less space
             on disk, than that of a log alone.
         max_open_topics: so many are open at a time; then the one that was used longest ago is
-            closed first. An open topic takes three file descriptors.
+            closed first. An open topic takes four file descriptors.
         idle_seconds: a topic that nobody used so long is closed.
         io_threads: threads for the writes and syncs of all topics together.
         metadata_root: what the keys in a metadata store begin with, of catalogs and cursors. (For

@@ -212,7 +212,7 @@ async def test_rule_20_the_lock_excludes_other_processes_and_closing_files_keeps
 async def test_rule_20_no_descriptor_of_a_log_reaches_a_child_process(tmp_path: Path) -> None:
     async with open_wal(WalConfig(dir=str(tmp_path))) as wal:
         await wal.append(b"x")
-        assert len(descriptors(tmp_path)) == 3  # segment, mark, lock
+        assert len(descriptors(tmp_path)) == 4  # segment, mark, lock, directory
         listing = await trio.run_process(
             ["ls", "-l", "/proc/self/fd"], capture_stdout=True, close_fds=False
         )
@@ -373,5 +373,5 @@ async def test_rule_24_descriptors_threads_and_memory_are_bounded_with_100_reade
         assert most[0] <= 3 + 8, "one file for each read under way, none between"
         assert most[1] <= threads + 8
         assert peak < READERS * 4 * BLOCK + (4 << 20)
-        assert len(descriptors(tmp_path)) == 3
+        assert len(descriptors(tmp_path)) == 4
     assert descriptors(tmp_path) == []
