@@ -90,15 +90,10 @@ def another(error: Exception) -> Exception:
 
     What cannot be copied is shared.
     """
-    if isinstance(error, DanubeError):
-        # Their constructors take facts, from which they make the text.
-        again: Exception = error.__class__.__new__(error.__class__, *error.args)
-        again.__dict__.update(error.__dict__)
-    else:
-        try:
-            again = copy.copy(error)
-        except Exception:
-            return error
+    try:
+        again = copy.copy(error)
+    except Exception:
+        return error
     again.__cause__ = error.__cause__
     again.__suppress_context__ = error.__suppress_context__
     return again.with_traceback(error.__traceback__)
