@@ -96,13 +96,13 @@ class LoopBlock(AbstractAsyncContextManager[T]):
         self._door = door = LoopDoor(acquire())
         self._hold = hold = Hold(door.reply, self._block, self._name, appender_of)
         try:
-            thing, line = await door.run(hold)
+            thing, appender = await door.run(hold)
         except BaseException:
             door.engine_thread.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
             door.engine_thread.join()
             raise
         self._is_open = True
-        return cast("T", self._view(thing, line, door, self))
+        return cast("T", self._view(thing, appender, door, self))
 
     async def __aexit__(
         self,

@@ -108,8 +108,8 @@ class _TopicBlock(LoopBorrower, AbstractAsyncContextManager[Wal]):
     async def __aenter__(self) -> Wal:
         use = self._use
         loan = Loan(lambda: _entered(use), lambda _: use.leave())
-        line = await self.hold(self._door, loan, "topic()")
-        return wal_view(line.wal, self._door, self, line)
+        appender = await self.hold(self._door, loan, "topic()")
+        return wal_view(appender.wal, self._door, self, appender)
 
     async def __aexit__(
         self,
@@ -159,7 +159,7 @@ class WalStorage(_engine.WalStorage):
         return self._wal.next_offset
 
 
-def storage_view(thing: Any, line: object, door: LoopDoor, keep: object) -> Storage:
+def storage_view(thing: Any, appender: object, door: LoopDoor, keep: object) -> Storage:
     """The view of a storage that was opened."""
     return _StorageView(thing, door, keep)
 

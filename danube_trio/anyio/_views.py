@@ -70,9 +70,9 @@ class _ReadableView(Readable, Generic[Inner]):
 
 
 class _WalView(_ReadableView[Wal], Wal):
-    def __init__(self, inner: Wal, door: LoopDoor, keep: object, line: Appender) -> None:
+    def __init__(self, inner: Wal, door: LoopDoor, keep: object, appender: Appender) -> None:
         super().__init__(inner, door, keep)
-        self._appender = line
+        self._appender = appender
 
     async def append(
         self,
@@ -86,10 +86,10 @@ class _WalView(_ReadableView[Wal], Wal):
         expected_offset: int | None = None,
     ) -> int:
         """See `Wal.append`."""
-        door, line = self._door, self._appender
+        door, appender = self._door, self._appender
         dress = (attributes, routing_key, schema_id, schema_version)
-        records, size = line.encode(message, dress)
-        job = AppendJob(door.reply, line, records, size, False, durability, expected_offset)
+        records, size = appender.encode(message, dress)
+        job = AppendJob(door.reply, appender, records, size, False, durability, expected_offset)
         offset: int = await door.run(job)
         return offset
 
@@ -101,9 +101,9 @@ class _WalView(_ReadableView[Wal], Wal):
         expected_offset: int | None = None,
     ) -> range:
         """See `Wal.append_batch`."""
-        door, line = self._door, self._appender
-        records, size = line.encode_batch(messages)
-        job = AppendJob(door.reply, line, records, size, True, durability, expected_offset)
+        door, appender = self._door, self._appender
+        records, size = appender.encode_batch(messages)
+        job = AppendJob(door.reply, appender, records, size, True, durability, expected_offset)
         offsets: range = await door.run(job)
         return offsets
 
@@ -298,9 +298,9 @@ class _ReaderView(Reader[T_co]):
             self._busy = False
 
 
-def wal_view(wal: Wal, door: LoopDoor, keep: object, line: Appender) -> Wal:
+def wal_view(wal: Wal, door: LoopDoor, keep: object, appender: Appender) -> Wal:
     """The view of a log."""
-    return _WalView(wal, door, keep, line)
+    return _WalView(wal, door, keep, appender)
 
 
 def engine_wal(wal: Wal) -> Wal | None:
@@ -313,11 +313,11 @@ def reader_view(reader: Reader[T_co], door: LoopDoor) -> Reader[T_co]:
     return _ReaderView(reader, door)
 
 
-def view_of(thing: object, line: Appender | None, door: LoopDoor, keep: object) -> object:
+def view_of(thing: object, appender: Appender | None, door: LoopDoor, keep: object) -> object:
     """The view of what a block of the engine gave; a store, which the engine uses, as it is."""
     if isinstance(thing, Wal):
-        assert line is not None
-        return _WalView(thing, door, keep, line)
+        assert appender is not None
+        return _WalView(thing, door, keep, appender)
     if isinstance(thing, Follower):
         return _FollowerView(thing, door, keep)
     if isinstance(thing, Replica):

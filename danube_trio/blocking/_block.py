@@ -18,7 +18,7 @@ from danube_trio._engine.thread.engine_thread import (
 )
 from danube_trio.blocking._thread import ThreadDoor
 
-__all__ = ["Block", "Settle", "one_call"]
+__all__ = ["Block", "Settle", "as_it_is", "one_call"]
 
 T = TypeVar("T")
 # What leaving raised, what the body raised, and how its world says that it was cancelled.
@@ -36,8 +36,13 @@ async def _nothing() -> AsyncGenerator[object]:
     yield None
 
 
-def _door_of(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> ThreadDoor:
+def _door_of(thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object) -> ThreadDoor:
     return door
+
+
+def as_it_is(thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object) -> Any:
+    """For a block that gives what the engine's gives: only the engine calls its methods."""
+    return thing
 
 
 class Block(AbstractContextManager[T]):
@@ -82,13 +87,13 @@ class Block(AbstractContextManager[T]):
         self._door = door = ThreadDoor(acquire())
         self._hold = hold = Hold(door.reply, self._block, self._name, appender_of)
         try:
-            thing, line = door.run(hold)
+            thing, appender = door.run(hold)
         except BaseException:
             door.engine_thread.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
             door.engine_thread.join()
             raise
         self._is_open = True
-        return self._wrap(thing, line, door, hold, self)
+        return self._wrap(thing, appender, door, hold, self)
 
     def __exit__(
         self,

@@ -90,11 +90,11 @@ class Wal(Closeable):
     """An open log. Made by `open_wal`; any thread may call it. See `danube_trio.Wal`."""
 
     def __init__(
-        self, inner: _wal.Wal, door: ThreadDoor, hold: Hold, keep: object, line: Appender
+        self, inner: _wal.Wal, door: ThreadDoor, hold: Hold, keep: object, appender: Appender
     ) -> None:
         super().__init__(inner, door, hold, keep)
         self._inner = inner
-        self._appender = line
+        self._appender = appender
 
     @property
     def phase(self) -> str:
@@ -193,9 +193,9 @@ class Wal(Closeable):
         return self._accept(records, size, expected_offset)
 
     def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
-        line = self._appender
+        appender = self._appender
         receipt = self._door.call_now(
-            lambda: line.append_nowait(records, size_bytes, expected_offset), late=False
+            lambda: appender.append_nowait(records, size_bytes, expected_offset), late=False
         )
         return Receipt(receipt, self._door, self._inner)
 

@@ -13,7 +13,7 @@ from danube_trio._engine.log import open as _open
 from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
 from danube_trio._engine.thread.engine_thread import Hold
-from danube_trio.blocking._block import Block
+from danube_trio.blocking._block import Block, as_it_is
 from danube_trio.blocking._log import Follower, Replica, Wal
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.catalog import Catalog
@@ -102,20 +102,16 @@ def open_store(
     Its own methods are for the engine only.
     """
     store = open_engine_store(url, options, disk=disk, **more)
-    return Block(store, f"store {url}", _the_same)
+    return Block(store, f"store {url}", as_it_is)
 
 
-def _log(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> Wal:
-    return Wal(thing, door, hold, keep, line)
+def _log(thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object) -> Wal:
+    return Wal(thing, door, hold, keep, appender)
 
 
-def _follower(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> Follower:
+def _follower(thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object) -> Follower:
     return Follower(thing, door, hold, keep)
 
 
-def _replica_of(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> Replica:
+def _replica_of(thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object) -> Replica:
     return Replica(thing, door, hold, keep)
-
-
-def _the_same(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> Any:
-    return thing

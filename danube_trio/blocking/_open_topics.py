@@ -16,11 +16,9 @@ from danube_trio import metadata
 from danube_trio._core.disk import Disk
 from danube_trio._engine.care import restore as _restore
 from danube_trio._engine.care.restore import Restored
-from danube_trio._engine.thread.engine_thread import Hold
 from danube_trio._engine.topics import open as _open_storage
-from danube_trio.blocking._block import Block, one_call
+from danube_trio.blocking._block import Block, as_it_is, one_call
 from danube_trio.blocking._storage import Storage, storage_of
-from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
@@ -69,12 +67,12 @@ def open_metadata_directory(
         history_events=history_events,
         history_bytes=history_bytes,
     )
-    return Block(block, f"metadata store {os.fspath(path)}", _the_same)
+    return Block(block, f"metadata store {os.fspath(path)}", as_it_is)
 
 
 def open_etcd(config: metadata.EtcdConfig) -> AbstractContextManager[metadata.EtcdMetadata]:
     """Use an etcd cluster, as `open_metadata_directory`; see `danube_trio.metadata.open_etcd`."""
-    return Block(metadata.open_etcd(config), "metadata store in etcd", _the_same)
+    return Block(metadata.open_etcd(config), "metadata store in etcd", as_it_is)
 
 
 def restore_log(
@@ -111,7 +109,3 @@ def restore_log(
         **{name: fn for name, fn in told.items() if fn is not None},
     )
     return one_call(call, f"restore into {os.fspath(dir)}")
-
-
-def _the_same(thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object) -> Any:
-    return thing

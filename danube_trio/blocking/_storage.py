@@ -121,8 +121,8 @@ class _TopicBlock(Borrower, AbstractContextManager[Wal]):
     def __enter__(self) -> Wal:
         use, door = self._use, self._keep.door
         loan = Loan(lambda: _entered(use), lambda _: use.leave())
-        line = self.hold(door, loan, "topic()")
-        return TopicWal(line.wal, door, self._keep.owner, self, line)
+        appender = self.hold(door, loan, "topic()")
+        return TopicWal(appender.wal, door, self._keep.owner, self, appender)
 
     def __exit__(
         self,
@@ -220,7 +220,7 @@ class WalStorage:
     current_offset = waits(storage.WalStorage.current_offset)
 
 
-def storage_of(thing: Any, line: object, door: ThreadDoor, hold: Hold, keep: object) -> Storage:
+def storage_of(thing: Any, appender: object, door: ThreadDoor, hold: Hold, keep: object) -> Storage:
     """A storage that was opened."""
     return Storage(thing, door, hold, keep)
 

@@ -31,7 +31,7 @@ class AppendJob(Job):
     """One append, or one batch. Over when it is as durable as asked; its result is that of `Wal`.
 
     Args:
-        line: of the log.
+        appender: of the log.
         records, size_bytes: encoded in the caller's thread, at the moment of the call.
         batch: whether the result is a range.
         level: None is the log's own.
@@ -53,7 +53,7 @@ class AppendJob(Job):
     def __init__(
         self,
         reply: Callable[[Job], None],
-        line: Appender,
+        appender: Appender,
         records: Records,
         size_bytes: int,
         batch: bool,
@@ -61,9 +61,9 @@ class AppendJob(Job):
         expected_offset: int | None,
     ) -> None:
         super().__init__(reply)
-        self._appender = line
+        self._appender = appender
         self._batch = batch
-        self._level: Durability = level or line.level
+        self._level: Durability = level or appender.level
         self.records = records
         self.size_bytes = size_bytes
         self.expected_offset = expected_offset
@@ -144,5 +144,5 @@ class Appender:
 
 
 def appender_of(thing: object) -> Appender | None:
-    """The line of what was opened, if that is a log to append to. In the engine's thread."""
+    """The appender of what was opened, if that is a log to append to. In the engine's thread."""
     return Appender(thing) if isinstance(thing, Wal) else None

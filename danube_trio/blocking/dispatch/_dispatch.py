@@ -203,6 +203,6 @@ def _engine_or_none(found: AnyStorage | None) -> PersistentStorage | None:
 
 
 def _opened(
-    thing: Any, line: Any, door: ThreadDoor, hold: Hold, keep: object
+    thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object
 ) -> tuple[ThreadDoor, Hold]:
     return door, hold
