@@ -329,8 +329,6 @@ handled = os.open(sys.argv[1] + "/handled", os.O_APPEND | os.O_CREAT | os.O_WRON
 
 def note(message):
     os.write(handled, b"%d " % message.offset)
-    if message.offset == 0:
-        print("begun", flush=True)
 """
 
 INTERRUPTED = """
@@ -342,13 +340,14 @@ from danube_trio.anyio.dispatch import ReliableDispatch, ReliableOptions
 async def handle(message):
     note(message)
     if message.offset >= 4:
+        print("in hand", flush=True)
         await asyncio.Event().wait()
 
 async def main():
     async with open_storage(StorageConfig(dir=sys.argv[1])) as storage:
         make = ReliableDispatch.new_with_persistent
         async with make("/default/orders", ReliableOptions(), None, storage) as dispatch:
-            await dispatch.store_batch([b"x"] * 10)
+            await dispatch.store_batch([b"x"] * 10_000)
             billing = await dispatch.add_subscription("billing")
             await billing.run(handle, concurrency=2)
 
@@ -356,20 +355,30 @@ asyncio.run(main())
 """
 
 BLOCKING = """
-import sys, threading
+import signal, sys, threading
 from danube_trio import StorageConfig
 from danube_trio.blocking import open_storage
 from danube_trio.blocking.dispatch import ReliableDispatch, ReliableOptions
 
+interrupted = threading.Event()
+
+def interrupt(*_):
+    interrupted.set()
+    raise KeyboardInterrupt
+
 def handle(message):
     note(message)
-    if message.offset >= 4 and threading.current_thread() is threading.main_thread():
-        threading.Event().wait()
+    if message.offset >= 4:
+        print("in hand", flush=True)
+        in_main = threading.current_thread() is threading.main_thread()
+        (threading.Event() if in_main else interrupted).wait()
+
+signal.signal(signal.SIGINT, interrupt)
 
 with open_storage(StorageConfig(dir=sys.argv[1])) as storage:
     make = ReliableDispatch.new_with_persistent
     with make("/default/orders", ReliableOptions(), None, storage) as dispatch:
-        dispatch.store_batch([b"x"] * 10)
+        dispatch.store_batch([b"x"] * 10_000)
         billing = dispatch.add_subscription("billing")
         if sys.argv[2] == "take":
             while True:

@@ -474,7 +474,10 @@ def run_script(source: str, *arguments: object, interrupt: bool = False) -> tupl
             assert process.stdout is not None
             first = process.stdout.readline()
             process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # leaving the block waits for it
     return process.returncode, first + out, err
 
 
