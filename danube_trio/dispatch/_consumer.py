@@ -8,7 +8,7 @@ from types import TracebackType
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-from danube_trio.dispatch._delivery import Delivery, Take
+from danube_trio.dispatch._delivery import Delivery, Take, ack_all
 from danube_trio.dispatch._errors import SubscriptionBusyError
 from danube_trio.dispatch._options import SubscriptionType
 from danube_trio.dispatch._saving import Saving
@@ -106,12 +106,7 @@ class Consumer:
             raise ValueError(f"max_messages={max_messages!r} must be 1 or more")
         state = self._state
         while True:
-            entries = [await state.take(self)]
-            while len(entries) < max_messages:
-                entry = state.take_nowait(self)
-                if entry is None:
-                    break
-                entries.append(entry)
+            entries = await state.take(self, max_messages)
             deliveries = await self._record([Delivery(state, entry) for entry in entries])
             if deliveries:
                 return deliveries
@@ -120,7 +115,7 @@ class Consumer:
         """Wait for one message; as `receive`."""
         if self._state.core.options.count_crashes:
             return (await self.receive(1))[0]
-        return Delivery(self._state, await self._state.take(self))
+        return Delivery(self._state, (await self._state.take(self, 1))[0])
 
     async def _record(self, deliveries: list[Delivery]) -> list[Delivery]:
         """With ``count_crashes``, save that these are in hand before anyone sees them.
@@ -144,7 +139,7 @@ class Consumer:
     def ack(self, deliveries: Iterable[Delivery]) -> int:
         """Acknowledge many at once; returns how many counted."""
         self._state.check_run()
-        return sum(delivery.ack() for delivery in deliveries)
+        return ack_all(deliveries)
 
     def ack_cumulative(self, up_to: Delivery | int) -> int:
         """Acknowledge everything that was delivered up to this message, itself included.

@@ -3,6 +3,9 @@
 So a handler sees what its caller has set (a request's id, a tracer), and what it sets itself is
 gone with its message: nothing that one message leaves behind is seen by the next. A task for each
 message would do that as well, and costs more than most handlers.
+
+On trio, `_run` gives its task another context; an asyncio task keeps the one that it was made with,
+and is what this is for.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from danube_trio.message import StreamMessage
 if TYPE_CHECKING:
     from danube_trio.dispatch._consumer import Consumer
 
-__all__ = ["Delivery", "Take"]
+__all__ = ["Delivery", "Take", "ack_all"]
 
 
 class Delivery:
@@ -160,6 +160,24 @@ class Delivery:
         counted = state.core.time_out(self._entry, self._serial, trio.current_time())
         state.failed(self._entry)
         return counted
+
+
+def ack_all(deliveries: Iterable[Delivery]) -> int:
+    """`Delivery.ack` for many; who waits is woken once for all. Returns how many counted."""
+    counted = 0
+    state: SubscriptionState | None = None
+    try:
+        for delivery in deliveries:
+            if delivery._state is not state:
+                if state is not None:
+                    state.changed()
+                state = delivery._state
+                state.check_run()
+            counted += state.core.ack(delivery._entry, delivery._serial)
+    finally:
+        if state is not None:
+            state.changed()
+    return counted
 
 
 class Take:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 
 import trio
+from trio.lowlevel import current_task
 
 from danube_trio.dispatch._consumer import Consumer
-from danube_trio.dispatch._context import in_context
 from danube_trio.dispatch._delivery import Delivery
 from danube_trio.dispatch._failures import describe, is_failure, leaves
 from danube_trio.errors import DanubeError
@@ -84,8 +84,11 @@ class _Run:
 
     async def _worker(self, scope: trio.CancelScope) -> None:
         """Errors are kept and the others stopped, so that one error comes out as itself."""
+        task = current_task()
         try:
             while True:
+                # A task runs in its context from its next step on, and taking makes one.
+                task.context = self._context.copy()
                 await self._one(await self._consumer.receive_one())
         except trio.Cancelled:
             raise
@@ -96,7 +99,7 @@ class _Run:
     async def _one(self, delivery: Delivery) -> None:
         try:
             with delivery.scope() as scope:
-                await work(self._handler, delivery, self._context)
+                await call(self._handler, delivery)
         except NotAsyncError as error:
             delivery.release()  # it is not the message's fault, and no message would fare better
             raise TypeError(str(error)) from None
@@ -131,12 +134,8 @@ def tell_failed(delivery: Delivery, error: BaseException) -> None:
     )
 
 
-async def work(handler: Handler, delivery: Delivery, context: Context) -> None:
-    """Call a handler, in a copy of the context. Raises NotAsyncError if it is not one."""
-    await in_context(context.copy(), _work(handler, delivery))
-
-
-async def _work(handler: Handler, delivery: Delivery) -> None:
+async def call(handler: Handler, delivery: Delivery) -> None:
+    """Call a handler. Raises NotAsyncError if it is not one."""
     result: object = handler(delivery)
     if not inspect.isawaitable(result):
         raise NotAsyncError(

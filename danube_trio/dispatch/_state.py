@@ -175,27 +175,29 @@ class SubscriptionState:
                 f"subscription {self.name!r} is closed: open it again with add_subscription()"
             )
 
-    async def take(self, consumer: Taker) -> Entry:
-        """Wait for a message and take it. Always a checkpoint."""
+    async def take(self, consumer: Taker, most: int) -> list[Entry]:
+        """Wait for messages and take those that are at hand, at least one. Always a checkpoint."""
         await checkpoint()
         while True:
-            entry = self.take_nowait(consumer)
-            if entry is not None:
-                return entry
+            if entries := self._take_nowait(consumer, most):
+                return entries
             await self._wait(consumer)
 
-    def take_nowait(self, consumer: Taker) -> Entry | None:
-        """Take a message, if there is one for this consumer."""
+    def _take_nowait(self, consumer: Taker, most: int) -> list[Entry]:
+        """What there is for this consumer; whoever waits is woken once for all of it."""
         self.check_run()
         self.check_open()
         core = self.core
         if consumer not in core.consumers:
             raise SubscriptionClosedError("the consumer is closed: make another one")
-        entry = core.take(consumer, trio.current_time())
-        if entry is not None and entry.deadline < self.timer_until:
+        now = trio.current_time()
+        entries: list[Entry] = []
+        while len(entries) < most and (entry := core.take(consumer, now)) is not None:
+            entries.append(entry)
+        if entries and entries[0].deadline < self.timer_until:  # all have the same
             self.time_bell.ring()
         self.changed()
-        return entry
+        return entries
 
     async def _wait(self, consumer: Taker) -> None:
         waiting = _Waiting(consumer)

@@ -21,9 +21,10 @@ import anyio
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, Pace, next_ahead, take_ahead
 from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._context import in_context
 from danube_trio.dispatch._failures import describe, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
-from danube_trio.dispatch._run import Failures, Handler, NotAsyncError, stops, tell_failed, work
+from danube_trio.dispatch._run import Failures, Handler, NotAsyncError, call, stops, tell_failed
 
 __all__ = ["LoopRun"]
 
@@ -125,7 +126,7 @@ class LoopRun:
         delivery.limit = limit
         try:
             async with limit.timeout:
-                await work(self._handler, delivery, self._context)
+                await in_context(self._context.copy(), call(self._handler, delivery))
         except NotAsyncError as error:
             tell(inner.release)
             raise TypeError(str(error)) from None
