@@ -168,12 +168,14 @@ def ack_all(deliveries: Iterable[Delivery]) -> int:
     state: SubscriptionState | None = None
     try:
         for delivery in deliveries:
-            if delivery._state is not state:
+            theirs = delivery._state  # pyright: ignore[reportPrivateUsage]
+            entry, serial = delivery._entry, delivery._serial  # pyright: ignore[reportPrivateUsage]
+            if theirs is not state:
+                theirs.check_run()
                 if state is not None:
                     state.changed()
-                state = delivery._state
-                state.check_run()
-            counted += state.core.ack(delivery._entry, delivery._serial)
+                state = theirs
+            counted += theirs.core.ack(entry, serial)
     finally:
         if state is not None:
             state.changed()
