@@ -251,3 +251,18 @@ async def test_a_cancelled_fault_is_repaired() -> None:
     fault.cancel()
     assert await store.list_objects("") == []
     assert fault.hits == 2
+
+
+async def test_a_backup_that_is_put_back_changes_what_is_below_its_prefix() -> None:
+    store = SimStore()
+    await store.put("a/1", b"old")
+    await store.put("b/1", b"old")
+    earlier = store.clone()
+    await store.put("a/1", b"new")
+    await store.put("a/2", b"new")
+    await store.put("b/1", b"new")
+    store.client().go_back_to(earlier, "a/")
+    assert store.tree() == {"a/1": b"old", "b/1": b"new"}
+    await store.put("a/3", b"later")
+    store.go_back_to(earlier)
+    assert store.tree() == earlier.tree() == {"a/1": b"old", "b/1": b"old"}

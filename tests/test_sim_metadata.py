@@ -151,3 +151,31 @@ def test_faults_are_checked() -> None:
         store.fail("put", 0)
     with pytest.raises(ValueError, match="kind must be one of"):
         store.fail("put", kind="slow")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def test_a_store_that_goes_back_gives_its_revisions_again_and_ends_watches() -> None:
+    store = SimMetadata()
+    first = await store.put("/a", b"1")
+    earlier = store.clone()
+    later = await store.put("/b", b"2")
+    async with store.client().watch("/") as events:
+        earlier_tree = [entry.key for entry in await earlier.list_entries("/")]
+        store.go_back_to(earlier)
+        with pytest.raises(StoreUnavailableError):
+            await anext(events)
+    assert [entry.key for entry in await store.list_entries("/")] == earlier_tree == ["/a"]
+    assert await store.transact({"/a": first, "/b": 0}, put={"/b": b"3"}) == later
+    assert await value(earlier, "/b") is None, "the backup is another content"
+    async with store.watch("/", after=first) as events:
+        assert (await anext(events)).value == b"3"
+
+
+async def test_times_to_live_go_back_with_the_store(autojump_clock: MockClock) -> None:
+    store = SimMetadata()
+    await store.put("/a", b"1", ttl=10)
+    earlier = store.clone()
+    await store.delete("/a")
+    store.go_back_to(earlier)
+    assert await value(store, "/a") == b"1"
+    await trio.sleep(11)
+    assert await value(store, "/a") is None

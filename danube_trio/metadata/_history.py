@@ -70,6 +70,10 @@ class History:
         self._lengths: dict[int, int] = {}  # of these prefixes, and how many have it
         self._waiting: OrderedDict[Cursor, None] = OrderedDict()  # the first one is the lookout
 
+    def begun_anew(self) -> History:
+        """A history with the same limits, which begins after the newest change."""
+        return History(self.revision, max_events=self._max_events, max_bytes=self._max_bytes)
+
     def append(self, events: Iterable[WatchEvent]) -> None:
         """Add the events of one change, drop what is too much, wake those who want them."""
         woken: set[_Stream] = set()

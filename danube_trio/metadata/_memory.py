@@ -23,7 +23,7 @@ from danube_trio.metadata._rules import (
 from danube_trio.metadata._store import Revised
 from danube_trio.metadata._table import FIRST_REVISION, Decision, Draft, Table
 
-__all__ = ["MemoryMetadata"]
+__all__ = ["MemoryMetadata", "copy_of"]
 
 
 class MemoryMetadata:
@@ -147,3 +147,10 @@ class MemoryMetadata:
     def _apply(self, draft: Draft, now: float) -> None:
         for change in draft.changes:
             self._table.apply(change, now)
+
+
+def copy_of(memory: MemoryMetadata) -> MemoryMetadata:
+    """Another store with the same entries and revision, and no watches."""
+    copy = MemoryMetadata()
+    copy._table = memory._table.copy()  # pyright: ignore[reportPrivateUsage]
+    return copy

@@ -84,6 +84,16 @@ class Table:
         self._deadlines: list[tuple[float, int, str]] = []
         self._mortal = 0
 
+    def copy(self) -> Table:
+        """Another table with the same entries, whose history begins now."""
+        other = Table(self.history.begun_anew(), self.revision)
+        other.size_bytes = self.size_bytes
+        other._entries = dict(self._entries)
+        other._keys = list(self._keys)
+        other._deadlines = list(self._deadlines)
+        other._mortal = self._mortal
+        return other
+
     def __len__(self) -> int:
         return len(self._entries)
 

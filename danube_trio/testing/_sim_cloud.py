@@ -161,6 +161,16 @@ class SimStore:
         new._enter(world, None, self._can_swap)
         return new
 
+    def go_back_to(self, earlier: SimStore, prefix: str = "") -> None:
+        """Make the objects below `prefix` what `earlier`, a `clone`, has: a backup put back.
+
+        What is on its way ("late") arrives all the same. The clients are told nothing.
+        """
+        objects, then = self._world.contents.objects, earlier._world.contents.objects
+        for key in [key for key in objects if key.startswith(prefix)]:
+            del objects[key]
+        objects.update({key: found for key, found in then.items() if key.startswith(prefix)})
+
     def kill(self) -> None:
         """End this client: its calls, also those under way, wait until they are cancelled."""
         self._killed = True

@@ -17,6 +17,7 @@ import trio
 from danube_trio.errors import AccessDeniedError, StoreUnavailableError
 from danube_trio.metadata import MemoryMetadata, Revised, WatchEvent
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS
+from danube_trio.metadata._memory import copy_of
 
 __all__ = ["METADATA_OPERATIONS", "MetadataFault", "MetadataOperation", "SimMetadata"]
 
@@ -116,7 +117,7 @@ class _Content:
         self.hook = hook
         self.faults: list[MetadataFault] = []
         self.operations: list[MetadataOperation] = []
-        self.clients = 0
+        self.clients: list[_Client] = []
 
 
 class _Client:
@@ -130,11 +131,11 @@ class _Client:
 
     def __init__(self, content: _Content) -> None:
         self.content = content
-        self.number = content.clients
+        self.number = len(content.clients)
         self.end = ""
         self.session = 0
         self.waits: set[trio.CancelScope] = set()
-        content.clients += 1
+        content.clients.append(self)
 
     def cut(self, why: str) -> None:
         self.end = why
@@ -195,6 +196,23 @@ class SimMetadata:
         other = SimMetadata.__new__(SimMetadata)
         other._client = _Client(self._client.content)
         return other
+
+    def clone(self) -> SimMetadata:
+        """A client of a copy of the content as it is now, without faults, hook and operations."""
+        other = SimMetadata.__new__(SimMetadata)
+        other._client = _Client(_Content(copy_of(self.memory), None))
+        return other
+
+    def go_back_to(self, earlier: SimMetadata) -> None:
+        """Make the content what `earlier`, a `clone`, has: a server restored from its backup.
+
+        Its revisions go back, too, and the next ones are given again. Watches end as with a server
+        that was restarted: StoreUnavailableError; the clients work on.
+        """
+        content = self._client.content
+        content.memory = copy_of(earlier.memory)
+        for client in content.clients:
+            client.cut(client.end)
 
     @property
     def number(self) -> int:
