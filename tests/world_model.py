@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -128,7 +128,7 @@ class World:
                     pass
         except* (DanubeError, OSError) as errors:
             error = leaf(errors)
-            self.story.append(f"told: {type(error).__name__} {str(error):.120}")
+            self.story.append(f"told: {type(error).__name__} {error!s:.120}")
             if not self.died:
                 assert self.deed is not None, "an error, and nobody did anything"
                 self.undo()
@@ -319,5 +319,5 @@ class World:
 def leaf(error: BaseException) -> BaseException:
     """The first error of a group."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
