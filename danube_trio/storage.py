@@ -22,6 +22,7 @@ from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.topics.open import open_storage
 from danube_trio._engine.topics.storage import Storage
+from danube_trio._engine.wait.housekeeping import housekeeping as housekeeping  # for dispatch
 from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.frame import HINT_BYTES, Block
 from danube_trio._core.index import SparseIndex
-from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.log import Intake, LogState, Marks
 from danube_trio._core.retention import retained_start
 from danube_trio._core.route import Tier, route
 from danube_trio._core.segment import LogNames, Segment, SegmentList
@@ -231,20 +231,14 @@ def test_marks_move_right() -> None:
         Marks(5, 4, 9)
 
 
-def test_only_the_first_failure_counts_and_says_what_may_be_lost() -> None:
+def test_a_sync_is_due_when_somebody_waits_for_it() -> None:
     state = LogState(marks())
     assert not state.sync_due
     state.want_durable(35)
     state.want_durable(31)
     assert (state.sync_wanted, state.sync_due) == (35, True)
-    first = OSError("first")
-    state.break_(first)
-    state.marks.durable(40)
-    state.break_(OSError("second"))
-    assert (state.phase, state.failure, state.lost) == (Phase.BROKEN, first, 20)
-    for told, left in (((45, 48), 17), ((0, 31), 16), ((45, 47), 16), ((30, 99), 0)):
-        state.told(range(*told))
-        assert state.lost == left  # offsets 30 to 50, each counted once
+    state.marks.durable(35)
+    assert not state.sync_due
 
 
 # ---- the intake

@@ -9,34 +9,19 @@ each is moved by exactly one owner::
 ``durable_end`` is the high watermark: what readers may see. Without a cloud store nobody uploads,
 and ``uploaded_end`` moves with ``start_offset``.
 
-A log is OPEN until it is left (CLOSING: accepts nothing, drains; then CLOSED), or until a write or
-sync fails (BROKEN: accepts nothing, promises nothing, readers of durable records go on). BROKEN
-never ends but by reopening. With an object store there are two more ways to accept nothing while
-everything else goes on, for readers above all: SEALED (on purpose: all of it goes to the store, to
-be opened elsewhere), and FENCED (another writer took the log over).
+What phase the log is in, and what follows from it, is its `life`.
 """
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 
 import attrs
 
 from danube_trio._core.frame import Batch, Records
+from danube_trio._core.life import Life
 
-__all__ = ["Intake", "LogState", "Marks", "Phase"]
-
-
-class Phase(enum.Enum):
-    """Where a log is in its life."""
-
-    OPEN = "open"
-    SEALED = "sealed"
-    FENCED = "fenced"
-    CLOSING = "closing"
-    CLOSED = "closed"
-    BROKEN = "broken"
+__all__ = ["Intake", "LogState", "Marks"]
 
 
 class Marks:
@@ -191,38 +176,23 @@ class Intake:
         self.queued_bytes = self.held_bytes = 0
 
 
-class LogState:
-    """Marks, phase and what is asked of the flusher and the uploader.
+class LogState(Life):
+    """A log's life and marks, and what is asked of the flusher and the uploader.
 
     Attributes:
         sync_wanted: somebody waits until everything below this offset is durable.
         upload_wanted: somebody waits until everything below this offset is uploaded.
         roll_wanted: the active segment shall be sealed at the next occasion.
-        failure: why the log is broken.
     """
 
-    __slots__ = (
-        "_failed",
-        "_told",
-        "_vanished",
-        "failure",
-        "marks",
-        "phase",
-        "roll_wanted",
-        "sync_wanted",
-        "upload_wanted",
-    )
+    __slots__ = ("marks", "roll_wanted", "sync_wanted", "upload_wanted")
 
     def __init__(self, marks: Marks) -> None:
+        super().__init__()
         self.marks = marks
-        self.phase = Phase.OPEN
         self.sync_wanted = 0
         self.upload_wanted = 0
         self.roll_wanted = False
-        self.failure: BaseException | None = None
-        self._failed = range(0)
-        self._vanished = 0  # acknowledged, and in no file any more
-        self._told: list[range] = []
 
     def want_durable(self, end: int) -> None:
         """Ask the flusher to sync everything below `end`."""
@@ -230,44 +200,6 @@ class LogState:
             self.sync_wanted = end
 
     @property
-    def running(self) -> bool:
-        """Whether the tasks have work: the log is not being left, and not broken."""
-        return self.phase in (Phase.OPEN, Phase.SEALED, Phase.FENCED)
-
-    @property
-    def broken(self) -> bool:
-        """Whether a write or sync failed."""
-        return self.phase is Phase.BROKEN
-
-    @property
     def sync_due(self) -> bool:
         """Whether somebody waits for a sync."""
         return self.sync_wanted > self.marks.durable_end
-
-    def break_(self, failure: BaseException, *, vanished: int = 0) -> None:
-        """A write or sync failed: nothing is promised any more. Only the first failure counts.
-
-        `vanished` records were acknowledged, and are in no file that has a name any more.
-        """
-        if self.phase is Phase.BROKEN:
-            return
-        self.phase = Phase.BROKEN
-        self.failure = failure
-        self._failed = range(self.marks.durable_end, self.marks.next_offset)
-        self._vanished = vanished
-
-    def told(self, offsets: range) -> None:
-        """The failure of these records was delivered to a caller, and so that of the log."""
-        if offsets:
-            self._told.append(offsets)
-        self._vanished = 0
-
-    @property
-    def lost(self) -> int:
-        """Accepted records that failed, and whose failure was delivered to nobody yet."""
-        count = self._vanished
-        seen = self._failed.start
-        for offsets in sorted(self._told, key=lambda r: r.start):
-            count += max(0, min(offsets.start, self._failed.stop) - seen)
-            seen = max(seen, offsets.stop)
-        return count + max(0, self._failed.stop - seen)

@@ -44,6 +44,7 @@ from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
 from danube_trio.errors import FencedError
 from danube_trio.metadata import MemoryMetadata, MetadataStore
+from danube_trio.storage import housekeeping
 
 __all__ = ["ReliableDispatch"]
 
@@ -76,6 +77,8 @@ class ReliableDispatch:
     Raises, on leaving:
         StoreError, TimeoutError: cursors could not be saved: what was acknowledged last will be
             delivered again.
+        FencedError: the same, since another program took a subscription over, and no caller was
+            told.
     """
 
     def __init__(
@@ -213,7 +216,7 @@ class ReliableDispatch:
         errors: list[BaseException] = []
 
         async def finish(subscription: Subscription) -> None:
-            error = await subscription.finish(self._grace)
+            error = await subscription.finish(self._grace) or subscription.untold_fence
             if error is not None:
                 errors.append(error)
 
@@ -240,7 +243,8 @@ class ReliableDispatch:
 
     async def _supervise(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await task()
+            with housekeeping():  # what its calls raise is counted, or kept: nobody is told yet
+                await task()
         except trio.Cancelled:
             raise
         except BaseException as bug:

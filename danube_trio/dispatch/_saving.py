@@ -328,7 +328,8 @@ class Saving:
                     )
                 await trio.sleep(pause)
                 pause = min(2 * pause, RETRY_MAX)
-            except (DanubeError, OSError, ValueError):
+            except (DanubeError, OSError, ValueError) as error:
+                state.untold = error
                 return  # the subscription has failed
             else:
                 pause = RETRY_INITIAL

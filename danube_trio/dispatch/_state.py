@@ -82,6 +82,7 @@ class SubscriptionState:
         self.core = core
         self.phase = Phase.OPEN
         self.failure: BaseException | None = None
+        self.untold: BaseException | None = None  # the failure, if only our own task got it
         self.calls = Calls(f"subscription {name!r}")
         self.saved_end = saved_end
         self.unsaved_failures = 0  # messages whose failures did not fit into the saved cursor
@@ -169,6 +170,7 @@ class SubscriptionState:
     def check_open(self) -> None:
         """Raise what there is to say to a consumer, if the subscription is not open."""
         if self.phase is Phase.FAILED and self.failure is not None:
+            self.untold = None
             raise self.failure.with_traceback(None)
         if self.phase is not Phase.OPEN:
             raise SubscriptionClosedError(

@@ -341,6 +341,13 @@ class Subscription:
             f"{self.name!r}: what was acknowledged last will be delivered again"
         )
 
+    @property
+    def untold_fence(self) -> BaseException | None:
+        """Who has the cursor now, if it lacks what was settled here, and nobody was told."""
+        state, core = self._state, self._state.core
+        unsaved = core.changes > core.saved_changes
+        return state.untold if state.fenced and unsaved else None
+
     async def close_unsaved(self) -> None:
         """Close it and save nothing. Not to be cancelled."""
         await self._close()

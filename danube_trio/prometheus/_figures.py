@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import attrs
 
-from danube_trio._core.log import Phase
+from danube_trio._core.life import Phase
 from danube_trio._core.route import Tier
 
 __all__ = ["GROUPS", "NOT_SHOWN", "UP", "Figure", "Group"]

@@ -193,7 +193,7 @@ def draw_phases() -> Figure:
 
 def _phase_names() -> list[str]:
     """The values of `Phase`, from its source."""
-    tree = ast.parse((ROOT / "danube_trio" / "_core" / "log.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "danube_trio" / "_core" / "life.py").read_text(encoding="utf-8"))
     phase = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Phase")
     return [ast.literal_eval(n.value) for n in phase.body if isinstance(n, ast.Assign)]
 

@@ -27,6 +27,7 @@ from danube_trio._engine.log.engine import Engine
 from danube_trio._engine.wait.waiters import Waiter, wake
 from danube_trio.config import Durability
 from danube_trio.errors import (
+    FencedError,
     LogBrokenError,
     LogClosedError,
     StoreUnavailableError,
@@ -69,20 +70,21 @@ class Acceptor:
         if self.queue.must_wait(size_bytes):
             first = await self._wait_for_room(records, size_bytes, level, expected_offset)
         else:
-            first = self.queue.accept(records, size_bytes, expected_offset)
-            end = first + len(records)
-            # From here on no Cancelled may be raised: the record is there.
-            if level == "accepted" or self._in_memory or not len(records):
-                await cancel_shielded_checkpoint()
-                return first
+            first = end = -1
             try:
+                first = self.queue.accept(records, size_bytes, expected_offset)
+                end = first + len(records)
+                # From here on no Cancelled may be raised: the record is there.
+                if level == "accepted" or self._in_memory or not len(records):
+                    await cancel_shielded_checkpoint()
+                    return first
                 if level == "written":
                     await self._engine.written.wait_shielded(end)
                 else:
                     self._log.want_durable(end)
                     await self._engine.durable.wait_shielded(end)
-            except LogBrokenError:
-                self._log.told(range(first, end))
+            except (LogBrokenError, FencedError) as error:
+                self._engine.told(error, range(first, end))
                 raise
         if level == "uploaded" and len(records):
             await self.wait_uploaded(range(first, first + len(records)))
@@ -113,8 +115,8 @@ class Acceptor:
             with trio.move_on_after(timeout, shield=True):
                 await cloud.wait_uploaded(offsets.stop)
                 return
-        except LogBrokenError:
-            engine.log.told(offsets)
+        except (LogBrokenError, FencedError) as error:
+            engine.told(error, offsets)
             raise
         except LogClosedError:
             why = "had not got them when the log was left"
@@ -130,7 +132,11 @@ class Acceptor:
         self._check_run()
         if self.queue.must_wait(size_bytes):
             raise trio.WouldBlock
-        return self.queue.accept(records, size_bytes, expected_offset)
+        try:
+            return self.queue.accept(records, size_bytes, expected_offset)
+        except (LogBrokenError, FencedError) as error:
+            self._engine.told(error)
+            raise
 
     def _check_run(self) -> None:
         """Before anything is accepted: from elsewhere the tasks could not be woken."""
@@ -159,9 +165,8 @@ class Acceptor:
 
         try:
             await wait_task_rescheduled(abort)
-        except LogBrokenError:
-            if waiting.offsets is not None:  # else it was refused
-                self._log.told(waiting.offsets)
+        except (LogBrokenError, FencedError) as error:
+            self._engine.told(error, waiting.offsets or range(0))  # none: it was refused
             raise
         assert waiting.offsets is not None
         return waiting.offsets.start

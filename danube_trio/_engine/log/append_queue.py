@@ -21,9 +21,10 @@ from collections import OrderedDict
 from typing import Protocol
 
 from danube_trio._core.frame import Records
-from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.life import Phase
+from danube_trio._core.log import Intake, LogState, Marks
 from danube_trio._core.meters import Meters
-from danube_trio.errors import DanubeError, UnexpectedOffsetError
+from danube_trio.errors import UnexpectedOffsetError
 
 __all__ = ["AppendQueue", "Newcomer"]
 
@@ -70,7 +71,6 @@ class _Log(Protocol):
 
     @property
     def cloud(self) -> _Limit | None: ...
-    def refusal(self) -> DanubeError: ...
     def accept(self, records: Records, size_bytes: int) -> int: ...
 
 
@@ -94,9 +94,7 @@ class AppendQueue:
         """Accept what need not wait; returns the first offset. Raises if it is refused."""
         engine = self._engine
         if engine.log.phase is not Phase.OPEN:
-            if engine.log.broken:
-                engine.log.told(range(0))
-            raise engine.refusal()
+            raise engine.log.refusal()
         next_offset = engine.marks.next_offset
         if expected_offset is not None and (
             expected_offset.__class__ is not int or expected_offset != next_offset

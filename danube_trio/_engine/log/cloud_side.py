@@ -34,7 +34,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.log import Phase
+from danube_trio._core.life import Phase
 from danube_trio._core.stats import CloudStatistics, UploadCounts
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio.errors import CorruptDataError, DanubeError
@@ -99,9 +99,8 @@ class CloudSide:
     def seal(self) -> None:
         """The log accepts nothing more; what it has goes to the object store, all of it."""
         engine = self._engine
-        if engine.log.phase is not Phase.OPEN:
+        if not engine.log.seal():
             return
-        engine.log.phase = Phase.SEALED
         engine.log.want_durable(engine.marks.next_offset)
         self.want_uploaded(engine.marks.next_offset)
         engine.tell_who_waits_in_vain()
@@ -181,9 +180,9 @@ class CloudSide:
     def _never_uploaded(self, end: int) -> DanubeError | None:
         engine = self._engine
         if engine.log.phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
-            return engine.refusal()
+            return engine.log.refusal()
         if engine.log.phase is not Phase.OPEN and end > engine.marks.next_offset:
-            return engine.refusal()
+            return engine.log.refusal()
         return self.held() if self.held is not None else None
 
     def hold(self, base: int, make_error: Callable[[], CorruptDataError]) -> None:
@@ -199,7 +198,7 @@ class CloudSide:
                 return await call()
             finally:
                 self._asking.discard(scope)
-        raise self._engine.refusal()
+        raise self._engine.log.refusal()
 
     def stop_asking(self) -> None:
         """No trim will come to its end any more."""

@@ -19,7 +19,8 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -30,7 +31,8 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.frame import Block, Records
 from danube_trio._core.framing import encode_block
 from danube_trio._core.index import KeptIndexes, SparseIndex
-from danube_trio._core.log import Intake, LogState, Marks, Phase
+from danube_trio._core.life import Phase
+from danube_trio._core.log import Intake, LogState, Marks
 from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._core.stats import WalStatistics
@@ -40,10 +42,11 @@ from danube_trio._engine.log.append_queue import AppendQueue
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
+from danube_trio._engine.wait.housekeeping import keeping_house
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
 from danube_trio.config import WalConfig
-from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
 if TYPE_CHECKING:
     from danube_trio._engine.read.reader import Reader
@@ -103,8 +106,6 @@ class Engine:
         self.tier = tier
         self.pins = Pins()
         self.damaged: dict[int, str] = {}  # local segments that are not what was written, and why
-        self.fence: FencedError | None = None
-        self.fence_told = False
         self.written = OffsetWaiters()
         self.durable = OffsetWaiters()
         self.visible = OffsetWaiters()
@@ -116,7 +117,6 @@ class Engine:
         self.append_queue = AppendQueue(self)
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
-        self.forked = False
         self.unlocked = False  # the directory is anybody's again
         self.meters = Meters(trio.lowlevel.current_clock().current_time)
 
@@ -137,8 +137,12 @@ class Engine:
 
         Raises LogBrokenError, FencedError or LogClosedError when that will never be.
         """
-        self.refuse_to_wait(end)
-        await self.visible.wait(end)
+        try:
+            self.refuse_to_wait(end)
+            await self.visible.wait(end)
+        except FencedError as error:
+            self.told(error)
+            raise
 
     def refuse_to_wait(self, end: int) -> None:
         """Raise if no record will ever come before `end` that is not there already."""
@@ -146,18 +150,20 @@ class Engine:
         if phase in (Phase.BROKEN, Phase.CLOSED) or (
             phase is not Phase.OPEN and end > self.marks.next_offset
         ):
-            raise self.refusal()
+            raise self.log.refusal()
 
     async def look_again(self) -> None:
         """Nobody but this process changes the log, unless it is fenced."""
         await trio.lowlevel.checkpoint()
         if self.log.phase is Phase.FENCED:
-            raise self.refusal()
+            error = self.log.refusal()
+            self.told(error)
+            raise error
 
     def check_ours(self) -> None:
         """Without the lock somebody else may have set our records aside, and written others."""
         if self.unlocked:
-            raise self.refusal()
+            raise self.log.refusal()
 
     async def heal(self, base: int, reason: str) -> None:
         """A local segment is damaged, but stored: it is read from there from now on, and goes."""
@@ -174,33 +180,22 @@ class Engine:
 
     # ---- acceptance
 
-    def refusal(self) -> DanubeError:
-        """Why nothing is accepted any more; a new exception each time."""
-        if self.log.phase is Phase.BROKEN:
-            if isinstance(self.log.failure, LostFileError):
-                error = LogBrokenError(f"the log is broken: {self.log.failure}")
-                error.__cause__ = self.log.failure
-                return error
-            error = LogBrokenError(
-                f"the log is broken ({self.log.failure!r}): what was not acknowledged has an "
-                f"unknown outcome; leave the log, free space or mend the disk, and open it again"
-            )
-            error.__cause__ = self.log.failure
-            return error
-        if self.log.phase is Phase.FENCED:
-            assert self.fence is not None
-            self.fence_told = True
-            return FencedError(self.fence.epoch, self.fence.by)
-        if self.log.phase is Phase.SEALED:
-            return LogClosedError(
-                "the log was sealed, to be opened elsewhere: open it again to append here"
-            )
-        if self.forked:
-            return LogClosedError(
-                "the log was opened before a fork and belongs to the parent process: "
-                "open it after forking, or follow it with open_follower()"
-            )
-        return LogClosedError("the log is closed: open it again to continue")
+    def told(self, error: DanubeError, offsets: range = range(0)) -> None:
+        """A call raises `error`, which is about these records: whoever made it is told.
+
+        Unless the call is one of housekeeping, which swallows what it gets.
+        """
+        if not keeping_house():
+            self.log.told(error, offsets)
+
+    @contextmanager
+    def telling(self, offsets: range = range(0)) -> Generator[None, None, None]:
+        """The block of a call: what it raises, it tells."""
+        try:
+            yield
+        except (LogBrokenError, FencedError) as error:
+            self.told(error, offsets)
+            raise
 
     def accept(self, records: Records, size_bytes: int) -> int:
         """Take the next offsets and queue the records, in one step. Returns the first offset."""
@@ -290,17 +285,15 @@ class Engine:
 
     def fenced(self, error: FencedError) -> None:
         """Another writer took the log over: nothing is accepted or uploaded any more."""
-        if not self.log.running:
+        if not self.log.fenced(error):
             return
         log.error("the log %s is fenced: %s", self.config.dir, error)
-        self.fence = error
-        self.log.phase = Phase.FENCED
         self._nothing_is_uploaded()
         self.tell_who_waits_in_vain()
 
     def _nothing_is_uploaded(self) -> None:
         """From now on."""
-        self.uploaded.fail(self.refusal)
+        self.uploaded.fail(self.log.refusal)
         if self.cloud is not None:
             self.cloud.over.set()
 
@@ -310,15 +303,16 @@ class Engine:
         A trim that is under way when the log is sealed comes to its end, unless it is left before.
         """
         for waiters in (self.visible, self.durable, self.uploaded):
-            waiters.fail(self.refusal, beyond=self.marks.next_offset)
+            waiters.fail(self.log.refusal, beyond=self.marks.next_offset)
         if self.cloud is not None and self.log.phase is not Phase.SEALED:
             self.cloud.stop_asking()
         self.ring_all()
 
     @property
-    def fence_untold(self) -> bool:
-        """Whether records were fenced off, and no caller was told."""
-        return not self.fence_told and self.marks.next_offset > self.marks.uploaded_end
+    def untold_fence(self) -> FencedError | None:
+        """The fence, if it cut accepted records off, and no caller was told."""
+        cut_off = self.marks.next_offset > self.marks.uploaded_end
+        return self.log.untold_fence if cut_off else None
 
     def pruned(self, local_start: int) -> list[Segment]:
         """Local files begin at `local_start` now, durably; returns the segments to unlink."""
@@ -369,9 +363,10 @@ class Engine:
 
     def break_(self, failure: BaseException) -> None:
         """A write or sync failed: everyone who waits is told, nothing is retried."""
-        if not self.log.broken:
+        failed = range(self.marks.durable_end, self.marks.next_offset)
+        vanished, explained = self._vanished(failure), isinstance(failure, LostFileError)
+        if self.log.break_(failure, failed, vanished=vanished, explained=explained):
             log.error("the log %s is broken: %r", self.config.dir, failure)
-        self.log.break_(failure, vanished=self._vanished(failure))
         self.intake.discard()
         self.meters.ages.discard()
         self._unsynced.clear()
@@ -387,20 +382,18 @@ class Engine:
 
     def close_acceptance(self) -> None:
         """Nothing more is accepted; what was accepted drains."""
-        if self.log.running:
-            self.log.phase = Phase.CLOSING
+        self.log.leave()
         self.log.want_durable(self.marks.next_offset)
         self.tell_who_waits_in_vain()
 
     def closed(self) -> None:
         """All tasks are done."""
-        if self.log.phase is not Phase.BROKEN:
-            self.log.phase = Phase.CLOSED
+        self.log.end()
         self._fail_waiters()
 
     def _fail_waiters(self) -> None:
         for waiters in (self.written, self.durable, self.visible):
-            waiters.fail(self.refusal)
+            waiters.fail(self.log.refusal)
         self._nothing_is_uploaded()
         self.tell_who_waits_in_vain()
 

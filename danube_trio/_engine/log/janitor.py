@@ -48,7 +48,7 @@ import trio
 from danube_trio._core.disk import Disk, Lane, put_in_place
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
-from danube_trio._core.log import Phase
+from danube_trio._core.life import Phase
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.presence import LostFileError
@@ -335,7 +335,7 @@ class Janitor:
         async with self._lock:
             sealed = cloud is not None and engine.log.phase is Phase.SEALED
             if self._finished or not (sealed or engine.may_trim(before)):
-                raise engine.refusal()
+                raise engine.log.refusal()
             if cloud is not None:
                 await self._follow_catalog(cloud)
             elif before > engine.marks.start_offset:
@@ -396,7 +396,7 @@ class Janitor:
                 await self._lane.run(self._tail.give_back)
             except OSError as error:
                 self._engine.break_(error)
-                raise self._engine.refusal() from error
+                raise self._engine.log.refusal() from error
         await self._disk.run(give_back, self._disk, self._names)
         self._engine.undescribed = len(self._engine.segments)  # to be written again
 
@@ -423,7 +423,7 @@ class Janitor:
             await self._lane.run(self._tail.sync_directory)
         except OSError as error:
             self._engine.break_(error)
-            raise self._engine.refusal() from error
+            raise self._engine.log.refusal() from error
 
 
 def _write_index(disk: Disk, names: LogNames, index: SparseIndex) -> None:

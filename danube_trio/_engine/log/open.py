@@ -33,7 +33,8 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import get_codec
 from danube_trio._core.disk import Disk, Lane, Lock
-from danube_trio._core.log import Marks, Phase
+from danube_trio._core.life import Phase
+from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
@@ -70,8 +71,7 @@ _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     """The child has the parent's descriptors, but none of its tasks and threads."""
     for engine in _open_engines:
-        engine.forked = True
-        engine.log.phase = Phase.CLOSED
+        engine.log.fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -379,13 +379,11 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             await leave_nursery(self._nursery, self._bugs, exc)
         else:
             await trio.lowlevel.checkpoint()
-        if engine.log.lost:
-            error = self._lost(engine)
+        untold = self._lost(engine) if engine.log.lost else engine.untold_fence
+        if untold is not None:
             if exc is None or isinstance(exc, trio.Cancelled):
-                raise error
-            exc.add_note(str(error))
-        if exc is None and engine.fence is not None and engine.fence_untold:
-            raise engine.fence
+                raise untold
+            exc.add_note(str(untold))
         if interrupt is not None:
             raise interrupt
 

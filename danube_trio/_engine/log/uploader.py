@@ -42,7 +42,7 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File
 from danube_trio._core.index import SparseIndex
-from danube_trio._core.log import Phase
+from danube_trio._core.life import Phase
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc, load_index
 from danube_trio._engine.log.engine import Engine

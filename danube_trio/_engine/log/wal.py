@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from danube_trio._core.frame import Records
-from danube_trio._core.log import Phase
+from danube_trio._core.life import Phase
 from danube_trio._core.stats import WalStatistics
 from danube_trio._engine.log.accept import Acceptor
 from danube_trio._engine.log.cloud_side import CloudSide
@@ -21,7 +21,6 @@ from danube_trio._engine.log.engine import Engine
 from danube_trio._engine.read.readable import Readable
 from danube_trio._engine.wait.waiters import OffsetWaiters
 from danube_trio.config import Durability
-from danube_trio.errors import LogBrokenError
 
 if TYPE_CHECKING:
     from danube_trio._engine.log.janitor import Janitor
@@ -39,11 +38,10 @@ class Receipt:
         offsets: the offsets of the records, a `range`.
     """
 
-    __slots__ = ("_engine", "_told", "offsets")
+    __slots__ = ("_engine", "offsets")
 
     def __init__(self, engine: Engine, offsets: range) -> None:
         self._engine = engine
-        self._told = False
         self.offsets = offsets
 
     def __repr__(self) -> str:
@@ -91,19 +89,14 @@ class Receipt:
             await checkpoint()
         elif engine.log.phase in (Phase.BROKEN, Phase.CLOSED):
             await checkpoint()
-            raise engine.refusal()
+            raise engine.log.refusal()
         else:
             await waiters.wait(self.offsets.stop)
 
     async def _tell(self, wait: Awaitable[None]) -> range:
         """Wait, and remember whether the caller was told of a failure."""
-        try:
+        with self._engine.telling(self.offsets):
             await wait
-        except LogBrokenError:
-            if not self._told:
-                self._told = True
-                self._engine.log.told(self.offsets)
-            raise
         return self.offsets
 
 
@@ -263,13 +256,10 @@ class Wal(Readable):
             return
         engine.log.want_durable(min(end, engine.marks.next_offset))
         engine.writer_bell.ring()
-        try:
+        with engine.telling(range(end)):
             await checkpoint_if_cancelled()
             engine.refuse_to_wait(end)
             await engine.durable.wait(end)
-        except LogBrokenError:
-            engine.log.told(range(end))
-            raise
 
     async def wait_uploaded(self, end: int) -> None:
         """Wait until everything below offset `end` is in the object store.
@@ -280,7 +270,9 @@ class Wal(Readable):
         """
         if isinstance(end, bool) or not isinstance(end, int):
             raise TypeError(f"end={end!r} must be an offset")
-        await _check_store(self._engine).wait_uploaded(end)
+        cloud = _check_store(self._engine)
+        with self._engine.telling(range(end)):
+            await cloud.wait_uploaded(end)
 
     async def seal(self) -> int:
         """Hand the log over: accept nothing more, upload everything, and say so in the catalog.
@@ -296,8 +288,9 @@ class Wal(Readable):
         await self.wait_durable(end)
         await self.wait_uploaded(end)
         await cloud.over.wait()
-        if not cloud.left_sealed:
-            raise engine.refusal()
+        with engine.telling():
+            if not cloud.left_sealed:
+                raise engine.log.refusal()
         return end
 
     # ---- trimming
@@ -317,10 +310,14 @@ class Wal(Readable):
         """
         if isinstance(before, bool) or not isinstance(before, int) or before < 0:
             raise ValueError(f"before={before!r} must be an offset, 0 or more")
+        with self._engine.telling():
+            return await self._trim(before, whole_segments)
+
+    async def _trim(self, before: int, whole_segments: bool) -> int:
         engine = self._engine
         if not engine.may_trim(before):
             await checkpoint()
-            raise engine.refusal()
+            raise engine.log.refusal()
         if whole_segments:
             before = engine.segment_start(before)
             if before <= engine.marks.start_offset:

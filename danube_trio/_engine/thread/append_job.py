@@ -19,7 +19,6 @@ from danube_trio._engine.log.wal import Receipt, Wal, inside
 from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import Job, Withdrawn
 from danube_trio.config import Durability
-from danube_trio.errors import LogBrokenError
 
 __all__ = ["AppendJob", "Appender", "Dress", "appender_of"]
 
@@ -86,13 +85,13 @@ class AppendJob(Job):
 
     def refused(self, error: BaseException) -> None:
         """See `Newcomer`."""
+        self._appender.told(error, range(0))
         self.finish(Error(error))
 
     def _reached(self, error: BaseException | None) -> None:
         """It is as durable as its directory makes it, or will not be."""
         if error is not None:
-            if isinstance(error, LogBrokenError):
-                self._appender.told(self._offsets)
+            self._appender.told(error, self._offsets)
             self.finish(Error(error))
         elif self._level == "uploaded" and self._offsets:
             self._engine_thread.spawn(self, self._wait_uploaded)
@@ -138,9 +137,9 @@ class Appender:
         first = self.acceptor.append_nowait(records, size_bytes, expected_offset)
         return Receipt(self._engine, range(first, first + len(records)))
 
-    def told(self, offsets: range) -> None:
-        """That the log broke under these records was delivered."""
-        self._engine.log.told(offsets)
+    def told(self, error: BaseException, offsets: range) -> None:
+        """That is delivered, whoever's step it is in which it came."""
+        self._engine.log.told(error, offsets)
 
 
 def appender_of(thing: object) -> Appender | None:

@@ -34,6 +34,7 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio._core.stats import StorageStatistics
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.topics.topic import State, Topic, another, ask_for_upload, no_files_left
+from danube_trio._engine.wait.housekeeping import keeping_house
 from danube_trio._engine.wait.waiters import Doorbell
 from danube_trio.errors import FencedError, LogClosedError
 
@@ -186,9 +187,11 @@ class TopicHosts:
     def _begin(self, name: str) -> Topic:
         """Start a host. Raises what leaving the topic raised when nobody was there to be told."""
         self._refuse_if_left()
-        untold = self.untold.pop(name, None)
+        untold = self.untold.get(name)
         if untold is not None:
-            raise untold
+            if keeping_house():  # which does not tell anybody
+                raise another(untold)
+            raise self.untold.pop(name)
         topic = Topic(name, trio.CancelScope(shield=True))
         self._topics[name] = topic
         self._nursery.start_soon(self._host, topic, name=f"danube_trio topic {name}")

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from danube_trio._engine.log.wal import Wal
+from danube_trio._engine.wait.housekeeping import housekeeping
 from danube_trio.errors import DanubeError
 
 __all__ = ["State", "Topic", "another", "ask_for_upload", "no_files_left"]
@@ -107,6 +108,7 @@ def no_files_left(error: Exception) -> bool:
 async def ask_for_upload(wal: Wal, end: int) -> None:
     """Have everything below offset `end` uploaded; the log itself says why it is not."""
     try:
-        await wal.wait_uploaded(end)
+        with housekeeping():
+            await wal.wait_uploaded(end)
     except DanubeError as error:
         log.debug("not uploaded, and the log says why: %s", error)
