@@ -199,6 +199,7 @@ class LogState:
         upload_wanted: somebody waits until everything below this offset is uploaded.
         roll_wanted: the active segment shall be sealed at the next occasion.
         failure: why the log is broken.
+        untold: no caller was told so yet.
     """
 
     __slots__ = (
@@ -210,6 +211,7 @@ class LogState:
         "phase",
         "roll_wanted",
         "sync_wanted",
+        "untold",
         "upload_wanted",
     )
 
@@ -220,6 +222,7 @@ class LogState:
         self.upload_wanted = 0
         self.roll_wanted = False
         self.failure: BaseException | None = None
+        self.untold = False
         self._failed = range(0)
         self._vanished = 0  # acknowledged, and in no file any more
         self._told: list[range] = []
@@ -253,6 +256,7 @@ class LogState:
             return
         self.phase = Phase.BROKEN
         self.failure = failure
+        self.untold = True
         self._failed = range(self.marks.durable_end, self.marks.next_offset)
         self._vanished = vanished
 
@@ -261,6 +265,7 @@ class LogState:
         if offsets:
             self._told.append(offsets)
         self._vanished = 0
+        self.untold = False
 
     @property
     def lost(self) -> int:

@@ -139,8 +139,12 @@ def _reopen(
         on_corruption=policy,
         preallocate_bytes=0,
     )
-    recovered = recover(disk, config, "")
-    recovered.tail.close(recovered.next_offset)
+    held = disk.open_dir(names.directory)
+    try:
+        recovered = recover(held, config, "")
+        recovered.tail.close(recovered.next_offset)
+    finally:
+        held.close()
     notes += recovered.notes
 
 

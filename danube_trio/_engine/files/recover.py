@@ -25,7 +25,14 @@ from functools import partial
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, parent_of, put_in_place, replace_file
+from danube_trio._core.disk import (
+    Disk,
+    File,
+    OpenDirectory,
+    parent_of,
+    put_in_place,
+    replace_file,
+)
 from danube_trio._core.files import (
     Mark,
     Meta,
@@ -94,10 +101,11 @@ class Cover:
 
 
 def recover(
-    disk: Disk, config: WalConfig, directory_id: str, cover: Cover | None = None
+    disk: OpenDirectory, config: WalConfig, directory_id: str, cover: Cover | None = None
 ) -> Recovered:
     """Open the log in `config.dir`, or make a new one with `directory_id`.
 
+    The directory is held, and locked, by the caller.
     With a `cover` the log's active segment is empty afterwards, for a new epoch to begin in.
 
     Raises CorruptDataError (by policy), UnsupportedFormatError, ValueError, OSError.
@@ -189,7 +197,11 @@ def _remove_leftovers(disk: Disk, directory: Directory, notes: list[str]) -> Non
 
 
 def _recover_tail(
-    disk: Disk, config: WalConfig, directory: Directory, undo: ExitStack, cover: Cover | None
+    disk: OpenDirectory,
+    config: WalConfig,
+    directory: Directory,
+    undo: ExitStack,
+    cover: Cover | None,
 ) -> Recovered:
     """Scan, judge, cut and sync the last segment. `undo` closes the files if opening fails."""
     names = directory.names
@@ -204,21 +216,18 @@ def _recover_tail(
         next_offset = _settle(disk, config, directory, file, size, index, walk, notes, covered_end)
         _write_again(file, directory, index)
         file.sync_data()
-        presence = Presence(disk)
+        presence = Presence(disk, names.directory)
         segments = _sealed_segments(directory, base, disk, presence)
         last_time = index.last_time or _last_sealed_time(disk, directory, segments)
         mark_file = MarkFile.open(disk, names, directory.directory_crc)
         files.callback(mark_file.close)
         # Before the mark speaks of a segment, its directory entry must be durable.
-        opened = disk.open_dir(names.directory)
-        files.callback(opened.close)
-        opened.sync()
+        disk.sync_dir(names.directory)
         tail = Tail(
             disk,
             names,
             file,
             mark_file,
-            opened,
             presence,
             base=base,
             position=index.size_bytes,

@@ -32,11 +32,12 @@ from trio.lowlevel import enable_ki_protection
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import get_codec
-from danube_trio._core.disk import Disk, Lane, Lock
+from danube_trio._core.disk import Disk, Lane, OpenDirectory
 from danube_trio._core.log import Marks, Phase
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
+from danube_trio._engine.files.presence import LostFileError
 from danube_trio._engine.files.recover import Recovered, recover
 from danube_trio._engine.files.space import has_room
 from danube_trio._engine.files.tail import Tail
@@ -152,7 +153,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._engine: Engine | None = None
         self._janitor: Janitor | None = None
         self._lane: Lane | None = None
-        self._lock: Lock | None = None
+        self._directory: OpenDirectory | None = None  # held, and locked
         self._recovered: Recovered | None = None
         self._offer: Offer | None = None
         self._watch: Watch | None = None
@@ -185,13 +186,14 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         disk = self._disk if self._disk is not None else RealDisk()
         self._lane = lane = disk.open_lane()
         try:
-            await lane.run(self._acquire, disk)
+            # From here on it is the disk: paths in the directory are names in what is held.
+            disk = held = await lane.run(self._acquire, disk)
             session = None
             if self._cloud is None:
-                await lane.run(self._recover, disk)
+                await lane.run(self._recover, held)
             else:
                 await probe_once(self._cloud[0])
-                state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
+                state = await acquire(self._cloud[1], partial(self._settle, lane, held))
                 if not state.place:
                     await claim_prefix(*self._cloud, state)
                 session = CatalogSession(self._cloud[1], state)
@@ -221,16 +223,18 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._watch.start(nursery)
         return wal
 
-    def _acquire(self, disk: Disk) -> None:
-        """Lock; runs in the lane."""
+    def _acquire(self, disk: Disk) -> OpenDirectory:
+        """Hold the directory, and lock it; runs in the lane."""
         config = self._config
         assert config.dir is not None
         names = LogNames.of(config.dir, config.file_name)
         disk.make_dir(config.dir)
-        refuse_foreign(disk, names)  # before the lock file could be made
-        self._lock = disk.lock(names.lock, _holder())
+        self._directory = held = disk.open_dir(config.dir)
+        refuse_foreign(held, names)  # before the lock file could be made
+        held.lock(names.lock, _holder())
+        return held
 
-    def _recover(self, disk: Disk) -> None:
+    def _recover(self, disk: OpenDirectory) -> None:
         self._recovered = recover(disk, self._config, uuid.uuid4().hex)
         if place := self._recovered.directory.meta.place:
             log.warning(
@@ -248,7 +252,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if has_room(tail.disk, tail.names):
             tail.presence.know(tail.names.trim)
 
-    async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
+    async def _settle(
+        self, lane: Lane, disk: OpenDirectory, state: CatalogState | None
+    ) -> CatalogState:
         """Make the directory agree with this state; returns the one that takes the next epoch."""
         assert self._cloud is not None
         if state is None:
@@ -257,7 +263,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             await claim_prefix(*self._cloud, state)
         return await lane.run(self._attach, disk, state)
 
-    def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
+    def _attach(self, disk: OpenDirectory, state: CatalogState | None) -> CatalogState:
         if self._recovered is not None:  # somebody published meanwhile: all of it again
             self._recovered.tail.abandon()
             self._recovered = None
@@ -384,6 +390,12 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise error
             exc.add_note(str(error))
+        failure = engine.log.failure
+        if isinstance(failure, LostFileError) and failure.moved and engine.log.untold:
+            # Nothing is lost, and nobody would look for it where it is.
+            if exc is None or isinstance(exc, trio.Cancelled):
+                raise engine.refusal()
+            exc.add_note(str(failure))
         if exc is None and engine.fence is not None and engine.fence_untold:
             raise engine.fence
         if interrupt is not None:
@@ -396,8 +408,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
     def _release(self) -> None:
         if self._engine is not None:
             self._engine.unlocked = True  # before it is so: our readers read our files only
-        if self._lock is not None:
-            self._lock.release()
+        if self._directory is not None:
+            self._directory.close()
 
     def _lost(self, engine: Engine) -> LogBrokenError:
         error = LogBrokenError(
