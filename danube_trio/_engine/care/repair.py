@@ -44,6 +44,8 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
         return []
     notes: list[str] = []
     names = directory.names
+    for stray in directory.strays:
+        _set_aside(disk, names, stray, notes)
     for path in sorted(plan.rebuild):
         _keep_beside(disk, names, path, notes)
     if plan.damage is not None and any(step.action == "truncate" for step in plan.steps):
