@@ -15,9 +15,11 @@ from disks import raises_errno
 from trio.testing import MockClock
 
 from danube_trio import LogBrokenError, LogLockedError, StartPosition, Wal, WalConfig, open_wal
-from danube_trio._core.disk import Disk, OpenDirectory, Stray
+from danube_trio._core.disk import Disk, OpenDirectory, Stray, hold
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
+from danube_trio.cloud._directory import DirectoryStore
+from danube_trio.errors import StoreUnavailableError
 from danube_trio.metadata import open_metadata_directory
 from danube_trio.testing import SimDisk
 
@@ -436,3 +438,138 @@ async def test_a_lock_file_of_a_metadata_store_that_was_removed_lets_nobody_in(
         await store.put("/b", b"2")
     async with open_metadata_directory(tmp_path) as store:
         assert [entry.key for entry in await store.list_entries("/")] == ["/a", "/b"]
+
+
+# ---- the metadata store, and stores of objects
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "journal"])
+async def test_a_metadata_directory_that_is_not_what_it_was_acknowledges_nothing(how: str) -> None:
+    disk = SimDisk()
+    async with open_metadata_directory("/m", disk=disk) as store:
+        await store.put("/a", b"1")
+        if how == "removed":
+            disk.remove_tree("/m")
+        elif how == "journal":
+            disk.unlink(next(path for path in disk.tree() if path.endswith(".journal")))
+        else:
+            disk.rename("/m", "/old")
+            for path, data in disk.tree().items() if how == "replaced" else ():
+                disk.write_file(path.replace("/old", "/m"), data)
+        before = disk.tree()
+        with pytest.raises(StoreUnavailableError, match=r"somebody (changed|removed)") as caught:
+            await store.put("/b", b"2")
+        assert how in ("removed", "journal") or "was moved to /old" in str(caught.value)
+        assert (await store.list_entries("/"))[0].value == b"1", "reads go on"
+    assert disk.tree() == before, "nothing was written anywhere"
+    if how == "moved":
+        async with open_metadata_directory("/old", disk=disk) as store:
+            assert [entry.key for entry in await store.list_entries("/")] == ["/a"]
+
+
+async def test_a_lock_file_of_a_directory_store_that_is_removed_does_not_let_two_change_it(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    async with DirectoryStore("/store", disk) as store:
+        await store.put("key", b"before")
+        other = hold(disk.process(), "/store/.danube-lock", "another process")
+        disk.unlink("/store/.danube-lock")
+        with trio.move_on_after(10) as scope:
+            await store.put("key", b"after")
+        assert scope.cancelled_caught
+        assert (await store.get("key"))[1] == b"before"
+        other.close()
+        await store.put("key", b"after")
+        assert (await store.get("key"))[1] == b"after"
+
+
+async def test_a_directory_store_that_was_moved_stops_uploads_until_it_is_back(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    config = attrs.evolve(CONFIG, topic_name="/default/t")
+    async with (
+        DirectoryStore("/store", disk) as store,
+        open_wal(config, disk=disk, store=store) as wal,
+    ):
+        await wal.append(BODY)
+        disk.rename("/store", "/away")
+        for _ in range(9):
+            await wal.append(BODY)
+        await trio.sleep(60)
+        assert wal.uploaded_end < 9
+        assert not [path for path in disk.tree() if path.startswith("/store")]
+        disk.rename("/away", "/store")
+        await trio.sleep(600)
+        assert wal.uploaded_end >= 9
+
+
+# ---- other names of its files, and other people
+
+
+async def test_files_that_are_hard_linked_for_a_backup_do_not_change_with_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        for _ in range(5):
+            await wal.append(BODY)
+        await wal.trim(3)
+    disk.make_dir("/backup")
+    backup = {}
+    for path, data in disk.tree().items():
+        backup[path.replace("/log/", "/backup/")] = data
+        disk.link(path, path.replace("/log/", "/backup/"))
+    async with open_wal(CONFIG, disk=disk) as wal:
+        for _ in range(5):
+            await wal.append(BODY)
+        await wal.trim(6)
+    assert "names (hard links): it is copied" in caplog.text
+    now = {path: data for path, data in disk.tree().items() if path.startswith("/backup/")}
+    backup.pop("/backup/wal.lock")
+    now.pop("/backup/wal.lock")
+    assert now == backup
+    async with open_wal(attrs.evolve(CONFIG, dir="/backup"), disk=disk) as wal:
+        assert (wal.start_offset, wal.next_offset) == (3, 5)
+
+
+async def test_a_hard_link_made_while_the_log_runs_is_told_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        await wal.append(b"x")
+        disk.link("/log/wal.00000000000000000000.log", "/copy")
+        await trio.sleep(30)
+        assert wal.phase == "open"
+    assert caplog.text.count("a hard link is no copy") == 1
+
+
+async def test_a_copy_for_a_hard_link_that_is_interrupted_loses_nothing() -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        await wal.append(BODY)
+    disk.link("/log/wal.00000000000000000000.log", "/copy")
+    start = disk.op_count
+    async with open_wal(CONFIG, disk=disk) as wal:
+        pass
+    for point in disk.crash_points(start=start):
+        for state in point.states:
+            async with open_wal(CONFIG, disk=state.disk) as wal:
+                assert await payloads(wal) == [BODY], (point.op_count, state.name)
+
+
+async def test_a_directory_that_everybody_may_write_to_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = attrs.evolve(CONFIG, dir=str(tmp_path / "log"))
+    for _ in range(2):
+        async with open_wal(config):
+            pass
+    assert not caplog.text
+    (tmp_path / "log").chmod(0o777)
+    for _ in range(2):
+        async with open_wal(config):
+            pass
+    assert caplog.text.count("everybody may write to this directory") == 1

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
 import stat
 import sys
@@ -79,6 +80,9 @@ elif sys.platform == "linux":
     _sync = os.fdatasync
     _sync_dir = os.fsync
 
+log = logging.getLogger("danube_trio.disk")
+
+_warned: set[str] = set()  # directories that everybody may write to
 # The flag of a write that is its own fdatasync; 0 where Python has none (macOS, older musl).
 _DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)
 # A large write goes in parts of this size: 12 % less time for 1 MiB than in one (measured).
@@ -418,9 +422,20 @@ class _RealDirectory(RealDisk):
         name, inside = self._at(path)
         if inside is not None and not self._lock_itself(name):
             raise LogLockedError(path, self._holder(path))
+        self._warn_of_others()
         lock = super().lock(path, holder)
         self._locks.append(lock)
         return lock
+
+    def _warn_of_others(self) -> None:
+        """Once for each directory: who may write there can put files in and take them away."""
+        if os.fstat(self._fd).st_mode & stat.S_IWOTH and self._place not in _warned:
+            _warned.add(self._place)
+            log.warning(
+                "%s: everybody may write to this directory, and so remove or replace what is in "
+                "it: chmod o-w",
+                self._place,
+            )
 
     def _lock_itself(self, name: str) -> bool:
         try:

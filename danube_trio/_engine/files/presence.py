@@ -25,11 +25,14 @@ All calls but `forget` are made in the log's lane.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable
 
 from danube_trio._core.disk import File, FileStat, OpenDirectory, Stray
 
 __all__ = ["LostFileError", "Presence"]
+
+log = logging.getLogger("danube_trio.presence")
 
 _ADVICE = (
     "Leave the log, put its files back from a copy or its object store, look at them with "
@@ -81,6 +84,7 @@ class Presence:
         self._disk = disk
         self._directory = directory
         self._known: dict[str, FileStat] = {}
+        self._linked: set[str] = set()  # told of once
 
     def know(self, path: str, found: FileStat | None = None) -> None:
         """The file of this name is ours, as it is now."""
@@ -114,6 +118,14 @@ class Presence:
             raise LostFileError(file.path, "was replaced by another one", base)
         if not ours.links:
             raise LostFileError(file.path, "was removed", base)
+        if ours.links > 1 and file.path not in self._linked:
+            self._linked.add(file.path)
+            log.warning(
+                "%s has %d names: a hard link is no copy, and changes with the log until it rolls. "
+                "Copy the bytes of the last segment and of the small files",
+                file.path,
+                ours.links,
+            )
         if ours.size_bytes < size_bytes:
             what = f"has {ours.size_bytes} bytes where {size_bytes} were written"
             raise LostFileError(file.path, what, base)

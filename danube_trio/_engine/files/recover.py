@@ -59,6 +59,7 @@ from danube_trio._engine.files.space import (
     put_trim,
     remove_each,
     renew_trim,
+    unshare,
     with_room,
 )
 from danube_trio._engine.files.tail import MarkFile, Tail
@@ -274,6 +275,7 @@ def _open_last(disk: Disk, names: LogNames, base: int, *, exists: bool) -> File:
     if not disk.file_size(path):
         # By renaming: the name must never be gone in between.
         with_room(disk, names, partial(put_in_place, disk, path, b""))
+    unshare(disk, path)
     return disk.open(path, "rw")
 
 

@@ -33,7 +33,7 @@ from danube_trio._core.files import MARK_BYTES, Mark, mark_position, next_sequen
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import read_mark
 from danube_trio._engine.files.presence import LostFileError, Presence
-from danube_trio._engine.files.space import with_room
+from danube_trio._engine.files.space import unshare, with_room
 
 __all__ = ["MarkFile", "Tail"]
 
@@ -63,6 +63,7 @@ class MarkFile:
         """Go on with the file that is there, or make one."""
         newest = read_mark(disk, names, directory_crc)
         try:
+            unshare(disk, names.mark)
             file = disk.open(names.mark, "rw")
         except FileNotFoundError:
             file = with_room(disk, names, partial(disk.open, names.mark, "create"))
