@@ -309,13 +309,13 @@ def test_an_open_directory_is_synced_wherever_it_is_and_closed_once(tmp_path: Pa
         disk.open_dir(str(path))
     path.mkdir()
     opened = disk.open_dir(str(path))
-    opened.sync()
+    opened.sync_dir(str(path))
     path.rename(tmp_path / "there")
-    opened.sync()
+    opened.sync_dir(str(path))
     for _ in range(2):
         opened.close()
     with raises_errno(errno.EBADF):
-        opened.sync()
+        opened.sync_dir(str(path))
     (tmp_path / "file").write_bytes(b"")
     with raises_errno(errno.ENOTDIR):
         disk.open_dir(str(tmp_path / "file"))

@@ -414,16 +414,16 @@ def test_a_failed_sync_of_a_directory_is_told_once_to_everybody_who_has_it_open(
     late = disk.open_dir(D)
     for opened in (first, second):
         with pytest.raises(OSError, match="EIO"):
-            opened.sync()
-        opened.sync()
-    late.sync()
+            opened.sync_dir(D)
+        opened.sync_dir(D)
+    late.sync_dir(D)
     disk.fail("sync_dir")
     with pytest.raises(OSError, match="EIO"):
-        first.sync()
-    first.sync()  # it was told by the failure itself
+        first.sync_dir(D)
+    first.sync_dir(D)  # it was told by the failure itself
     for opened in (second, late):
         with pytest.raises(OSError, match="EIO"):
-            opened.sync()
+            opened.sync_dir(D)
     for opened in (first, second, late):
         opened.close()
         opened.close()

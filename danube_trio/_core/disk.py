@@ -23,6 +23,17 @@ nothing that a call has done):
 Everything else may be lost, kept, torn or reordered. Errors are `OSError` with the errno of the
 operating system. A sync that failed once says nothing when it succeeds the next time.
 
+**A path names a thing only at the moment of opening it**; afterwards the descriptor does. Who works
+in a directory for longer than a call, and alone, opens it first (`Disk.open_dir`). What that gives
+is the same disk, seen from there, so that paths stay what they are for everybody:
+
+- *held*: a path whose parent is that directory is a name in it, wherever it has been moved to and
+  whatever stands at its path by now. Nothing is ever made, renamed or removed in another one.
+- *locked*: `OpenDirectory.lock` locks the directory itself and the lock file, since a file can be
+  removed ("it looked stale"). Older versions and people look at the file, so both count.
+- *strayed*: the path leads elsewhere, or nowhere. That is asked for, and cheap. What was durable in
+  it still is, and nothing that is written will be found where everybody looks for it.
+
 A `Watch` tells of changes that anybody makes, where the system can. It is a hint: it may come for
 nothing, and a change that another machine made to a network file system may come without one.
 """
@@ -46,7 +57,9 @@ __all__ = [
     "Lock",
     "OpenDirectory",
     "OpenMode",
+    "Stray",
     "Watch",
+    "hold",
     "parent_of",
     "put_in_place",
     "read_file",
@@ -74,6 +87,27 @@ class FileStat:
     size_bytes: int
     links: int
     changed: int
+
+
+@attrs.frozen
+class Stray:
+    """A directory that is held open, and is not at its path any more.
+
+    Attributes:
+        removed: it has no name any more, and so nothing in it has.
+        place: where it is now, as far as known.
+        replaced: another one is at its path.
+    """
+
+    removed: bool
+    place: str | None = None
+    replaced: bool = False
+
+    def __str__(self) -> str:
+        what = f"was moved to {self.place}" if self.place else "is not at its path any more"
+        if self.removed:
+            what = "was removed"
+        return what + (", and another one is in its place" if self.replaced else "")
 
 
 class File(Protocol):
@@ -138,22 +172,6 @@ class File(Protocol):
 
     def close(self) -> None:
         """Close the file; idempotent, also when it raises."""
-        ...
-
-
-class OpenDirectory(Protocol):
-    """A directory that is held open: it hears of failures that a name alone would not tell."""
-
-    def sync(self) -> None:
-        """As `Disk.sync_dir`.
-
-        Raises OSError also if a sync of the directory by anybody else, in whatever thread or
-        process, failed since this one was opened, or synced last: names may be lost with it.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close it; idempotent."""
         ...
 
 
@@ -318,10 +336,47 @@ class Disk(Protocol):
         ...
 
 
+class OpenDirectory(Disk, Protocol):
+    """A directory that is held open, and the disk as seen from it. See the module's text.
+
+    A path whose parent is the directory, as it was given, is a name in it; all other paths are the
+    disk's. It hears of failures that a name alone would not tell: `sync_dir` of the directory
+    raises OSError also if a sync of it by anybody else, in whatever thread or process, failed since
+    this one was opened, or synced last.
+    """
+
+    def lock(self, path: str, holder: str) -> Lock:
+        """Like `Disk.lock`; for a file in the directory, the directory itself is locked too.
+
+        Where the file system cannot lock directories the file's lock is all there is. The same if
+        a lock file of another kind is held here, as by a metadata store in a log's directory.
+        """
+        ...
+
+    def strayed(self) -> Stray | None:
+        """Say what became of the directory if its path does not lead to it any more, else None."""
+        ...
+
+    def close(self) -> None:
+        """Give up the locks that were taken through it, and close it; idempotent."""
+        ...
+
+
 def parent_of(path: str) -> str:
     """Return the directory that holds `path`: what to sync after a change of that name."""
     head, slash, _ = path.rstrip("/").rpartition("/")
     return (head.rstrip("/") or "/") if slash or path.startswith("/") else "."
+
+
+def hold(disk: Disk, path: str, holder: str) -> OpenDirectory:
+    """Open the directory of the lock file `path`, and lock both. Raises as `OpenDirectory.lock`."""
+    held = disk.open_dir(parent_of(path))
+    try:
+        held.lock(path, holder)
+    except BaseException:
+        held.close()
+        raise
+    return held
 
 
 def read_file(disk: Disk, path: str, limit: int) -> bytes:

@@ -91,6 +91,7 @@ class Life:
     __slots__ = (
         "_explained",
         "_failed",
+        "_failure_told",
         "_fence_told",
         "_forked",
         "_told",
@@ -108,6 +109,7 @@ class Life:
         self._failed = range(0)
         self._vanished = 0  # acknowledged, and in no file any more
         self._told: set[range] = set()
+        self._failure_told = False
         self._fence_told = False
         self._forked = False
 
@@ -211,6 +213,7 @@ class Life:
         if isinstance(error, FencedError):
             self._fence_told = True
         elif isinstance(error, LogBrokenError):
+            self._failure_told = True
             if offsets:
                 self._told.add(offsets)
             self._vanished = 0
@@ -224,6 +227,11 @@ class Life:
             count += max(0, min(offsets.start, self._failed.stop) - seen)
             seen = max(seen, offsets.stop)
         return count + max(0, self._failed.stop - seen)
+
+    @property
+    def untold_failure(self) -> BaseException | None:
+        """Why the log is broken, if it is, and no caller was told yet."""
+        return None if self._failure_told else self.failure
 
     @property
     def untold_fence(self) -> FencedError | None:

@@ -1,4 +1,4 @@
-"""The disk of the operating system: the only file of the package that touches the file system.
+"""The disk of the operating system: with `locks`, what of the package touches the file system.
 
 What it promises is written at `danube_trio._core.disk`; `docs/format.md` says what is kept in the
 files. Chosen here:
@@ -6,8 +6,8 @@ files. Chosen here:
 - **Sync** is fdatasync(2), which flushes data and size, on Linux, and F_FULLFSYNC on macOS, where
   fsync(2) leaves the data in the drive's cache. Nobody has looked at what other systems promise, so
   there everything that writes raises OSError(ENOTSUP).
-- **Locks** are flock(2). POSIX locks (lockf, fcntl) are dropped as soon as *any* descriptor of the
-  file is closed by the process, and do not exclude two logs in one process.
+- **Locks** are flock(2); see `locks`.
+- **Directories** that are held open are what openat(2) and its like begin at.
 - **Opening** uses O_NOFOLLOW, so that nobody can make a log write elsewhere through a link, and
   O_NONBLOCK, so that a FIFO in the way is refused instead of waited for; for regular files it
   means nothing. Modes are 0600 and 0700: messages are nobody else's business.
@@ -20,19 +20,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
 import stat
 import sys
-import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from danube_trio._core.disk import FileStat, parent_of
+from danube_trio._core.disk import FileStat, Stray, parent_of
 from danube_trio._disk.inotify import open_watch
 from danube_trio._disk.lane import ThreadLane
+from danube_trio._disk.locks import (
+    NO_LOCK,
+    Descriptor,
+    others_locked,
+    read_holder,
+    try_lock,
+    write_holder,
+)
 from danube_trio.errors import LogLockedError
 
 if TYPE_CHECKING:
@@ -43,12 +50,12 @@ __all__ = ["RealDisk"]
 T = TypeVar("T")
 FILE_MODE = 0o600
 DIR_MODE = 0o700
-HOLDER_BYTES = 1024
 # Reads block on the device, so more threads than cores are useful. A guess.
 DEFAULT_THREADS = 8
 
 CAN_WRITE: Final = sys.platform in ("linux", "darwin")
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_DIR_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOEXEC
 _OPEN_FLAGS = _CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _MODE_FLAGS = {
     "r": os.O_RDONLY,
@@ -73,6 +80,9 @@ elif sys.platform == "linux":
     _sync = os.fdatasync
     _sync_dir = os.fsync
 
+log = logging.getLogger("danube_trio.disk")
+
+_warned: set[str] = set()  # directories that everybody may write to
 # The flag of a write that is its own fdatasync; 0 where Python has none (macOS, older musl).
 _DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)
 # A large write goes in parts of this size: 12 % less time for 1 MiB than in one (measured).
@@ -182,66 +192,6 @@ class _RealFile:
             os.close(fd)
 
 
-class _RealDirectory:
-    """Linux tells a failed write-back once to each descriptor that was open when it failed."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
-
-    def sync(self) -> None:
-        if self._fd < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
-        try:
-            _sync_dir(self._fd)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._path) from error
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-class _RealLock:
-    __slots__ = ("__weakref__", "_fd")
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        _held_locks.add(self)
-
-    def after_fork(self) -> None:
-        """In the child: close the descriptor, which would hold the lock beyond the parent's death.
-
-        Only close it: to unlock would unlock the parent's.
-        """
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def release(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                # Said aloud: a forked child has the descriptor too, and closing ours would leave
-                # the lock with it.
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            finally:
-                os.close(fd)
-
-
-_held_locks: weakref.WeakSet[_RealLock] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for lock in _held_locks:
-        lock.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
 class RealDisk:
     """The `Disk` of the operating system. It has no state but a limit, so one serves all logs.
 
@@ -291,67 +241,103 @@ class RealDisk:
                     os.rmdir(name)
                 raise
 
+    def _at(self, path: str) -> tuple[str, int | None]:
+        """The name that a call of the system takes for this path, and the directory it is in."""
+        return path, None
+
     def list_dir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
 
     def open(self, path: str, mode: OpenMode) -> _RealFile:
         if mode != "r":
             _check_can_write(path)
-        return _RealFile(_open_regular(path, _MODE_FLAGS[mode]), path)
+        return _RealFile(self._open(path, _MODE_FLAGS[mode]), path)
+
+    def _open(self, path: str, flags: int) -> int:
+        name, inside = self._at(path)
+        try:
+            fd = os.open(name, flags | _OPEN_FLAGS, FILE_MODE, dir_fd=inside)
+        except OSError as error:
+            # What opening a directory for writing, or a socket, gives.
+            if error.errno in (errno.EISDIR, errno.ENXIO):
+                raise _not_regular(path) from None
+            error.filename = path
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise _not_regular(path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def file_size(self, path: str) -> int:
-        found = os.stat(path, follow_symlinks=False)
-        if not stat.S_ISREG(found.st_mode):
-            raise _not_regular(path)
-        return found.st_size
+        return self._stat(path).st_size
 
     def stat(self, path: str) -> FileStat:
-        found = os.stat(path, follow_symlinks=False)
+        return _stat_of(self._stat(path))
+
+    def _stat(self, path: str) -> os.stat_result:
+        name, inside = self._at(path)
+        try:
+            found = os.stat(name, dir_fd=inside, follow_symlinks=False)
+        except OSError as error:
+            error.filename = path
+            raise
         if not stat.S_ISREG(found.st_mode):
             raise _not_regular(path)
-        return _stat_of(found)
+        return found
 
     def rename(self, source: str, target: str) -> None:
         _check_can_write(target)
-        os.rename(source, target)
+        self._two(os.rename, source, target)
 
     def link(self, source: str, target: str) -> None:
         _check_can_write(target)
-        os.link(source, target, follow_symlinks=False)
+        self._two(functools.partial(os.link, follow_symlinks=False), source, target)
+
+    def _two(self, call: Callable[..., None], source: str, target: str) -> None:
+        (old, old_in), (new, new_in) = self._at(source), self._at(target)
+        try:
+            call(old, new, src_dir_fd=old_in, dst_dir_fd=new_in)
+        except OSError as error:
+            error.filename, error.filename2 = source, target
+            raise
 
     def unlink(self, path: str) -> None:
         _check_can_write(path)
-        os.unlink(path)
+        name, inside = self._at(path)
+        try:
+            os.unlink(name, dir_fd=inside)
+        except OSError as error:
+            error.filename = path
+            raise
 
     def sync_dir(self, path: str) -> None:
         _check_can_write(path)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
+        fd = _open_dir(path)
         try:
-            _sync_dir(fd)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from error
+            _sync_named(fd, path)
         finally:
             os.close(fd)
 
     def open_dir(self, path: str) -> _RealDirectory:
-        return _RealDirectory(path)
+        return _RealDirectory(self, path, _open_dir(path))
 
-    def lock(self, path: str, holder: str) -> _RealLock:
+    def lock(self, path: str, holder: str) -> Descriptor:
         _check_can_write(path)
-        fd = _open_regular(path, os.O_RDWR | os.O_CREAT)
+        fd = self._open(path, os.O_RDWR | os.O_CREAT)
         try:
-            if not _try_lock(fd):
-                text = os.pread(fd, HOLDER_BYTES, 0).decode(errors="replace")
-                raise LogLockedError(path, text)
-            _write_holder(fd, holder.encode()[:HOLDER_BYTES])
+            if not try_lock(fd):
+                raise LogLockedError(path, read_holder(fd))
+            write_holder(fd, holder)
         except BaseException:
             os.close(fd)
             raise
-        return _RealLock(fd)
+        return Descriptor(fd)
 
     def free_bytes(self, path: str) -> int:
-        found = os.statvfs(path)
-        return found.f_bavail * found.f_frsize
+        return _free_bytes(path)
 
     async def watch(self, path: str, file: str) -> Watch | None:
         return await open_watch(path, file, self.run) if sys.platform == "linux" else None
@@ -370,21 +356,158 @@ class RealDisk:
         return ThreadLane()
 
 
-def _open_regular(path: str, flags: int) -> int:
+class _RealDirectory(RealDisk):
+    """An `OpenDirectory`.
+
+    Linux tells a failed write-back once to each descriptor that was open when it failed.
+    """
+
+    def __init__(self, disk: RealDisk, path: str, fd: int) -> None:
+        self._disk = disk
+        self._path = path.rstrip("/") or "/"
+        self._place = os.path.abspath(path)  # what it means now, whatever directory we work in then
+        self._descriptor = Descriptor(fd)
+        self._locks: list[Descriptor] = []
+
+    def __repr__(self) -> str:
+        return f"<directory {self._path!r}, {'closed' if self._descriptor.fd < 0 else 'open'}>"
+
+    def _is_own(self, path: str) -> bool:
+        return (path.rstrip("/") or "/") == self._path
+
+    @property
+    def _fd(self) -> int:
+        if self._descriptor.fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
+        return self._descriptor.fd
+
+    def _at(self, path: str) -> tuple[str, int | None]:
+        if parent_of(path) == self._path:
+            return path.rpartition("/")[2], self._fd
+        return path, None
+
+    def list_dir(self, path: str) -> list[str]:
+        if not self._is_own(path):
+            return super().list_dir(path)
+        fd = self._open_again(path)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def _open_again(self, path: str) -> int:
+        """Another descriptor: one has one place in its listing, which threads would share."""
+        try:
+            return os.open(".", _DIR_FLAGS, dir_fd=self._fd)
+        except OSError as error:
+            error.filename = path
+            raise
+
+    def open_dir(self, path: str) -> _RealDirectory:
+        if self._is_own(path):
+            return _RealDirectory(self._disk, path, self._open_again(path))
+        return super().open_dir(path)
+
+    def sync_dir(self, path: str) -> None:
+        if self._is_own(path):
+            _sync_named(self._fd, path)
+        else:
+            super().sync_dir(path)
+
+    def free_bytes(self, path: str) -> int:
+        return _free_bytes(self._fd) if self._is_own(path) else super().free_bytes(path)
+
+    def lock(self, path: str, holder: str) -> Descriptor:
+        _check_can_write(path)
+        name, inside = self._at(path)
+        if inside is not None and not self._lock_itself(name):
+            raise LogLockedError(path, self._holder(path))
+        self._warn_of_others()
+        lock = super().lock(path, holder)
+        self._locks.append(lock)
+        return lock
+
+    def _warn_of_others(self) -> None:
+        """Once for each directory: who may write there can put files in and take them away."""
+        if os.fstat(self._fd).st_mode & stat.S_IWOTH and self._place not in _warned:
+            _warned.add(self._place)
+            log.warning(
+                "%s: everybody may write to this directory, and so remove or replace what is in "
+                "it: chmod o-w",
+                self._place,
+            )
+
+    def _lock_itself(self, name: str) -> bool:
+        try:
+            return try_lock(self._fd) or others_locked(self._fd, self.list_dir(self._path), name)
+        except OSError as error:
+            if error.errno not in NO_LOCK:
+                raise
+            return True
+
+    def _holder(self, path: str) -> str:
+        """What the lock file says, if there is one; the lock itself needs none."""
+        try:
+            fd = self._open(path, os.O_RDONLY)
+        except OSError:
+            return ""
+        try:
+            return read_holder(fd)
+        finally:
+            os.close(fd)
+
+    def strayed(self) -> Stray | None:
+        ours = os.fstat(self._fd)
+        found = None
+        try:
+            found = os.stat(self._place)
+        except PermissionError:
+            return None  # it cannot be asked, so nothing is known to be wrong
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+        if found is not None and os.path.samestat(found, ours):
+            return None
+        return Stray(not ours.st_nlink, self._place_now(ours), found is not None)
+
+    def _place_now(self, ours: os.stat_result) -> str | None:
+        with contextlib.suppress(OSError):  # Linux knows
+            place = os.readlink(f"/proc/self/fd/{self._fd}")
+            if os.path.samestat(os.stat(place), ours):
+                return place
+        return None
+
+    def close(self) -> None:
+        while self._locks:
+            self._locks.pop().release()
+        self._descriptor.close()
+
+    # -- as the disk has it, whoever changed it
+
+    async def watch(self, path: str, file: str) -> Watch | None:
+        return await self._disk.watch(path, file)
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        return await self._disk.run(fn, *args)
+
+    def open_lane(self) -> ThreadLane:
+        return self._disk.open_lane()
+
+
+def _open_dir(path: str) -> int:
+    return os.open(path, _DIR_FLAGS)
+
+
+def _sync_named(fd: int, path: str) -> None:
     try:
-        fd = os.open(path, flags | _OPEN_FLAGS, FILE_MODE)
+        _sync_dir(fd)
     except OSError as error:
-        # What opening a directory for writing, or a socket, gives.
-        if error.errno in (errno.EISDIR, errno.ENXIO):
-            raise _not_regular(path) from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise _not_regular(path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _free_bytes(place: str | int) -> int:
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
 
 
 def _stat_of(found: os.stat_result) -> FileStat:
@@ -404,29 +527,3 @@ def _check_can_write(path: str) -> None:
             "is unknown; open the log read-only there",
             path,
         )
-
-
-def _try_lock(fd: int) -> bool:
-    """Take the lock; try a few times, as a tool that looks for the holder takes it for a moment."""
-    for _ in range(5):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.002)
-        else:
-            return True
-    return False
-
-
-def _write_holder(fd: int, holder: bytes) -> None:
-    """Write who holds the lock. For people only, so a full disk must not keep a log from opening.
-
-    Overwritten before it is cut, because cutting first would give away the block that it needs.
-    """
-    try:
-        os.pwrite(fd, holder, 0)
-        os.ftruncate(fd, len(holder))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        os.ftruncate(fd, 0)  # nothing is better than the name of the holder before

@@ -11,12 +11,12 @@ import click
 import trio
 
 from danube_trio._core.segment import LogNames
+from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.verify import Finding, Verification
 from danube_trio._engine.care.verify_objects import compare, note_strangers, verify_objects
 from danube_trio._engine.read.observe import find_log
 from danube_trio.catalog._default import readable_state
-from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where

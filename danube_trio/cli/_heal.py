@@ -9,7 +9,7 @@ import attrs
 import click
 import trio
 
-from danube_trio._core.disk import Disk, Lock
+from danube_trio._core.disk import Disk, OpenDirectory
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.heal import Heal, apply_heal, plan_heal
 from danube_trio._engine.care.verify import Finding
@@ -64,15 +64,15 @@ async def _plan(
     return heal, findings
 
 
-def heal_log(disk: Disk, shown: Heal, lock: Callable[[], Lock], *, as_json: bool) -> bool:
+def heal_log(shown: Heal, hold: Callable[[], OpenDirectory], *, as_json: bool) -> bool:
     """Do it, if under the lock everything is still as it was shown."""
-    held = lock()
+    held = hold()
     try:
-        if plan_heal(disk, shown.directory.names, shown.state) != shown:
+        if plan_heal(held, shown.directory.names, shown.state) != shown:
             complain("the log was changed meanwhile: nothing was repaired, run it again")
             return False
-        for note in apply_heal(disk, shown):
+        for note in apply_heal(held, shown):
             click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
     finally:
-        held.release()
+        held.close()
     return True

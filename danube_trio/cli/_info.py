@@ -12,12 +12,12 @@ import click
 from danube_trio._core.disk import Disk
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
+from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.verify_segment import Preview, preview
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
-from danube_trio.cli._holder import find_holder
 from danube_trio.cli._times import time_text
 from danube_trio.cli._values import columns, counted
 from danube_trio.cli._where import Where

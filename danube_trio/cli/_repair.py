@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 import click
 
-from danube_trio._core.disk import Disk, Lock
+from danube_trio._core.disk import Disk, OpenDirectory, hold
 from danube_trio._core.segment import LogNames
+from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.repair import apply_repair
 from danube_trio._engine.care.repair_plan import Plan, Policy, plan_repair
@@ -21,7 +22,6 @@ from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
 from danube_trio.cli._heal import heal_log, plan_healing
-from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
@@ -55,7 +55,7 @@ def repair_log(
         if not yes and not _agreed(as_json):
             _summary(NOT_AGREED, steps, as_json)
             return PROBLEMS
-        if not heal_log(disk, heal, lambda: _lock(disk, names), as_json=as_json):
+        if not heal_log(heal, lambda: _hold(disk, names), as_json=as_json):
             return PROBLEMS
     plan = _plan(disk, names, policy)
     _show_plan(plan, as_json)
@@ -86,29 +86,29 @@ def _plan(disk: Disk, names: LogNames, policy: Policy | None) -> Plan:
 def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
     """Do it, if under the lock everything is still as it was shown; then verify."""
     refuse_foreign(disk, names)
-    lock = _lock(disk, names)
+    held = _hold(disk, names)
     try:
-        plan = _plan(disk, names, shown.policy)
+        plan = _plan(held, names, shown.policy)
         if plan.steps != shown.steps:
             complain("the log was changed meanwhile: nothing was repaired, run it again")
             return PROBLEMS
-        for note in apply_repair(disk, plan):
+        for note in apply_repair(held, plan):
             click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
         counts: Counter[str] = Counter()
-        for finding in Verification(disk, names):
+        for finding in Verification(held, names):
             counts[finding.severity] += 1
             if finding.severity != "note":
                 click.echo(_line(finding, as_json))
     finally:
-        lock.release()
+        held.close()
     left = counts["problem"]
     text = REPAIRED if not left else f"{counted(left, 'problem')} left"
     _summary(text, len(plan.steps), as_json, repaired=True, problems=left)
     return PROBLEMS if left else 0
 
 
-def _lock(disk: Disk, names: LogNames) -> Lock:
-    return disk.lock(names.lock, f"repair, process {os.getpid()} on {socket.gethostname()}")
+def _hold(disk: Disk, names: LogNames) -> OpenDirectory:
+    return hold(disk, names.lock, f"repair, process {os.getpid()} on {socket.gethostname()}")
 
 
 def _agreed(as_json: bool) -> bool:

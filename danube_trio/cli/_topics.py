@@ -15,9 +15,9 @@ import trio
 
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
+from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, find_log
-from danube_trio.cli._holder import find_holder
 from danube_trio.cli._values import columns
 from danube_trio.cli._where import TOPICS, Corner, Where
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError

@@ -13,6 +13,7 @@ import trio
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
+from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.verify_segment import preview
 from danube_trio._engine.files.directory import Directory
@@ -20,7 +21,6 @@ from danube_trio._engine.files.set_aside import belongs
 from danube_trio._engine.log.open import open_wal
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
-from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Corner, Where

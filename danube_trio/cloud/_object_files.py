@@ -4,7 +4,8 @@
 Names that begin with ``.danube-`` are the store's own and cannot be parts of keys:
 
 - ``.danube-tmp-<token>-<n>``, beside the object that it will become;
-- ``.danube-lock``, at the root: held for the moment in which a name changes what it means.
+- ``.danube-lock``, at the root: held, with the root itself, for the moment in which a name changes
+  what it means.
 - ``.danube-writer-<token>``, at the root: see `_leftovers`;
 - ``.danube-store``, at the root: see `_root`, and for what happens when the directory is lost.
 
@@ -40,7 +41,7 @@ from itertools import accumulate
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, parent_of
+from danube_trio._core.disk import Disk, File, hold, parent_of
 from danube_trio.cloud._keys import is_key, start_of
 from danube_trio.cloud._leftovers import RESERVED, Writer
 from danube_trio.cloud._root import Root
@@ -375,11 +376,11 @@ class ObjectFiles:
     @contextlib.contextmanager
     def _lock(self) -> Generator[None]:
         self._place.check()  # before it makes a file
-        lock = self._disk.lock(f"{self._root}/{LOCK}", HOLDER)
+        held = hold(self._disk, f"{self._root}/{LOCK}", HOLDER)
         try:
             yield
         finally:
-            lock.release()
+            held.close()
 
     def _prepare(self, directory: str) -> None:
         """Make the directory, durably, and remove the leftovers there; once."""

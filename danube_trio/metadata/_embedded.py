@@ -31,7 +31,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-from danube_trio._core.disk import Disk, Lane, Lock
+from danube_trio._core.disk import Disk, Lane, OpenDirectory, hold
 from danube_trio._disk.real import RealDisk
 from danube_trio.metadata._commit_queue import Line
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History, Watch
@@ -109,14 +109,14 @@ def _table_of(content: Content, history: History, now: float) -> Table:
 
 
 class _Directory:
-    """What is open on disk: the lock, the lane, the journal."""
+    """What is open on disk: the directory with its lock, the lane, the journal."""
 
     def __init__(self, disk: Disk, path: str) -> None:
         self.names = Names(os.path.abspath(path))
         self.lane: Lane = disk.open_lane()
         self.pid = os.getpid()
         self._disk = disk
-        self._lock: Lock | None = None
+        self._held: OpenDirectory | None = None
         self.journal: Journal | None = None
 
     async def open(self) -> Content:
@@ -126,8 +126,8 @@ class _Directory:
         """Lock and recover; runs in the lane."""
         self._disk.make_dir(self.names.directory)
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        self._lock = self._disk.lock(self.names.lock, holder)
-        content = recover(self._disk, self.names)
+        self._held = hold(self._disk, self.names.lock, holder)
+        content = recover(self._held, self.names)
         self.journal = content.journal
         return content
 
@@ -149,8 +149,8 @@ class _Directory:
         except OSError as error:
             log.warning("%s: closing failed: %s", self.names.directory, error)
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            if self._held is not None:
+                self._held.close()
 
 
 class EmbeddedMetadata:

@@ -3,6 +3,10 @@
 Synchronous code over the `Disk` interface, run in one I/O lane: one call at a time. After any
 OSError that a method lets out, only `abandon` may be called; opening again recovers.
 
+**Where it is.** The directory is held open and locked; all calls go through what is held. Each
+commit looks first whether its path still leads there, and whether the journal still has its name:
+what is written where nobody finds it is not acknowledged.
+
 **Committing.** A batch is written after the last one, synced, and then the mark is moved in place.
 The mark is not synced by itself: the next batch's sync takes it along. So it never claims too much,
 and after a power cut it may be one batch old, never older. One batch at most is unsynced.
@@ -26,12 +30,13 @@ without a valid mark is damaged, for only one of its two slots is ever not durab
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterable
 
 import attrs
 
-from danube_trio._core.disk import Disk, File
+from danube_trio._core.disk import Disk, File, OpenDirectory
 from danube_trio.metadata._format import (
     BATCHES_START,
     JournalHeader,
@@ -101,7 +106,7 @@ class Journal:
 
     def __init__(
         self,
-        disk: Disk,
+        disk: OpenDirectory,
         names: Names,
         header: JournalHeader,
         file: File,
@@ -128,12 +133,31 @@ class Journal:
     def commit(self, changes: list[Change]) -> None:
         """Write the changes as one batch; they are durable when this returns."""
         assert changes[0].revision == self.revision + 1
+        self._look()
         data = encode_batch(changes, self.position, self._header.tie)
         self._file.write_at(data, self.position)
         self._file.sync_data()
         self.position += len(data)
         self.revision = changes[-1].revision
         self._put_mark(self._sequence + 1)
+
+    def _look(self) -> None:
+        """Raises OSError if what is written would not be found."""
+        what = self._disk.strayed()
+        if what is None and not self._file.stat().links:
+            raise OSError(
+                errno.ESTALE,
+                "somebody removed or replaced the journal of the running store: restore the "
+                "directory from a copy",
+                self._file.path,
+            )
+        if what is not None:
+            raise OSError(
+                errno.ESTALE,
+                f"somebody changed the directory of the running store: it {what}; move it back, or "
+                f"open it where it is",
+                self._names.directory,
+            )
 
     def _put_mark(self, sequence: int) -> None:
         mark = Mark(sequence, self.position, self.revision)
@@ -179,6 +203,7 @@ class Journal:
         """Make the mark durable too, and close the file."""
         try:
             self._file.sync_data()
+            self._look()
         finally:
             self.abandon()
 

@@ -23,7 +23,7 @@ import secrets
 
 import attrs
 
-from danube_trio._core.disk import Disk, read_file
+from danube_trio._core.disk import Disk, OpenDirectory, read_file
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 from danube_trio.metadata._format import (
     BATCHES_START,
@@ -80,7 +80,7 @@ class _Scan:
     tail: bytes
 
 
-def recover(disk: Disk, names: Names) -> Content:
+def recover(disk: OpenDirectory, names: Names) -> Content:
     """Read the directory, finish what a crash has interrupted, open the journal.
 
     Raises CorruptDataError or UnsupportedFormatError, with nothing changed, or OSError.
@@ -109,7 +109,7 @@ def recover(disk: Disk, names: Names) -> Content:
     return Content(snapshot, scan.changes, journal)
 
 
-def _renewed(disk: Disk, names: Names, scan: _Scan, snapshot: bytes) -> Journal:
+def _renewed(disk: OpenDirectory, names: Names, scan: _Scan, snapshot: bytes) -> Journal:
     """The journal; one without a batch is made anew, with its snapshot.
 
     Their names may not be durable. On a full disk those that are there must do: what is in the
@@ -142,7 +142,7 @@ def _check_nothing_is_lost(disk: Disk, names: Names, bases: list[int]) -> None:
             )
 
 
-def _make(disk: Disk, names: Names, listing: list[str]) -> Content:
+def _make(disk: OpenDirectory, names: Names, listing: list[str]) -> Content:
     directory_id = secrets.token_bytes(ID_BYTES)
     header = JournalHeader(directory_id, FIRST_REVISION)
     journal = _put_in_place(disk, names, header, encode_snapshot(directory_id, FIRST_REVISION, []))
@@ -150,7 +150,9 @@ def _make(disk: Disk, names: Names, listing: list[str]) -> Content:
     return Content(Snapshot(directory_id, FIRST_REVISION, []), [], journal)
 
 
-def _put_in_place(disk: Disk, names: Names, header: JournalHeader, snapshot: bytes) -> Journal:
+def _put_in_place(
+    disk: OpenDirectory, names: Names, header: JournalHeader, snapshot: bytes
+) -> Journal:
     try:
         file, mark = install(disk, names, header, snapshot)
     except NotInstalledError as error:
@@ -200,7 +202,7 @@ def _follow(batch: list[Change], there: set[str], position: int) -> None:
         there.update(put.key for put in change.puts)
 
 
-def _open(disk: Disk, names: Names, scan: _Scan) -> Journal:
+def _open(disk: OpenDirectory, names: Names, scan: _Scan) -> Journal:
     """Open a journal for more batches, and repair what its mark does not vouch for."""
     newest = scan.marks[0]
     revision = scan.changes[-1].revision if scan.changes else scan.header.base

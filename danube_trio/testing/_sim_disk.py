@@ -33,9 +33,17 @@ and breaks all others. It starts no threads, is deterministic, and its seed repe
    makes it durable, and later syncs succeed: the kernel has marked the pages clean.
 8. *A full disk* (`capacity_bytes`): a write or `allocate` beyond it does what fits and raises
    ENOSPC. Space is the sum of the file sizes: holes count, names do not.
-9. *Locks* end with `release`, with the process, and with any crash.
+9. *Locks* end with `release`, with the process, and with any crash. One belongs to its inode, not
+   to a name: a lock file that was removed leaves it, and the next file of that name is another one.
 10. *Watches* tell of every visible change, by any process, at once. To arm one is the operation
    "watch", which can be made to fail.
+
+**Other programs** move, remove, replace and add what a log has open. Any `SimDisk` can stand for
+one (`process()`), with `rename`, also of a directory, `unlink`, `link`, `write_file` and
+`remove_tree`; what these change can be lost in a crash like all else, but for `write_file`. A name
+is in a directory, not at a path. So who holds a directory (`open_dir`) goes on in it, wherever it
+is, and its unsynced names go where it goes: whether the crash keeps the move is one question,
+whether it keeps those names another.
 
 **Crashes** are looked for after the fact: `crash_points` replays the history and gives, for every
 operation that changed something, the disks that a crash just before it, or in the middle of it,
@@ -277,7 +285,7 @@ class SimDisk(SimProcess):
 
     def read_file(self, path: str) -> bytes:
         """Return the content of a file, as a process sees it."""
-        content = self._store.model.inodes[self._store.find_file(path)].visible
+        content = self._store.model.inodes[self._paths.find_file(path)].visible
         return content.read(content.size, 0)
 
     def write_file(self, path: str, data: bytes) -> None:
@@ -285,7 +293,18 @@ class SimDisk(SimProcess):
         self._store.perform(
             Operation("write_file", path, 0, len(data)),
             lambda: None,
-            lambda: self._store.put(path, data),
+            lambda: self._paths.put(path, data),
+        )
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory with all that is in it, as ``rm -rf`` does: each removal may be lost.
+
+        Who has a file or the directory open keeps it. FileNotFoundError, NotADirectoryError.
+        """
+        self._store.perform(
+            Operation("remove_tree", path),
+            lambda: None,
+            lambda: self._paths.remove_tree(path),
         )
 
     def corrupt(self, path: str, position: int, bit: int = 0) -> None:
@@ -293,7 +312,7 @@ class SimDisk(SimProcess):
         self._store.perform(
             Operation("corrupt", path, position, 1),
             lambda: None,
-            lambda: self._store.flip(path, position, bit),
+            lambda: self._paths.flip(path, position, bit),
         )
 
 

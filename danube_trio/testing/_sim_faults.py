@@ -55,7 +55,8 @@ class Operation:
     """One call on a `SimDisk`.
 
     Attributes:
-        name: one of `OPERATIONS`, or "write_file" or "corrupt" for what a test did by itself.
+        name: one of `OPERATIONS`, or "write_file", "remove_tree" or "corrupt" for what a test did
+            by itself.
         path: what it was called with; for a rename or link the target.
         position: where it reads or writes, or the new size; else 0.
         size_bytes: how much it reads or writes; else 0.

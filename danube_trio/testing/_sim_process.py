@@ -8,20 +8,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import posixpath
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from danube_trio._core.disk import FileStat, parent_of
+from danube_trio._core.disk import FileStat, Stray, parent_of
 from danube_trio.errors import LogLockedError
 from danube_trio.testing._sim_faults import Fault, Operation, ProcessKilledError
 from danube_trio.testing._sim_model import Cut, Grow, Link, Rename, Unlink
-from danube_trio.testing._sim_store import Store, os_error
+from danube_trio.testing._sim_store import Paths, Store, os_error
 from danube_trio.testing._sim_watch import SimWatch
 
 if TYPE_CHECKING:
-    from danube_trio._core.disk import OpenMode
+    from danube_trio._core.disk import Lane, OpenMode
 
 __all__ = ["SimProcess"]
 
@@ -165,29 +166,6 @@ class _SimFile:
         return self._process.perform(name, self.path, effect, partial, position, size)
 
 
-class _SimDirectory:
-    """An open directory: a failed sync is told to each that was open when it failed."""
-
-    def __init__(self, process: _Process, ident: int, path: str) -> None:
-        self._process, self._ident, self._path = process, ident, path
-        self._told = process.store.failed_syncs[ident]
-
-    def sync(self) -> None:
-        def sync(fault: Fault | None = None) -> None:
-            self._process.store.sync(self._ident, fault)
-
-        told, failed = self._told, self._process.store.failed_syncs
-        try:
-            self._process.perform("sync_dir", self._path, sync, sync)
-        finally:
-            self._told = failed[self._ident]
-        if self._told != told:
-            raise os_error(errno.EIO, self._path)
-
-    def close(self) -> None:
-        """Nothing else is held."""
-
-
 class _SimLock:
     def __init__(self, process: _Process, ident: int) -> None:
         self._process, self._ident = process, ident
@@ -234,20 +212,21 @@ class SimProcess:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._process = _Process(store)
+        self._paths = Paths(store)
 
     # -- Disk
 
     def make_dir(self, path: str) -> None:
         missing: list[str] = []
         found = path
-        while not self._store.exists(found):
+        while not self._paths.exists(found):
             missing.append(found)
             found = parent_of(found)
-        self._process.perform("make_dir", found, functools.partial(self._store.find_dir, found))
+        self._process.perform("make_dir", found, functools.partial(self._paths.find_dir, found))
         self.sync_dir(parent_of(found))
         for name in reversed(missing):
             self._process.perform(
-                "make_dir", name, functools.partial(self._store.make, name, is_dir=True)
+                "make_dir", name, functools.partial(self._paths.make, name, is_dir=True)
             )
             try:
                 self.sync_dir(parent_of(name))
@@ -257,24 +236,23 @@ class SimProcess:
 
     def _unmake(self, path: str) -> None:
         store = self._store
-        ident = store.find_dir(path)
+        ident = self._paths.find_dir(path)
         if not store.model.inodes[ident].names:
-            parent, name = store.find_parent(path)
-            store.apply(Unlink(parent, path, store.model.serial, name, ident))
+            self._paths.remove_dir(path, ident)
 
     def list_dir(self, path: str) -> list[str]:
         store = self._store
         return self._process.perform(
-            "list_dir", path, lambda: sorted(store.model.inodes[store.find_dir(path)].names)
+            "list_dir", path, lambda: sorted(store.model.inodes[self._paths.find_dir(path)].names)
         )
 
     def open(self, path: str, mode: OpenMode) -> _SimFile:
         if mode == "create":
-            make = functools.partial(self._store.make, path, is_dir=False)
+            make = functools.partial(self._paths.make, path, is_dir=False)
             ident = self._process.perform("create", path, make)
         else:
             ident = self._process.perform(
-                "open", path, functools.partial(self._store.find_file, path)
+                "open", path, functools.partial(self._paths.find_file, path)
             )
         file = _SimFile(self._process, ident, path, writable=mode != "r")
         self._process.files.add(file)
@@ -283,17 +261,16 @@ class SimProcess:
     def file_size(self, path: str) -> int:
         store = self._store
         return self._process.perform(
-            "file_size", path, lambda: store.model.inodes[store.find_file(path)].visible.size
+            "file_size", path, lambda: store.model.inodes[self._paths.find_file(path)].visible.size
         )
 
     def stat(self, path: str) -> FileStat:
-        store = self._store
-        return self._process.stat(path, store.find_file(path))
+        return self._process.stat(path, self._paths.find_file(path))
 
     def rename(self, source: str, target: str) -> None:
         def rename() -> None:
-            ident = store.find(source)
-            (parent, old), (target_parent, new) = map(store.find_parent, (source, target))
+            ident = self._paths.find(source)
+            (parent, old), (target_parent, new) = map(self._paths.find_parent, (source, target))
             if parent != target_parent:
                 raise os_error(errno.EXDEV, target)
             replaced = store.model.inodes[parent].names.get(new)
@@ -309,10 +286,10 @@ class SimProcess:
 
     def link(self, source: str, target: str) -> None:
         def link() -> None:
-            ident = store.find(source)
+            ident = self._paths.find(source)
             if store.model.inodes[ident].is_dir:
                 raise os_error(errno.EPERM, source)
-            parent, name = store.find_parent(target)
+            parent, name = self._paths.find_parent(target)
             if name in store.model.inodes[parent].names:
                 raise os_error(errno.EEXIST, target)
             store.apply(Link(parent, target, store.model.serial, name, ident))
@@ -322,10 +299,10 @@ class SimProcess:
 
     def unlink(self, path: str) -> None:
         def unlink() -> None:
-            ident = store.find(path)
+            ident = self._paths.find(path)
             if store.model.inodes[ident].is_dir:
                 raise os_error(errno.EISDIR, path)
-            parent, name = store.find_parent(path)
+            parent, name = self._paths.find_parent(path)
             store.apply(Unlink(parent, path, store.model.serial, name, ident))
 
         store = self._store
@@ -333,38 +310,45 @@ class SimProcess:
 
     def sync_dir(self, path: str) -> None:
         def sync(fault: Fault | None = None) -> None:
-            self._store.sync(self._store.find_dir(path), fault)
+            self._store.sync(self._paths.find_dir(path), fault)
 
         self._process.perform("sync_dir", path, sync, sync)
 
     def open_dir(self, path: str) -> _SimDirectory:
-        return _SimDirectory(self._process, self._store.find_dir(path), path)
+        return _SimDirectory(self, self._process, path, self._paths.find_dir(path))
 
     def lock(self, path: str, holder: str) -> _SimLock:
         def lock() -> _SimLock:
-            ident = store.find_file(path) if store.exists(path) else store.make(path, is_dir=False)
+            ident = (
+                self._paths.find_file(path)
+                if self._paths.exists(path)
+                else self._paths.make(path, is_dir=False)
+            )
             if ident in store.locks:
                 text = store.model.inodes[ident].visible.read(1 << 20, 0)
                 raise LogLockedError(path, text.decode(errors="replace"))
             store.resize(ident, path, 0, Cut)
             with contextlib.suppress(OSError):  # on a full disk the lock is as good without it
                 store.write(ident, path, holder.encode(), 0)
-            taken = _SimLock(self._process, ident)
-            store.locks[ident] = taken
-            self._process.locks.add(taken)
-            return taken
+            return self._take(ident)
 
         store = self._store
         return self._process.perform("lock", path, lock)
 
+    def _take(self, ident: int) -> _SimLock:
+        taken = _SimLock(self._process, ident)
+        self._store.locks[ident] = taken
+        self._process.locks.add(taken)
+        return taken
+
     def free_bytes(self, path: str) -> int:
         return self._process.perform("free_bytes", path, self._store.room_bytes)
 
-    async def watch(self, path: str, file: str) -> SimWatch:
+    async def watch(self, path: str, file: str) -> SimWatch | None:
         def find(watch: SimWatch) -> set[int]:
-            idents = {store.find_dir(path)}
-            if store.exists(file):
-                idents.add(store.find_file(file))
+            idents = {self._paths.find_dir(path)}
+            if self._paths.exists(file):
+                idents.add(self._paths.find_file(file))
             if watch not in store.watches:
                 store.watches.append(watch)
             return idents
@@ -381,7 +365,7 @@ class SimProcess:
             await trio.sleep(self.latency)
         return fn(*args)
 
-    def open_lane(self) -> _SimLane:
+    def open_lane(self) -> Lane:
         return _SimLane(self._store)
 
     # -- the process itself
@@ -410,3 +394,75 @@ class SimProcess:
             file.forget()
         for lock in list(self._process.locks):
             lock.release()
+
+
+class _SimDirectory(SimProcess):
+    """An `OpenDirectory`: a failed sync is told to each that was open when it failed."""
+
+    def __init__(self, disk: SimProcess, process: _Process, path: str, ident: int) -> None:
+        self._disk, self._process, self._store = disk, process, process.store
+        self._path = path.rstrip("/") or "/"
+        self._paths = Paths(self._store, self._path, ident)
+        self._root = Paths(self._store)
+        self._told = self._store.failed_syncs[ident]
+        self._locks: list[_SimLock] = []
+
+    def sync_dir(self, path: str) -> None:
+        ident, failed = self._paths.ident, self._store.failed_syncs
+        told = self._told
+        try:
+            super().sync_dir(path)
+        finally:
+            if own := self._paths.is_held(path):
+                self._told = failed[ident]
+        if own and self._told != told:
+            raise os_error(errno.EIO, path)
+
+    def lock(self, path: str, holder: str) -> _SimLock:
+        if parent_of(path) == self._path:
+            self._lock_itself(path)
+        lock = super().lock(path, holder)
+        self._locks.append(lock)
+        return lock
+
+    def _lock_itself(self, path: str) -> None:
+        """The file's lock is the operation; this one is taken with it."""
+        ident, locks, inodes = self._paths.ident, self._store.locks, self._store.model.inodes
+        if ident not in locks:
+            self._locks.append(self._take(ident))
+            return
+        names, own = inodes[ident].names, posixpath.basename(path)
+        others = [other for name, other in names.items() if name.endswith("lock") and name != own]
+        if not any(other in locks for other in others) and locks[ident] not in self._locks:
+            visible = inodes[names[own]].visible if own in names else None
+            text = visible.read(1 << 20, 0) if visible is not None else b""
+            raise LogLockedError(path, text.decode(errors="replace"))
+
+    def strayed(self) -> Stray | None:
+        """No operation, like `stat`."""
+        if not self._process.alive:
+            raise ProcessKilledError(self._path)
+        found = None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = self._root.find(self._path)
+        if found == self._paths.ident:
+            return None
+        removed = self._paths.ident in self._store.gone
+        place = None if removed else self._store.place_of(self._paths.ident)
+        return Stray(removed, place, found is not None)
+
+    def close(self) -> None:
+        while self._locks:
+            self._locks.pop().release()
+        self._paths.closed = True
+
+    # -- as the disk has it, whoever changed it
+
+    async def watch(self, path: str, file: str) -> SimWatch | None:
+        return await self._disk.watch(path, file)
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        return await self._disk.run(fn, *args)
+
+    def open_lane(self) -> Lane:
+        return self._disk.open_lane()

@@ -25,10 +25,11 @@ from danube_trio.testing._sim_model import (
     Model,
     Sync,
     SyncWrite,
+    Unlink,
 )
 from danube_trio.testing._sim_watch import SimWatch
 
-__all__ = ["Store", "os_error"]
+__all__ = ["Paths", "Store", "os_error"]
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Store:
     current: int = 0  # the operation under way
     open_counts: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often it is open
     failed_syncs: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often one failed
+    gone: set[int] = attrs.Factory(set[int])  # directories that were removed
     watches: list[SimWatch] = attrs.Factory(list[SimWatch])  # the armed ones
 
     # -- operations and history
@@ -118,44 +120,12 @@ class Store:
         ahead = [effect for number, effect in history[at:] if number == stop]
         yield stop, model, ahead
 
-    # -- paths
+    # -- inodes
 
-    def find(self, path: str) -> int:
-        """Return the inode of a path. FileNotFoundError, NotADirectoryError."""
-        ident = ROOT
-        for name in posixpath.normpath("/" + path).lstrip("/").split("/"):
-            if not name:
-                continue
-            inode = self.model.inodes[ident]
-            if not inode.is_dir:
-                raise os_error(errno.ENOTDIR, path)
-            if name not in inode.names:
-                raise os_error(errno.ENOENT, path)
-            ident = inode.names[name]
-        return ident
-
-    def exists(self, path: str) -> bool:
-        try:
-            self.find(path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def find_file(self, path: str) -> int:
-        ident = self.find(path)
-        if self.model.inodes[ident].is_dir:
-            raise OSError(errno.EINVAL, "not a regular file; move it out of the way", path)
-        return ident
-
-    def find_dir(self, path: str) -> int:
-        ident = self.find(path)
-        if not self.model.inodes[ident].is_dir:
-            raise os_error(errno.ENOTDIR, path)
-        return ident
-
-    def find_parent(self, path: str) -> tuple[int, str]:
-        """Return the directory that holds the name `path`, and the name in it."""
-        return self.find_dir(parent_of(path)), posixpath.basename(posixpath.normpath(path))
+    def place_of(self, ident: int) -> str | None:
+        """Return the path of a directory that was not the root; None if it was removed."""
+        found = (path for path, other, _ in self.model.walk() if other == ident)
+        return next(found, None)
 
     def stat(self, ident: int) -> FileStat:
         """Describe a file. There are no times here; a file's own number tells it from another."""
@@ -165,15 +135,6 @@ class Store:
         return FileStat((0, ident), size, links, ident)
 
     # -- changes
-
-    def make(self, path: str, *, is_dir: bool) -> int:
-        parent, name = self.find_parent(path)
-        if name in self.model.inodes[parent].names:
-            raise os_error(errno.EEXIST, path)
-        ident = max(self.model.inodes) + 1
-        self.apply(Make(ident, is_dir))
-        self.apply(Link(parent, path, self.model.serial, name, ident))
-        return ident
 
     def write(self, ident: int, path: str, data: bytes, position: int) -> None:
         """Write what there is space for; OSError(ENOSPC) if that is not all."""
@@ -207,6 +168,85 @@ class Store:
             elif fault.error is not None:
                 self.apply(Lose(ident))
 
+    def room_bytes(self) -> int:
+        """Return how much longer files may become. A hole takes space like data does."""
+        if self.capacity_bytes is None:
+            return 1 << 40
+        inodes = {ident: inode for _, ident, inode in self.model.walk()}
+        # A file that was unlinked and is open still takes its space.
+        inodes |= {ident: self.model.inodes[ident] for ident in +self.open_counts}
+        return max(0, self.capacity_bytes - sum(inode.visible.size for inode in inodes.values()))
+
+
+class Paths:
+    """What paths lead to on one disk, as seen from its root, or from a directory that is held."""
+
+    def __init__(self, store: Store, held: str = "", ident: int = ROOT) -> None:
+        self._store = store
+        self._held = held  # as it was given, without a slash at the end; "" is nothing
+        self.ident = ident
+        self.closed = False
+
+    def find(self, path: str) -> int:
+        """Return the inode of a path. FileNotFoundError, NotADirectoryError."""
+        ident, names = ROOT, posixpath.normpath("/" + path).lstrip("/").split("/")
+        if self.is_held(path):
+            ident, names = self.ident, []
+        elif self._held and parent_of(path) == self._held:
+            ident, names = self.ident, names[-1:]
+        if ident != ROOT and self.closed:
+            raise os_error(errno.EBADF, path)
+        for name in names:
+            if not name:
+                continue
+            inode = self._store.model.inodes[ident]
+            if not inode.is_dir:
+                raise os_error(errno.ENOTDIR, path)
+            if name not in inode.names:
+                raise os_error(errno.ENOENT, path)
+            ident = inode.names[name]
+        return ident
+
+    def is_held(self, path: str) -> bool:
+        """Whether this is the path of the directory that is held."""
+        return bool(self._held) and (path.rstrip("/") or "/") == self._held
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.find(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def find_file(self, path: str) -> int:
+        ident = self.find(path)
+        if self._store.model.inodes[ident].is_dir:
+            raise OSError(errno.EINVAL, "not a regular file; move it out of the way", path)
+        return ident
+
+    def find_dir(self, path: str) -> int:
+        ident = self.find(path)
+        if not self._store.model.inodes[ident].is_dir:
+            raise os_error(errno.ENOTDIR, path)
+        return ident
+
+    def find_parent(self, path: str) -> tuple[int, str]:
+        """Return the directory that holds the name `path`, and the name in it."""
+        parent = self.find_dir(parent_of(path))
+        if parent in self._store.gone:
+            raise os_error(errno.ENOENT, path)  # nothing is made in what was removed
+        return parent, posixpath.basename(posixpath.normpath(path))
+
+    def make(self, path: str, *, is_dir: bool) -> int:
+        store = self._store
+        parent, name = self.find_parent(path)
+        if name in store.model.inodes[parent].names:
+            raise os_error(errno.EEXIST, path)
+        ident = max(store.model.inodes) + 1
+        store.apply(Make(ident, is_dir))
+        store.apply(Link(parent, path, store.model.serial, name, ident))
+        return ident
+
     def put(self, path: str, data: bytes) -> None:
         """Make `data` the content of a file, and everything about it durable."""
         if not self.exists(path):
@@ -217,29 +257,37 @@ class Store:
                 above = parent_of(above)
             for name in reversed(missing):
                 self.make(name, is_dir=True)
-                self.sync(self.find(parent_of(name)))
+                self._store.sync(self.find(parent_of(name)))
             self.make(path, is_dir=False)
-            self.sync(self.find(parent_of(path)))
+            self._store.sync(self.find(parent_of(path)))
         ident = self.find_file(path)
-        self.resize(ident, path, 0, Cut)
-        self.write(ident, path, data, 0)
-        self.sync(ident)
+        self._store.resize(ident, path, 0, Cut)
+        self._store.write(ident, path, data, 0)
+        self._store.sync(ident)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory and everything in it, the deepest first."""
+        store = self._store
+        ident = self.find_dir(path)
+        for name, child in sorted(store.model.inodes[ident].names.items()):
+            if store.model.inodes[child].is_dir:
+                self.remove_tree(f"{path}/{name}")
+            else:
+                store.apply(Unlink(ident, f"{path}/{name}", store.model.serial, name, child))
+        self.remove_dir(path, ident)
+
+    def remove_dir(self, path: str, ident: int) -> None:
+        store = self._store
+        parent, name = self.find_parent(path)
+        store.apply(Unlink(parent, path, store.model.serial, name, ident))
+        store.gone.add(ident)
 
     def flip(self, path: str, position: int, bit: int) -> None:
         """Flip a bit of what is visible, and make that durable."""
         ident = self.find_file(path)
-        old = self.model.inodes[ident].visible.read(1, position)
+        old = self._store.model.inodes[ident].visible.read(1, position)
         if not old or not 0 <= bit <= 7:
             raise ValueError(f"{path} has no bit {bit} of byte {position}")
-        self.sync(ident)
-        self.write(ident, path, bytes([old[0] ^ 1 << bit]), position)
-        self.sync(ident)
-
-    def room_bytes(self) -> int:
-        """Return how much longer files may become. A hole takes space like data does."""
-        if self.capacity_bytes is None:
-            return 1 << 40
-        inodes = {ident: inode for _, ident, inode in self.model.walk()}
-        # A file that was unlinked and is open still takes its space.
-        inodes |= {ident: self.model.inodes[ident] for ident in +self.open_counts}
-        return max(0, self.capacity_bytes - sum(inode.visible.size for inode in inodes.values()))
+        self._store.sync(ident)
+        self._store.write(ident, path, bytes([old[0] ^ 1 << bit]), position)
+        self._store.sync(ident)

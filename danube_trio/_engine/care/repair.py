@@ -29,6 +29,7 @@ from danube_trio._engine.care.repair_scan import Damage
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.recover import lower_mark, recover, save_cut_bytes
 from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES, build_index
+from danube_trio._engine.files.space import unshare
 from danube_trio.config import WalConfig
 
 __all__ = ["apply_repair"]
@@ -44,6 +45,8 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
         return []
     notes: list[str] = []
     names = directory.names
+    for stray in directory.strays:
+        _set_aside(disk, names, stray, notes)
     for path in sorted(plan.rebuild):
         _keep_beside(disk, names, path, notes)
     if plan.damage is not None and any(step.action == "truncate" for step in plan.steps):
@@ -88,6 +91,7 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
     checkpoint = attrs.evolve(Checkpoint.of(damage.base, hints), exact=directory.exact)
     replace_file(disk, names.checkpoint, encode_document(checkpoint))
     path = names.segment(damage.base)
+    unshare(disk, path)
     file = disk.open(path, "rw")
     try:
         size = file.size()
@@ -108,6 +112,7 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
 def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: list[str]) -> None:
     """Cut what is behind the last record of a sealed segment."""
     try:
+        unshare(disk, names.segment(base))
         file = disk.open(names.segment(base), "rw")
     except FileNotFoundError:
         return  # the log was truncated before it
@@ -139,8 +144,12 @@ def _reopen(
         on_corruption=policy,
         preallocate_bytes=0,
     )
-    recovered = recover(disk, config, "")
-    recovered.tail.close(recovered.next_offset)
+    held = disk.open_dir(names.directory)
+    try:
+        recovered = recover(held, config, "")
+        recovered.tail.close(recovered.next_offset)
+    finally:
+        held.close()
     notes += recovered.notes
 
 

@@ -10,6 +10,8 @@ mark, checkpoint,  written anew from the segments; a damaged one is kept beside
 index
 torn tail          what opening does: cut, the bytes kept beside
 leftovers          what opening does: removed
+a file that is no  kept beside, under another name
+segment of the log
 bytes behind the   cut, and kept beside
 last record of a
 sealed segment
@@ -38,6 +40,7 @@ from danube_trio._engine.care.verify import Finding, Verification
 from danube_trio._engine.care.verify_segment import Preview, preview
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import find_after
+from danube_trio._engine.files.tiling import check_tiling
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
@@ -122,6 +125,7 @@ def plan_repair(
         raise FileNotFoundError(
             errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
         )
+    directory, _ = check_tiling(disk, directory, 0, [], skip=True)
     return _Planner(disk, directory, findings, policy).plan()
 
 
@@ -143,6 +147,11 @@ class _Planner:
 
     def plan(self) -> Plan:
         directory, damage = self._directory, self._scan.run()
+        for stray in directory.strays:
+            reason = (
+                "it is no segment of this log: its records are in another one; it is kept beside"
+            )
+            self._steps.append(Step("remove", self._names.segment(stray), reason))
         for path, size in self._scan.tails.items():
             reason = f"{size} bytes behind the last record are cut and kept beside"
             self._steps.append(Step("cut", path, reason))
@@ -178,9 +187,11 @@ class _Planner:
         return "refuse" if expected is None or expected.damage is None else None
 
     def _opens(self, *, skip: bool) -> bool:
-        """No segment is missing that must be there."""
+        """No segment is missing that must be there, once the strays are out of the way."""
         try:
-            look(self._disk, self._names, skip=skip)
+            found = look(self._disk, self._names, skip=skip, without=self._directory.strays)
+            assert found is not None
+            check_tiling(self._disk, found, 0, [], skip=skip)
         except CorruptDataError:
             return False
         return True

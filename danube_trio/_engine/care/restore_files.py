@@ -27,7 +27,15 @@ from typing import Final
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.disk import TMP_SUFFIX, Disk, File, Lock, parent_of, put_in_place
+from danube_trio._core.disk import (
+    TMP_SUFFIX,
+    Disk,
+    File,
+    OpenDirectory,
+    hold,
+    parent_of,
+    put_in_place,
+)
 from danube_trio._core.files import (
     Checkpoint,
     Mark,
@@ -68,7 +76,7 @@ class Staging:
     disk: Disk
     target: str
     names: LogNames
-    _lock: Lock | None = None
+    _held: OpenDirectory | None = None
 
     @classmethod
     def of(cls, disk: Disk, target: str, file_name: str) -> Staging:
@@ -89,17 +97,17 @@ class Staging:
                 f"{self.names.directory} has {strangers[0]}, which no restore put there: move the "
                 f"directory out of the way"
             )
-        if self._lock is None:
+        if self._held is None:
             holder = f"restore, process {os.getpid()} on {socket.gethostname()}"
-            self._lock = self.disk.lock(self.names.lock, holder)
+            self._held = hold(self.disk, self.names.lock, holder)
         self._clean(objects)
         self._check_space(objects)
 
     def end(self) -> None:
         """Give up the lock."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _listing(self) -> list[str]:
         return self.disk.list_dir(self.names.directory)

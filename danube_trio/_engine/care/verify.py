@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
+from operator import itemgetter
 from typing import TypeVar
 
 import attrs
@@ -40,8 +41,8 @@ from danube_trio._core.files import (
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, Severity, torn_reason
-from danube_trio._engine.files.directory import refuse_foreign
-from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES
+from danube_trio._engine.files.directory import refuse_foreign, stray_error
+from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES, reach
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Finding", "Verification"]
@@ -234,6 +235,7 @@ class Verification:
         names, bases, start, mark = self._names, small.bases, small.start, small.mark
         if self._live and mark is not None:
             bases = [base for base in bases if base <= mark.durable_end]
+        bases = yield from self._without_strays(small, bases)
         kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
         for base in bases[: len(bases) - len(kept)]:
             reason = "everything in it was trimmed; the next open removes it"
@@ -247,6 +249,28 @@ class Verification:
             yield Finding(
                 "problem", "the segment is missing", names.segment(base), offset=max(base, start)
             )
+        return kept
+
+    def _without_strays(
+        self, small: _Small, bases: list[int]
+    ) -> Generator[Finding, None, list[int]]:
+        """Leave out what begins inside the segment of the mark, or one that the checkpoint has."""
+        names, there = self._names, set(bases)
+        reaches = [(hint.base, hint.end) for hint in small.hints.values() if hint.base in there]
+        if small.mark is not None and small.mark.base in there:
+            reaches.append((small.mark.base, small.mark.durable_end))
+        kept: list[int] = []
+        inside = iter(sorted(reaches))
+        before, following = (0, 0), next(inside, None)
+        for base in bases:
+            while following is not None and following[0] < base:
+                before, following = max(before, following, key=itemgetter(1)), next(inside, None)
+            # What says so may be of another state: whether it is so, the records tell.
+            if base < before[1] and base < reach(self._disk, names, before[0]):
+                error = stray_error(names, base, *before)
+                yield _from_error(error, names.segment(base))
+            else:
+                kept.append(base)
         return kept
 
     # ---- segments

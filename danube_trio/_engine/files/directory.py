@@ -2,11 +2,18 @@
 
 The writer looks while it holds the lock; followers and tools look while somebody else writes, and
 must expect files to be replaced between two reads.
+
+**The segments tile the log**: each ends where the next one begins, from where the local files begin
+to at least where the mark says that all is durable. Whatever else stands in the directory, a
+record below the mark that is in no segment is corruption, never a shorter log. So a file with a
+segment's name that begins inside another one, a *stray*, does not end that one. The listing and the
+mark tell of strays among the newest records, here; recovery tells of all others (`recover`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TypeVar
 
 import attrs
@@ -25,9 +32,19 @@ from danube_trio._core.files import (
     decode_marks,
 )
 from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._engine.files.segments import reach
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
-__all__ = ["Directory", "directory_crc", "look", "read_document", "read_mark", "refuse_foreign"]
+__all__ = [
+    "Directory",
+    "directory_crc",
+    "find_strays",
+    "look",
+    "read_document",
+    "read_mark",
+    "refuse_foreign",
+    "stray_error",
+]
 
 log = logging.getLogger("danube_trio.directory")
 
@@ -45,6 +62,7 @@ class Directory:
         local_start: where its local files begin; what lies before is in the object store only.
         bases: base offsets of the segments from the one that holds `local_start` on.
         leftover_bases: segments wholly below `local_start`, still to be removed.
+        strays: files with the names of segments that begin inside another one, as far as known.
         leftovers: names of unfinished replacements, and of indexes without a segment.
         checkpoint: what the checkpoint, a hint, says of sealed segments, by base.
         exact: whether it vouches for their sizes.
@@ -56,6 +74,7 @@ class Directory:
     local_start: int
     bases: list[int]
     leftover_bases: list[int]
+    strays: list[int]
     leftovers: list[str]
     mark: Mark | None
     checkpoint: dict[int, Segment]
@@ -112,13 +131,15 @@ def look(
     skip: bool = False,
     covered_end: int = 0,
     complete: bool = True,
+    without: Collection[int] = (),
 ) -> Directory | None:
     """Read the small files; None if there is no log yet.
 
     With `skip` a segment that is missing between others is no error: readers get a gap there.
     Below `covered_end` no segment is missed, because verified objects hold the same records: what
     comes before a hole there is a leftover.
-    Without `complete` no missing segment is one, which is for repairs only.
+    Without `complete` no missing segment is one, and no stray, which is for repairs only; `without`
+    are strays that one will take out of the way.
     Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
     """
     listing, meta = refuse_foreign(disk, names)
@@ -135,8 +156,15 @@ def look(
     trim = trim if trim is not None else Trim(0)
     first = trim.first_local
     mark = read_mark(disk, names, directory_crc(meta))
-    kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > first]
+    strays = find_strays(disk, names, bases, mark, trailer=meta.trailer > 0)
+    covered = mark is not None and mark.durable_end <= covered_end
+    for stray in strays:
+        if complete and not skip and not covered and stray not in without:
+            assert mark is not None
+            raise stray_error(names, stray, mark.base, mark.durable_end)
     existing = set(bases)
+    bases = [base for base in bases if base not in strays and base not in without]
+    kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > first]
     orphans = [
         names.index(base).rpartition("/")[2]
         for base in names.index_bases(listing)
@@ -157,6 +185,7 @@ def look(
         first,
         kept,
         bases[: len(bases) - len(kept)],
+        strays,
         names.leftovers(listing) + orphans,
         mark,
         checkpoint,
@@ -167,6 +196,30 @@ def look(
 def directory_crc(meta: Meta) -> int:
     """What ties the mark of a log to its directory."""
     return crc32(meta.directory_id.encode())
+
+
+def find_strays(
+    disk: Disk, names: LogNames, bases: list[int], mark: Mark | None, *, trailer: bool = True
+) -> list[int]:
+    """Those that begin inside the segment of the mark.
+
+    If the mark says so, that segment is read: whether its records do go on, or the mark lies.
+    """
+    if mark is None or mark.base not in bases:
+        return []
+    inside = [base for base in bases if mark.base < base < mark.durable_end]
+    end = reach(disk, names, mark.base, trailer=trailer) if inside else 0
+    return [base for base in inside if base < end]
+
+
+def stray_error(names: LogNames, stray: int, base: int, end: int) -> CorruptDataError:
+    """For a file with a segment's name whose records are in the segment before."""
+    return CorruptDataError(
+        f"it is no segment of this log: records {base} to {end} are in {names.segment(base)}",
+        path=names.segment(stray),
+        offset=stray,
+        advice="Somebody put it there. Nothing was changed: move it out of the directory",
+    )
 
 
 def _missing_bases(

@@ -6,6 +6,9 @@ opens by name later is somebody else's. So a log knows its files by device and i
 opened or made them, and compares: every few seconds in housekeeping, before each roll, and before
 it is left. What was acknowledged since the last look is what such an accident can cost.
 
+- The directory, which is held open: its path still leads to it. All that the log does goes through
+  what it holds (`_core.disk`), so nothing is written elsewhere, not even between two looks; what
+  was acknowledged in a directory that was moved is in it, and can be opened at its new place.
 - A file that is held open: the name still leads to it, it has at least what was written, and the
   last bytes of the latest writes are in it: one that was truncated grows again with the next write,
   with zeros where records were.
@@ -16,44 +19,72 @@ it is left. What was acknowledged since the last look is what such an accident c
 Our own removals are no alarm: who asks compares the answer with what the log still names, and files
 are removed only after the log stopped naming them.
 
-All calls but `forget` are made in the log's lane. A directory that was moved or replaced belongs
-here too, once the disk can hold one.
+All calls but `forget` are made in the log's lane.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable
 
-from danube_trio._core.disk import Disk, File, FileStat
+from danube_trio._core.disk import File, FileStat, OpenDirectory, Stray
 
 __all__ = ["LostFileError", "Presence"]
 
+log = logging.getLogger("danube_trio.presence")
+
+_ADVICE = (
+    "Leave the log, put its files back from a copy or its object store, look at them with "
+    "'danube-trio verify', and open it again"
+)
+_MOVED = (
+    "All that was acknowledged is in it, and nothing was written elsewhere: leave the log, and "
+    "move the directory back, or open the log where it is now"
+)
+
 
 class LostFileError(OSError):
-    """A file of a running log was taken away from it.
+    """A file of a running log was taken away from it, or its directory.
 
     Attributes:
         base: of the segment that it was, None if it is none.
+        everything: all files were, and what is in no object is nowhere.
+        moved: only the path was: what was acknowledged is where the directory is now.
     """
 
-    def __init__(self, path: str, what: str, base: int | None = None) -> None:
-        super().__init__(
-            errno.ESTALE,
-            f"somebody changed a file of the running log: it {what}. Leave the log, put its files "
-            f"back from a copy or its object store, look at them with 'danube-trio verify', and "
-            f"open it again",
-            path,
-        )
+    everything = False
+    moved = False
+
+    def __init__(
+        self,
+        path: str,
+        what: str,
+        base: int | None = None,
+        *,
+        thing: str = "a file",
+        advice: str = _ADVICE,
+    ) -> None:
+        text = f"somebody changed {thing} of the running log: it {what}. {advice}"
+        super().__init__(errno.ESTALE, text, path)
         self.base = base
+
+
+def _lost_directory(path: str, stray: Stray) -> LostFileError:
+    advice = _ADVICE if stray.removed else _MOVED
+    error = LostFileError(path, str(stray), thing="the directory", advice=advice)
+    error.everything, error.moved = stray.removed, not stray.removed
+    return error
 
 
 class Presence:
     """What is known of the files of one log."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: OpenDirectory, directory: str) -> None:
         self._disk = disk
+        self._directory = directory
         self._known: dict[str, FileStat] = {}
+        self._linked: set[str] = set()  # told of once
 
     def know(self, path: str, found: FileStat | None = None) -> None:
         """The file of this name is ours, as it is now."""
@@ -63,6 +94,12 @@ class Presence:
         """These files are no part of the log any more."""
         for path in paths:
             self._known.pop(path, None)
+
+    def check_directory(self) -> None:
+        """Raises LostFileError if the path does not lead to the directory any more."""
+        stray = self._disk.strayed()
+        if stray is not None:
+            raise _lost_directory(self._directory, stray)
 
     def check_open(
         self,
@@ -81,6 +118,14 @@ class Presence:
             raise LostFileError(file.path, "was replaced by another one", base)
         if not ours.links:
             raise LostFileError(file.path, "was removed", base)
+        if ours.links > 1 and file.path not in self._linked:
+            self._linked.add(file.path)
+            log.warning(
+                "%s has %d names: a hard link is no copy, and changes with the log until it rolls. "
+                "Copy the bytes of the last segment and of the small files",
+                file.path,
+                ours.links,
+            )
         if ours.size_bytes < size_bytes:
             what = f"has {ours.size_bytes} bytes where {size_bytes} were written"
             raise LostFileError(file.path, what, base)

@@ -3,7 +3,8 @@
 Synchronous code over the `Disk` interface; the lock is held meanwhile. The steps, in an order that
 allows a crash anywhere (running it again gives the same state):
 
-1. *Look*: listing, meta, trim, mark, checkpoint. Refuse what is not ours or newer, untouched.
+1. *Look*: listing, meta, trim, mark, checkpoint. Refuse what is not ours or newer, untouched; and,
+   as the policy says, segments that do not tile the log (`tiling`).
 2. *Scan* the last segment, in bounded memory.
 3. *Judge* the first thing in it that is no frame: zeros to the end are the end of data; at or above
    the mark it is a torn tail; below the mark it is corruption, and the policy decides.
@@ -25,7 +26,15 @@ from functools import partial
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, parent_of, put_in_place, replace_file
+from danube_trio._core.disk import (
+    Disk,
+    File,
+    FileStat,
+    OpenDirectory,
+    parent_of,
+    put_in_place,
+    replace_file,
+)
 from danube_trio._core.files import (
     Mark,
     Meta,
@@ -50,9 +59,11 @@ from danube_trio._engine.files.space import (
     put_trim,
     remove_each,
     renew_trim,
+    unshare,
     with_room,
 )
 from danube_trio._engine.files.tail import MarkFile, Tail
+from danube_trio._engine.files.tiling import check_tiling
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
@@ -94,10 +105,11 @@ class Cover:
 
 
 def recover(
-    disk: Disk, config: WalConfig, directory_id: str, cover: Cover | None = None
+    disk: OpenDirectory, config: WalConfig, directory_id: str, cover: Cover | None = None
 ) -> Recovered:
     """Open the log in `config.dir`, or make a new one with `directory_id`.
 
+    The directory is held, and locked, by the caller.
     With a `cover` the log's active segment is empty afterwards, for a new epoch to begin in.
 
     Raises CorruptDataError (by policy), UnsupportedFormatError, ValueError, OSError.
@@ -124,12 +136,15 @@ def recover(
         # Whoever made it was killed, or its sync failed: its name may not be durable, and must be
         # before that of the first segment is.
         replace_file(disk, names.meta, encode_document(directory.meta))
+    notes: list[str] = []
+    directory, found = check_tiling(disk, directory, covered_end, notes, skip=skip)
     with ExitStack() as undo:
-        recovered = _recover_tail(disk, config, directory, undo, cover)
+        recovered = _recover_tail(disk, config, directory, found, undo, cover)
         if recovered.next_offset < covered_end:
             recovered.tail.abandon()
             directory = _continue_at(disk, directory, covered_end)
-            recovered = _recover_tail(disk, config, directory, undo, cover)
+            recovered = _recover_tail(disk, config, directory, {}, undo, cover)
+        recovered.notes[:0] = notes
         if not fresh:
             _renew(disk, names.meta, directory.meta, recovered.notes)
         if _renew_trim(disk, directory, recovered.notes):
@@ -189,7 +204,12 @@ def _remove_leftovers(disk: Disk, directory: Directory, notes: list[str]) -> Non
 
 
 def _recover_tail(
-    disk: Disk, config: WalConfig, directory: Directory, undo: ExitStack, cover: Cover | None
+    disk: OpenDirectory,
+    config: WalConfig,
+    directory: Directory,
+    found: dict[int, FileStat],
+    undo: ExitStack,
+    cover: Cover | None,
 ) -> Recovered:
     """Scan, judge, cut and sync the last segment. `undo` closes the files if opening fails."""
     names = directory.names
@@ -204,21 +224,18 @@ def _recover_tail(
         next_offset = _settle(disk, config, directory, file, size, index, walk, notes, covered_end)
         _write_again(file, directory, index)
         file.sync_data()
-        presence = Presence(disk)
-        segments = _sealed_segments(directory, base, disk, presence)
+        presence = Presence(disk, names.directory)
+        segments = _sealed_segments(directory, found, base, disk, presence)
         last_time = index.last_time or _last_sealed_time(disk, directory, segments)
         mark_file = MarkFile.open(disk, names, directory.directory_crc)
         files.callback(mark_file.close)
         # Before the mark speaks of a segment, its directory entry must be durable.
-        opened = disk.open_dir(names.directory)
-        files.callback(opened.close)
-        opened.sync()
+        disk.sync_dir(names.directory)
         tail = Tail(
             disk,
             names,
             file,
             mark_file,
-            opened,
             presence,
             base=base,
             position=index.size_bytes,
@@ -258,6 +275,7 @@ def _open_last(disk: Disk, names: LogNames, base: int, *, exists: bool) -> File:
     if not disk.file_size(path):
         # By renaming: the name must never be gone in between.
         with_room(disk, names, partial(put_in_place, disk, path, b""))
+    unshare(disk, path)
     return disk.open(path, "rw")
 
 
@@ -300,13 +318,17 @@ def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -
 
 
 def _sealed_segments(
-    directory: Directory, active_base: int, disk: Disk, presence: Presence
+    directory: Directory,
+    stats: dict[int, FileStat],
+    active_base: int,
+    disk: Disk,
+    presence: Presence,
 ) -> SegmentList:
     sealed: list[Segment] = []
     ends = [*directory.bases[1:], active_base]
     for base, end in zip(directory.bases[:-1], ends, strict=False):
         path = directory.names.segment(base)
-        found = disk.stat(path)
+        found = stats[base]
         presence.know(path, found)
         size = found.size_bytes
         known = directory.checkpoint.get(base)
@@ -360,12 +382,36 @@ def _settle(
             return _last_readable(file, size, walk, here, trailer=directory.trailer)
         save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
         lower_mark(disk, directory, index, taken_back=not covered)
+    elif mark is not None and mark.base < index.base and index.end < mark.durable_end:
+        _miss_before_mark(config, mark, path, index, notes, covered_end)
+        return max(index.end, mark.durable_end) if config.on_corruption == "skip" else index.end
     elif fault is None and walk.left < 0:
         return index.end
     elif fault is None or not fault.only_zeros or walk.left >= 0:
         save_cut_bytes(disk, names, file, index.base, cut, size, "torn", notes)
     file.truncate(cut)
     return index.end
+
+
+def _miss_before_mark(
+    config: WalConfig,
+    mark: Mark,
+    path: str,
+    index: SparseIndex,
+    notes: list[str],
+    covered_end: int,
+) -> None:
+    """The log ends below the mark, and in another segment than that says: nothing may be cut."""
+    problem = CorruptDataError(
+        f"records {index.end} to {mark.durable_end} are in no segment, and were durable",
+        path=path,
+        position=index.size_bytes,
+        offset=index.end,
+        advice="Restore the directory from a copy, all of its files from the same one",
+    )
+    if config.on_corruption != "skip" and mark.durable_end > covered_end:
+        raise problem
+    notes.append(str(problem))
 
 
 def _last_readable(file: File, size: int, walk: SegmentWalk, mark: Mark, *, trailer: bool) -> int:

@@ -37,6 +37,8 @@ __all__ = [
     "find_after",
     "load_index",
     "only_zeros",
+    "reach",
+    "read_index",
 ]
 
 log = logging.getLogger("danube_trio.segment")
@@ -218,6 +220,15 @@ def build_index(
     return index, walk
 
 
+def reach(disk: Disk, names: LogNames, base: int, *, trailer: bool = True) -> int:
+    """The offset after the last whole batch that can be read from the beginning of a segment."""
+    file = disk.open(names.segment(base), "r")
+    try:
+        return build_index(file, base, size=file.size(), trailer=trailer)[0].end
+    finally:
+        file.close()
+
+
 def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> SparseIndex:
     """The index of a sealed segment: from its file, or by scanning the segment."""
     index = _read_index(disk, names, segment)
@@ -231,13 +242,18 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
         file.close()
 
 
-def _read_index(disk: Disk, names: LogNames, segment: Segment) -> SparseIndex | None:
-    """What the index file says, if it is one of this segment."""
+def read_index(disk: Disk, names: LogNames, base: int) -> SparseIndex | None:
+    """What the index file says, if there is a whole one."""
     try:
-        data = read_file(disk, names.index(segment.base), INDEX_LIMIT_BYTES)
+        data = read_file(disk, names.index(base), INDEX_LIMIT_BYTES)
     except (FileNotFoundError, CorruptDataError):
         return None
-    index = SparseIndex.decode(data, segment.base)
+    return SparseIndex.decode(data, base)
+
+
+def _read_index(disk: Disk, names: LogNames, segment: Segment) -> SparseIndex | None:
+    """What the index file says, if it is one of this segment."""
+    index = read_index(disk, names, segment.base)
     return index if index is not None and index.end == segment.end else None
 
 

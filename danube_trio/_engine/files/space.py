@@ -24,13 +24,14 @@ nobody knows which names are durable, and one that succeeds later proves nothing
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from danube_trio._core.disk import Disk, put_in_place, read_file
+from danube_trio._core.disk import TMP_SUFFIX, Disk, put_in_place, read_file
 from danube_trio._core.files import (
     TRIM_BYTES,
     TRIM_COPIES,
@@ -50,12 +51,14 @@ __all__ = [
     "renew_trim",
     "replace_with_room",
     "save_trim",
+    "unshare",
     "with_room",
 ]
 
 log = logging.getLogger("danube_trio.disk")
 
 T = TypeVar("T")
+COPY_BYTES = 1 << 20
 
 
 def no_space(error: BaseException | None) -> bool:
@@ -76,6 +79,7 @@ def save_trim(disk: Disk, names: LogNames, trim: Trim) -> bool:
     if len(data) < TRIM_BYTES:
         put_in_place(disk, names.trim, encode_trim(trim))
         return True
+    unshare(disk, names.trim)
     copy = encode_trim_copy(trim)
     file = disk.open(names.trim, "rw")
     try:
@@ -161,6 +165,39 @@ def with_room(disk: Disk, names: LogNames, call: Callable[[], T]) -> T:
         if not no_space(error) or not give_back(disk, names, unfinished=True):
             raise
     return call()
+
+
+def unshare(disk: Disk, path: str) -> None:
+    """Before a file is written in place: if it has other names, give this one a copy of its own.
+
+    Somebody made hard links (``cp -al``) for a copy of the log, which must not change with it.
+    """
+    links = disk.stat(path).links
+    if links <= 1:
+        return
+    log.warning(
+        "%s has %d names (hard links): it is copied, and they keep what it was", path, links
+    )
+    old, target = disk.open(path, "r"), path + TMP_SUFFIX
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(target)
+        new = disk.open(target, "create")
+        try:
+            done = 0
+            while data := old.read_at(COPY_BYTES, done):
+                new.write_at(data, done)
+                done += len(data)
+            new.sync_data()
+        finally:
+            new.close()
+        disk.rename(target, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.unlink(target)
+        raise
+    finally:
+        old.close()
 
 
 def remove_each(disk: Disk, paths: Iterable[str]) -> dict[str, OSError]:

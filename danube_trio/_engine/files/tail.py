@@ -13,7 +13,8 @@ its name (`presence`): what was acknowledged into a file without one is lost.
 The directory is synced here only, also for the janitor. One that fails takes with it, in silence,
 whatever name anybody has made there since the last one, and the next one succeeds: so they come one
 after the other with the rolls, and after a failed one nothing is written any more. If somebody else
-syncs the directory, and that fails, it is told here too, because the directory is held open.
+syncs the directory, and that fails, it is told here too, because the directory is held open, by who
+has its lock.
 
 Reserving space ahead makes a sync cheaper, and no more. It never decides whether a record fits, so
 it takes only what is plenty, gives back what it got in part, is tried again a step later, and
@@ -32,7 +33,7 @@ from danube_trio._core.files import MARK_BYTES, Mark, mark_position, next_sequen
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import read_mark
 from danube_trio._engine.files.presence import LostFileError, Presence
-from danube_trio._engine.files.space import with_room
+from danube_trio._engine.files.space import unshare, with_room
 
 __all__ = ["MarkFile", "Tail"]
 
@@ -62,6 +63,7 @@ class MarkFile:
         """Go on with the file that is there, or make one."""
         newest = read_mark(disk, names, directory_crc)
         try:
+            unshare(disk, names.mark)
             file = disk.open(names.mark, "rw")
         except FileNotFoundError:
             file = with_room(disk, names, partial(disk.open, names.mark, "create"))
@@ -98,11 +100,10 @@ class Tail:
 
     def __init__(
         self,
-        disk: Disk,
+        disk: OpenDirectory,
         names: LogNames,
         file: File,
         mark: MarkFile,
-        directory: OpenDirectory,
         presence: Presence,
         *,
         base: int,
@@ -115,8 +116,6 @@ class Tail:
         self.names = names
         self._file = file
         self._mark = mark
-        self._directory = directory
-        self._left = False
         self._step = preallocate_bytes
         self._segment_bytes = segment_bytes
         self.presence = presence
@@ -192,10 +191,7 @@ class Tail:
         """Make every name in the directory durable. If that fails the log must be broken."""
         self._check_synced()
         try:
-            if self._left:  # what comes now are hints, and trims of a log that broke
-                self.disk.sync_dir(self.names.directory)
-            else:
-                self._directory.sync()
+            self.disk.sync_dir(self.names.directory)
         except OSError as error:
             self._failed = error
             raise
@@ -229,7 +225,7 @@ class Tail:
     def look(self, sealed: list[Segment]) -> list[LostFileError]:
         """Look whether the files still are ours; returns what is wrong with these segments.
 
-        Raises LostFileError for all other files.
+        Raises LostFileError for all other files, and for the directory.
         """
         self._check_files()
         self.presence.check(self.names.meta)
@@ -243,6 +239,7 @@ class Tail:
         return wrong
 
     def _check_files(self) -> None:
+        self.presence.check_directory()
         self.presence.check_open(self._file, self.position, self.base, self._ends)
         del self._ends[:-1]
         self._mark.check(self.presence)
@@ -293,8 +290,7 @@ class Tail:
 
     def abandon(self) -> None:
         """Close the files as they are; recovery does the rest."""
-        self._left = True
-        for file in (self._file, self._mark, self._directory):
+        for file in (self._file, self._mark):
             try:
                 file.close()
             except OSError as error:  # it was broken before, or is being closed as it is

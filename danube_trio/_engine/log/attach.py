@@ -17,7 +17,7 @@ from __future__ import annotations
 import attrs
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, OpenDirectory
 from danube_trio._core.files import Meta, Trim, encode_document
 from danube_trio._core.identity import check_log, check_topic
 from danube_trio._core.segment import LogNames, SegmentList
@@ -32,7 +32,7 @@ __all__ = ["aligned_start", "attach"]
 
 
 def attach(
-    disk: Disk,
+    disk: OpenDirectory,
     config: WalConfig,
     directory_id: str,
     holder: str,

@@ -373,7 +373,9 @@ class Engine:
         self._fail_waiters()
 
     def _vanished(self, failure: BaseException) -> int:
-        """How many acknowledged records went with the file that somebody took away."""
+        """How many acknowledged records went with the files that somebody took away."""
+        if isinstance(failure, LostFileError) and failure.everything:
+            return self.marks.durable_end - self.marks.uploaded_end
         if not isinstance(failure, LostFileError) or failure.base is None:
             return 0
         sealed = self.segments.find(failure.base)

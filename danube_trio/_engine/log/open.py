@@ -32,12 +32,13 @@ from trio.lowlevel import enable_ki_protection
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import get_codec
-from danube_trio._core.disk import Disk, Lane, Lock
+from danube_trio._core.disk import Disk, Lane, OpenDirectory
 from danube_trio._core.life import Phase
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
+from danube_trio._engine.files.presence import LostFileError
 from danube_trio._engine.files.recover import Recovered, recover
 from danube_trio._engine.files.space import has_room
 from danube_trio._engine.files.tail import Tail
@@ -59,7 +60,7 @@ from danube_trio.catalog._claim import claim_prefix, refuse_beginning
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import LogBrokenError
+from danube_trio.errors import DanubeError, LogBrokenError
 
 __all__ = ["open_wal"]
 
@@ -152,7 +153,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         self._engine: Engine | None = None
         self._janitor: Janitor | None = None
         self._lane: Lane | None = None
-        self._lock: Lock | None = None
+        self._directory: OpenDirectory | None = None  # held, and locked
         self._recovered: Recovered | None = None
         self._offer: Offer | None = None
         self._watch: Watch | None = None
@@ -185,13 +186,14 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         disk = self._disk if self._disk is not None else RealDisk()
         self._lane = lane = disk.open_lane()
         try:
-            await lane.run(self._acquire, disk)
+            # From here on it is the disk: paths in the directory are names in what is held.
+            disk = held = await lane.run(self._acquire, disk)
             session = None
             if self._cloud is None:
-                await lane.run(self._recover, disk)
+                await lane.run(self._recover, held)
             else:
                 await probe_once(self._cloud[0])
-                state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
+                state = await acquire(self._cloud[1], partial(self._settle, lane, held))
                 if not state.place:
                     await claim_prefix(*self._cloud, state)
                 session = CatalogSession(self._cloud[1], state)
@@ -221,16 +223,18 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._watch.start(nursery)
         return wal
 
-    def _acquire(self, disk: Disk) -> None:
-        """Lock; runs in the lane."""
+    def _acquire(self, disk: Disk) -> OpenDirectory:
+        """Hold the directory, and lock it; runs in the lane."""
         config = self._config
         assert config.dir is not None
         names = LogNames.of(config.dir, config.file_name)
         disk.make_dir(config.dir)
-        refuse_foreign(disk, names)  # before the lock file could be made
-        self._lock = disk.lock(names.lock, _holder())
+        self._directory = held = disk.open_dir(config.dir)
+        refuse_foreign(held, names)  # before the lock file could be made
+        held.lock(names.lock, _holder())
+        return held
 
-    def _recover(self, disk: Disk) -> None:
+    def _recover(self, disk: OpenDirectory) -> None:
         self._recovered = recover(disk, self._config, uuid.uuid4().hex)
         if place := self._recovered.directory.meta.place:
             log.warning(
@@ -248,7 +252,9 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if has_room(tail.disk, tail.names):
             tail.presence.know(tail.names.trim)
 
-    async def _settle(self, lane: Lane, disk: Disk, state: CatalogState | None) -> CatalogState:
+    async def _settle(
+        self, lane: Lane, disk: OpenDirectory, state: CatalogState | None
+    ) -> CatalogState:
         """Make the directory agree with this state; returns the one that takes the next epoch."""
         assert self._cloud is not None
         if state is None:
@@ -257,7 +263,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             await claim_prefix(*self._cloud, state)
         return await lane.run(self._attach, disk, state)
 
-    def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
+    def _attach(self, disk: OpenDirectory, state: CatalogState | None) -> CatalogState:
         if self._recovered is not None:  # somebody published meanwhile: all of it again
             self._recovered.tail.abandon()
             self._recovered = None
@@ -379,7 +385,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             await leave_nursery(self._nursery, self._bugs, exc)
         else:
             await trio.lowlevel.checkpoint()
-        untold = self._lost(engine) if engine.log.lost else engine.untold_fence
+        untold = self._untold(engine)
         if untold is not None:
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise untold
@@ -394,8 +400,18 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
     def _release(self) -> None:
         if self._engine is not None:
             self._engine.unlocked = True  # before it is so: our readers read our files only
-        if self._lock is not None:
-            self._lock.release()
+        if self._directory is not None:
+            self._directory.close()
+
+    def _untold(self, engine: Engine) -> DanubeError | None:
+        """What a caller should know, and none was told."""
+        if engine.log.lost:
+            return self._lost(engine)
+        failure = engine.log.untold_failure
+        if isinstance(failure, LostFileError) and failure.moved:
+            # Nothing is lost, and nobody would look for it where it is.
+            return engine.log.refusal()
+        return engine.untold_fence
 
     def _lost(self, engine: Engine) -> LogBrokenError:
         error = LogBrokenError(

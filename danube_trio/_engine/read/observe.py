@@ -46,7 +46,13 @@ from danube_trio._core.files import Mark, Meta, Trim, decode_document
 from danube_trio._core.frame import HINT_BYTES, batch_boundaries
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
-from danube_trio._engine.files.directory import Directory, look, read_mark
+from danube_trio._engine.files.directory import (
+    Directory,
+    find_strays,
+    look,
+    read_mark,
+    stray_error,
+)
 from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
@@ -211,6 +217,8 @@ class Observer:
     def _kept(self, bases: list[int], start: int, end: int, mark: Mark | None) -> list[int]:
         """The segments that matter, the active one last; raises if one is missing."""
         bases = [base for base in bases if base <= end]
+        if mark is not None and (strays := find_strays(self._disk, self._names, bases, mark)):
+            raise stray_error(self._names, strays[0], mark.base, mark.durable_end)
         if not bases and not end:
             return []  # made, and not written yet
         kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
@@ -232,7 +240,12 @@ class Observer:
         for base, end in pairwise(kept):
             segment = known.get(base)
             if segment is None or segment.end != end:
-                size = self._disk.file_size(self._names.segment(base))
+                path = self._names.segment(base)
+                size = self._disk.file_size(path)
+                if not size:
+                    raise CorruptDataError(
+                        f"records {base} to {end} are in no segment", path=path, offset=base
+                    )
                 segment = self._hints.get(base)
                 if segment is None or (segment.end, segment.size_bytes) != (end, size):
                     first_time = index.first_time if index.base == base else 0

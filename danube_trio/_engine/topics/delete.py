@@ -8,7 +8,7 @@ the cursor of a subscription that outlived it points at nothing, not at another 
   is fenced, and it names an owner that no directory is, so what another directory still has of the
   log is set aside there and not part of it any more;
 - in the topic's directory, a file ``deleted``, beside an empty log that begins at the end of the
-  old one. (The lock file stays too: two processes could hold the lock of a file that was removed.)
+  old one. (The lock file stays too: where directories cannot be locked it is all there is.)
 
 The marker says where the offsets go on. Removing it is the last step of beginning again, and if its
 directory sync fails, a power cut may bring it back, long after. Then it lies beside a log that has
@@ -30,7 +30,7 @@ import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, Lock, read_file
+from danube_trio._core.disk import Disk, OpenDirectory, hold, read_file
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.recover import Recovered, recover
@@ -63,21 +63,21 @@ async def delete_topic(
 
     Cancellation: as a store's error.
     """
-    lock = await disk.run(_lock_log, disk, config)
+    held = await disk.run(_hold_log, disk, config)
     try:
-        end = await disk.run(_end_of, disk, config) if lock is not None else 0
+        end = await disk.run(_end_of, held, config) if held is not None else 0
         state, was_live = None, False
         if cloud is not None:
             state, was_live = await _bury(cloud[1], end)
-        if lock is not None:
-            await disk.run(_erase, disk, config, end)
+        if held is not None:
+            await disk.run(_erase, held, config, end)
     finally:
-        if lock is not None:
+        if held is not None:
             with trio.CancelScope(shield=True):
-                await disk.run(lock.release)
+                await disk.run(held.close)
     if cloud is not None and state is not None:
         await _remove_objects(*cloud, state)
-    return lock is not None or was_live
+    return held is not None or was_live
 
 
 def has_log(disk: Disk, directory: str, file_name: str) -> bool:
@@ -100,15 +100,15 @@ def finish_deletion(disk: Disk, config: WalConfig) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     names = _names(config)
-    lock = disk.lock(names.lock, _holder())
+    held = hold(disk, names.lock, _holder())
     try:
-        end = _end_of(disk, config)
+        end = _end_of(held, config)
         if found is None or end <= int(found[1]):  # else it went on since
-            _erase(disk, config, end)
-        disk.unlink(marker)
-        disk.sync_dir(names.directory)
+            _erase(held, config, end)
+        held.unlink(marker)
+        held.sync_dir(names.directory)
     finally:
-        lock.release()
+        held.close()
 
 
 # ---- the local log
@@ -123,30 +123,30 @@ def _holder() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _lock_log(disk: Disk, config: WalConfig) -> Lock | None:
-    """Lock the local log; None if there is none, or it was deleted."""
+def _hold_log(disk: Disk, config: WalConfig) -> OpenDirectory | None:
+    """Hold and lock the local log; None if there is none, or it was deleted."""
     assert config.dir is not None
     if not has_log(disk, config.dir, config.file_name):
         return None
-    lock = disk.lock(_names(config).lock, _holder())
-    if has_log(disk, config.dir, config.file_name):
-        return lock
-    lock.release()  # somebody deleted it just now
+    held = hold(disk, _names(config).lock, _holder())
+    if has_log(held, config.dir, config.file_name):
+        return held
+    held.close()  # somebody deleted it just now
     return None
 
 
-def _end_of(disk: Disk, config: WalConfig) -> int:
+def _end_of(disk: OpenDirectory, config: WalConfig) -> int:
     recovered = _recover(disk, config)
     recovered.tail.abandon()
     return recovered.next_offset
 
 
-def _recover(disk: Disk, config: WalConfig) -> Recovered:
+def _recover(disk: OpenDirectory, config: WalConfig) -> Recovered:
     """Damage is no reason to keep a log that is to go."""
     return recover(disk, attrs.evolve(config, on_corruption="skip"), uuid.uuid4().hex)
 
 
-def _erase(disk: Disk, config: WalConfig, end: int) -> None:
+def _erase(disk: OpenDirectory, config: WalConfig, end: int) -> None:
     """Leave the marker, and an empty log that begins at the end. With the lock held."""
     names = _names(config)
     marker = f"{names.directory}/{MARKER}"

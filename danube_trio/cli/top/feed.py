@@ -15,9 +15,9 @@ from typing import Any, cast
 import attrs
 
 from danube_trio._core.segment import LogNames
+from danube_trio._disk.locks import find_holder
 from danube_trio._engine.watch.socket import dial, is_socket
 from danube_trio.cli._failures import complain
-from danube_trio.cli._holder import find_holder
 from danube_trio.errors import UnsupportedFormatError
 
 __all__ = ["Feed", "NotOfferedError", "Place", "find_offers", "places"]
