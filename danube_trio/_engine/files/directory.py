@@ -25,6 +25,7 @@ from danube_trio._core.files import (
     decode_marks,
 )
 from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._engine.files.foreign import danube_files, listed
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = ["Directory", "directory_crc", "look", "read_document", "read_mark", "refuse_foreign"]
@@ -84,12 +85,8 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
     Changes nothing. Raises UnsupportedFormatError or ValueError for any other directory.
     """
     listing = disk.list_dir(names.directory)
-    if theirs := names.danube_files(listing):
-        raise UnsupportedFormatError(
-            f"{names.directory}/{theirs[0]}",
-            "this file was written by Danube itself",
-            "Choose another directory for the log; danube-trio never writes to Danube's own",
-        )
+    if theirs := danube_files(disk, names, listing):
+        raise _of_danube(names, listing, theirs)
     if others := names.other_logs(listing):
         raise ValueError(
             f"dir={names.directory!r} already holds the log of {others[0]!r}: "
@@ -103,6 +100,25 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
             "Open it with the version that wrote it, or a later one",
         )
     return listing, meta
+
+
+def _of_danube(names: LogNames, listing: list[str], theirs: list[str]) -> UnsupportedFormatError:
+    """What to do about Danube's own files, which are alone, or beside ours."""
+    directory, path = names.directory, f"{names.directory}/{theirs[0]}"
+    if names.meta.rpartition("/")[2] in listing or names.segment_bases(listing):
+        return UnsupportedFormatError(
+            path,
+            "this file was written by Danube itself, beside the log",
+            f"No broker of Danube's may use this directory. Move its files to a directory of their "
+            f"own, from which `danube-trio import-danube` makes a log, and the log here opens "
+            f"again: {listed(theirs)}",
+        )
+    return UnsupportedFormatError(
+        path,
+        "this file was written by Danube itself",
+        f"Choose another directory for the log; danube-trio never writes to Danube's own. "
+        f"`danube-trio import-danube {directory} NEW` makes a log of what is there",
+    )
 
 
 def look(
