@@ -144,7 +144,8 @@ def look(
             raise CorruptDataError(
                 "the file is missing although there are segments",
                 path=names.meta,
-                advice="Restore it from a copy: it says how the messages are encoded",
+                advice=f"Restore it from a copy: it says how the messages are encoded. If that is "
+                f"known, `danube-trio repair {names.directory} --codec NAME` writes it anew",
             )
         return None
     trim = read_document(disk, names.trim, Trim)
