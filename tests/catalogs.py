@@ -18,7 +18,7 @@ Change = Callable[[CatalogState], CatalogState]
 
 def begin(owner: str = "a", start: int = 0) -> CatalogState:
     """The first state of a log."""
-    return CatalogState.begin(start, "v0.12.0", 1).taken_over(owner, f"writer {owner}")
+    return CatalogState.begin(start, "s5-standard", 1).taken_over(owner, f"writer {owner}")
 
 
 def segment(state: CatalogState, count: int = 10, **fields: object) -> Descriptor:

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import errno
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
-from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
+from danube_trio import CloudConfig, LogBrokenError, Wal, WalConfig, open_wal
+from danube_trio._core.segment import LogNames
+from danube_trio._engine.care.rescue import rescue
+from danube_trio.cloud import MemoryStore
 from danube_trio.testing import SimDisk
 
 CONFIG = WalConfig(dir="/log", preallocate_bytes=0, segment_bytes=500)
+NAMES = LogNames.of("/log", "wal.log")
+PREFIX = CloudConfig(prefix="log")
 
 
 async def payloads(wal: Wal) -> list[bytes]:
@@ -130,3 +136,41 @@ async def test_an_empty_last_segment_survives_a_crash_in_any_opening(
             for state in point.states:
                 async with open_wal(config, disk=state.disk) as wal:
                     assert wal.next_offset == 1
+
+
+@pytest.mark.parametrize(
+    ("of", "step"),
+    [("a directory", 3), ("a directory and a store", 7), ("a log without its meta", 7)],
+)
+async def test_a_log_opens_after_a_kill_in_one_opening_and_a_power_cut_in_the_next(
+    of: str, step: int
+) -> None:
+    """The page cache outlives the first, and hides from the second what never was durable."""
+    rescued = of == "a log without its meta"
+    served = [b"acknowledged"] if rescued else []
+    stored = of == "a directory and a store"
+
+    async def opened(disk: SimDisk, store: MemoryStore | None = None) -> None:
+        if rescued and (found := rescue(disk, NAMES, "s5-standard")) is not None:
+            found.write(disk)
+        async with open_wal(attrs.evolve(CONFIG, cloud=PREFIX), disk=disk, store=store) as wal:
+            assert await payloads(wal) == served
+
+    disk = SimDisk()
+    if rescued:
+        async with open_wal(CONFIG, disk=disk) as wal:
+            await wal.append(b"acknowledged")
+        disk.unlink(NAMES.meta)
+        disk.sync_dir("/log")
+    begin = disk.op_count
+    await opened(disk)
+    for point in list(disk.crash_points(start=begin))[::step]:
+        for killed in point.states:
+            if killed.name != "everything written":
+                continue
+            again, store = killed.disk, MemoryStore() if stored else None
+            start = again.op_count
+            await opened(again, store)
+            for cut in again.crash_points(start=start, samples=1):
+                for state in cut.states:
+                    await opened(state.disk, store)

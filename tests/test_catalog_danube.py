@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 
+import attrs
 import pytest
 from catalogs import (
     LIFE,
@@ -23,14 +26,15 @@ from catalogs import (
 from trio.testing import MockClock
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio.catalog import MetadataCatalog, fresh
+from danube_trio._core.codec import CODECS
+from danube_trio.catalog import CatalogSession, MetadataCatalog, acquire, fresh
 from danube_trio.errors import (
     CorruptDataError,
     FencedError,
     StoreUnavailableError,
     UnsupportedFormatError,
 )
-from danube_trio.metadata import MemoryMetadata, MetadataStore
+from danube_trio.metadata import MemoryMetadata, MetadataStore, Revised
 from danube_trio.testing import MetadataOperation, SimMetadata
 
 BASE = "/danube/storage/topics/default/orders"
@@ -314,13 +318,13 @@ async def test_a_reader_forgets_a_history_that_a_backup_took_back() -> None:
 # ---- what others wrote, and damage
 
 
-async def test_entries_outside_of_the_log_are_nobodys_business() -> None:
+async def test_entries_before_the_log_are_nobodys_business() -> None:
     metadata = MemoryMetadata()
     catalog = open_catalog(metadata)
     state = await publish(catalog, None, begin(start=100))
     state = await publish(catalog, state, commit(state))
     foreign = b'{"segment_id":"x","start_offset":0,"end_offset":9}'
-    for key in ("00000000000000000000", "00000000000000000999", "cur", "junk", "+1"):
+    for key in ("00000000000000000000", "junk", "+1"):
         await metadata.put(f"{BASE}/segments/{key}", foreign)
     assert await open_catalog(metadata).latest() == state
     state = await publish(catalog, state, state.trimmed(105))
@@ -384,10 +388,130 @@ async def test_an_entry_in_the_place_of_a_new_segment_is_not_overwritten() -> No
     catalog = open_catalog(metadata)
     state = await live(catalog, (commit,))
     await metadata.put(f"{BASE}/segments/{10:020d}", b"danube's")
-    with pytest.raises(CorruptDataError, match="exists, and is not of this log"):
+    with pytest.raises(FencedError, match="Danube"):
         await catalog.publish(state, fresh(commit(state)))
     assert (await tree(metadata))[f"segments/{10:020d}"] == "danube's"
     assert await open_catalog(metadata).latest() == state
+
+
+MARKER = b'{"broker_id":1,"last_committed_offset":%d,"sealed":true,"timestamp":1768625254}'
+THEIRS = b'{"completed":true,"end_offset":29,"segment_id":"data-20-1768625254.dnb1"}'
+CURRENT = b'{"start":"00000000000000000020"}'
+# What Danube does to a topic of ours that ends at 20 -> the changes of keys, what undoes them.
+TAKE_OVERS: dict[str, tuple[bool, dict[str, bytes | None], list[str]]] = {
+    "it took a sealed topic over": (True, {"state": None}, [f"put .* at {BASE}/state"]),
+    "and uploaded": (
+        True,
+        {"state": None, f"segments/{20:020d}": THEIRS, "segments/cur": CURRENT},
+        [f"remove {BASE}/segments/{20:020d}", "0010.} there", f"put .* at {BASE}/state"],
+    ),
+    "and sealed it again": (
+        True,
+        {f"segments/{20:020d}": THEIRS, "segments/cur": CURRENT, "state": MARKER % 29},
+        [f"remove {BASE}/segments/{20:020d}", "0010.} there", f"put .*19,.* at {BASE}/state"],
+    ),
+    "what it uploaded was freed since": (True, {"state": MARKER % 29}, [f"at {BASE}/state"]),
+    "it writes beside us": (
+        False,
+        {f"segments/{25:020d}": THEIRS, "segments/cur": b'{"start":"00000000000000000025"}'},
+        [f"remove {BASE}/segments/{25:020d}", "0010.} there"],
+    ),
+    "it stopped halfway": (False, {f"segments/{25:020d}": THEIRS}, ["remove .*0025"]),
+    "it took an open topic over": (False, {"state": MARKER % 24}, [f"remove {BASE}/state"]),
+    "its marker is unreadable": (True, {"state": b"{}"}, [f"put .* at {BASE}/state"]),
+}
+
+
+@pytest.mark.parametrize("case", TAKE_OVERS)
+async def test_a_topic_that_danube_took_over_is_refused_until_that_is_undone(case: str) -> None:
+    sealed, changes, undos = TAKE_OVERS[case]
+    metadata = MemoryMetadata()
+    left = (CatalogState.left_sealed,) if sealed else ()
+    state = await live(open_catalog(metadata), (commit, commit, *left))
+    before = {key: await metadata.get(f"{BASE}/{key}") for key in changes}
+    for key, value in changes.items():
+        await (metadata.delete(f"{BASE}/{key}") if value is None else _put(metadata, key, value))
+    there = await tree(metadata)
+
+    async def settle(found: CatalogState | None) -> CatalogState:
+        assert found == state
+        return take_over(found)
+
+    with pytest.raises(UnsupportedFormatError, match="Danube wrote to this topic") as refused:
+        await acquire(open_catalog(metadata), settle)
+    for undo in undos:
+        assert re.search(undo, str(refused.value)), str(refused.value)
+    assert await tree(metadata) == there
+    for key, entry in before.items():
+        await (metadata.delete(f"{BASE}/{key}") if entry is None else _put(metadata, key, entry))
+    assert (await acquire(open_catalog(metadata), settle)).epoch == 2
+
+
+async def _put(metadata: MetadataStore, key: str, value: bytes | Revised) -> None:
+    data = value if isinstance(value, bytes) else value.value
+    await metadata.put(f"{BASE}/{key}", data)
+
+
+async def test_a_topic_that_danube_only_held_meanwhile_is_taken_back() -> None:
+    metadata = MemoryMetadata()
+    state = await live(open_catalog(metadata), (commit, CatalogState.left_sealed))
+    await _put(metadata, "state", MARKER % 9)  # of another broker, and a later time
+
+    async def settle(found: CatalogState | None) -> CatalogState:
+        assert found == state
+        return take_over(found)
+
+    assert (await acquire(open_catalog(metadata), settle)).epoch == 2
+
+
+async def test_a_topic_that_danube_sealed_before_it_uploaded_anything_is_not_begun() -> None:
+    metadata = MemoryMetadata()
+    await _put(metadata, "state", MARKER % 7)
+    for attempt in (
+        partial(acquire, open_catalog(metadata), _begin),
+        partial(open_catalog(metadata).publish, None, fresh(begin())),
+    ):
+        with pytest.raises((UnsupportedFormatError, FencedError), match="Danube"):
+            await attempt()
+    assert set(await tree(metadata)) == {"state"}
+
+
+async def _begin(found: CatalogState | None) -> CatalogState:
+    assert found is None
+    return begin()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_danube_fences_the_writer_that_it_writes_beside(late: bool) -> None:
+    """Also if it writes between the look and the transaction."""
+    metadata = SimMetadata()
+    state = await live(open_catalog(metadata), (commit,))
+    client = metadata.client()
+    gate = hold(metadata, client, "transact" if late else "get")
+    catalog = open_catalog(client)
+    async with held(gate, lambda: catalog.publish(state, fresh(commit(state)))) as outcome:
+        await _put(metadata, f"segments/{12:020d}", THEIRS)
+        await _put(metadata, "segments/cur", b'{"start":"00000000000000000012"}')
+        before = await tree(metadata)
+    assert isinstance(outcome[0], FencedError)
+    assert outcome[0].by == f"Danube (it changed {BASE}/segments/cur)"
+    assert await tree(metadata) == before
+    session = CatalogSession(open_catalog(metadata), state)
+    with pytest.raises(FencedError, match="by Danube"):
+        await session.change(commit)
+    assert session.fenced is not None
+    assert session.fenced.by == outcome[0].by
+
+
+async def test_a_catalog_under_danube_s_keys_refuses_every_other_layout() -> None:
+    metadata = MemoryMetadata()
+    for codec in CODECS:
+        state = fresh(attrs.evolve(begin(), codec=codec))
+        if codec != "s5-standard":
+            with pytest.raises(ValueError, match=f"codec='{codec}'"):
+                await open_catalog(metadata).publish(None, state)
+            assert not await tree(metadata)
+    await open_catalog(metadata).publish(None, fresh(begin()))
 
 
 async def test_the_same_revisions_with_other_values_fence() -> None:

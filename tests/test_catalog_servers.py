@@ -40,7 +40,9 @@ async def fight(one: Catalog, other: Catalog) -> None:
 
         async def settle(state: CatalogState | None) -> CatalogState:
             await trio.lowlevel.checkpoint()
-            return (state or CatalogState.begin(0, "c", 1)).taken_over(f"{number}", f"{number}")
+            return (state or CatalogState.begin(0, "s5-standard", 1)).taken_over(
+                f"{number}", f"{number}"
+            )
 
         done = 0
         while done < COMMITS:

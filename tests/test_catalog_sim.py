@@ -86,7 +86,7 @@ class Writer:
 
     async def settle(self, state: CatalogState | None) -> CatalogState:
         await self.client.pause()
-        before = state or CatalogState.begin(0, "v0.12.0", 1)
+        before = state or CatalogState.begin(0, "s5-standard", 1)
         return before.taken_over(self.name, f"{self.name} {self.client.dice.random()}")
 
     async def commit(self, session: CatalogSession) -> None:

@@ -127,7 +127,6 @@ def test_a_listing_is_sorted_into_what_is_ours_and_what_is_not() -> None:
     listing = [*other, *ours, *tmp, *danube, "orders.meta", "wal.meta"]
     assert names.segment_bases(listing) == [9, 200, 9 * 10**18]
     assert names.leftovers(listing) == tmp
-    assert names.danube_files(listing) == danube
     assert names.other_logs(listing) == ["orders.meta"]
 
 

@@ -38,11 +38,14 @@ __all__ = [
     "SealedState",
     "SegmentDescriptor",
     "TopicKeys",
+    "current_segment",
     "decode_segment",
     "encode_cur",
     "encode_segment",
     "join_segment",
     "normalise_topic",
+    "others_changes",
+    "sealed_marker",
     "split_segment",
 ]
 
@@ -159,6 +162,56 @@ class SealedState:
     last_committed_offset: int
     broker_id: int
     timestamp: int
+
+
+def sealed_marker(state: CatalogState, broker_id: int, timestamp: int) -> SealedState | None:
+    """The marker that Danube finds beside this state; None if there is to be none."""
+    if not state.sealed or state.deleted or not state.end:
+        return None
+    return SealedState(True, state.end - 1, broker_id, timestamp)
+
+
+def current_segment(state: CatalogState) -> bytes | None:
+    """The pointer to the newest descriptor of this state; None if it has none."""
+    return encode_cur(state.segments[-1].base) if state.segments else None
+
+
+def others_changes(
+    keys: TopicKeys,
+    state: CatalogState | None,
+    *,
+    current: bytes | None,
+    sealed: bytes | None,
+    beyond: str | None = None,
+) -> list[tuple[str, str]]:
+    """What Danube changed since this state was published: what that is, and what undoes it.
+
+    Args:
+        current, sealed: the values of these keys now.
+        beyond: the key of a descriptor that begins at or after the state's end, and is not ours.
+    """
+    found: list[tuple[str, str]] = []
+    if beyond is not None:
+        found.append((f"it put {beyond}", f"remove {beyond}"))
+    of_state = current_segment(state) if state is not None else None
+    if current not in (None, of_state):
+        undo = f"remove {keys.current}" if of_state is None else f"put {of_state.decode()} there"
+        found.append((f"it changed {keys.current}", undo))
+    marker = sealed_marker(state, 0, 0) if state is not None else None
+    if marker is None and sealed is not None:
+        found.append((f"it sealed the topic, in {keys.sealed}", f"remove {keys.sealed}"))
+    elif marker is not None and _last_committed(sealed) != marker.last_committed_offset:
+        how = "took the topic over, and removed" if sealed is None else "sealed the topic later, in"
+        undo = f"put {compact(marker).decode()} at {keys.sealed}"
+        found.append((f"it {how} {keys.sealed}", undo))
+    return found
+
+
+def _last_committed(marker: bytes | None) -> int | None:
+    try:
+        return parse(marker, SealedState).last_committed_offset if marker is not None else None
+    except ValueError:
+        return None
 
 
 def encode_segment(segment: SegmentDescriptor) -> bytes:

@@ -276,8 +276,8 @@ def next_sequence(sequence: int, *, taken_back: bool = False) -> int:
     return following
 
 
-def decode_marks(data: bytes, directory_crc: int) -> Mark | None:
-    """The newest valid mark in the file's bytes, or None."""
+def decode_marks(data: bytes, directory_crc: int | None) -> Mark | None:
+    """The newest valid mark in the file's bytes, or None; with None of whichever log it is."""
     newest: Mark | None = None
     for position in (0, _SLOT_DISTANCE):
         slot = data[position : position + MARK_BYTES]
@@ -287,6 +287,6 @@ def decode_marks(data: bytes, directory_crc: int) -> Mark | None:
         ):
             continue
         sequence, durable_end, base, end, directory = _MARK.unpack_from(slot)
-        if directory == directory_crc and (newest is None or sequence > newest.sequence):
+        if directory_crc in (None, directory) and (newest is None or sequence > newest.sequence):
             newest = Mark(sequence, durable_end, base, end)
     return newest

@@ -124,11 +124,6 @@ class LogNames:
         mine = re.compile(rf"{re.escape(self.stem)}\.{kinds}\.tmp")
         return [name for name in listing if mine.fullmatch(name)]
 
-    def danube_files(self, listing: list[str]) -> list[str]:
-        """Files that Danube itself names this way (``wal.log``, ``wal.1.log``)."""
-        theirs = re.compile(rf"{re.escape(self.stem)}\.(\d{{1,19}}\.)?{re.escape(self.suffix)}")
-        return [name for name in listing if theirs.fullmatch(name)]
-
     def other_logs(self, listing: list[str]) -> list[str]:
         """Meta files of other logs in the same directory."""
         return [n for n in listing if n.endswith(".meta") and n != f"{self.stem}.meta"]

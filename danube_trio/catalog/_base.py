@@ -8,14 +8,14 @@ object store itself, `_danube` in a metadata store under Danube's keys.
 from __future__ import annotations
 
 import secrets
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.manifest import object_name
 
-__all__ = ["Catalog", "fresh", "new_object_id"]
+__all__ = ["Catalog", "SharedCatalog", "fresh", "new_object_id", "other_codec"]
 
 
 def fresh(state: CatalogState) -> CatalogState:
@@ -75,3 +75,29 @@ class Catalog(Protocol):
     def object_prefix(self) -> str:
         """What the keys of all objects of this log begin with, without the "/"."""
         ...
+
+
+@runtime_checkable
+class SharedCatalog(Catalog, Protocol):
+    """A catalog under keys that other programs write to, which know nothing of epochs."""
+
+    @property
+    def codec(self) -> str:
+        """The only message layout that they can read: no other one is published."""
+        ...
+
+    async def refuse_others(self, state: CatalogState | None) -> None:
+        """Raise UnsupportedFormatError if they wrote to the log since `state` was published.
+
+        Asked before a take-over changes anything. `state` is what `latest` returned.
+        """
+        ...
+
+
+def other_codec(codec: str, only: str, url: str) -> str:
+    """Why a codec is refused."""
+    return (
+        f"codec={codec!r}: {url} is Danube's to read, too, and Danube reads every object as "
+        f"{only}, and gets garbage from another layout without an error. Use codec={only!r}, or a "
+        f"catalog in the object store itself, which holds any"
+    )

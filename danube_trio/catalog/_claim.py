@@ -22,6 +22,7 @@ from __future__ import annotations
 import attrs
 
 from danube_trio._core.catalog import CatalogState
+from danube_trio._core.danube_names import OBJECT_NAME
 from danube_trio._core.documents import compact, parse
 from danube_trio._core.files import NewerFormatError, with_crc, without_crc
 from danube_trio._core.identity import check_place
@@ -96,11 +97,20 @@ async def refuse_beginning(store: CloudStore, catalog: Catalog) -> None:
     """Before a log is begun: refuse a prefix that is another's, or cannot be one's own.
 
     Raises ValueError if it is inside another log's names, or has another log inside its own;
-    CorruptDataError if a log was begun there, and the catalog knows of none.
+    CorruptDataError if a log was begun there, and the catalog knows of none; UnsupportedFormatError
+    if Danube's objects are there.
     """
     prefix = _prefix_of(catalog)
     store = PatientStore(store)
     await _refuse_nested(store, prefix)
+    for info in await store.list_objects(catalog.object_prefix):
+        if OBJECT_NAME.fullmatch(info.key.removeprefix(f"{catalog.object_prefix}/")):
+            raise UnsupportedFormatError(
+                f"{store.url}/{info.key}",
+                "this object was written by Danube itself, below the log's prefix",
+                "Choose another topic_name or cloud.prefix; `danube-trio import-danube` makes a "
+                "log of such objects, once they are in a directory",
+            )
     found = await _read(store, f"{prefix}/{_CLAIM}")
     if found is None or await latest_state(catalog) is not None:  # else it was begun just now
         return

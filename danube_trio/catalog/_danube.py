@@ -23,8 +23,18 @@ whether they are there or not, and their keys are never used again. So a large t
 and drops as many as fit; the rest goes right after, and what is left then goes with `collect`.
 
 **Danube's own entries.** A topic that Danube wrote has descriptors and no head of ours: it is
-refused, untouched. Within our range an entry that is not ours is corruption; outside of it, it is
+refused, untouched. Within our range an entry that is not ours is corruption; before it, it is
 nobody's business.
+
+**Danube after us.** Danube knows of no epochs, and may take a topic over from us, or write to it
+beside us. It gives out offsets from our end on, and shows that by what it always changes: it
+removes the sealed marker or puts one of its own, it points ``cur`` to a descriptor of its own. So
+`refuse_others` compares these with the newest state before a take-over changes anything, and each
+publication does, and has their revisions among its expectations: Danube fences, too. Who only reads
+gets our history.
+
+**One layout.** Danube reads all objects as s5-standard, and gets garbage from others without an
+error: nothing else is published.
 """
 
 from __future__ import annotations
@@ -36,20 +46,23 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from danube_trio._core.catalog import CatalogState
+from danube_trio._core.codec import DEFAULT_CODEC
 from danube_trio._core.danube_catalog import (
     Details,
     EpochEntry,
     Head,
-    SealedState,
     TopicKeys,
-    encode_cur,
+    current_segment,
     encode_segment,
+    others_changes,
+    sealed_marker,
     split_segment,
 )
 from danube_trio._core.documents import compact
 from danube_trio._core.files import NewerFormatError
 from danube_trio._core.manifest import check_successor
-from danube_trio.catalog._entries import assemble, join
+from danube_trio.catalog._base import other_codec
+from danube_trio.catalog._entries import assemble, beyond, join
 from danube_trio.catalog._retry import Backoff, Tries
 from danube_trio.errors import (
     CorruptDataError,
@@ -74,12 +87,14 @@ CATCH_UP = 8
 
 @attrs.frozen
 class _Look:
-    """`epoch` and `head`, as they were a moment ago."""
+    """`epoch` and `head`, as they were a moment ago, and just before them what Danube changes."""
 
     epoch: Revised | None
     head: Revised | None
     epoch_entry: EpochEntry | None
     head_entry: Head | None
+    current: Revised | None = None
+    sealed: Revised | None = None
 
     def is_before(self, before: CatalogState | None) -> bool:
         """Whether this is the state that is to be replaced."""
@@ -121,6 +136,8 @@ class MetadataCatalog:
         self._backoff = backoff or Backoff()
         # The newest state seen, and the bytes of its head.
         self._newest: tuple[bytes, CatalogState] | None = None
+        # A descriptor of Danube's beyond the end, if all were read.
+        self._beyond: str | None = None
 
     def __repr__(self) -> str:
         sequence = self._newest[1].sequence if self._newest else 0
@@ -140,6 +157,11 @@ class MetadataCatalog:
         """See `Catalog`."""
         return f"{self.object_prefix}/{object_id}"
 
+    @property
+    def codec(self) -> str:
+        """See `SharedCatalog`."""
+        return DEFAULT_CODEC
+
     # ---- looking
 
     async def latest(self) -> CatalogState | None:
@@ -156,6 +178,7 @@ class MetadataCatalog:
                 return None
             if self._newest and self._newest[0] == look.head.value:
                 return self._newest[1]
+            self._beyond = None
             try:
                 state = await self._catch_up(look) or await self._read_all(look)
             except CorruptDataError:
@@ -228,9 +251,45 @@ class MetadataCatalog:
         if epoch is None or epoch.epoch != head.epoch:
             raise self._corrupt(f"the head is of epoch {head.epoch}, the epoch says {epoch}")
         try:
-            return assemble(self._keys, head, segments, details)
+            state = assemble(self._keys, head, segments, details)
         except ValueError as error:
             raise self._corrupt(str(error), head.start_offset) from error
+        self._beyond = beyond(self._keys, head, segments, details)
+        return state
+
+    async def refuse_others(self, state: CatalogState | None) -> None:
+        """See `SharedCatalog`."""
+        unread = None
+        if state is not None and self._beyond is None:
+            segment = await self._metadata.get(self._keys.segment(state.end))
+            detail = await self._metadata.get(self._keys.detail(state.end))
+            unread = segment.key if segment is not None and detail is None else None
+        look = await self._look_around()
+        if not look.is_before(state):
+            return  # somebody published meanwhile: looked at again before anything is changed
+        if found := self._others(look, state, self._beyond or unread):
+            whats, undos = zip(*found, strict=True)
+            end = state.end if state is not None else 0
+            raise UnsupportedFormatError(
+                self.url,
+                f"Danube wrote to this topic: {', '.join(whats)}",
+                f"Nothing was changed. The offsets from {end} on may be Danube's: stop its "
+                f"brokers, make a log of its own of what they wrote (`danube-trio import-danube`), "
+                f"then {', '.join(undos)}, and this one goes on at {end}",
+            )
+
+    async def _look_around(self) -> _Look:
+        """A look, and before it what Danube changes: of this head, if it is the one before."""
+        current = await self._metadata.get(self._keys.current)
+        sealed = await self._metadata.get(self._keys.sealed)
+        return attrs.evolve(await self._look(), current=current, sealed=sealed)
+
+    def _others(
+        self, look: _Look, state: CatalogState | None, beyond: str | None = None
+    ) -> list[tuple[str, str]]:
+        current = look.current.value if look.current is not None else None
+        sealed = look.sealed.value if look.sealed is not None else None
+        return others_changes(self._keys, state, current=current, sealed=sealed, beyond=beyond)
 
     async def _refuse_foreign(self) -> None:
         """A topic without a head of ours must have no segments."""
@@ -256,25 +315,29 @@ class MetadataCatalog:
     async def publish(self, before: CatalogState | None, after: CatalogState) -> CatalogState:
         """See `Catalog`.
 
-        Raises ValueError if `after` is no successor of `before`, or adds more than `MAX_ADDED`
-        segments; CorruptDataError if there is an entry in the place of a new one. Cancelled
-        anywhere, the same call can be made again.
+        Raises ValueError if `after` is no successor of `before`, adds more than `MAX_ADDED`
+        segments, or has another codec than Danube's; FencedError also if Danube wrote to the topic.
+        Cancelled anywhere, the same call can be made again.
         """
         after = check_successor(before, after)
+        if after.codec != self.codec:
+            raise ValueError(other_codec(after.codec, self.codec, self.url))
         if before is None:
             await self._refuse_foreign()
         change = self._change(before, after)
         tries = Tries(self._backoff, f"publishing number {after.sequence} of {self.url}")
         while True:
             try:
-                look = await self._look()
+                look = await self._look_around()
                 if look.head_entry is not None and look.head_entry.nonce == after.nonce:
                     break
                 if not look.is_before(before):
                     raise self._fenced(after, look)
+                if found := self._others(look, before):
+                    raise FencedError(after.epoch, f"Danube ({found[0][0]})")
                 if await self._transact(look, change):
                     break
-                await self._refuse_occupied(look, change)
+                await self._refuse_occupied(after, look, change)
                 await tries.again(None)
             except StoreUnavailableError as error:
                 await tries.again(error)
@@ -303,35 +366,36 @@ class MetadataCatalog:
             put[keys.segment(d.base)] = encode_segment(danube)
             put[keys.detail(d.base)] = compact(details)
         delete = [key(d.base) for d in old if d.base < after.first_base for key in keys.of_segment]
-        if added:
-            put[keys.current] = encode_cur(added[-1].base)
-        elif not after.segments:
+        current = current_segment(after)
+        if current is None:
             delete.insert(0, keys.current)
-        if after.sealed and not after.deleted and after.end:
-            put[keys.sealed] = compact(self._marker(after))
+        elif added:
+            put[keys.current] = current
+        marker = sealed_marker(after, self._broker_id, int(self._clock()))
+        if marker is not None:
+            put[keys.sealed] = compact(marker)
         else:
             delete.insert(0, keys.sealed)
         fits = MAX_CHANGES - len(put)
         return _Change(put, delete[:fits], delete[fits:], [keys.segment(d.base) for d in added])
 
-    def _marker(self, state: CatalogState) -> SealedState:
-        return SealedState(True, state.end - 1, self._broker_id, int(self._clock()))
-
     async def _transact(self, look: _Look, change: _Change) -> bool:
         expect = {
             self._keys.epoch: look.epoch.revision if look.epoch else 0,
             self._keys.head: look.head.revision if look.head else 0,
+            self._keys.current: look.current.revision if look.current else 0,
+            self._keys.sealed: look.sealed.revision if look.sealed else 0,
             **dict.fromkeys(change.absent, 0),
         }
         done = await self._metadata.transact(expect, put=change.put, delete=change.delete)
         return done is not None
 
-    async def _refuse_occupied(self, look: _Look, change: _Change) -> None:
+    async def _refuse_occupied(self, after: CatalogState, look: _Look, change: _Change) -> None:
         """After a transaction that failed: nobody may have put an entry where ours is to go."""
         for key in change.absent:
             there = await self._metadata.get(key)
-            if there is not None and await self._look() == look:
-                raise self._corrupt(f"{key} exists, and is not of this log")
+            if there is not None and await self._look_around() == look:
+                raise FencedError(after.epoch, f"Danube (it put {key})")
 
     # ---- collecting
 

@@ -15,7 +15,7 @@ from danube_trio._core.danube_catalog import (
 )
 from danube_trio.metadata import Revised
 
-__all__ = ["assemble", "join"]
+__all__ = ["assemble", "beyond", "join"]
 
 log = logging.getLogger("danube_trio.catalog")
 
@@ -51,3 +51,18 @@ def assemble(
         if d.end > head.start_offset:
             found.append(d)
     return head.state(found)
+
+
+def beyond(
+    keys: TopicKeys, head: Head, segments: Iterable[Revised], details: Iterable[Revised]
+) -> str | None:
+    """The key of the first descriptor beyond the head's end that is not ours.
+
+    One of ours, which came after the head was read, came together with its details.
+    """
+    ours = {entry.key for entry in details}
+    for entry in segments:
+        base = TopicKeys.start_of(entry.key)
+        if base is not None and base >= head.end and keys.detail(base) not in ours:
+            return entry.key
+    return None

@@ -16,14 +16,15 @@ others published after it is not part of `state`: it is theirs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NoReturn
 
 import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio.catalog._base import Catalog, fresh
-from danube_trio.catalog._patient import latest_state
+from danube_trio.catalog._base import Catalog, SharedCatalog, fresh
+from danube_trio.catalog._patient import latest_state, ride_out
 from danube_trio.catalog._retry import Backoff
 from danube_trio.errors import FencedError
 
@@ -48,6 +49,7 @@ async def acquire(catalog: Catalog, settle: Settle, *, backoff: Backoff = ACQUIR
 
     Raises:
         FencedError: others were faster each time.
+        UnsupportedFormatError: other programs wrote to the log, see `SharedCatalog`.
         StoreUnavailableError: the epoch may have begun, or may yet. Acquire again.
 
     Cancellation: as StoreUnavailableError.
@@ -56,6 +58,9 @@ async def acquire(catalog: Catalog, settle: Settle, *, backoff: Backoff = ACQUIR
     looking = Backoff(chance=backoff.chance)
     while True:
         before = await latest_state(catalog, looking)
+        if isinstance(catalog, SharedCatalog):
+            refuse = partial(catalog.refuse_others, before)
+            await ride_out(refuse, looking, f"reading {catalog.url}")
         after = await settle(before)
         least = before.epoch if before else 0
         if after.epoch <= least:
@@ -176,7 +181,9 @@ class CatalogSession:
         if newest is not None and _counts(self._state, pending, newest):
             self._became(attrs.evolve(pending, sequence=self._state.sequence + 1))
         self._pending = None
-        by = f"{newest.writer or 'a writer'} (epoch {newest.epoch})" if newest else error.by
+        by = error.by
+        if newest is not None and newest.epoch > self._state.epoch:
+            by = f"{newest.writer or 'a writer'} (epoch {newest.epoch})"
         self.fenced = FencedError(error.epoch, by)
         raise self.fenced from error
 

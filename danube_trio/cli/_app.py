@@ -22,6 +22,7 @@ from danube_trio.cli._options import (
     file_name,
     in_store,
     skip,
+    without_meta,
 )
 from danube_trio.cli._store_commands import restore, topics, upload
 from danube_trio.cli._values import FORMATS, Start, to_start, to_until
@@ -110,6 +111,7 @@ def append(**options: Any) -> None:
     help="Stop before this offset; current: where the log ends now.",
 )
 @click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
+@without_meta
 @as_json
 @as_raw
 @skip
@@ -208,6 +210,7 @@ def verify(**options: Any) -> None:
     help="What to do about damaged records. truncate: the log ends before the first. "
     "skip: they stay, and readers that allow it get a gap.",
 )
+@without_meta
 @as_json
 @file_name
 @in_store

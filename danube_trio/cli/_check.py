@@ -16,12 +16,13 @@ from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.verify import Finding, Verification
 from danube_trio._engine.care.verify_objects import compare, note_strangers, verify_objects
 from danube_trio._engine.read.observe import find_log
+from danube_trio.catalog._base import SharedCatalog
 from danube_trio.catalog._default import readable_state
 from danube_trio.cli._progress import open_bar
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.cli._words import reworded
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = ["print_findings"]
 
@@ -87,6 +88,11 @@ async def _check_store(
             corner.store, catalog, state, report, expect=bar.expect, progress=bar.advance
         )
         await note_strangers(corner.store, catalog, state, report)
+        if isinstance(catalog, SharedCatalog):
+            try:
+                await catalog.refuse_others(state)
+            except UnsupportedFormatError as error:
+                report(Finding("problem", error.found, catalog.url))
     return {
         "url": catalog.url,
         "records": verified.records,

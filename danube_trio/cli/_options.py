@@ -23,6 +23,7 @@ __all__ = [
     "file_name",
     "in_store",
     "skip",
+    "without_meta",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,6 +72,12 @@ as_raw = click.option(
 )
 skip = click.option(
     "--skip-corrupt", is_flag=True, help="Step over damaged records, say so, and exit with 1."
+)
+without_meta = click.option(
+    "--codec",
+    metavar="NAME",
+    shell_complete=completed_by("codecs"),
+    help="The layout of the messages, for a log whose wal.meta, which says it, is lost.",
 )
 
 

@@ -14,6 +14,13 @@ import attrs
 import trio
 
 from danube_trio._core.codec import CODECS, Codec
+from danube_trio._core.disk import Disk
+from danube_trio._core.files import Mark
+from danube_trio._core.segment import LogNames
+from danube_trio._disk.real import RealDisk
+from danube_trio._engine.care.rescue import rescue
+from danube_trio._engine.care.verify_segment import preview
+from danube_trio._engine.files.directory import look
 from danube_trio._engine.read.follow import Follower, open_follower
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.replica import Replica, open_replica
@@ -49,17 +56,21 @@ class _Wanted:
     skip_corrupt: bool = False
 
 
-def print_records(directory: str | None, file_name: str, where: Where, **wanted: Any) -> bool:
+def print_records(
+    directory: str | None, file_name: str, where: Where, codec: str | None = None, **wanted: Any
+) -> bool:
     """Run either command; True if damaged records were stepped over."""
     what = _Wanted(**wanted)
+    if codec is not None and directory is None:
+        raise ValueError("--codec needs DIR: it stands in for its wal.meta")
     if what.as_json and what.raw:
         raise ValueError("--json and --raw exclude each other")
-    return trio.run(_print_records, directory, file_name, where, what)
+    return trio.run(_print_records, directory, file_name, where, codec, what)
 
 
 @contextlib.asynccontextmanager
 async def _open(
-    directory: str | None, file_name: str, where: Where, *, skip: bool
+    directory: str | None, file_name: str, where: Where, codec: str | None, *, skip: bool
 ) -> AsyncGenerator[Follower | Replica]:
     """The log in a directory, with its store beside, or in a store alone."""
     policy: Any = "skip" if skip else "refuse"
@@ -70,7 +81,12 @@ async def _open(
         if directory is not None:
             store, catalog = (corner.store, corner.catalog()) if corner is not None else (None,) * 2
             follower = open_follower(
-                directory, file_name=file_name, on_corruption=policy, store=store, catalog=catalog
+                directory,
+                file_name=file_name,
+                disk=_without_meta(directory, file_name, codec),
+                on_corruption=policy,
+                store=store,
+                catalog=catalog,
             )
             yield await stack.enter_async_context(follower)
             return
@@ -81,12 +97,29 @@ async def _open(
         yield await stack.enter_async_context(replica)
 
 
+def _without_meta(directory: str, file_name: str, codec: str | None) -> Disk | None:
+    """The directory with the meta that it lost, and a mark behind all that is whole."""
+    if codec is None:
+        return None
+    disk, names = RealDisk(), LogNames.of(directory.rstrip("/") or "/", file_name)
+    found = rescue(disk, names, codec)
+    if found is None:
+        return None
+    if found.mark is None:
+        directory_found = look(found.seen_on(disk), names, complete=False)
+        end = preview(disk, directory_found) if directory_found is not None else None
+        if end is not None:
+            mark = Mark(1, end.next_offset, end.base, end.size_bytes)
+            found = attrs.evolve(found, mark=mark)
+    return found.seen_on(disk)
+
+
 async def _print_records(
-    directory: str | None, file_name: str, where: Where, wanted: _Wanted
+    directory: str | None, file_name: str, where: Where, codec: str | None, wanted: _Wanted
 ) -> bool:
     if sys.stdout is None:
         raise ValueError("stdout is closed: there is nowhere to print to")
-    async with _open(directory, file_name, where, skip=wanted.skip_corrupt) as follower:
+    async with _open(directory, file_name, where, codec, skip=wanted.skip_corrupt) as follower:
         # Where the records go to a file, it takes as long as they are many, and nothing is seen.
         to_file = not wanted.follow and sys.stdout.seekable()
         with open_bar("replaying", None, in_bytes=False, wanted=to_file) as bar:

@@ -17,7 +17,8 @@ from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.repair import apply_repair
-from danube_trio._engine.care.repair_plan import Plan, Policy, plan_repair
+from danube_trio._engine.care.repair_plan import Plan, Policy, Step, plan_repair
+from danube_trio._engine.care.rescue import Rescue, rescue
 from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
@@ -42,6 +43,7 @@ def repair_log(
     yes: bool,
     file_name: str,
     as_json: bool,
+    codec: str | None = None,
 ) -> int:
     """Run the command; returns the exit code."""
     disk = RealDisk()
@@ -49,6 +51,8 @@ def repair_log(
     names = LogNames.of(directory.rstrip("/") or "/", file_name)
     if (holder := find_holder(names.lock)) is not None:
         raise LogLockedError(names.lock, holder)
+    if wanted and codec is not None:
+        raise ValueError("--codec and --store exclude each other: first make it a log again")
     heal = plan_healing(disk, names, where, as_json=as_json) if wanted else None
     if heal is not None:
         steps = len(heal.lines())
@@ -57,7 +61,7 @@ def repair_log(
             return PROBLEMS
         if not heal_log(heal, lambda: _hold(disk, names), as_json=as_json):
             return PROBLEMS
-    plan = _plan(disk, names, policy)
+    plan, _ = _plan(disk, names, policy, codec)
     _show_plan(plan, as_json)
     if not plan.steps:
         if heal is None:
@@ -75,23 +79,41 @@ def repair_log(
     if not yes and not _agreed(as_json):
         _summary(NOT_AGREED, len(plan.steps), as_json, problems=problems)
         return _code(plan) or PROBLEMS
-    return _repair(disk, names, plan, as_json)
+    return _repair(disk, names, plan, codec, as_json)
 
 
-def _plan(disk: Disk, names: LogNames, policy: Policy | None) -> Plan:
+def _plan(
+    disk: Disk, names: LogNames, policy: Policy | None, codec: str | None
+) -> tuple[Plan, Rescue | None]:
+    """The plan; with a codec, as for a log that has the meta that it lost."""
+    found = rescue(disk, names, codec) if codec is not None else None
+    if found is not None:
+        disk = found.seen_on(disk)
     with open_bar("verifying", None) as bar:
-        return plan_repair(disk, names, policy, progress=bar.advance, expect=bar.expect)
+        plan = plan_repair(disk, names, policy, progress=bar.advance, expect=bar.expect)
+    if found is not None:
+        reason = (
+            f"it is lost; it is written anew, with the codec {codec}. The log gets a new id: a "
+            "store and cursors that know the old one refuse it"
+        )
+        plan = attrs.evolve(plan, steps=(Step("rebuild", names.meta, reason), *plan.steps))
+    return plan, found
 
 
-def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
+def _repair(disk: Disk, names: LogNames, shown: Plan, codec: str | None, as_json: bool) -> int:
     """Do it, if under the lock everything is still as it was shown; then verify."""
-    refuse_foreign(disk, names)
+    if codec is None:
+        refuse_foreign(disk, names)
     held = _hold(disk, names)
     try:
-        plan = _plan(held, names, shown.policy)
+        plan, found = _plan(held, names, shown.policy, codec)
         if plan.steps != shown.steps:
             complain("the log was changed meanwhile: nothing was repaired, run it again")
             return PROBLEMS
+        if found is not None:
+            found.write(held)
+            note = f"{names.meta}: written anew"
+            click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
         for note in apply_repair(held, plan):
             click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
         counts: Counter[str] = Counter()

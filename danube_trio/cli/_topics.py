@@ -17,6 +17,7 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
+from danube_trio._engine.files.foreign import danube_files
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, find_log
 from danube_trio.cli._values import columns
 from danube_trio.cli._where import TOPICS, Corner, Where
@@ -74,7 +75,8 @@ def _local(disk: RealDisk, root: str, file_name: str) -> Iterator[tuple[str, dic
     for namespace in disk.list_dir(root):
         for name in _names_in(disk, f"{root}/{namespace}"):
             path = f"{root}/{namespace}/{name}"
-            if meta in _names_in(disk, path):
+            listing = _names_in(disk, path)
+            if meta in listing or danube_files(disk, LogNames.of(path, file_name), listing):
                 yield f"/{namespace}/{name}", _look_at_directory(disk, path, file_name)
 
 

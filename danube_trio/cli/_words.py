@@ -30,9 +30,6 @@ PHRASES: Final = {
     "leave the log, free space or mend the disk, and open it again": (
         "mend what is wrong, look at the log with `danube-trio info`, and go on"
     ),
-    "Choose another directory for the log; danube-trio never writes to Danube's own": (
-        "`danube-trio import-danube` makes a log of what is there; nothing is ever written there"
-    ),
     "Open a new follower": "Run the command again",
     "open a new follower": "run the command again",
     "open it with its own topic_name or cloud.prefix, or choose another directory": (

@@ -30,9 +30,8 @@ them): `log` is the log's id, and `witness` is ``[offset, checksum]`` of a messa
 usually the last one. Offsets are given again by a log that was restored from an older copy; the
 same message is not there again. `_opening` compares both.
 
-Danube's own key holds the last acknowledged offset as a bare number, where "nothing" and "only
-message 0" are the same: `from_danube` takes 0 as nothing, so that message 0 is delivered once more
-rather than never.
+Danube's own key holds the last acknowledged offset as a bare number, and is not there before the
+first acknowledgement: 0 says that message 0 was acknowledged.
 """
 
 from __future__ import annotations
@@ -181,7 +180,7 @@ class CursorState:
         last = int(value)
         if not 0 <= last < MAX_OFFSET:
             raise ValueError(f"{last} is no offset")
-        return cls.at(last + 1 if last else 0)
+        return cls.at(last + 1)
 
     def before(self, edge: int) -> CursorState:
         """The same without what is known about messages at and above `edge` (not below `end`)."""

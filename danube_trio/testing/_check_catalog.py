@@ -66,7 +66,7 @@ class _Log:
 
     async def is_fenced(self, handle: Catalog, before: CatalogState | None, why: str) -> None:
         """Look that a change of `before` is refused, and changes nothing."""
-        base = before or CatalogState.begin(0, "v0.12.0", 1)
+        base = before or CatalogState.begin(0, "s5-standard", 1)
         fenced: FencedError | None = None
         try:
             await handle.publish(before, fresh(base.taken_over("thief", "thief")))
@@ -105,7 +105,7 @@ async def an_empty_catalog_has_no_state(log: _Log) -> None:
 
 
 async def the_first_state_is_published_once(log: _Log) -> None:
-    begin = CatalogState.begin(5, "v0.12.0", 1)
+    begin = CatalogState.begin(5, "s5-standard", 1)
     await log.publish(begin.taken_over("directory-a", "writer a ü"))
     await log.is_fenced(log.catalog, None, "a first state when there is one")
     await log.is_fenced(log.make(), None, "a first state by another handle")

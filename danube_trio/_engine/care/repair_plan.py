@@ -5,7 +5,8 @@
 =================  =================================================================================
 what is wrong      what a repair does
 =================  =================================================================================
-meta, trim         nothing: no other file says what they say. Then nothing else is done either
+meta, trim         nothing: no other file says what they say. Then nothing else is done either.
+                   A meta is written anew when the codec is named (see `rescue`)
 mark, checkpoint,  written anew from the segments; a damaged one is kept beside
 index
 torn tail          what opening does: cut, the bytes kept beside
@@ -36,6 +37,7 @@ import attrs
 from danube_trio._core.disk import Disk
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import Damage, SegmentScan
+from danube_trio._engine.care.rescue import fitting_codecs
 from danube_trio._engine.care.verify import Finding, Verification
 from danube_trio._engine.care.verify_segment import Preview, preview
 from danube_trio._engine.files.directory import Directory, look
@@ -119,6 +121,9 @@ def plan_repair(
     except CorruptDataError as error:
         path = error.path or names.directory
         reason = f"{error.reason}: restore it from a copy, no other file says the same"
+        if path == names.meta and (fits := fitting_codecs(disk, names)):
+            fit = f"--codec {fits[0]}, which the messages fit" if len(fits) == 1 else "--codec"
+            reason += f"; or name the codec with {fit}, and it is written anew"
         step = Step("impossible", path, reason)
         return Plan(findings, (step,), None, None, policy)
     if directory is None:

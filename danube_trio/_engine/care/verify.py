@@ -15,7 +15,7 @@ Synchronous code over the `Disk` interface, in bounded memory.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import pairwise
 from operator import itemgetter
 from typing import TypeVar
@@ -51,6 +51,7 @@ T = TypeVar("T")
 DOCUMENT_LIMIT_BYTES = 64 << 20
 # A slot of the mark may be read in the middle of being written; then the next look finds it whole.
 MARK_LOOKS = 5
+_GRAVEST_FIRST: tuple[Severity, ...] = ("problem", "warning", "note")
 
 
 @attrs.define
@@ -298,17 +299,27 @@ class Verification:
                 index=index,
                 index_path=self._names.index(base),
                 earliest_time=time,
+                start_offset=small.start,
                 progress=self._progress,
             )
             if end is not None:
-                yield from self._sealed(small, check, file, end, index)
+                found = self._sealed(small, check, file, end, index)
             else:
-                yield from self._last(small, check, file)
+                found = self._last(small, check, file)
+            yield from _each_position_once(found)
         finally:
             file.close()
         self.segments += 1
         self.records += check.records
         self.end_offset = max(self.end_offset, check.offset)
+        promised = small.mark.durable_end if small.mark is not None else 0
+        if end is not None or self._live:
+            return check
+        if check.batch_offset < promised:  # damage, which a reader may step over
+            self.end_offset = max(self.end_offset, promised)
+        elif not check.whole:  # the next open cuts it
+            self.records -= check.offset - max(small.start, check.batch_offset)
+            self.end_offset = check.batch_offset
         return check
 
     def _sealed(
@@ -349,16 +360,14 @@ class Verification:
         """The segment at the end: strict below the mark, tolerant above it."""
         base, mark, size = check.offset, small.mark, file.size()
         if mark is not None and mark.base == base:
-            if size < mark.position:
-                reason = (
-                    f"the file has {size} bytes; the durability mark is at byte {mark.position}"
-                )
-                yield Finding("problem", reason, file.path, size)
             yield from check.run(file, min(size, mark.position), stop_offset=mark.durable_end)
             if (check.offset, check.position) != (mark.durable_end, mark.position):
+                ends = f"the records end at offset {check.offset}, but"
+                if size < mark.position:
+                    ends = f"the file has {size} bytes;"
                 reason = (
-                    f"the records end at offset {check.offset}, but the durability mark is at "
-                    f"byte {mark.position}, offset {mark.durable_end}"
+                    f"{ends} the durability mark is at byte {mark.position}, offset "
+                    f"{mark.durable_end}"
                 )
                 yield Finding("problem", reason, file.path, check.position, check.offset)
                 return
@@ -413,6 +422,26 @@ class Verification:
             yield Finding("warning", reason, path)
             index = None
         return index
+
+
+def _each_position_once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Those that follow each other at one position as one, as grave as the gravest."""
+    held: Finding | None = None
+    for finding in findings:
+        if held is None:
+            held = finding
+        elif finding.position is not None and _place(finding) == _place(held):
+            graver = min(held, finding, key=lambda one: _GRAVEST_FIRST.index(one.severity))
+            held = attrs.evolve(graver, reason=f"{held.reason}; {finding.reason}")
+        else:
+            yield held
+            held = finding
+    if held is not None:
+        yield held
+
+
+def _place(finding: Finding) -> tuple[str, int | None]:
+    return finding.path, finding.position
 
 
 def _agrees(hint: Segment, found: Segment) -> bool:

@@ -68,7 +68,7 @@ class SegmentCheck:
     Attributes:
         offset, position: after the last good frame.
         batch_offset, batch_position: after the last whole batch.
-        records: how many frames were good.
+        records: how many frames were good, of records from `start_offset` on.
         first_time, last_time: append times (us) of the first and last of them.
         fault: what is there instead of a frame where the check ended, or None.
         damaged: it found, and stepped over, frames that are bad.
@@ -83,6 +83,7 @@ class SegmentCheck:
         index: SparseIndex | None = None,
         index_path: str = "",
         earliest_time: int = 0,
+        start_offset: int = 0,
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.offset: int = base
@@ -94,6 +95,7 @@ class SegmentCheck:
         self.last_time = earliest_time
         self.fault: Fault | None = None
         self.damaged = False
+        self._start_offset = start_offset
         self._path = path
         self._codec = codec
         self._entries = list(index.entries()) if index is not None else []
@@ -166,7 +168,8 @@ class SegmentCheck:
             fault = self._fault_of(data[begin + HEADER_BYTES : end - TRAILER_BYTES], offset)
             if fault is not None:
                 yield self._problem(fault, at, offset)
-        self.records += len(positions) - 1
+        first = max(stretch.offset, self._start_offset)
+        self.records += max(0, stretch.offset + len(positions) - 1 - first)
 
     def _fault_of(self, body: bytes, offset: int) -> str | None:
         """What is wrong with a message, or None."""

@@ -24,11 +24,26 @@ from typing import Final, Literal
 
 import attrs
 
-from danube_trio._core.bincode import DecodeError
-from danube_trio._core.danube_ckpt import CHECKPOINT_LAYOUTS, DanubeCheckpoint, decode_checkpoint
+from danube_trio._core.danube_ckpt import DanubeCheckpoint
+from danube_trio._core.danube_names import (
+    CHECKPOINT,
+    OBJECT_NAME,
+    PAYLOADS_NAME,
+    ROTATED_NAME,
+    SEGMENT_NAME,
+)
 from danube_trio._core.disk import Disk, read_file
+from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.verify_segment import Finding
 from danube_trio._engine.danube.frames import Format
+from danube_trio._engine.files.foreign import (
+    CHECKPOINT_LIMIT_BYTES,
+    DNB1_MAGIC,
+    begins_as_danube,
+    danube_files,
+    decode_any_checkpoint,
+    listed,
+)
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["KINDS", "DanubeFiles", "Kind", "SourceFile", "find_files"]
@@ -36,19 +51,11 @@ __all__ = ["KINDS", "DanubeFiles", "Kind", "SourceFile", "find_files"]
 Kind = Literal["wal", "objects", "segments"]
 KINDS: Final[tuple[Kind, ...]] = ("wal", "objects", "segments")
 
-CHECKPOINT = "wal.ckpt"
-CHECKPOINT_LIMIT_BYTES = 16 << 20
-DNB1_MAGIC: Final = b"DNB1"
 DNB1_HEADER_BYTES = 9
 SEGMENT_HEADER_BYTES = 24
 # Above it the second number in an object's name is a time: offsets are lower, this is July 2017,
 # and Danube's first object is of 2025.
 EARLIEST_UNIX_TIME = 1_500_000_000
-
-_ROTATED = re.compile(r"wal\.(\d{1,19})\.log")
-_OBJECT = re.compile(r"data-(\d+)-(\d+|pending)\.dnb1")
-_PAYLOADS = re.compile(r"data-\d+-\d+\.bin")
-_SEGMENT = re.compile(r"segment_(\d+)\.bin")
 
 
 @attrs.frozen
@@ -97,9 +104,15 @@ def find_files(
     """
     listing = disk.list_dir(directory)
     if ours := [name for name in listing if _is_ours(name)]:
+        theirs = danube_files(disk, LogNames.of(directory, "wal.log"), listing)
         raise ValueError(
-            f"{directory}/{ours[0]}: this directory is a log of danube-trio already: open it, or "
-            "check it with `danube-trio verify`"
+            f"{directory}/{ours[0]}: this directory is a log of danube-trio already: "
+            + (
+                f"move what Danube wrote into it to a directory of its own ({listed(theirs)}), and "
+                f"import that"
+                if theirs
+                else "open it, or check it with `danube-trio verify`"
+            )
         )
     names = _sorted_names(listing, file_name)
     kind = kind or _only_kind(directory, names)
@@ -115,7 +128,7 @@ def find_files(
         checkpoint = _read_checkpoint(disk, f"{directory}/{CHECKPOINT}", findings)
         findings += _missing_files(f"{directory}/{CHECKPOINT}", checkpoint, listing)
     files = tuple(_describe(disk, f"{directory}/{name}", kind, findings) for name in names[kind])
-    findings += _strangers(directory, listing, names[kind])
+    findings += _strangers(disk, directory, listing, names, kind)
     return DanubeFiles(directory, kind, files, checkpoint, tuple(findings))
 
 
@@ -141,16 +154,16 @@ def _sorted_names(listing: Iterable[str], file_name: str) -> dict[Kind, list[str
     for name in listing:
         if name == file_name:
             wal.append((-1, name))
-        elif match := _ROTATED.fullmatch(name):
+        elif match := ROTATED_NAME.fullmatch(name):
             wal.append((int(match[1]), name))
-        elif match := _OBJECT.fullmatch(name):
+        elif match := OBJECT_NAME.fullmatch(name):
             start, second = int(match[1]), match[2]
             number = 1 << 64 if second == "pending" else int(second)
             time = number if EARLIEST_UNIX_TIME <= number < 1 << 40 else 0
             objects.append((time, start, number, name))
         elif name.endswith(".dnb1"):  # a name that is not the engine's; what is in it may be
             objects.append((1 << 40, 0, 0, name))
-        elif match := _SEGMENT.fullmatch(name):
+        elif match := SEGMENT_NAME.fullmatch(name):
             segments.append((int(match[1]), name))
     return {
         "wal": [name for *_, name in sorted(wal)],
@@ -160,9 +173,11 @@ def _sorted_names(listing: Iterable[str], file_name: str) -> dict[Kind, list[str
 
 
 def _advice(disk: Disk, directory: str) -> str:
-    """Where they may be: the engine keeps each topic in a directory of its own."""
+    """Where they may be: under another name, or in a topic's own directory."""
     for name in disk.list_dir(directory)[:100]:
         below = f"{directory}/{name}"
+        if begins_as_danube(disk, below):
+            return f"; {name} begins as one of Danube's: name it with --file-name"
         try:
             listing = disk.list_dir(below)
         except OSError:  # a file, or not to be read: no advice then
@@ -195,7 +210,7 @@ def _describe(disk: Disk, path: str, kind: Kind, findings: list[Finding]) -> Sou
 
 def _range_in(name: str) -> tuple[int | None, int | None]:
     """The first and the last offset that an object's name promises."""
-    match = _OBJECT.fullmatch(name)
+    match = OBJECT_NAME.fullmatch(name)
     if match is None:
         return None, None
     is_offset = match[2] != "pending" and int(match[2]) < EARLIEST_UNIX_TIME
@@ -208,14 +223,11 @@ def _read_checkpoint(disk: Disk, path: str, findings: list[Finding]) -> DanubeCh
     except CorruptDataError as error:
         findings.append(Finding("warning", error.reason, path))
         return None
-    for layout in reversed(CHECKPOINT_LAYOUTS):
-        try:
-            return decode_checkpoint(data, layout, strict=True)
-        except DecodeError:
-            continue
-    reason = "the checkpoint, a hint, has none of the layouts that Danube wrote"
-    findings.append(Finding("warning", reason, path))
-    return None
+    found = decode_any_checkpoint(data)
+    if found is None:
+        reason = "the checkpoint, a hint, has none of the layouts that Danube wrote"
+        findings.append(Finding("warning", reason, path))
+    return found
 
 
 def _missing_files(
@@ -231,10 +243,13 @@ def _missing_files(
             yield Finding("warning", reason, path)
 
 
-def _strangers(directory: str, listing: list[str], read: list[str]) -> Iterable[Finding]:
-    for name in sorted(set(listing).difference(read, {CHECKPOINT})):
+def _strangers(
+    disk: Disk, directory: str, listing: list[str], names: dict[Kind, list[str]], kind: Kind
+) -> Iterable[Finding]:
+    known = {name for of_kind in names.values() for name in of_kind}
+    for name in sorted(set(listing).difference(names[kind], {CHECKPOINT})):
         path = f"{directory}/{name}"
-        if _PAYLOADS.fullmatch(name):
+        if PAYLOADS_NAME.fullmatch(name):
             reason = (
                 "an object of Danube's first days: payloads without their boundaries, which "
                 "nobody can take apart again"
@@ -242,5 +257,11 @@ def _strangers(directory: str, listing: list[str], read: list[str]) -> Iterable[
             yield Finding("problem", reason, path)
         elif name in ("wal.tmp", "uploader.ckpt"):
             yield Finding("note", "a file of Danube's without messages", path)
+        elif name not in known and begins_as_danube(disk, path):
+            reason = (
+                "it begins with frames of Danube's, and is not read: if it is the first file, name "
+                "it with --file-name"
+            )
+            yield Finding("problem", reason, path)
         else:
             yield Finding("note", "not read: no such file belongs to this kind", path)

@@ -32,6 +32,7 @@ from danube_trio._core.files import (
     decode_marks,
 )
 from danube_trio._core.segment import LogNames, Segment, SegmentList
+from danube_trio._engine.files.foreign import danube_files, listed
 from danube_trio._engine.files.segments import reach
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
@@ -103,12 +104,8 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
     Changes nothing. Raises UnsupportedFormatError or ValueError for any other directory.
     """
     listing = disk.list_dir(names.directory)
-    if theirs := names.danube_files(listing):
-        raise UnsupportedFormatError(
-            f"{names.directory}/{theirs[0]}",
-            "this file was written by Danube itself",
-            "Choose another directory for the log; danube-trio never writes to Danube's own",
-        )
+    if theirs := danube_files(disk, names, listing):
+        raise _of_danube(names, listing, theirs)
     if others := names.other_logs(listing):
         raise ValueError(
             f"dir={names.directory!r} already holds the log of {others[0]!r}: "
@@ -122,6 +119,25 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
             "Open it with the version that wrote it, or a later one",
         )
     return listing, meta
+
+
+def _of_danube(names: LogNames, listing: list[str], theirs: list[str]) -> UnsupportedFormatError:
+    """What to do about Danube's own files, which are alone, or beside ours."""
+    directory, path = names.directory, f"{names.directory}/{theirs[0]}"
+    if names.meta.rpartition("/")[2] in listing or names.segment_bases(listing):
+        return UnsupportedFormatError(
+            path,
+            "this file was written by Danube itself, beside the log",
+            f"No broker of Danube's may use this directory. Move its files to a directory of their "
+            f"own, from which `danube-trio import-danube` makes a log, and the log here opens "
+            f"again: {listed(theirs)}",
+        )
+    return UnsupportedFormatError(
+        path,
+        "this file was written by Danube itself",
+        f"Choose another directory for the log; danube-trio never writes to Danube's own. "
+        f"`danube-trio import-danube {directory} NEW` makes a log of what is there",
+    )
 
 
 def look(
@@ -149,7 +165,8 @@ def look(
             raise CorruptDataError(
                 "the file is missing although there are segments",
                 path=names.meta,
-                advice="Restore it from a copy: it says how the messages are encoded",
+                advice=f"Restore it from a copy: it says how the messages are encoded. If that is "
+                f"known, `danube-trio repair {names.directory} --codec NAME` writes it anew",
             )
         return None
     trim = read_document(disk, names.trim, Trim)

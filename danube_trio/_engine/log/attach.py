@@ -25,6 +25,8 @@ from danube_trio._engine.files.directory import directory_crc, read_document, re
 from danube_trio._engine.files.recover import Cover, Recovered, recover
 from danube_trio._engine.files.set_aside import belongs, disown, set_aside, went_on_apart
 from danube_trio._engine.files.space import replace_with_room
+from danube_trio.catalog import Catalog
+from danube_trio.catalog._base import SharedCatalog, other_codec
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
@@ -36,7 +38,7 @@ def attach(
     config: WalConfig,
     directory_id: str,
     holder: str,
-    place: str,
+    catalog: Catalog,
     state: CatalogState | None,
 ) -> tuple[Recovered, CatalogState]:
     """Returns the recovered log and the state to publish, which takes the next epoch.
@@ -44,14 +46,19 @@ def attach(
     Args:
         directory_id: for a new directory.
         holder: who takes the epoch, for people; different at each call.
-        place: where in the store the log's objects are.
+        catalog: says where in the store the log's objects are, and which layouts it takes.
         state: the newest one, None if nothing was ever published.
 
     Raises CorruptDataError, UnsupportedFormatError, ValueError, OSError, like `recover`.
     """
     assert config.dir is not None
     names = LogNames.of(config.dir, config.file_name)
+    place = catalog.object_prefix
     meta = read_document(disk, names.meta, Meta)
+    if isinstance(catalog, SharedCatalog):
+        codec = state.codec if state is not None else meta.codec if meta else config.codec
+        if codec != catalog.codec:
+            raise ValueError(other_codec(codec, catalog.codec, catalog.url))
     notes: list[str] = []
     if meta is not None:
         check_topic(config.topic_name, meta.topic, names.directory)

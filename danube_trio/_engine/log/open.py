@@ -106,7 +106,8 @@ def open_wal(
         DishonestStoreError: the store lets two writers create the same object.
         FencedError: other writers take the log over again and again.
         CorruptDataError: damage, with the file, position and offset; nothing was changed.
-        UnsupportedFormatError: the directory is Danube's own, or of a later version.
+        UnsupportedFormatError: the directory is Danube's own, or of a later version; or Danube
+            wrote to the topic in the catalog.
         OSError, ValueError: the directory cannot be used.
 
     Raises, on leaving:
@@ -270,8 +271,8 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         directory_id, tag = uuid.uuid4().hex, secrets.token_hex(4)
         holder = f"{_holder()}, opening {tag}"
         assert self._cloud is not None
-        place = self._cloud[1].object_prefix
-        self._recovered, after = attach(disk, self._config, directory_id, holder, place, state)
+        catalog = self._cloud[1]
+        self._recovered, after = attach(disk, self._config, directory_id, holder, catalog, state)
         self._know_small_files()
         return after
 

@@ -184,6 +184,9 @@ class Uploader:
 
     async def _upload(self, segment: Segment) -> None:
         engine, doing, started = self._engine, self._meter, trio.current_time()
+        if self._session.pending:  # what the catalog does not take now it will not take after it
+            await self._change(lambda state: state)
+            return
         if len(self._rubbish) >= MAX_RUBBISH:
             await self._sweep()
         object_id = new_object_id(segment.base, self._epoch)
