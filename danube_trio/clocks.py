@@ -49,9 +49,9 @@ FIRST_SECONDS = 3.0
 LONG_SECONDS = 366 * 86_400.0
 
 
-def too_far_ahead(time: float, now: float, ahead: float) -> bool:
-    """Whether `time` is not believed when the clock says `now` (seconds since 1970)."""
-    return time > now + ahead and not now < EARLIEST <= time
+def too_far_ahead(time: int, now: int, ahead: int) -> bool:
+    """Whether `time` is not believed when the clock says `now`. All in us."""
+    return time > now + ahead and not now < EARLIEST * 1e6 <= time
 
 
 def next_time(last: int, before: int, now: int, ahead: int) -> tuple[int, int]:
@@ -66,7 +66,7 @@ def next_time(last: int, before: int, now: int, ahead: int) -> tuple[int, int]:
     """
     if now > last:  # too far ahead? Nothing was appended for long, or the clock is wrong
         return now, last if now - last > ahead else before
-    if not too_far_ahead(last / 1e6, now / 1e6, ahead / 1e6):
+    if not too_far_ahead(last, now, ahead):
         return last, before
     return max(now, before if before <= now + ahead else 0), 0
 

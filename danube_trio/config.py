@@ -199,7 +199,7 @@ class WalConfig:
         default=None, validator=_whole(0, 1 << 62, optional=True)
     )
     retain_age: float | None = attrs.field(default=None, validator=_between(0, 1e10, optional=True))
-    max_clock_ahead: float = attrs.field(default=MAX_AHEAD, validator=_between(1, 1e9))
+    max_clock_ahead: float = attrs.field(default=MAX_AHEAD, validator=_between(1, 1e10))
     cloud: CloudConfig = attrs.field(
         factory=CloudConfig, validator=attrs.validators.instance_of(CloudConfig)
     )

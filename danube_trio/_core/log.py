@@ -147,6 +147,7 @@ class Intake:
 
     __slots__ = (
         "_before",  # the newest time before they got so far ahead, if they did
+        "_fell",
         "_queue",
         "ahead_us",
         "held_bytes",
@@ -161,6 +162,7 @@ class Intake:
     ) -> None:
         self._queue: deque[_Accepted] = deque()
         self._before = 0
+        self._fell = False
         self.ahead_us = ahead_us
         self.queued_bytes = 0
         self.held_bytes = 0
@@ -177,12 +179,12 @@ class Intake:
 
     def put(self, records: Records, size_bytes: int, now: int) -> None:
         """Queue a batch that was accepted `now` (us)."""
-        if 0 <= now - self.last_time <= self.ahead_us:
+        last = self.last_time
+        if 0 <= now - last <= self.ahead_us:
             self.last_time = now
         else:
-            self.last_time, self._before = next_time(
-                self.last_time, self._before, now, self.ahead_us
-            )
+            self.last_time, self._before = next_time(last, self._before, now, self.ahead_us)
+            self._fell = self._fell or self.last_time < last
         self._queue.append(_Accepted(size_bytes, self.last_time, records))
         self.queued_bytes += size_bytes
         self.held_bytes += size_bytes
@@ -195,13 +197,12 @@ class Intake:
         Where times fall, the next ones are left for the next call.
         """
         taken: list[Batch] = []
-        size = time = 0
-        queue = self._queue
-        while queue and (
-            not taken or (size + queue[0].size_bytes <= limit_bytes and queue[0].time >= time)
-        ):
+        size = 0
+        queue, fell = self._queue, self._fell
+        while queue and (not taken or size + queue[0].size_bytes <= limit_bytes):
+            if fell and taken and queue[0].time < taken[-1][0]:
+                break
             batch = queue.popleft()
-            time = batch.time
             size += batch.size_bytes
             taken.append((batch.time, batch.records))
         self.queued_bytes -= size

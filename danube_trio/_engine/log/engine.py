@@ -232,7 +232,10 @@ class Engine:
         if not times:
             return 0
         now, ahead = self.clock(), self.config.max_clock_ahead
-        believed = [time for time in times if not too_far_ahead(time / 1e6, now, ahead)]
+        if not 0 <= now < LATEST_US / 1e6:
+            return max(times)  # no time at all: appends will be refused
+        now_us, ahead_us = round(now * 1e6), round(ahead * 1e6)
+        believed = [time for time in times if not too_far_ahead(time, now_us, ahead_us)]
         if len(believed) < len(times):
             log.warning(
                 "%s: records have append times up to %s, and the clock says %s: those further "
