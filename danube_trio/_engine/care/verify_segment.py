@@ -172,7 +172,7 @@ class SegmentCheck:
                         f"the append time is ahead of the clock, {moment(time / 1e6)}: readers by "
                         f"time and retention take it for unknown"
                     )
-                    yield Finding("warning", reason, self._path, at, offset)
+                    yield Finding("note", reason, self._path, at, offset)
             else:
                 self.believed_time = self.believed_time or time
             self.first_time = self.first_time or time

@@ -43,7 +43,7 @@ from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
-from danube_trio.clocks import SteadyClock, too_far_ahead
+from danube_trio.clocks import too_far_ahead
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
 
@@ -126,10 +126,6 @@ class Engine:
         self.unlocked = False  # the directory is anybody's again
         self.times_fell = False
         self.meters = Meters(trio.lowlevel.current_clock().current_time)
-        # For retention by age: see `clocks`.
-        self.steady_clock = SteadyClock(
-            clock, self.meters.now, config.max_clock_ahead, last_time / 1e6
-        )
 
     # ---- what readers ask
 

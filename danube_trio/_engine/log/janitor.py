@@ -59,6 +59,7 @@ from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio.catalog import CatalogSession
+from danube_trio.clocks import SteadyClock
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
 __all__ = ["Janitor"]
@@ -101,6 +102,10 @@ class Janitor:
         self._left: list[str] = []  # files that nothing needs, and that could not be removed
         self._finished = False  # no trim any more
         self._meter = engine.meters.task("janitor")
+        self._clock: SteadyClock | None = None
+        if engine.config.retain_age is not None:
+            ahead, newest = engine.config.max_clock_ahead, engine.intake.last_time / 1e6
+            self._clock = SteadyClock(engine.clock, engine.meters.now, ahead, newest)
         if self._segment_age is not None and engine.active.size_bytes:
             # What an earlier opening began: of its age only the wall clock knows, and may be wrong.
             age = max(0.0, engine.clock() - engine.active.first_time / 1e6)
@@ -205,7 +210,7 @@ class Janitor:
             return
         if config.retain_bytes is None and config.retain_age is None:
             return
-        now = self._now() if config.retain_age is not None else None
+        now = self._now()
         start = retained_start(
             self._extents(),
             active_bytes=engine.active.size_bytes,
@@ -223,7 +228,9 @@ class Janitor:
 
     def _now(self) -> float | None:
         """The time for retention by age, if it is believed."""
-        clock = self._engine.steady_clock
+        clock = self._clock
+        if clock is None:
+            return None
         doubted, now = clock.doubted, clock.now()
         if clock.doubted is not None and doubted is None:
             log.warning(
