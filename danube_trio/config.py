@@ -15,6 +15,7 @@ import attrs
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
+from danube_trio.clocks import MAX_AHEAD
 
 __all__ = ["CloudConfig", "CorruptionPolicy", "Durability", "StorageConfig", "WalConfig"]
 
@@ -159,6 +160,10 @@ class WalConfig:
             on disk of what is in a store is ``cloud.keep_local_bytes``.)
         retain_age: sealed segments whose newest record is older (seconds) go for good, in the same
             way. None: none go.
+        max_clock_ahead: how far ahead (seconds) a time is believed. A record whose append time is
+            further ahead of the clock counts, for retention and readers by time, as if its time
+            were not known, and append times go back to the clock's. A clock that jumps further
+            ahead while the log is open frees nothing by age until it has stood so long.
         cloud: what an object store is used for, if `open_wal` is given one.
         topic_name, producer_name, broker_addr: written into messages appended as plain bytes.
         watch: offer statistics to ``danube-trio top``, by a socket in the directory that only this
@@ -194,6 +199,7 @@ class WalConfig:
         default=None, validator=_whole(0, 1 << 62, optional=True)
     )
     retain_age: float | None = attrs.field(default=None, validator=_between(0, 1e10, optional=True))
+    max_clock_ahead: float = attrs.field(default=MAX_AHEAD, validator=_between(1, 1e10))
     cloud: CloudConfig = attrs.field(
         factory=CloudConfig, validator=attrs.validators.instance_of(CloudConfig)
     )

@@ -125,8 +125,9 @@ class Record:
     Attributes:
         offset: its place in the log.
         body: the encoded message in the log's codec, without the trailer.
-        append_time: when the log accepted it, in microseconds since 1970-01-01 UTC; never lower
-            than that of the record before.
+        append_time: when the log accepted it, in microseconds since 1970-01-01 UTC; not lower than
+            that of the record before, unless that was ahead of the clock by more than
+            ``WalConfig.max_clock_ahead``.
     """
 
     offset: int

@@ -222,7 +222,7 @@ async def test_a_fork_may_become_a_log_in_a_store_itself() -> None:
         ({"until_offset": True}, "until_offset=True"),
         ({"until_time": 5.0}, "appended later, at 1970-01-12T13:46:40"),
         ({"until_time": float("nan")}, "until_time=nan"),
-        ({"until_time": 1e15}, "must be seconds since 1970"),
+        ({"until_time": 1e15}, "must be in seconds since 1970"),
         ({"until_time": 5.0, "until_offset": 5}, "exclude each other"),
         ({"file_name": "wal"}, "file_name='wal'"),
     ],

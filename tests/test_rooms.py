@@ -33,7 +33,7 @@ ROOMS = (
     ("cloud", "metadata"),
     ("_disk", "config"),
     ("_core",),
-    ("errors", "message"),
+    ("clocks", "errors", "message"),
 )
 ROW = {room: number for number, row in enumerate(ROOMS) for room in row}
 # The package's own name, and the public files beside it that only put names together.

@@ -8,6 +8,7 @@ when it becomes visible; readers only look.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from operator import attrgetter
 
 from danube_trio._core.frame import Block
@@ -21,7 +22,10 @@ _first_time = attrgetter("first_time")
 class BlockCache:
     """Contiguous blocks `[start, end)`, bounded."""
 
-    __slots__ = ("_blocks", "_first", "capacity_bytes", "capacity_records", "end", "size_bytes")
+    __slots__ = (
+        *("_blocks", "_first", "capacity_bytes", "capacity_records", "end", "size_bytes"),
+        "times_fell",
+    )
 
     def __init__(self, capacity_records: int, capacity_bytes: int, end: int) -> None:
         self.capacity_records = capacity_records
@@ -30,6 +34,7 @@ class BlockCache:
         self._first = 0  # blocks before it are gone; compacted now and then
         self.end = end
         self.size_bytes = 0
+        self.times_fell = False  # from one block to the next, ever
 
     @property
     def start(self) -> int:
@@ -39,6 +44,8 @@ class BlockCache:
     def add(self, block: Block) -> None:
         """Add the next block, which must begin where the cache ends."""
         assert block.start == self.end, (block.start, self.end)
+        if self._blocks and block.first_time < self._blocks[-1].last_time:
+            self.times_fell = True
         self._blocks.append(block)
         self.end = block.end
         self.size_bytes += len(block.data)
@@ -75,6 +82,10 @@ class BlockCache:
             size += len(self._blocks[i].data)
             i += 1
         return found
+
+    def blocks(self) -> Sequence[Block]:
+        """All blocks, oldest first."""
+        return self._blocks[self._first :]
 
     def before_time(self, time: int) -> int:
         """Offset of the last cached block whose first record is older than `time` (us)."""

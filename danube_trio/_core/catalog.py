@@ -13,7 +13,7 @@ newest (`danube_trio.catalog`). So the whole history is one line, whoever writes
   that lie wholly below `start_offset` are dropped from the list.
 
 Invariants, asserted after each transition: ``start_offset <= end``, density, ``owner_since_epoch <=
-epoch``, and that `end`, `start_offset`, `last_time` and `epoch` never fall.
+epoch``, and that `end`, `start_offset` and `epoch` never fall.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class CatalogState:
         sealed: the log was left with everything uploaded, to be opened elsewhere.
         deleted: the log was deleted; its objects go or are gone.
         log, topic, place: whose catalog it is, "" where nobody said it yet (see `identity`).
-        last_time: no record that ever was in an object was appended later (us). Append times never
-            fall, whoever goes on, also when the newest object is gone; 0 if unknown.
+        last_time: append time (us) of the last record that was in an object, also when that is
+            gone: whoever goes on appends nothing earlier, unless the clock is far behind; 0 if
+            unknown. In a log of an earlier version, the latest time that any of them had.
         sequence: of the publication, 0 if it was not published. Set by the catalog.
         nonce: tells publications with the same content apart.
     """
@@ -112,7 +113,7 @@ class CatalogState:
     @property
     def newest_time(self) -> int:
         """`last_time`, also of a state that was written before there was such a field."""
-        return max(self.last_time, *(d.last_time for d in self.segments), 0)
+        return self.last_time or max((d.last_time for d in self.segments), default=0)
 
     def find(self, offset: int) -> Descriptor | None:
         """The object that holds `offset`."""
@@ -150,7 +151,10 @@ class CatalogState:
         """One more object, which must begin at `end`."""
         assert descriptor.base == self.end, (descriptor.base, self.end)
         assert descriptor.epoch == self.epoch, (descriptor.epoch, self.epoch)
-        return self._next(segments=(*self.segments, descriptor), end=descriptor.end)
+        segments, last_time = (*self.segments, descriptor), self.newest_time
+        if descriptor.last_time > last_time or 0 < descriptor.first_time < last_time:
+            last_time = descriptor.last_time  # the times rise, or fell (`clocks`)
+        return self._next(segments=segments, end=descriptor.end, last_time=last_time)
 
     def trimmed(self, start_offset: int) -> CatalogState:
         """Everything before `start_offset` may go; beyond `end`, the next object begins there."""
@@ -167,10 +171,8 @@ class CatalogState:
         return self._next(start_offset=self.end, segments=(), deleted=True)
 
     def _next(self, **changes: Any) -> CatalogState:
+        changes.setdefault("last_time", self.newest_time)
         after = attrs.evolve(self, **changes, sequence=0, nonce="")
-        last_time = max(self.newest_time, after.newest_time)
-        if last_time != after.last_time:
-            after = attrs.evolve(after, last_time=last_time)
         assert after.end >= self.end and after.epoch >= self.epoch, (self, after)
         position = after.first_base
         for segment in after.segments:

@@ -46,6 +46,7 @@ __all__ = [
     "find_frame",
     "frame_time",
     "scan",
+    "with_time",
 ]
 
 HEADER_BYTES = 16
@@ -202,6 +203,14 @@ def frame_time(data: bytes, frame_end: int) -> int:
     """The append time (us) in the trailer of the frame that ends at `frame_end`."""
     time: int = _TRAILER.unpack_from(data, frame_end - TRAILER_BYTES)[2]
     return time
+
+
+def with_time(frame: bytes, time: int) -> bytes:
+    """The same whole frame with another append time (us)."""
+    offset, length, _ = _HEADER.unpack_from(frame)
+    marker, left, _, check = _TRAILER.unpack_from(frame, len(frame) - TRAILER_BYTES)
+    body = frame[HEADER_BYTES:-TRAILER_BYTES] + _TRAILER.pack(marker, left, time, check)
+    return _HEADER.pack(offset, length, crc32(body)) + body
 
 
 def batch_boundaries(data: bytes, positions: Sequence[int]) -> list[tuple[int, int]]:

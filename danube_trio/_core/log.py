@@ -20,6 +20,7 @@ import attrs
 
 from danube_trio._core.frame import Batch, Records
 from danube_trio._core.life import Life
+from danube_trio.clocks import MAX_AHEAD, next_time
 
 __all__ = ["Intake", "LogState", "Marks"]
 
@@ -124,12 +125,30 @@ class Intake:
 
     ``held_bytes`` counts from acceptance until the batch was written (or the log broke), so it
     bounds what the process holds for the disk, wherever on the way it is.
+
+    **Append times** do not fall when the clock goes back, unless it is far behind (`next_time`).
+    What begins where they fall is a block, and a segment, of its own: inside both they never do.
     """
 
-    __slots__ = ("_queue", "held_bytes", "last_time", "limit_bytes", "peak_bytes", "queued_bytes")
+    __slots__ = (
+        "_before",  # the newest time before they got so far ahead, if they did
+        "_fell",
+        "_queue",
+        "ahead_us",
+        "held_bytes",
+        "last_time",
+        "limit_bytes",
+        "peak_bytes",
+        "queued_bytes",
+    )
 
-    def __init__(self, limit_bytes: int, last_time: int) -> None:
+    def __init__(
+        self, limit_bytes: int, last_time: int, ahead_us: int = int(MAX_AHEAD * 1e6)
+    ) -> None:
         self._queue: deque[_Accepted] = deque()
+        self._before = 0
+        self._fell = False
+        self.ahead_us = ahead_us
         self.queued_bytes = 0
         self.held_bytes = 0
         self.peak_bytes = 0
@@ -144,9 +163,13 @@ class Intake:
         return self.held_bytes + size_bytes <= self.limit_bytes or not self.held_bytes
 
     def put(self, records: Records, size_bytes: int, now: int) -> None:
-        """Queue a batch; `now` (us) is made monotone, since clocks go back and logs do not."""
-        if now > self.last_time:
+        """Queue a batch that was accepted `now` (us)."""
+        last = self.last_time
+        if 0 <= now - last <= self.ahead_us:
             self.last_time = now
+        else:
+            self.last_time, self._before = next_time(last, self._before, now, self.ahead_us)
+            self._fell = self._fell or self.last_time < last
         self._queue.append(_Accepted(size_bytes, self.last_time, records))
         self.queued_bytes += size_bytes
         self.held_bytes += size_bytes
@@ -154,11 +177,16 @@ class Intake:
             self.peak_bytes = self.held_bytes
 
     def take(self, limit_bytes: int) -> tuple[list[Batch], int]:
-        """Whole batches up to `limit_bytes` (at least one), and their size in bytes."""
+        """Whole batches up to `limit_bytes` (at least one), and their size in bytes.
+
+        Where times fall, the next ones are left for the next call.
+        """
         taken: list[Batch] = []
         size = 0
-        queue = self._queue
+        queue, fell = self._queue, self._fell
         while queue and (not taken or size + queue[0].size_bytes <= limit_bytes):
+            if fell and taken and queue[0].time < taken[-1][0]:
+                break
             batch = queue.popleft()
             size += batch.size_bytes
             taken.append((batch.time, batch.records))

@@ -15,10 +15,9 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
+from danube_trio.clocks import UNKNOWN
 
-# A time later than any.
-UNKNOWN = 1 << 64
+__all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
 
 _RESERVED = (
     *("idx", "meta", "trim", "mark", "ckpt", "lock", "watch"),
@@ -157,9 +156,9 @@ class _Timed(Protocol):
 def latest_times(segments: Sequence[_Timed]) -> list[int]:
     """For each segment: the latest time (us) of a record in it or before it, never falling.
 
-    Append times do not fall inside a segment. From one to the next they did, in logs of earlier
-    versions, when another machine took over whose clock was behind. Where the time is not known,
-    that of the next segment is not earlier; `UNKNOWN` for those that no known one follows.
+    Append times do not fall inside a segment. From one to the next they do when a clock was wrong
+    (`clocks.find_time`). Where the time is not known, that of the next segment is not earlier;
+    `UNKNOWN` for those that no known one follows.
     """
     latest = [0] * len(segments)
     following = UNKNOWN
@@ -179,14 +178,18 @@ class SegmentList:
     made. Dropping from the front changes none of these numbers.
     """
 
-    __slots__ = ("_bases", "_before", "_latest", "_sealed", "_sealed_bytes", "active_base")
+    __slots__ = (
+        *("_bases", "_before", "_latest", "_latest_time", "_sealed", "_sealed_bytes"),
+        "active_base",
+    )
 
     def __init__(self, sealed: list[Segment], active_base: int) -> None:
         self._sealed = sealed
         self._bases = [s.base for s in sealed]
         sums = list(accumulate((s.size_bytes for s in sealed), initial=0))
         self._before, self._sealed_bytes = sums[:-1], sums[-1]
-        self._latest: list[int] | None = None  # made when it is asked for
+        self._latest: list[int] | None = None  # made when it is asked for, and with it
+        self._latest_time = 0
         self.active_base: int = active_base
         self._check()
 
@@ -231,17 +234,28 @@ class SegmentList:
         first = bisect_left(self._bases, offset)
         return self._sealed_bytes - self._before[first] if first < len(self._before) else 0
 
+    @property
+    def latest_time(self) -> int:
+        """The latest time (us) of a record that is known, 0 if there is none."""
+        self._times()
+        return self._latest_time
+
     def base_for_time(self, time: int, active_time: int) -> int:
         """Base of the first segment that may hold a record at or after `time` (us).
 
         `active_time` is that of the active one's first record, 0 if it has none.
         """
-        if self._latest is None:
-            self._latest = latest_times(self._sealed)
-        i = bisect_left(self._latest, time)
-        if i == len(self) or (self._latest[i] == UNKNOWN and 0 < active_time < time):
+        latest = self._times()
+        i = bisect_left(latest, time)
+        if i == len(self) or (latest[i] == UNKNOWN and 0 < active_time < time):
             return self.active_base
         return self._bases[i]
+
+    def _times(self) -> list[int]:
+        if self._latest is None:
+            self._latest = latest_times(self._sealed)
+            self._latest_time = max((segment.last_time for segment in self._sealed), default=0)
+        return self._latest
 
     def drop_first(self) -> Segment:
         """Forget the oldest sealed segment, and return it."""

@@ -7,9 +7,13 @@ and a time that should be in seconds, and is not, is refused.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["microseconds", "seconds_of_any_unit"]
+__all__ = ["LATEST_US", "microseconds", "moment", "seconds_of_any_unit"]
+
+# A larger number of microseconds was no number of seconds before.
+LATEST_US: Final = 100_000_000_000_000_000
 
 # Numbers below the limit are in this unit, of which so many are a second.
 _UNITS: Final = (
@@ -23,6 +27,14 @@ _UNITS: Final = (
 def seconds_of_any_unit(time: float) -> float:
     """Seconds since 1970 of a time in seconds, milliseconds, microseconds or nanoseconds."""
     return next(time / scale for limit, scale, _ in _UNITS if time < limit)
+
+
+def moment(seconds: float) -> str:
+    """A time for people."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds} s after 1970"
 
 
 def microseconds(seconds: float, name: str) -> int:

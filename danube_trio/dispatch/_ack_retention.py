@@ -5,7 +5,8 @@ What goes is a whole number of segments below all of these:
 * RETAIN_UNTIL_ACK: the saved end of every subscription that the topic has in the metadata store, in
   use or not. Without any subscription nothing goes, nor with one whose cursor cannot be read, or
   is ahead of the log.
-* RETAIN_UNTIL_EXPIRE: the first message that is younger than the retention period.
+* RETAIN_UNTIL_EXPIRE: the first message that is younger than the retention period; nothing while
+  the clock is far ahead of what it can be (`clocks.SteadyClock`).
 * whatever a reader of the topic has not handed out yet.
 
 Who begins to need messages registers that while holding the topic's guard, which a round holds from
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 from danube_trio import StartPosition
+from danube_trio.clocks import MAX_AHEAD, SteadyClock
 from danube_trio.dispatch._log import first_offset
 from danube_trio.dispatch._options import ReliableOptions, RetentionPolicy
 from danube_trio.dispatch._state import Bell
@@ -51,7 +53,7 @@ class Retention:
         self._store = store
         self._options = options
         self._ends = ends
-        self._clock = clock
+        self._clock = SteadyClock(clock, trio.current_time, MAX_AHEAD)
         self.bell = Bell()
         self.failures = 0
 
@@ -106,7 +108,10 @@ class Retention:
 
     async def _expired(self) -> int:
         """The first message that is young enough to stay."""
-        since = max(0.0, self._clock() - self._options.retention_period)
+        now = self._clock.now()
+        if now is None:
+            return 0
+        since = max(0.0, now - self._options.retention_period)
         end = await self._store.current_offset()
         reader = await self._store.log.reader(
             StartPosition.timestamp(since), end="current", count=1

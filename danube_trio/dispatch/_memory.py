@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from danube_trio import StartPosition
+from danube_trio.clocks import MAX_AHEAD, find_time, latest_believed, next_time
 from danube_trio.config import Durability
 from danube_trio.dispatch._log import CacheLimits, End, Message, TopicLog
 from danube_trio.dispatch._options import ReliableOptions
@@ -26,6 +27,7 @@ from danube_trio.message import StreamMessage
 __all__ = ["InMemoryStorage", "MemoryLog", "MemoryReader"]
 
 READ_MESSAGES = 1024
+MAX_AHEAD_US = int(MAX_AHEAD * 1e6)
 FOREVER = 1 << 63
 
 
@@ -75,7 +77,7 @@ class MemoryLog:
         self.log_id: str = uuid.uuid4().hex
         self._clock = clock
         self._segments = [_Segment(0)]
-        self._last_time = 0
+        self._last_time = self._time_before = 0
         self._more: trio.Event | None = None
         self.segment_bytes = 1 << 20
 
@@ -109,10 +111,14 @@ class MemoryLog:
     def _store(self, messages: list[StreamMessage]) -> None:
         size = sum(len(message.payload) for message in messages)
         segment = self._segments[-1]
-        if segment.messages and segment.size_bytes + size > self.segment_bytes:
+        now, self._time_before = next_time(
+            *(self._last_time, self._time_before, round(self._clock() * 1e6), MAX_AHEAD_US)
+        )
+        full = segment.size_bytes + size > self.segment_bytes
+        if segment.messages and (full or now < self._last_time):
             segment = _Segment(segment.end)
             self._segments.append(segment)
-        self._last_time = now = max(self._last_time, round(self._clock() * 1e6))
+        self._last_time = now
         segment.messages.extend(messages)
         segment.times.extend([now] * len(messages))
         segment.size_bytes += size
@@ -151,9 +157,16 @@ class MemoryLog:
 
     def _at_time(self, time_us: int) -> int:
         """The first message that was stored at or after this time, or the end."""
-        for segment in self._segments:
-            if segment.times and segment.times[-1] >= time_us:
-                return segment.base + bisect_left(segment.times, time_us)
+        latest = latest_believed(time_us, self._clock(), MAX_AHEAD)
+        for i, segment in enumerate(self._segments):
+            at = bisect_left(segment.times, time_us)
+            if at < len(segment.times):
+                found = segment.base + at
+                later = [(s.base, s.times[0], s.times[-1]) for s in self._segments[i + 1 :]]
+                if segment.times[at] <= latest or (
+                    find_time(later, time_us, latest, self.next, found) == found
+                ):
+                    return found
         return self.next
 
     async def start_offset(self) -> int:

@@ -8,6 +8,8 @@ have left. Its module documents the model.
 test stop its clients at every step. `check_store` checks any store against the contract of
 `danube_trio.cloud.CloudStore`.
 
+`SimClock` is a wall clock that is set back, steps ahead, or is wrong for a while.
+
 `SimMetadata` is a metadata store whose answers get lost on command, and `check_metadata` checks
 that a metadata store keeps the rules of `danube_trio.metadata.MetadataStore`.
 
@@ -23,6 +25,7 @@ from danube_trio.testing._cloud_faults import (
     StoreFaultKind,
     StoreOperation,
 )
+from danube_trio.testing._sim_clock import SimClock
 from danube_trio.testing._sim_cloud import SimStore
 from danube_trio.testing._sim_disk import CrashPoint, CrashState, SimDisk
 from danube_trio.testing._sim_faults import OPERATIONS, Fault, Operation, ProcessKilledError
@@ -44,6 +47,7 @@ __all__ = [
     "MetadataOperation",
     "Operation",
     "ProcessKilledError",
+    "SimClock",
     "SimDisk",
     "SimMetadata",
     "SimStore",

@@ -10,7 +10,8 @@ truncate a log before damage:
 4. rename the later segments to ``*.corrupt``, the last one first;
 5. cut the segment.
 
-Then `recover` does what opening does: torn tail, leftovers, mark. What is rebuilt comes last.
+Then `recover` does what opening does: torn tail, leftovers, mark. Append times are mended when
+all else is whole (`retime`). What is rebuilt comes last.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.repair_plan import Plan
 from danube_trio._engine.care.repair_scan import Damage
+from danube_trio._engine.care.retime import retime
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.recover import lower_mark, recover, save_cut_bytes
 from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES, build_index
@@ -55,7 +57,12 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
         _cut_behind(disk, names, base, position, notes)
     if plan.reopen is not None:
         _reopen(disk, names, plan.reopen, notes)
-    _rebuild(disk, names, plan.rebuild, notes)
+    wanted = plan.rebuild
+    if plan.late:
+        bases = directory.bases
+        notes += retime(disk, names, bases, plan.late, plan.latest_time, plan.first_time)
+        wanted |= {names.checkpoint, *map(names.index, plan.late)}
+    _rebuild(disk, names, wanted, notes)
     return notes
 
 

@@ -20,6 +20,8 @@ damaged segment,   as the policy says. *truncate*: the log ends before the first
 missing segment    follows is kept beside. *skip*: it stays, and readers that are opened with
                    ``on_corruption="skip"`` get a `Gap`. Without a policy: nothing
 bad message        nothing: its frame is whole, so it is what was written
+append times ahead the time before them is put in their place (`retime`), if nothing else is wrong
+of the clock       with the segments, and the log was never in a store: objects do not change
 =================  =================================================================================
 
 A truncated log gives the lost offsets to other records, so a plan says which ones, and how many of
@@ -43,12 +45,17 @@ from danube_trio._engine.care.verify_segment import Preview, preview
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import find_after
 from danube_trio._engine.files.tiling import check_tiling
+from danube_trio.clocks import MAX_AHEAD
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
 
+CHANGES = ("rebuild", "cut", "remove", "truncate", "retime")
+
 Policy = Literal["truncate", "skip"]
-Action = Literal["rebuild", "cut", "remove", "truncate", "skip", "undecided", "impossible"]
+Action = Literal[
+    "rebuild", "cut", "remove", "truncate", "skip", "retime", "undecided", "impossible"
+]
 
 
 @attrs.frozen
@@ -57,7 +64,8 @@ class Step:
 
     Attributes:
         action: ``rebuild`` a small file, ``cut`` a torn tail, ``remove`` a leftover, ``truncate``
-            or ``skip`` damage; ``undecided``: that takes a policy; ``impossible``.
+            or ``skip`` damage, ``retime`` records whose append times a wrong clock left;
+            ``undecided``: that takes a policy; ``impossible``.
         path: the file.
         reason: what is wrong, and what would be done.
         lost: the offsets that the log loses, `[start, end)`, or None.
@@ -84,6 +92,8 @@ class Plan:
         policy: what to do about it.
         rebuild: paths of the small files to write anew.
         tails: `(base, position)` of sealed segments with something behind their last record.
+        late: segments with append times above `latest_time` (us), and `first_time`, the first one
+            in the log that is not.
         reopen: how the log is opened and closed at the end, which does most of the work; None:
             that would be refused.
     """
@@ -96,11 +106,14 @@ class Plan:
     rebuild: frozenset[str] = frozenset()
     tails: tuple[tuple[int, int], ...] = ()
     reopen: Literal["refuse", "skip"] | None = None
+    late: tuple[int, ...] = ()
+    latest_time: int = 0
+    first_time: int = 0
 
     @property
     def changes(self) -> bool:
         """Applying it would change something."""
-        return any(step.action in ("rebuild", "cut", "remove", "truncate") for step in self.steps)
+        return any(step.action in CHANGES for step in self.steps)
 
 
 def plan_repair(
@@ -115,7 +128,8 @@ def plan_repair(
 
     Raises FileNotFoundError if there is no log, UnsupportedFormatError, ValueError and OSError.
     """
-    findings = tuple(Verification(disk, names, progress=progress, expect=expect))
+    verification = Verification(disk, names, progress=progress, expect=expect)
+    findings = tuple(verification)
     try:
         directory = look(disk, names, complete=False)
     except CorruptDataError as error:
@@ -131,7 +145,26 @@ def plan_repair(
             errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
         )
     directory, _ = check_tiling(disk, directory, 0, [], skip=True)
-    return _Planner(disk, directory, findings, policy).plan()
+    return _with_times(_Planner(disk, directory, findings, policy).plan(), verification)
+
+
+def _with_times(plan: Plan, verified: Verification) -> Plan:
+    """Mend append times too, where that is all there is to do with the segments."""
+    directory, late = plan.directory, tuple(verified.late)
+    clean = plan.damage is None and plan.reopen is not None and not plan.tails
+    if not late or not clean or directory is None or directory.meta.place:
+        return plan
+    # Where all are late, anything that is not later than what will be appended.
+    first = verified.first_time or verified.latest_time - int(MAX_AHEAD * 1e6)
+    reason = "append times ahead of the clock are replaced by the last one before that is not"
+    steps = (Step("retime", directory.names.segment(base), reason) for base in late)
+    return attrs.evolve(
+        plan,
+        steps=(*plan.steps, *steps),
+        late=late,
+        latest_time=verified.latest_time,
+        first_time=first,
+    )
 
 
 class _Planner:

@@ -8,17 +8,18 @@ is, and one fetch of that stretch says where.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from time import time as wall_clock
 
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.disk import Disk
 from danube_trio._core.frame import batch_boundaries
-from danube_trio._core.times import microseconds
+from danube_trio._core.times import microseconds, moment
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._default import readable_state
+from danube_trio.clocks import MAX_AHEAD, find_time, latest_believed
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError, OffsetTrimmedError
@@ -94,9 +95,8 @@ def _check_until(offset: int | None, time: float | None) -> None:
         raise ValueError("until_offset and until_time exclude each other")
     if offset is not None and (isinstance(offset, bool) or offset < 0):
         raise ValueError(f"until_offset={offset!r} must be an offset, 0 or more")
-    # 1e11 seconds are the year 5138: larger numbers are milliseconds, or a mistake.
-    if time is not None and not 0 <= time < 1e11:
-        raise ValueError(f"until_time={time!r} must be seconds since 1970")
+    if time is not None:
+        microseconds(time, "until_time")
 
 
 async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> RestorePlan:
@@ -123,28 +123,37 @@ async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> Res
 
 async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> RestorePlan:
     time = microseconds(until, "until_time")
-    last = next((d for d in state.segments if d.last_time >= time), None)
-    if last is None:
-        newest = state.segments[-1].last_time if state.segments else 0
-        return RestorePlan(state, state.segments, state.end, 0, newest)
-    first = state.segments[0].first_time
-    if time <= first:
-        moment = datetime.fromtimestamp(first / 1_000_000, UTC).isoformat()
-        raise ValueError(
-            f"until_time={until}: the first record in the store was appended later, at {moment}"
-        )
-    older = [entry for entry in last.index if entry[2] < time]
-    if not older:
-        return _cut(state, last.base)
-    # The first record that is too late is in this stretch, or the first one after it.
-    block = await tier.fetch(max(older[-1][0], state.start_offset))
-    begin = _place_of(last, block.start)
-    end, position, before = block.start, begin, 0
-    for i, batch_time in batch_boundaries(block.data, block.positions):
-        if batch_time >= time:
-            break
-        end, position, before = block.start + i, begin + block.positions[i], batch_time
-    return _cut(state, end, last, position, before)
+    latest = latest_believed(time, wall_clock(), MAX_AHEAD)
+    runs = [(d.base, d.first_time, d.last_time) for d in state.segments]
+    at = find_time(runs, time, latest, state.end)
+    while (last := state.find(at)) is not None:
+        if at == state.first_base and time <= last.first_time:
+            raise ValueError(
+                f"until_time={until}: the first record in the store was appended later, at "
+                f"{moment(last.first_time / 1e6)}"
+            )
+        older = [entry for entry in last.index if entry[2] < time]
+        plan, found = _cut(state, last.base), last.first_time
+        if older:
+            # The first record that is too late is in this stretch, or the first one after it.
+            block = await tier.fetch(max(older[-1][0], state.start_offset))
+            begin = _place_of(last, block.start)
+            end, position, before = block.start, begin, 0
+            found = next((entry[2] for entry in last.index if entry[2] >= time), last.last_time)
+            for i, batch_time in batch_boundaries(block.data, block.positions):
+                if batch_time >= time:
+                    found = batch_time
+                    break
+                end, position, before = block.start + i, begin + block.positions[i], batch_time
+            plan = _cut(state, end, last, position, before)
+        if found <= latest:
+            return plan
+        later = (run for run in runs if run[0] > last.base)
+        at = find_time(later, time, latest, state.end, last.base)
+        if at == last.base:
+            return plan
+    newest = state.segments[-1].last_time if state.segments else 0
+    return RestorePlan(state, state.segments, state.end, 0, newest)
 
 
 def _place_of(descriptor: Descriptor, offset: int) -> int:

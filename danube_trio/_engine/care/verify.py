@@ -18,6 +18,7 @@ import errno
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import pairwise
 from operator import itemgetter
+from time import time as wall_clock
 from typing import TypeVar
 
 import attrs
@@ -43,6 +44,7 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, Severity, torn_reason
 from danube_trio._engine.files.directory import refuse_foreign, stray_error
 from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES, reach
+from danube_trio.clocks import MAX_AHEAD
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Finding", "Verification"]
@@ -77,6 +79,9 @@ class Verification:
         records, segments: how many were checked so far.
         total_bytes: size of all segments to check.
         start_offset, end_offset: the range of offsets that was found.
+        latest_time: append times (us) above it are not believed.
+        late: bases of the segments that have some.
+        first_time: the first one that is believed, 0 if none is.
 
     Iterating raises FileNotFoundError if there is no log, UnsupportedFormatError if it is Danube's
     own or newer than this version, ValueError if it goes by another name, and OSError.
@@ -101,6 +106,9 @@ class Verification:
         self.total_bytes = 0
         self.start_offset = 0
         self.end_offset = 0
+        self.latest_time = int((wall_clock() + MAX_AHEAD) * 1e6)
+        self.late: list[int] = []
+        self.first_time = 0
 
     def __iter__(self) -> Iterator[Finding]:
         small = _Small()
@@ -117,7 +125,11 @@ class Verification:
         for base, end in pairwise([*kept, None]):
             assert base is not None
             check = yield from self._segment(small, codec, base, end, time)
-            time = max(time, check.last_time) if check is not None else time
+            if check is not None:
+                time = check.last_time
+                self.first_time = self.first_time or check.believed_time
+                if check.late:
+                    self.late.append(base)
         if not self._live and check is not None and check.offset < small.start:
             reason = f"the log was trimmed up to {small.start}, but its records end before"
             yield Finding("problem", reason, self._names.trim, offset=check.offset)
@@ -300,6 +312,7 @@ class Verification:
                 index_path=self._names.index(base),
                 earliest_time=time,
                 start_offset=small.start,
+                latest_time=self.latest_time,
                 progress=self._progress,
             )
             if end is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from time import time as wall_clock
 from typing import NoReturn
 
 import attrs
@@ -30,6 +31,7 @@ from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._patient import PatientStore, latest_state
+from danube_trio.clocks import MAX_AHEAD
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
@@ -191,7 +193,14 @@ def _check(
         index.offsets.append(offset)
         index.positions.append(position)
         index.times.append(time)
-    check = SegmentCheck(path, descriptor.base, CODECS[codec], index=index, index_path=path)
+    check = SegmentCheck(
+        path,
+        descriptor.base,
+        CODECS[codec],
+        index=index,
+        index_path=path,
+        latest_time=int((wall_clock() + MAX_AHEAD) * 1e6),
+    )
     if file.size() != size:
         reason = f"the object has {file.size()} bytes, and the catalog says {size}"
         report(Finding("problem", reason, path, offset=descriptor.base))

@@ -22,8 +22,10 @@ from danube_trio._core.frame import (
     frame_time,
 )
 from danube_trio._core.index import SparseIndex
+from danube_trio._core.times import moment
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import Fault, SegmentWalk, Stretch, find_after
+from danube_trio.clocks import UNKNOWN
 
 __all__ = ["Finding", "Preview", "SegmentCheck", "Severity", "preview", "torn_reason"]
 
@@ -70,6 +72,8 @@ class SegmentCheck:
         batch_offset, batch_position: after the last whole batch.
         records: how many frames were good, of records from `start_offset` on.
         first_time, last_time: append times (us) of the first and last of them.
+        late: how many have a time that is not believed.
+        believed_time: the first one that is, 0 if none is.
         fault: what is there instead of a frame where the check ended, or None.
         damaged: it found, and stepped over, frames that are bad.
     """
@@ -84,6 +88,7 @@ class SegmentCheck:
         index_path: str = "",
         earliest_time: int = 0,
         start_offset: int = 0,
+        latest_time: int = UNKNOWN,
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.offset: int = base
@@ -93,6 +98,9 @@ class SegmentCheck:
         self.records = 0
         self.first_time = 0
         self.last_time = earliest_time
+        self.late = 0
+        self.believed_time = 0
+        self._latest_time = latest_time
         self.fault: Fault | None = None
         self.damaged = False
         self._start_offset = start_offset
@@ -159,6 +167,16 @@ class SegmentCheck:
             if time < self.last_time:
                 reason = "the append time is lower than that of the record before"
                 yield Finding("warning", reason, self._path, at, offset)
+            if time > self._latest_time:
+                self.late += 1
+                if self.late == 1:
+                    reason = (
+                        f"the append time is ahead of the clock, {moment(time / 1e6)}: readers by "
+                        f"time and retention take it for unknown"
+                    )
+                    yield Finding("note", reason, self._path, at, offset)
+            else:
+                self.believed_time = self.believed_time or time
             self.first_time = self.first_time or time
             self.last_time = time
             if offset == self.batch_offset:

@@ -36,6 +36,7 @@ from danube_trio._core.log import Intake, LogState, Marks
 from danube_trio._core.meters import Meters
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._core.stats import WalStatistics
+from danube_trio._core.times import LATEST_US, microseconds, moment
 from danube_trio._engine.files.presence import LostFileError
 from danube_trio._engine.files.space import no_space
 from danube_trio._engine.log.append_queue import AppendQueue
@@ -45,6 +46,7 @@ from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.housekeeping import keeping_house
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
+from danube_trio.clocks import too_far_ahead
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
@@ -78,7 +80,7 @@ class Engine:
         names: LogNames | None = None,
         segments: SegmentList | None = None,
         active: SparseIndex | None = None,
-        last_time: int = 0,
+        times: Sequence[int] = (),
         notes: Sequence[str] = (),
         tier: CloudTier | None = None,
         log_id: str = "",
@@ -91,11 +93,15 @@ class Engine:
         self.names = names
         self.log = LogState(marks)
         self.marks = marks
-        self.intake = Intake(config.max_pending_bytes, last_time)
+        last_time = self._believed(times)
+        self.intake = Intake(
+            config.max_pending_bytes, last_time, round(config.max_clock_ahead * 1e6)
+        )
         self.cache = BlockCache(config.cache_capacity, config.cache_bytes, marks.next_offset)
         end = marks.next_offset
         self.segments = segments if segments is not None else SegmentList([], end)
         self.active = active if active is not None else SparseIndex(end)
+        self.active_since = 0.0  # its first record was written, by the loop's clock
         self.indexes = KeptIndexes()
         # Sealed, index file not written yet. If none can be written they do not pile up in memory:
         # whoever needs a file that is missing does without.
@@ -118,6 +124,7 @@ class Engine:
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.notes = tuple(notes)
         self.unlocked = False  # the directory is anybody's again
+        self.times_fell = False
         self.meters = Meters(trio.lowlevel.current_clock().current_time)
 
     # ---- what readers ask
@@ -200,8 +207,8 @@ class Engine:
     def accept(self, records: Records, size_bytes: int) -> int:
         """Take the next offsets and queue the records, in one step. Returns the first offset."""
         now = int(self.clock() * 1e6)
-        if not 0 <= now < 1 << 63:
-            raise ValueError(f"the clock says {now} us since 1970, which no trailer can hold")
+        if not 0 <= now < LATEST_US:
+            microseconds(now / 1e6, "the clock's time")
         first = self.marks.accept(len(records))
         self.intake.put(records, size_bytes, now)
         if self.disk is None:
@@ -210,6 +217,34 @@ class Engine:
             self.meters.ages.accepted(self.marks.next_offset)
             self.writer_bell.ring()
         return first
+
+    def _believed(self, times: Sequence[int]) -> int:
+        """The newest of these append times (us) that the log can go on from."""
+        if not times:
+            return 0
+        now, ahead = self.clock(), self.config.max_clock_ahead
+        if not 0 <= now < LATEST_US / 1e6:
+            return max(times)  # no time at all: appends will be refused
+        now_us, ahead_us = round(now * 1e6), round(ahead * 1e6)
+        believed = [time for time in times if not too_far_ahead(time, now_us, ahead_us)]
+        if len(believed) < len(times):
+            log.warning(
+                "%s: records have append times up to %s, and the clock says %s: those further "
+                "ahead of it than max_clock_ahead=%s s are taken for unknown. If it is the clock "
+                "that is wrong, set it; if it was, `danube-trio repair` mends what is only here",
+                *(self.config.dir, moment(max(times) / 1e6), moment(now), ahead),
+            )
+        return max(believed, default=0)
+
+    def times_fall(self, time: int) -> None:
+        """The next segment begins with an append time that is lower than what is before."""
+        if not self.times_fell:
+            log.warning(
+                "%s: append times go on from %s, and were %s before: the clock was ahead, or is "
+                "behind",
+                *(self.config.dir, moment(time / 1e6), moment(self.active.last_time / 1e6)),
+            )
+        self.times_fell = True
 
     def _settle_in_memory(self, first: int) -> None:
         batches, size = self.intake.take(0)
@@ -228,6 +263,8 @@ class Engine:
         if self.log.broken:
             return
         self.marks.written(block.end)
+        if block.start == self.active.base:
+            self.active_since = self.meters.now()
         self.active.add_block(block)
         self.intake.release(accepted_bytes)
         if self.cloud is not None:

@@ -79,7 +79,10 @@ class _Flusher:
             if work is not None:
                 block, accepted_bytes = work
                 full = tail.position + len(block.data) > self._segment_limit
-                if tail.position and (full or log.roll_wanted):
+                falls = block.first_time < self._engine.active.last_time
+                if falls:
+                    self._engine.times_fall(block.first_time)
+                if tail.position and (full or falls or log.roll_wanted):
                     await self._roll()
                 await self._write(block, accepted_bytes)
             elif log.roll_wanted:

@@ -51,6 +51,7 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.life import Phase
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
+from danube_trio._core.times import moment
 from danube_trio._engine.files.presence import LostFileError
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.files.space import give_back, no_space, remove_each, save_trim
@@ -58,6 +59,7 @@ from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio.catalog import CatalogSession
+from danube_trio.clocks import SteadyClock
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
 __all__ = ["Janitor"]
@@ -100,6 +102,14 @@ class Janitor:
         self._left: list[str] = []  # files that nothing needs, and that could not be removed
         self._finished = False  # no trim any more
         self._meter = engine.meters.task("janitor")
+        self._clock: SteadyClock | None = None
+        if engine.config.retain_age is not None:
+            ahead, newest = engine.config.max_clock_ahead, engine.intake.last_time / 1e6
+            self._clock = SteadyClock(engine.clock, engine.meters.now, ahead, newest)
+        if self._segment_age is not None and engine.active.size_bytes:
+            # What an earlier opening began: of its age only the wall clock knows, and may be wrong.
+            age = max(0.0, engine.clock() - engine.active.first_time / 1e6)
+            engine.active_since = engine.meters.now() - age
 
     async def run(self) -> None:
         """Go round until the log leaves the OPEN phase."""
@@ -200,12 +210,14 @@ class Janitor:
             return
         if config.retain_bytes is None and config.retain_age is None:
             return
+        now = self._now()
         start = retained_start(
             self._extents(),
             active_bytes=engine.active.size_bytes,
             max_bytes=config.retain_bytes,
-            max_age=config.retain_age,
-            now=engine.clock(),
+            max_age=config.retain_age if now is not None else None,
+            now=now or 0.0,
+            max_ahead=config.max_clock_ahead,
         )
         if start <= engine.marks.start_offset:
             return
@@ -213,6 +225,20 @@ class Janitor:
             engine.cloud.want_start(start)
         else:
             await self.trim(start)
+
+    def _now(self) -> float | None:
+        """The time for retention by age, if it is believed."""
+        clock = self._clock
+        if clock is None:
+            return None
+        doubted, now = clock.doubted, clock.now()
+        if clock.doubted is not None and doubted is None:
+            log.warning(
+                "%s: the clock says %s, which is far ahead of what it can be: retention by age "
+                "waits until that has stood for a while",
+                *(self._engine.config.dir, moment(clock.doubted)),
+            )
+        return now
 
     def _extents(self) -> list[Segment]:
         """Every sealed segment once, wherever it is, oldest first."""
@@ -281,9 +307,10 @@ class Janitor:
 
     def _age_segment(self) -> None:
         """Ask the flusher to seal an active segment that is old enough."""
-        engine = self._engine
-        age, first = self._segment_age, engine.active.first_time
-        if age is not None and first and engine.clock() - first / 1e6 >= age:
+        engine, age = self._engine, self._segment_age
+        if age is None or not engine.active.size_bytes:
+            return
+        if engine.meters.now() - engine.active_since >= age:
             engine.ask_for_roll()
 
     @property

@@ -310,7 +310,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             names=directory.names,
             segments=recovered.segments,
             active=recovered.active,
-            last_time=recovered.last_time,
+            times=_times(recovered, tier),
             notes=recovered.notes,
             tier=tier,
             log_id=directory.meta.log,
@@ -422,6 +422,13 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         )
         error.__cause__ = engine.log.failure
         return error
+
+
+def _times(recovered: Recovered, tier: CloudTier | None) -> list[int]:
+    """Append times (us) of the log, as far as they are known without reading."""
+    runs = [*recovered.segments, recovered.active, *(tier.objects if tier is not None else ())]
+    times = [time for run in runs for time in (run.first_time, run.last_time)]
+    return [time for time in (recovered.last_time, *times) if time]
 
 
 def _holder() -> str:

@@ -17,6 +17,7 @@ looks again before the reader hears of it, and the reader finds its cursor below
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -104,6 +105,7 @@ class _FollowedSource:
         cloud: tuple[CloudStore, Catalog] | None,
     ) -> None:
         self.config = config
+        self.clock = time.time
         self._catalog = cloud[1] if cloud is not None else None
         self._meta = directory.meta
         self.codec = CODECS[directory.meta.codec]

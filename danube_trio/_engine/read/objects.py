@@ -101,6 +101,7 @@ class CloudTier:
         # The objects whose times were looked through last, and what was found.
         self._timed: tuple[Descriptor, ...] = ()
         self._latest: list[int] = []
+        self._latest_time = 0
 
     @classmethod
     def of(
@@ -141,15 +142,28 @@ class CloudTier:
     def before_time(self, time: int) -> int | None:
         """The newest known offset that all before it is older than `time` (us); None: all is."""
         segments = self.objects.state.segments
-        if self._timed is not segments:
-            self._timed, self._latest = segments, latest_times(segments)
+        self._look_through_times()
         i = bisect_left(self._latest, time)
-        if i == len(segments):
-            return None
-        index = segments[i].index
+        return None if i == len(segments) else self.before_time_in(segments[i], time)
+
+    def before_time_in(self, descriptor: Descriptor, time: int) -> int:
+        """The same, in this object: its base, if all in it may be as late."""
+        index = descriptor.index
         older = bisect_left(index, time, key=lambda entry: entry[2])
         known = older and index[older - 1][2]  # an index that has no times has zeros
-        return index[older - 1][0] if known else segments[i].base
+        return index[older - 1][0] if known else descriptor.base
+
+    @property
+    def latest_time(self) -> int:
+        """The latest time (us) of a record that is known, 0 if there is none."""
+        self._look_through_times()
+        return self._latest_time
+
+    def _look_through_times(self) -> None:
+        segments = self.objects.state.segments
+        if self._timed is not segments:
+            self._timed, self._latest = segments, latest_times(segments)
+            self._latest_time = max((d.last_time for d in segments), default=0)
 
     async def fetch(self, offset: int) -> Block:
         """The verified stretch that holds `offset`. Always a checkpoint.

@@ -15,6 +15,8 @@ piece                  the cursor
 `Block`                goes on to the end of the records that are handed out
 `Gap`                  goes on to its end, and the gap is handed out
 `Passed`               goes on to its end: a search by time needs nothing of what is passed
+`Block` with a time    goes on behind it, if what follows is older: see `source.pass_by`
+that is not believed
 none                   stays: ask again
 =====================  ===================================================================
 
@@ -34,7 +36,7 @@ from danube_trio._core.frame import Block, frame_time
 from danube_trio._core.route import Tier
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._engine.read.shelves import Piece, Shelves
-from danube_trio._engine.read.source import ReaderSource, StartPosition, resolve
+from danube_trio._engine.read.source import ReaderSource, StartPosition, pass_by, resolve
 from danube_trio.errors import CorruptDataError, LogClosedError
 from danube_trio.message import Gap, Record
 
@@ -77,6 +79,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         self._end = end if end is not None else NO_LIMIT
         self._count = count if count is not None else NO_LIMIT
         self._cursor, self._time = resolve(source, start)
+        self._onward = 0  # where a search by time goes on, if not behind a block
         self._items: list[object] = []
         self._next = 0
         self._busy = False
@@ -204,6 +207,9 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
                 end = piece.end
             assert cursor <= end <= piece.end, (cursor, end, piece)
             self._cursor = end
+            if self._onward > end:
+                self._cursor, self._onward = self._onward, 0
+                break
         if self._items:
             return True
         if self._cursor >= self._end or self._count <= 0:
@@ -241,13 +247,20 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         return first, min(last, first + self._count)
 
     def _skip_to_time(self, block: Block, first: int) -> int:
-        """Index of the first record at or after the wanted time; times never fall."""
+        """Index of the first record at or after the wanted time; in a block times never fall."""
+        count = block.end - block.start
         if block.last_time and block.last_time < self._time:
-            return block.end - block.start
+            return count
         ends = block.positions[first + 1 :]
         found = first + bisect_left(ends, self._time, key=lambda end: frame_time(block.data, end))
-        if found < block.end - block.start:
-            self._time = 0
+        if found == count:
+            return count
+        offset, time = block.start + found, frame_time(block.data, block.positions[found + 1])
+        onward = pass_by(self._source, offset, time, self._time)
+        if onward > offset:
+            self._onward = onward
+            return count
+        self._time = 0
         return found
 
 

@@ -11,6 +11,7 @@ the start.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -83,6 +84,7 @@ class _ReplicaSource:
         poll_seconds: float,
     ) -> None:
         self.config = config
+        self.clock = time.time
         self.disk: Disk | None = None
         self.names: LogNames | None = None
         self.codec = CODECS[state.codec]

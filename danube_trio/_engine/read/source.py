@@ -6,6 +6,7 @@ and their indexes. `resolve` turns a `StartPosition` into a cursor.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import attrs
@@ -19,10 +20,11 @@ from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.times import microseconds
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
+from danube_trio.clocks import Run, find_time, latest_believed
 from danube_trio.config import WalConfig
 from danube_trio.errors import OffsetTrimmedError
 
-__all__ = ["ReaderSource", "StartPosition", "resolve"]
+__all__ = ["ReaderSource", "StartPosition", "pass_by", "resolve"]
 
 
 @attrs.frozen
@@ -55,6 +57,8 @@ class StartPosition:
     def timestamp(cls, seconds: float) -> StartPosition:
         """The first record appended at or after this time (seconds since 1970-01-01 UTC).
 
+        Records whose append time is further ahead of the reader's clock than
+        ``WalConfig.max_clock_ahead`` may be of any time: they are found with what follows them.
         A time in milliseconds, as a message's `publish_time` may be, is a ValueError that has the
         value in seconds.
         """
@@ -65,6 +69,7 @@ class ReaderSource(Protocol):
     """What a reader reads from: an open log, or a follower of another process's log."""
 
     config: WalConfig
+    clock: Callable[[], float]
     codec: Codec
     marks: Marks
     disk: Disk | None
@@ -114,10 +119,47 @@ def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
     return start.value, 0
 
 
+def pass_by(source: ReaderSource, offset: int, found: int, time: int) -> int:
+    """Where the search for `time` goes on at a record with the time `found`, which is not earlier.
+
+    At its `offset` if it is the wanted one; see `find_time`.
+    """
+    latest = latest_believed(time, source.clock(), source.config.max_clock_ahead)
+    if found <= latest:
+        return offset
+    runs = (run for run in _runs(source) if run[0] > offset)
+    return find_time(runs, time, latest, source.visible_end, offset)
+
+
+def _runs(source: ReaderSource) -> Iterator[Run]:
+    """All that there is, in order, in parts in which append times do not fall."""
+    if source.disk is None and source.tier is None:
+        for block in source.cache.blocks():
+            yield block.start, block.first_time, block.last_time
+        return
+    end = 0
+    for descriptor in source.tier.objects if source.tier is not None else ():
+        yield descriptor.base, descriptor.first_time, descriptor.last_time
+        end = descriptor.end
+    for segment in source.segments:
+        if segment.base >= end:
+            yield segment.base, segment.first_time, segment.last_time
+    if len(source.active):
+        yield source.active.base, source.active.first_time, source.active.last_time
+
+
 def _cursor_for_time(source: ReaderSource, time: int) -> int:
     """The newest known offset that all before it is older than `time` (us)."""
-    active = source.active
-    if source.disk is None and source.tier is None:  # all that there is is in memory
+    active, tier = source.active, source.tier
+    in_memory = source.disk is None and tier is None
+    newest = max(source.segments.latest_time, tier.latest_time if tier is not None else 0)
+    latest = latest_believed(time, source.clock(), source.config.max_clock_ahead)
+    if newest > latest or (in_memory and source.cache.times_fell):
+        found = find_time(_runs(source), time, latest, source.visible_end)
+        object_ = tier.objects.find(found) if tier is not None else None
+        if tier is not None and object_ is not None:
+            found = tier.before_time_in(object_, time)
+    elif in_memory:  # all that there is is in memory
         found = source.cache.before_time(time)
     else:
         found = source.segments.base_for_time(time, active.first_time if len(active) else 0)
