@@ -29,7 +29,8 @@ class RetentionPolicy(enum.Enum):
     """When stored messages may go."""
 
     RETAIN_UNTIL_ACK = "RetainUntilAck"
-    """When every subscription has settled them. While there is no subscription, nothing goes."""
+    """When every subscription of the topic has settled them, in use or not, as the metadata store
+    says in each round. While there is no subscription, nothing goes."""
     RETAIN_UNTIL_EXPIRE = "RetainUntilExpire"
     """When they are older than ``retention_period``, acknowledged or not."""
 
