@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -209,6 +210,17 @@ async def test_a_reader_of_the_log_itself_holds_nothing_and_is_told() -> None:
             with pytest.raises(OffsetTrimmedError):
                 await overtaken.next_batch()
             await overtaken.aclose()
+
+
+async def test_what_keeps_holds_nothing_against_another_dispatch() -> None:
+    metadata = MemoryMetadata()
+    async with a_log() as storage:
+        keep = ReliableOptions(retention_policy=RetentionPolicy.KEEP)
+        async with over(storage, metadata, keep) as keeping, over(storage, metadata) as freeing:
+            await fill(keeping, 40)
+            await settle_and_save(keeping, "billing", 40)
+            assert await keeping.apply_retention() == 0
+            assert await freeing.apply_retention() > 25
 
 
 @pytest.mark.parametrize("when", ["before", "between", "after"])
@@ -484,3 +496,49 @@ async def test_a_first_save_whose_answer_was_lost_is_no_doubt_once_it_is_seen() 
         assert await here.apply_retention() == 0
         await settle_and_save(there, "audit", 40)
         assert await here.apply_retention() > 25
+
+
+# ---- a log that was handed in
+
+
+@pytest.mark.parametrize("what", ["wal", "storage"])
+@pytest.mark.parametrize("policy", [None, RetentionPolicy.KEEP], ids=["default", "KEEP"])
+async def test_nothing_of_a_log_that_was_handed_in_is_freed_unless_that_was_said(
+    what: str, policy: RetentionPolicy | None, autojump_clock: MockClock
+) -> None:
+    options = ReliableOptions(1, policy)
+    config = StorageConfig(dir="/data", wal=attrs.evolve(CONFIG, dir=None))
+    async with open_storage(config, disk=SimDisk()) as many, a_log() as one:
+        storage = one if what == "wal" else many
+        async with over(storage, None, options) as dispatch:
+            await fill(dispatch, 40)
+            await settle_and_save(dispatch, "billing", 40)
+            await trio.sleep(1000)
+            assert await dispatch.apply_retention() == 0
+            assert await storage.start_offset(TOPIC) == 0
+
+
+async def test_that_a_log_which_was_handed_in_is_freed_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "danube_trio.dispatch")
+    async with a_log() as storage, over(storage, None) as dispatch:
+        await fill(dispatch, 20)
+        await settle_and_save(dispatch, "billing", 5)
+        assert await dispatch.apply_retention() == 0
+        assert "frees" not in caplog.text
+        for _ in range(2):
+            await fill(dispatch, 20)
+            await settle_and_save(dispatch, "billing", 15)
+            assert await dispatch.apply_retention() > 0
+    (record,) = [record for record in caplog.records if "frees" in record.message]
+    assert record.levelno == logging.INFO
+    assert f"retention of {TOPIC} (RETAIN_UNTIL_ACK)" in record.message
+
+
+async def test_the_segments_of_a_dispatchs_own_are_freed_by_default() -> None:
+    cache = TopicCache(InMemoryStorage())
+    async with ReliableDispatch(TOPIC, ReliableOptions(1), cache) as dispatch:
+        await fill(dispatch, 40)
+        await settle_and_save(dispatch, "billing", 40)
+        assert await dispatch.apply_retention() > 25

@@ -293,14 +293,18 @@ def test_poison_goes_to_the_dead_letters_and_comes_back(name: str, tmp_path: Pat
 
 
 @through_every_door
-def test_a_dispatch_frees_nothing_that_another_needs(name: str, tmp_path: Path) -> None:
+def test_a_dispatch_frees_nothing_by_default_and_nothing_that_another_needs(
+    name: str, tmp_path: Path
+) -> None:
     async def scenario(door: Door) -> None:
         config = WalConfig(dir=str(tmp_path), segment_bytes=2000, preallocate_bytes=0)
         options = ReliableOptions(retention_policy=RetentionPolicy.RETAIN_UNTIL_ACK)
+        keep = ReliableOptions(retention_policy=RetentionPolicy.KEEP)
         async with door.open_wal(config) as wal:
             storage = door.wal_storage(wal)
             async with (
                 door.dispatch(TOPIC, storage, options=options) as one,
+                door.dispatch(TOPIC, storage, options=keep) as keeping,
                 door.dispatch(TOPIC, storage) as other,
             ):
                 for i in range(60):
@@ -313,6 +317,8 @@ def test_a_dispatch_frees_nothing_that_another_needs(name: str, tmp_path: Path) 
                 await billing.flush()
                 assert await one.apply_retention() == 0
                 await other.remove_subscription("audit")
+                assert await other.apply_retention() == 0
+                assert await keeping.apply_retention() == 0
                 assert await one.apply_retention() > 0
 
     DOORS[name].run(scenario)

@@ -8,7 +8,7 @@ What goes is a whole number of segments below all of these:
 * RETAIN_UNTIL_EXPIRE: the first message that is younger than the retention period.
 * whatever a reader of the topic has not handed out yet.
 
-Each dispatch frees by its own policy.
+Each dispatch frees by its own policy. KEEP frees nothing, and holds nothing against another's.
 
 **The order of a round.** What subscriptions here need that the stores may not show: where they were
 moved back to, or begin. Then what the stores say, the least of all of it, and then, with the guard
@@ -48,6 +48,7 @@ class Retention:
         period: seconds; the age at which messages go with RETAIN_UNTIL_EXPIRE.
         interval: seconds between two rounds.
         clock: seconds since 1970.
+        handed_in: the log is somebody else's, who is told once that something of it went.
     """
 
     store: TopicStore
@@ -55,10 +56,13 @@ class Retention:
     period: float
     interval: float
     clock: Callable[[], float]
+    handed_in: bool
     _done: int | None = None  # what the last round freed up to: no reason to use the log again
 
     async def run(self) -> None:
         """A round every `interval`, until cancelled."""
+        if self.policy is RetentionPolicy.KEEP:
+            return
         failing = False
         while True:
             await trio.sleep(self.interval)
@@ -77,8 +81,9 @@ class Retention:
 
     async def apply(self) -> int:
         """One round; returns the first offset that still exists. Raises like log and store."""
-        self._done = None
-        await self._round()
+        if self.policy is not RetentionPolicy.KEEP:
+            self._done = None
+            await self._round()
         return await self.store.start_offset()
 
     async def _round(self) -> None:
@@ -102,8 +107,18 @@ class Retention:
         if may_go > start:
             needs.freed = max(needs.freed, may_go)
             await self.store.log.free(may_go)
+            before, start = start, await self.store.start_offset()
             if may_go == needs.freed:  # else another round may still free more
-                needs.freed = await self.store.start_offset()
+                needs.freed = start
+            if self.handed_in and start > before:
+                self.handed_in = False
+                log.info(
+                    "retention of %s (%s) frees messages of the log that was handed in, from now "
+                    "on: it begins at %d",
+                    self.store.topic,
+                    self.policy.name,
+                    start,
+                )
         self._done = may_go
 
     async def _settled_by_all(self) -> int:

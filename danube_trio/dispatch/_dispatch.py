@@ -34,6 +34,7 @@ from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
 from danube_trio.dispatch._opening import cursor_of, keeper_of
 from danube_trio.dispatch._options import (
     ReliableOptions,
+    RetentionPolicy,
     SubscriptionOptions,
     check_name,
 )
@@ -128,6 +129,8 @@ class ReliableDispatch:
     ) -> ReliableDispatch:
         """Over a log, usually ``WalStorage.from_wal(wal)``, which stays its opener's.
 
+        So nothing of it is freed, unless the options have a `RetentionPolicy` that does.
+
         Over an open `Storage`, `metadata` and `metadata_root` are its own unless given. `cache` is
         Danube's; not used.
         """
@@ -190,9 +193,12 @@ class ReliableDispatch:
         return self
 
     def _retention_of(self, store: TopicStore) -> Retention:
-        options = self.options
+        options, handed_in = self.options, self._storage is not None
+        policy = options.retention_policy
+        if policy is None:
+            policy = RetentionPolicy.KEEP if handed_in else RetentionPolicy.RETAIN_UNTIL_ACK
         period, interval = options.retention_period, options.retention_interval
-        return Retention(store, options.retention_policy, period, interval, self._clock)
+        return Retention(store, policy, period, interval, self._clock, handed_in)
 
     @enable_ki_protection
     async def __aexit__(

@@ -28,6 +28,9 @@ MIB = 1 << 20
 class RetentionPolicy(enum.Enum):
     """When stored messages may go."""
 
+    KEEP = "Keep"
+    """Never: nothing is freed. What else frees them (another dispatch, a log's own retention, a
+    trim) is not kept from it."""
     RETAIN_UNTIL_ACK = "RetainUntilAck"
     """When every subscription of the topic has settled them, in use or not, as the metadata store
     says in each round. While there is no subscription, nothing goes."""
@@ -87,14 +90,15 @@ class ReliableOptions:
     Attributes:
         segment_size: MiB of messages after which a new segment begins. Retention frees whole
             segments. (A log that is handed in keeps its own ``segment_bytes``.)
-        retention_policy: when messages may go.
+        retention_policy: when messages may go. None: KEEP over a log that is handed in (its
+            opener says who frees it), RETAIN_UNTIL_ACK in the segments of a `TopicCache`.
         retention_period: seconds; the age at which they go with RETAIN_UNTIL_EXPIRE.
         retention_interval: seconds between two rounds of retention. Danube's is 10, too.
     """
 
     segment_size: int = _count(64, 1, 1 << 20)
-    retention_policy: RetentionPolicy = attrs.field(
-        default=RetentionPolicy.RETAIN_UNTIL_ACK, converter=RetentionPolicy
+    retention_policy: RetentionPolicy | None = attrs.field(
+        default=None, converter=attrs.converters.optional(RetentionPolicy)
     )
     retention_period: float = _seconds(3600.0, 0, 1e10)
     retention_interval: float = _seconds(10.0, 0.001, 1e6)
