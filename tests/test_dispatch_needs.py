@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,13 +14,15 @@ import trio
 from topics import CURSOR, DANUBE_CURSOR, TOPIC, Metadata, settle
 from trio.testing import MockClock
 
-from danube_trio import StartPosition, StorageConfig, WalConfig, WalStorage, open_wal
+from danube_trio import StartPosition, StorageConfig, Wal, WalConfig, WalStorage, open_wal
 from danube_trio.dispatch import (
     InMemoryStorage,
+    PoisonPolicy,
     ReliableDispatch,
     ReliableOptions,
     RetentionPolicy,
     Subscription,
+    SubscriptionOptions,
     TopicCache,
 )
 from danube_trio.dispatch._cursor import CursorState
@@ -542,3 +545,48 @@ async def test_the_segments_of_a_dispatchs_own_are_freed_by_default() -> None:
         await fill(dispatch, 40)
         await settle_and_save(dispatch, "billing", 40)
         assert await dispatch.apply_retention() > 25
+
+
+# ---- dead letters
+
+
+@pytest.mark.parametrize("period", [None, 600.0])
+async def test_dead_letters_that_are_older_than_their_period_go(
+    period: float | None, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    def clock() -> float:
+        return 1e9 + trio.current_time()
+
+    options = SubscriptionOptions(
+        poison_policy=PoisonPolicy.DEAD_LETTER, max_redeliveries=0, dead_letter_period=period
+    )
+
+    async def bury(subscription: Subscription, count: int) -> None:
+        end = subscription.end + count
+        for _ in range(count):
+            async with subscription.take() as message:
+                message.reject("no")
+        await subscription.wait_settled(end)
+
+    dead_config = attrs.evolve(CONFIG, dir="/dead")
+    async with open_wal(dead_config, disk=SimDisk(), clock=clock) as dead, a_log() as storage:
+        letters: Wal = dead
+        dispatch = over(
+            storage,
+            None,
+            ReliableOptions(),
+            dead_letter_storage=WalStorage.from_wal(letters),
+            clock=clock,
+        )
+        async with dispatch:
+            await fill(dispatch, 50)
+            billing = await dispatch.add_subscription("billing", options)
+            await bury(billing, 25)
+            await trio.sleep(500)
+            await bury(billing, 15)
+            assert letters.start_offset == 0
+            await trio.sleep(200)
+            start = letters.start_offset
+            assert start == 0 if period is None else 10 < start <= 25
+            assert await billing.redrive() == 40 - start
+            assert await storage.start_offset(TOPIC) == 0

@@ -59,13 +59,14 @@ class Retention:
     handed_in: bool
     _done: int | None = None  # what the last round freed up to: no reason to use the log again
 
-    async def run(self) -> None:
+    async def run(self, *, at_once: bool = False) -> None:
         """A round every `interval`, until cancelled."""
         if self.policy is RetentionPolicy.KEEP:
             return
         failing = False
         while True:
-            await trio.sleep(self.interval)
+            await trio.sleep(0 if at_once else self.interval)
+            at_once = False
             try:
                 await self._round()
             except (DanubeError, OSError, ValueError) as error:

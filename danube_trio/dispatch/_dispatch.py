@@ -68,7 +68,7 @@ class ReliableDispatch:
             topics of one name share a metadata store under different roots.
         dead_letter_storage: where dead letters are appended, under the topic that each
             subscription names; None: the storage that the topic is in.
-        clock: seconds since 1970, for retention by age.
+        clock: seconds since 1970, for retention by age, and on dead letters.
         save_grace: how many seconds leaving waits for a metadata store that does not answer.
 
     Raises, on entering:
@@ -363,7 +363,7 @@ class ReliableDispatch:
             if there is not None:
                 await self._put_away(there)
             letters = await letters_of(
-                self._dead_letter_storage or self._storage, options, store.log, self.topic, name
+                self._dead_letter_storage or self._storage, options, store, name, self._clock
             )
             async with store.needs.guard:  # a round that is freeing comes to its end first
                 self._adding = True

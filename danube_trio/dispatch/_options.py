@@ -125,6 +125,9 @@ class SubscriptionOptions:
             one, up to the maximum.
         poison_policy: what becomes of poison.
         dead_letter_topic: where to; None: ``<topic>-<subscription>-dead``.
+        dead_letter_period: seconds that dead letters stay. Older ones go, in whole segments of
+            their topic, brought back or not, and whoever's they are; None: they stay. (By size:
+            ``WalConfig.retain_bytes`` of a log that is handed in for them.)
         count_crashes: a message that a crash of this process found in consumers' hands has failed
             once more. For work that may take the process down with it; costs one write to the
             metadata store each time messages are handed out. Off: a crash burns no attempt.
@@ -150,6 +153,7 @@ class SubscriptionOptions:
     backoff_max: float = _seconds(60.0, 0, 1e9)
     poison_policy: PoisonPolicy = attrs.field(default=PoisonPolicy.BLOCK, converter=PoisonPolicy)
     dead_letter_topic: str | None = None
+    dead_letter_period: float | None = _seconds(None, 0, 1e10)
     count_crashes: bool = False
     save_interval: float = _seconds(0.1, 0, 1e6)
     max_unsaved_acks: int | None = _count(10_000, 1, 1 << 40, optional=True)

@@ -319,6 +319,7 @@ class Subscription:
                     nursery.start_soon(self._saving.run)
                     if self._letters is not None:
                         nursery.start_soon(bury, state, self._letters)
+                        nursery.start_soon(self._letters.keep_young)
         finally:
             state.close()
             self._done.set()
