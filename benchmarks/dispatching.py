@@ -21,6 +21,7 @@ from danube_trio.dispatch import (
     Delivery,
     ReliableDispatch,
     ReliableOptions,
+    RetentionPolicy,
     Subscription,
     SubscriptionOptions,
     SubscriptionType,
@@ -32,6 +33,7 @@ __all__ = ["exclusive", "shared10", "shared100"]
 WINDOW = 1000
 PAYLOAD_BYTES = 100
 TOPIC = "/bench/dispatch"
+UNTIL_ACK = ReliableOptions(retention_policy=RetentionPolicy.RETAIN_UNTIL_ACK)
 
 
 async def _consume(subscription: Subscription, rest: list[int]) -> None:
@@ -91,7 +93,7 @@ async def _measure(context: Context, kind: SubscriptionType, consumers: int) -> 
             open_wal(config) as wal,
             open_metadata_directory(os.path.join(directory, "metadata")) as metadata,
             ReliableDispatch.new_with_persistent(
-                TOPIC, ReliableOptions(), None, WalStorage.from_wal(wal), metadata=metadata
+                TOPIC, UNTIL_ACK, None, WalStorage.from_wal(wal), metadata=metadata
             ) as dispatch,
         ):
             names = ("take", "batch", "run")

@@ -42,7 +42,10 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=RetentionPolicy, ids=lambda policy: policy.name)
+@pytest.fixture(
+    params=[RetentionPolicy.RETAIN_UNTIL_ACK, RetentionPolicy.RETAIN_UNTIL_EXPIRE],
+    ids=lambda policy: policy.name,
+)
 def options(request: pytest.FixtureRequest) -> ReliableOptions:
     return ReliableOptions(1, request.param, 60.0)
 
@@ -236,6 +239,8 @@ def test_settings_may_come_from_a_file() -> None:
     plain: dict[str, Any] = {"type": "key_shared", "poison_policy": "drop", "ack_timeout": None}
     options = SubscriptionOptions(**plain)
     assert (options.type.name, options.poison_policy.name) == ("KEY_SHARED", "DROP")
-    assert ReliableOptions(1, "RetainUntilExpire").retention_policy.name == "RETAIN_UNTIL_EXPIRE"
+    for policy in RetentionPolicy:
+        assert ReliableOptions(1, policy.value).retention_policy is policy
+    assert ReliableOptions().retention_policy is None
     with pytest.raises(ValueError, match="sharing"):
         SubscriptionOptions(type="sharing")

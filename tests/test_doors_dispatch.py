@@ -293,6 +293,38 @@ def test_poison_goes_to_the_dead_letters_and_comes_back(name: str, tmp_path: Pat
 
 
 @through_every_door
+def test_a_dispatch_frees_nothing_by_default_and_nothing_that_another_needs(
+    name: str, tmp_path: Path
+) -> None:
+    async def scenario(door: Door) -> None:
+        config = WalConfig(dir=str(tmp_path), segment_bytes=2000, preallocate_bytes=0)
+        options = ReliableOptions(retention_policy=RetentionPolicy.RETAIN_UNTIL_ACK)
+        keep = ReliableOptions(retention_policy=RetentionPolicy.KEEP)
+        async with door.open_wal(config) as wal:
+            storage = door.wal_storage(wal)
+            async with (
+                door.dispatch(TOPIC, storage, options=options) as one,
+                door.dispatch(TOPIC, storage, options=keep) as keeping,
+                door.dispatch(TOPIC, storage) as other,
+            ):
+                for i in range(60):
+                    await one.store_message(b"%d" % i * 20)
+                billing = await one.add_subscription("billing")
+                await other.add_subscription("audit")
+                async with billing.consumer() as consumer:
+                    while billing.end < 60:
+                        consumer.ack(await consumer.receive())
+                await billing.flush()
+                assert await one.apply_retention() == 0
+                await other.remove_subscription("audit")
+                assert await other.apply_retention() == 0
+                assert await keeping.apply_retention() == 0
+                assert await one.apply_retention() > 0
+
+    DOORS[name].run(scenario)
+
+
+@through_every_door
 def test_the_topics_store_reads_and_retention_frees(name: str, tmp_path: Path) -> None:
     async def scenario(door: Door) -> None:
         config = WalConfig(dir=str(tmp_path), segment_bytes=2000, preallocate_bytes=0)
@@ -477,7 +509,7 @@ KINDS: list[tuple[type, type, set[str]]] = [
     (
         danube_trio.dispatch.Subscription,
         _subscription.SubscriptionView,
-        {"take_over", "run_tasks", "finish", "close_unsaved"},
+        {"take_over", "run_tasks", "finish", "close_unsaved", "held_from"},
     ),
     (danube_trio.dispatch.Consumer, _consumer.ConsumerView, set()),
     (danube_trio.dispatch.Take, _consumer.TakeView, set()),
@@ -485,7 +517,7 @@ KINDS: list[tuple[type, type, set[str]]] = [
     (
         danube_trio.dispatch.TopicStore,
         _views._TopicStoreView,
-        {"not_freed", "first_needed", "end_now"},
+        {"not_freed", "end_now"},
     ),
 ]
 PLAIN = {"paused", "saved_end", "is_open", "topic"}  # marks: read where they are
@@ -510,7 +542,15 @@ BLOCKING: list[tuple[type, type, set[str]]] = [
     (
         danube_trio.dispatch.Subscription,
         blocking_dispatch.Subscription,
-        {"take_over", "run_tasks", "finish", "close_unsaved", "run_consumer", "run"},
+        {
+            "take_over",
+            "run_tasks",
+            "finish",
+            "close_unsaved",
+            "held_from",
+            "run_consumer",
+            "run",
+        },
     ),
     (
         danube_trio.dispatch.Consumer,
@@ -521,7 +561,7 @@ BLOCKING: list[tuple[type, type, set[str]]] = [
     (
         danube_trio.dispatch.TopicStore,
         blocking_dispatch.TopicStore,
-        {"not_freed", "first_needed", "end_now"},
+        {"not_freed", "end_now"},
     ),
     (danube_trio.Storage, BlockingStorage, set()),
     (danube_trio.WalStorage, BlockingWalStorage, {"check"}),

@@ -23,10 +23,17 @@ HERE = [name for name in DOORS if not DOORS[name].elsewhere]
 ASYNC_ONLY = {"aclose", "close_now", "receive", "receive_one"}
 # Of the engine's own parts, which are in its thread; nothing that a user calls.
 ENGINE_ONLY: dict[str, set[str]] = {
-    "Subscription": {"close_unsaved", "finish", "run_consumer", "run_tasks", "take_over"},
+    "Subscription": {
+        "close_unsaved",
+        "finish",
+        "held_from",
+        "run_consumer",
+        "run_tasks",
+        "take_over",
+    },
     "Consumer": {"ahead", "enter", "leave", "ordered"},
     "Take": {"leave"},
-    "TopicStore": {"end_now", "first_needed", "freed", "guard", "log", "not_freed"},
+    "TopicStore": {"end_now", "log", "needs", "not_freed"},
 }
 
 

@@ -22,14 +22,23 @@ from collections.abc import Callable
 import attrs
 
 from danube_trio import PersistentStorage, WalStorage
+from danube_trio.dispatch._ack_retention import Retention
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._log import PersistentLog, TopicLog
-from danube_trio.dispatch._options import PoisonPolicy, SubscriptionOptions, topic_parts
+from danube_trio.dispatch._options import (
+    PoisonPolicy,
+    RetentionPolicy,
+    SubscriptionOptions,
+    topic_parts,
+)
+from danube_trio.dispatch._store import TopicStore
 from danube_trio.message import StreamMessage
 
 __all__ = ["DeadLetters", "dead_letter", "letters_of", "redriven"]
 
 MAX_REASON = 1000  # characters; a guess at what is worth keeping
+# How often old letters are looked for: ten times in their period, within these seconds (a guess).
+LOOK_LEAST, LOOK_MOST = 10.0, 3600.0
 REDRIVEN = "x-redriven"
 HEADERS = (
     "x-original-topic",
@@ -76,19 +85,30 @@ class DeadLetters:
     original_topic: str
     subscription: str
     clock: Callable[[], float] = time.time
+    period: float | None = None
 
     async def bury(self, entry: Entry) -> int:
         """Append a message; returns its offset there. Raises like the storage."""
         letter = dead_letter(entry, self.original_topic, self.subscription, self.clock())
         return await self.storage.append_message(self.topic, letter)
 
+    async def keep_young(self) -> None:
+        """Free those that are older than the period, until cancelled."""
+        if self.period is None:
+            return
+        interval = min(max(LOOK_LEAST, self.period / 10), LOOK_MOST)
+        store = TopicStore(self.topic, PersistentLog(self.storage, self.topic))
+        policy = RetentionPolicy.RETAIN_UNTIL_EXPIRE
+        retention = Retention(store, policy, self.period, interval, self.clock, handed_in=True)
+        await retention.run(at_once=True)
+
 
 async def letters_of(
     storage: PersistentStorage | None,
     options: SubscriptionOptions,
-    log: TopicLog,
-    topic: str,
+    store: TopicStore,
     subscription: str,
+    clock: Callable[[], float],
 ) -> DeadLetters | None:
     """Where the subscription's dead letters go, if it has any.
 
@@ -101,12 +121,14 @@ async def letters_of(
             "poison_policy=PoisonPolicy.DEAD_LETTER needs a dead_letter_storage, such as the "
             "WalStorage of another log"
         )
-    _refuse_own_log(storage, log)
+    topic = store.topic
+    _refuse_own_log(storage, store.log)
     target = options.dead_letter_topic or f"{topic}-{subscription}-dead"
     if topic_parts(target) == topic_parts(topic):
         raise ValueError(f"dead_letter_topic={target!r} is the topic that the messages come from")
     await storage.current_offset(target)  # a topic that the storage refuses is told now
-    return DeadLetters(storage, target, topic, subscription)
+    period = options.dead_letter_period
+    return DeadLetters(storage, target, topic, subscription, clock, period)
 
 
 def _refuse_own_log(dead: PersistentStorage, log: TopicLog) -> None:

@@ -2,7 +2,7 @@
 
 ::
 
-    enter --> open the log (of a TopicCache) --> load the subscriptions' ends --> retention
+    enter --> open the log (of a TopicCache) --> look which subscriptions are saved --> retention
     leave --> calls that come are refused --> no more takes --> last cursors are saved
           --> calls under way end --> tasks end --> the log is closed
 
@@ -28,11 +28,13 @@ from danube_trio.dispatch._ack_retention import Retention
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters, letters_of
 from danube_trio.dispatch._errors import SubscriptionClosedError
+from danube_trio.dispatch._known import KnownSubscriptions
 from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._log import Message, PersistentLog, TopicLog
-from danube_trio.dispatch._opening import cursor_of, keeper_of, retained_ends
+from danube_trio.dispatch._opening import cursor_of, keeper_of
 from danube_trio.dispatch._options import (
     ReliableOptions,
+    RetentionPolicy,
     SubscriptionOptions,
     check_name,
 )
@@ -67,11 +69,11 @@ class ReliableDispatch:
             topics of one name share a metadata store under different roots.
         dead_letter_storage: where dead letters are appended, under the topic that each
             subscription names; None: the storage that the topic is in.
-        clock: seconds since 1970, for retention by age.
+        clock: seconds since 1970, for retention by age, and on dead letters.
         save_grace: how many seconds leaving waits for a metadata store that does not answer.
 
     Raises, on entering:
-        StoreError, CorruptDataError: the saved cursors could not be read.
+        StoreError: the metadata store could not be read.
         What `open_wal` raises, if the segments are in files.
 
     Raises, on leaving:
@@ -106,7 +108,8 @@ class ReliableDispatch:
         self._store: TopicStore | None = None
         self._retention: Retention | None = None
         self._subscriptions: dict[str, Subscription] = {}
-        self._idle_ends: dict[str, int] = {}  # of subscriptions that are not open
+        self._known: KnownSubscriptions | None = None
+        self._adding = False  # a subscription that begins nobody knows where
         self._lock = trio.Lock()
         self._calls = Calls(f"the dispatch of {topic}")
         self._stack = AsyncExitStack()
@@ -128,6 +131,8 @@ class ReliableDispatch:
         save_grace: float = 5.0,
     ) -> ReliableDispatch:
         """Over a log, usually ``WalStorage.from_wal(wal)``, which stays its opener's.
+
+        So nothing of it is freed, unless the options have a `RetentionPolicy` that does.
 
         Over an open `Storage`, `metadata` and `metadata_root` are its own unless given. `cache` is
         Danube's; not used.
@@ -176,17 +181,27 @@ class ReliableDispatch:
             else:
                 raise ValueError("cache=None needs a storage: see new_with_persistent()")
             store = TopicStore(self.topic, topic_log)
-            self._idle_ends = await retained_ends(store, self._metadata, self._root, self.options)
+            known = KnownSubscriptions.of(store, self._metadata, self._root)
+            await known.look()
             self._manager = trio.open_nursery()
             nursery = await self._manager.__aenter__()
         except BaseException:
             await self._stack.aclose()
             raise
-        self._store = store
-        self._retention = Retention(self._store, self.options, self._ends, self._clock)
+        self._store, self._known = store, known
+        store.needs.dispatches[self._held] = known
+        self._retention = self._retention_of(store)
         self._nursery = nursery
         nursery.start_soon(self._supervise, self._retention.run, name="danube_trio retention")
         return self
+
+    def _retention_of(self, store: TopicStore) -> Retention:
+        options, handed_in = self.options, self._storage is not None
+        policy = options.retention_policy
+        if policy is None:
+            policy = RetentionPolicy.KEEP if handed_in else RetentionPolicy.RETAIN_UNTIL_ACK
+        period, interval = options.retention_period, options.retention_interval
+        return Retention(store, policy, period, interval, self._clock, handed_in)
 
     @enable_ki_protection
     async def __aexit__(
@@ -201,6 +216,8 @@ class ReliableDispatch:
         with trio.CancelScope(shield=True):
             errors += await self._finish_all()
             await self._calls.end()
+        assert self._store is not None
+        del self._store.needs.dispatches[self._held]
         nursery.cancel_scope.cancel()
         try:
             await self._leave_nursery(exc_type, exc, traceback)
@@ -294,8 +311,14 @@ class ReliableDispatch:
     # ---- subscriptions
 
     def subscriptions(self) -> dict[str, Subscription | None]:
-        """The topic's subscriptions by name; None for one that is saved and not open here."""
-        return {**dict.fromkeys(self._idle_ends), **self._subscriptions}
+        """The topic's subscriptions by name; None for one that is saved and not open here.
+
+        What others add and remove is seen when the metadata store is next asked: on entering, and
+        in each round of RETAIN_UNTIL_ACK.
+        """
+        known = self._known
+        saved = sorted(known.names | known.doubts.keys()) if known is not None else ()
+        return {**dict.fromkeys(saved), **self._subscriptions}
 
     async def add_subscription(
         self,
@@ -344,13 +367,18 @@ class ReliableDispatch:
             if there is not None:
                 await self._put_away(there)
             letters = await letters_of(
-                self._dead_letter_storage or self._storage, options, store.log, self.topic, name
+                self._dead_letter_storage or self._storage, options, store, name, self._clock
             )
-            subscription = await self._taken_over(name, options, letters, start)
-            self._open_store()  # not if it was left meanwhile: nobody would end its tasks
+            async with store.needs.guard:  # a round that is freeing comes to its end first
+                self._adding = True
+                store.needs.went_back += 1
+            try:
+                subscription = await self._taken_over(name, options, letters, start)
+                self._open_store()  # not if it was left meanwhile: nobody would end its tasks
+                self._subscriptions[name] = subscription
+            finally:
+                self._adding = False
             assert self._nursery is not None
-            del self._idle_ends[name]
-            self._subscriptions[name] = subscription
             task = f"danube_trio subscription {name}"
             self._nursery.start_soon(self._supervise, subscription.run_tasks, name=task)
             return subscription
@@ -363,41 +391,39 @@ class ReliableDispatch:
         start: StartPosition,
     ) -> Subscription:
         """Load or make its cursor, and save it as our own. Retention stands still meanwhile."""
-        store, retention = self._store, self._retention
-        assert store is not None and retention is not None
-        held = self._idle_ends.get(name)
-        async with store.guard:  # a round that has begun comes to its end first
-            self._idle_ends[name] = 0
+        store, known = self._store, self._known
+        assert store is not None and known is not None
         keeper = keeper_of(store, self._metadata, self._root, name)
         tries = 0
-        try:
-            while True:
-                cursor = await cursor_of(store, keeper, start)
-                subscription = Subscription(
-                    name, DispatchCore(options, cursor), keeper, store, letters, retention.bell.ring
-                )
-                held = cursor.end  # it may be saved from here on, whatever the answer is
-                try:
-                    await subscription.take_over()
-                    break
-                except FencedError:
-                    tries += 1
-                    if tries == 1:
-                        await keeper.claim()
-                    elif tries == TAKE_OVER_TRIES or not await keeper.is_claimed():
-                        raise
-        except BaseException:
-            del self._idle_ends[name]
-            if held is not None:
-                self._idle_ends[name] = held
-            retention.bell.ring()
-            raise
+        while True:
+            cursor = await cursor_of(store, keeper, start)
+            subscription = Subscription(name, DispatchCore(options, cursor), keeper, store, letters)
+            # It may be saved from here on, whatever the answer is.
+            known.doubts[name] = min(cursor.end, known.doubts.get(name, cursor.end))
+            try:
+                await subscription.take_over()
+                break
+            except FencedError:
+                known.doubts.pop(name, None)
+                tries += 1
+                if tries == 1:
+                    await keeper.claim()
+                elif tries == TAKE_OVER_TRIES or not await keeper.is_claimed():
+                    raise
+        known.names.add(name)
+        known.doubts.pop(name, None)
         return subscription
 
     async def remove_subscription(self, name: str) -> bool:
         """Close a subscription and forget its cursor; returns whether it was there.
 
-        Raises StoreError: it is closed, but may still be saved; call again.
+        Of one that is not open here, too: a program that has it open gets FencedError at its next
+        save. What it held goes in the next round of retention.
+
+        Raises:
+            StoreError: it is closed, but may still be saved; call again.
+            CorruptDataError: it is saved where older versions did that, and it cannot be told
+                whether it is this storage's.
         """
         check_name(name, "subscription")
         self._open_store()
@@ -406,38 +432,40 @@ class ReliableDispatch:
     async def _remove(self, name: str) -> bool:
         async with self._lock:
             store = self._open_store()  # not if it was left meanwhile: it is being saved
+            known = self._known
+            assert known is not None
             there = self._subscriptions.pop(name, None)
-            if there is None and name not in self._idle_ends:
-                return False
             if there is not None:
-                self._idle_ends[name] = there.kept_from
                 with trio.CancelScope(shield=True):
                     await there.close_unsaved()
-            await keeper_of(store, self._metadata, self._root, name).remove()
-            del self._idle_ends[name]
-            if self._retention is not None:
-                self._retention.bell.ring()
-            return True
+            found = await keeper_of(store, self._metadata, self._root, name).remove()
+            found = known.doubts.pop(name, None) is not None or found
+            known.names.discard(name)
+            return found or there is not None
 
     async def _put_away(self, failed: Subscription) -> None:
         """Close a subscription that has failed, so that it can be opened again."""
         error: BaseException | None = None
         with trio.CancelScope(shield=True):
             error = await failed.finish(self._grace)
-        self._idle_ends[failed.name] = failed.kept_from
-        del self._subscriptions[failed.name]
         if error is not None:
-            raise error
+            raise error  # it stays, and holds what it was moved back to: see `_held`
+        del self._subscriptions[failed.name]
 
     # ---- retention
 
-    def _ends(self) -> dict[str, int]:
-        return self._idle_ends | {name: s.kept_from for name, s in self._subscriptions.items()}
+    def _held(self) -> list[int]:
+        """What subscriptions need that the metadata store does not show, or not yet."""
+        held = [0] if self._adding else []
+        if self._known is not None:
+            held += self._known.doubts.values()
+        found = (subscription.held_from for subscription in self._subscriptions.values())
+        return held + [offset for offset in found if offset is not None]
 
     async def apply_retention(self) -> int:
         """Free now what may go; returns the first offset that still exists.
 
-        It is done every ``retention_interval`` anyway. Raises like the log.
+        It is done every ``retention_interval`` anyway. Raises like the log and metadata store.
         """
         self._open_store()
         assert self._retention is not None

@@ -164,6 +164,11 @@ class PersistentLog:
         self.log_id = ""  # see `KnowsLog`; "": a storage of another kind
         self._durable_end = 0  # what a storage of another kind has flushed
 
+    @property
+    def owner(self) -> object:
+        """Who has the messages, whatever stands in front of it."""
+        return self.storage.wal if isinstance(self.storage, WalStorage) else self.storage
+
     @classmethod
     async def opened(cls, storage: PersistentStorage, topic: str) -> PersistentLog:
         """The log of a topic; a topic that the storage refuses is told now. As `start_offset`."""

@@ -21,24 +21,19 @@ meanwhile.
 
 from __future__ import annotations
 
-import logging
-
 import attrs
 import trio
 
 from danube_trio import StartPosition
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._log import KnowsLog, first_offset
-from danube_trio.dispatch._options import ReliableOptions, RetentionPolicy
-from danube_trio.dispatch._saving import CursorKeeper, known_subscriptions
+from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
-from danube_trio.errors import CorruptDataError, OffsetTrimmedError, StoreError
+from danube_trio.errors import CorruptDataError, OffsetTrimmedError
 from danube_trio.message import Gap, StreamMessage
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["cursor_of", "keeper_of", "offset_of", "retained_ends", "unfit", "witness_before"]
-
-log = logging.getLogger("danube_trio.dispatch")
+__all__ = ["cursor_of", "keeper_of", "offset_of", "unfit", "witness_before"]
 
 
 async def offset_of(store: TopicStore, start: StartPosition) -> int:
@@ -46,7 +41,7 @@ async def offset_of(store: TopicStore, start: StartPosition) -> int:
 
     Raises OffsetTrimmedError, ValueError; LogBrokenError when it will not be durable.
     """
-    offset = max(await _offset_of(store, await store.not_freed(start)), store.freed)
+    offset = max(await _offset_of(store, await store.not_freed(start)), store.needs.freed)
     await store.log.make_durable(offset)
     return offset
 
@@ -139,27 +134,3 @@ def keeper_of(
 
 def _log_id(store: TopicStore) -> str:
     return store.log.log_id if isinstance(store.log, KnowsLog) else ""
-
-
-async def retained_ends(
-    store: TopicStore, metadata: MetadataStore, root: str, options: ReliableOptions
-) -> dict[str, int]:
-    """What each saved cursor lets retention free: nothing, if it cannot be read or does not fit.
-
-    That it fits is only looked at where it matters, because it reads a message for each.
-    """
-    cursors = await known_subscriptions(metadata, store.topic, root)
-    compare = options.retention_policy is RetentionPolicy.RETAIN_UNTIL_ACK
-    ends: dict[str, int] = {}
-    for name, cursor in cursors.items():
-        ends[name] = cursor.end if cursor is not None else 0
-        if not ends[name] or cursor is None or not compare:
-            continue
-        try:
-            reason = await unfit(store, cursor)
-        except StoreError as error:
-            reason = f"it cannot be compared with the log now ({error})"
-        if reason is not None:
-            log.warning("retention stands still: subscription %s: %s", name, reason)
-            ends[name] = 0
-    return ends

@@ -28,8 +28,12 @@ MIB = 1 << 20
 class RetentionPolicy(enum.Enum):
     """When stored messages may go."""
 
+    KEEP = "Keep"
+    """Never: nothing is freed. What else frees them (another dispatch, a log's own retention, a
+    trim) is not kept from it."""
     RETAIN_UNTIL_ACK = "RetainUntilAck"
-    """When every subscription has settled them. While there is no subscription, nothing goes."""
+    """When every subscription of the topic has settled them, in use or not, as the metadata store
+    says in each round. While there is no subscription, nothing goes."""
     RETAIN_UNTIL_EXPIRE = "RetainUntilExpire"
     """When they are older than ``retention_period``, acknowledged or not."""
 
@@ -86,14 +90,15 @@ class ReliableOptions:
     Attributes:
         segment_size: MiB of messages after which a new segment begins. Retention frees whole
             segments. (A log that is handed in keeps its own ``segment_bytes``.)
-        retention_policy: when messages may go.
+        retention_policy: when messages may go. None: KEEP over a log that is handed in (its
+            opener says who frees it), RETAIN_UNTIL_ACK in the segments of a `TopicCache`.
         retention_period: seconds; the age at which they go with RETAIN_UNTIL_EXPIRE.
         retention_interval: seconds between two rounds of retention. Danube's is 10, too.
     """
 
     segment_size: int = _count(64, 1, 1 << 20)
-    retention_policy: RetentionPolicy = attrs.field(
-        default=RetentionPolicy.RETAIN_UNTIL_ACK, converter=RetentionPolicy
+    retention_policy: RetentionPolicy | None = attrs.field(
+        default=None, converter=attrs.converters.optional(RetentionPolicy)
     )
     retention_period: float = _seconds(3600.0, 0, 1e10)
     retention_interval: float = _seconds(10.0, 0.001, 1e6)
@@ -120,6 +125,9 @@ class SubscriptionOptions:
             one, up to the maximum.
         poison_policy: what becomes of poison.
         dead_letter_topic: where to; None: ``<topic>-<subscription>-dead``.
+        dead_letter_period: seconds that dead letters stay. Older ones go, in whole segments of
+            their topic, brought back or not, and whoever's they are; None: they stay. (By size:
+            ``WalConfig.retain_bytes`` of a log that is handed in for them.)
         count_crashes: a message that a crash of this process found in consumers' hands has failed
             once more. For work that may take the process down with it; costs one write to the
             metadata store each time messages are handed out. Off: a crash burns no attempt.
@@ -145,6 +153,7 @@ class SubscriptionOptions:
     backoff_max: float = _seconds(60.0, 0, 1e9)
     poison_policy: PoisonPolicy = attrs.field(default=PoisonPolicy.BLOCK, converter=PoisonPolicy)
     dead_letter_topic: str | None = None
+    dead_letter_period: float | None = _seconds(None, 0, 1e10)
     count_crashes: bool = False
     save_interval: float = _seconds(0.1, 0, 1e6)
     max_unsaved_acks: int | None = _count(10_000, 1, 1 << 40, optional=True)

@@ -39,7 +39,6 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections.abc import Callable
 
 import attrs
 import trio
@@ -57,7 +56,7 @@ __all__ = [
     "RETRY_MAX",
     "CursorKeeper",
     "Saving",
-    "known_subscriptions",
+    "cursor_from_danube",
     "subscriptions_prefix",
 ]
 
@@ -142,7 +141,7 @@ class CursorKeeper:
             return state
         danube = await self._metadata.get(self._keys.danube)
         if danube is not None:
-            return _from_danube(danube.value, self._keys.danube)
+            return cursor_from_danube(danube.value, self._keys.danube)
         return await self._load_former() if self._former != self._keys else None
 
     async def _load_former(self) -> CursorState | None:
@@ -154,7 +153,7 @@ class CursorKeeper:
             if state.log:
                 return None  # of a storage with Danube's root
         elif danube is not None:
-            state = _from_danube(danube.value, self._former.danube)
+            state = cursor_from_danube(danube.value, self._former.danube)
         else:
             return None
         self._moving = {entry.key: entry.revision for entry in (ours, danube) if entry is not None}
@@ -231,12 +230,19 @@ class CursorKeeper:
         owner = await self._metadata.get(self._keys.owner)
         return owner is not None and owner.revision == self._owner_revision
 
-    async def remove(self) -> None:
-        """Forget the subscription."""
+    async def remove(self) -> bool:
+        """Forget the subscription, readable or not; whether it was there. Raises StoreError.
+
+        Raises CorruptDataError for a cursor that does not say whether it is this storage's.
+        """
         keys = set(self._keys.all)
-        if await self._metadata.get(self.key) is None and await self.load() is not None:
-            keys.update(self._former.all if self._moving else ())
+        there = [await self._metadata.get(key) for key in (self.key, self._keys.danube)]
+        found = there != [None, None]
+        if not found and self._former != self._keys and await self._load_former() is not None:
+            found = True
+            keys.update(self._former.all)
         await self._metadata.transact({}, delete=sorted(keys))
+        return found
 
     async def redriven(self) -> bytes | None:
         """What `save_redriven` saved, or an older version: then it is an offset in digits."""
@@ -253,38 +259,8 @@ class CursorKeeper:
         return self._keys.redriven
 
 
-async def known_subscriptions(
-    metadata: MetadataStore, topic: str, root: str = DANUBE_ROOT
-) -> dict[str, CursorState | None]:
-    """The cursor of each subscription that has one; None if it cannot be read.
-
-    Opening the subscription tells the reason then, and removing it helps.
-    """
-    cursors = await _saved_cursors(metadata, subscriptions_prefix(topic, root))
-    if root != DANUBE_ROOT:
-        former = await _saved_cursors(metadata, subscriptions_prefix(topic))
-        for name, cursor in former.items():
-            if cursor is not None and not cursor.log:  # it would move, if it was opened
-                cursors.setdefault(name, cursor)
-    return cursors
-
-
-async def _saved_cursors(metadata: MetadataStore, prefix: str) -> dict[str, CursorState | None]:
-    cursors: dict[str, CursorState | None] = {}
-    for entry in await metadata.list_entries(prefix):
-        name, _, what = entry.key.removeprefix(prefix).partition("/")
-        try:
-            if what == "danube-trio":
-                cursors[name] = CursorState.decode(entry.value, entry.key)
-            elif what == "cursor":  # sorts before ours, which is the better one
-                cursors[name] = _from_danube(entry.value, entry.key)
-        except CorruptDataError as error:
-            log.warning("retention stands still: %s", error)
-            cursors[name] = None
-    return cursors
-
-
-def _from_danube(value: bytes, key: str) -> CursorState:
+def cursor_from_danube(value: bytes, key: str) -> CursorState:
+    """The cursor that Danube's own key holds. Raises CorruptDataError, which names `key`."""
     try:
         return CursorState.from_danube(value)
     except ValueError as error:
@@ -303,12 +279,10 @@ class Saving:
         state: SubscriptionState,
         keeper: CursorKeeper,
         topic_log: TopicLog,
-        told: Callable[[], None],
     ) -> None:
         self._state = state
         self._keeper = keeper
         self._log = topic_log
-        self._told = told
         self._lock = trio.Lock()
 
     async def run(self) -> None:
@@ -358,6 +332,7 @@ class Saving:
             try:
                 if not self._log.reads_durable:
                     await self._log.make_durable(cursor.edge)
+                state.stored_end = max(state.stored_end, cursor.end)
                 saved = await self._keeper.save(cursor, core.options.max_cursor_bytes)
             except (DanubeError, OSError, ValueError) as error:
                 state.save_failures += 1
@@ -368,10 +343,9 @@ class Saving:
             core.saved_changes = max(core.saved_changes, total)
             core.unsaved_from = saved.edge if saved.edge < cursor.edge else None
             self._note_failures(len(cursor.attempts) - len(saved.attempts))
-            state.saved_end = saved.end
+            state.saved_end = state.stored_end = saved.end
             state.saves += 1
         state.changed()
-        self._told()
 
     def _note_failures(self, unsaved: int) -> None:
         """So many messages have failed, and that did not fit into the saved cursor."""

@@ -85,6 +85,8 @@ class SubscriptionState:
         self.untold: BaseException | None = None  # the failure, if only our own task got it
         self.calls = Calls(f"subscription {name!r}")
         self.saved_end = saved_end
+        # The highest end that the store may hold, or get yet from a save whose outcome is unknown.
+        self.stored_end = saved_end
         self.unsaved_failures = 0  # messages whose failures did not fit into the saved cursor
         self.saves = 0
         self.save_failures = 0
@@ -230,6 +232,11 @@ class SubscriptionState:
                 del self._settle_waiters[event]
 
     # ---- the end
+
+    @property
+    def held_from(self) -> int | None:
+        """Where it was moved back to, as long as the store may say more; None: the store knows."""
+        return self.core.end if self.core.end < self.stored_end and not self.fenced else None
 
     @property
     def fenced(self) -> bool:

@@ -1,17 +1,14 @@
 """Where a topic's messages are: `TopicStore`, `TopicCache`, and segments in files.
 
-`TopicStore` is what producers and readers of a topic use. It knows the readers that it made, so
-that retention can leave them what they have not read yet.
+`TopicStore` is what producers and readers of a topic use. The readers that it makes hold what they
+have not read yet: see `_needs`.
 """
 
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-
-import trio
 
 from danube_trio import StartPosition, WalConfig, WalStorage, open_wal
 from danube_trio.config import Durability
@@ -26,6 +23,7 @@ from danube_trio.dispatch._log import (
     SegmentStorage,
     TopicLog,
 )
+from danube_trio.dispatch._needs import Needs
 from danube_trio.dispatch._options import ReliableOptions, topic_parts
 from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import StreamMessage
@@ -36,9 +34,10 @@ __all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore"]
 class TopicReader:
     """An async iterator over a topic's messages, made by `TopicStore.create_reader`.
 
-    As long as it is neither closed nor forgotten, retention leaves alone what it has not handed
-    out. Otherwise it is as `danube_trio.Reader`: it waits for new messages unless it was given an
-    end, and cancelling loses nothing.
+    As long as it is neither closed, at its end, nor forgotten, the retention of every dispatch of
+    the topic in this program leaves alone what it has not handed out. (A reader of the log itself,
+    as `danube_trio.Reader`, holds nothing, and gets OffsetTrimmedError when it is overtaken.) It
+    waits for new messages unless it was given an end, and cancelling loses nothing.
     """
 
     def __init__(self, reader: MessageReader, forget: Callable[[TopicReader], None]) -> None:
@@ -95,12 +94,8 @@ class TopicStore:
     def __init__(self, topic: str, log: TopicLog) -> None:
         self.topic = topic
         self.log = log
-        self._readers: weakref.WeakSet[TopicReader] = weakref.WeakSet()
-        # Held by a round of retention, and by whoever looks where messages begin and then says
-        # that it needs them: so that none of them goes in between.
-        self.guard = trio.Lock()
-        # Everything below it may be gone, or go later: freeing it had an unknown outcome.
-        self.freed = 0
+        owner = log.owner if isinstance(log, PersistentLog) else log
+        self.needs = Needs.of(owner, topic)
         self._seen_end = 0
 
     def __repr__(self) -> str:
@@ -141,13 +136,13 @@ class TopicStore:
         """A new reader; see `danube_trio.Wal.reader` for its arguments and errors."""
         if start.kind == "latest":  # retention never comes that far: nobody to wait for
             return self._registered(await self.log.reader(start, end=end, count=count))
-        async with self.guard:
+        async with self.needs.guard:
             start = await self.not_freed(start)
             return self._registered(await self.log.reader(start, end=end, count=count))
 
     def _registered(self, reader: MessageReader) -> TopicReader:
-        known = TopicReader(reader, self._readers.discard)
-        self._readers.add(known)
+        known = TopicReader(reader, self.needs.forget)
+        self.needs.add_reader(known)
         return known
 
     async def not_freed(self, start: StartPosition) -> StartPosition:
@@ -155,10 +150,11 @@ class TopicStore:
 
         Raises OffsetTrimmedError for an offset that is.
         """
-        if start.kind == "offset" and start.value < self.freed:
-            raise OffsetTrimmedError(start.value, self.freed)
-        if start.kind == "earliest" and await self.log.start_offset() < self.freed:
-            return StartPosition.offset(self.freed)
+        freed = self.needs.freed
+        if start.kind == "offset" and start.value < freed:
+            raise OffsetTrimmedError(start.value, freed)
+        if start.kind == "earliest" and await self.log.start_offset() < freed:
+            return StartPosition.offset(freed)
         return start
 
     async def start_offset(self) -> int:
@@ -176,10 +172,6 @@ class TopicStore:
         if end is not None:
             self._seen_end = end
         return self._seen_end
-
-    def first_needed(self, otherwise: int) -> int:
-        """The lowest offset that a reader has not handed out, if it is below `otherwise`."""
-        return min([otherwise, *(reader.cursor for reader in self._readers)])
 
 
 class TopicCache:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 from trio.lowlevel import checkpoint
 
@@ -22,9 +20,7 @@ from danube_trio.dispatch._state import Phase, SubscriptionState
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.dispatch._tasks import Reading, bury, keep_time
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from danube_trio.errors import OffsetTrimmedError
 
 __all__ = ["Subscription"]
 
@@ -43,7 +39,6 @@ class Subscription:
         keeper: CursorKeeper,
         store: TopicStore,
         letters: DeadLetters | None,
-        told: Callable[[], None],
     ) -> None:
         self.name = name
         self.options: SubscriptionOptions = core.options
@@ -52,7 +47,7 @@ class Subscription:
         self._letters = letters
         self._state = SubscriptionState(name, core, core.end)
         self._reading = Reading(self._state, store.log)
-        self._saving = Saving(self._state, keeper, store.log, told)
+        self._saving = Saving(self._state, keeper, store.log)
         self._calls = self._state.calls
         self._own = Consumer(self._state, self._saving, "take", ordered=False)
         self._redriving = trio.Lock()
@@ -159,22 +154,31 @@ class Subscription:
         more. Deliveries so far are over: answers to them do not count, and their messages may come
         again while they are still being handled.
 
+        It is saved first. After that, what is still there stays for it: a round of retention asks
+        the metadata store before it frees anything.
+
         Raises:
-            OffsetTrimmedError, ValueError: the topic does not have that offset.
+            OffsetTrimmedError, ValueError: the topic does not have that offset. (If another
+                program's retention freed it in this moment, the subscription goes on with what is
+                left.)
             StoreError: the subscription was moved, and that is not saved yet (but will be).
         """
         return await self._calls.run(self._seek, start)
 
     async def _seek(self, start: StartPosition) -> int:
         state = self._state
-        async with self._store.guard:  # nothing is freed between looking and moving
+        async with self._store.needs.guard:  # nothing is freed between looking and moving
             offset = await offset_of(self._store, start)
             witness = await witness_before(self._store, offset)
             state.check_open()
             state.core.move(offset, witness)
+            self._store.needs.went_back += 1
         self._reading.moved()
         state.changed()
         await self._saving.save()
+        first = await self._store.start_offset()
+        if first > offset:  # another program's retention had asked the store before
+            raise OffsetTrimmedError(offset, first)
         return offset
 
     async def flush(self) -> None:
@@ -295,6 +299,11 @@ class Subscription:
 
     # ---- its life, for ReliableDispatch
 
+    @property
+    def held_from(self) -> int | None:
+        """What retention is to leave alone beside what is saved: see `SubscriptionState`."""
+        return self._state.held_from
+
     async def take_over(self) -> None:
         """Save the cursor with a new owner, which fences an earlier one. Raises StoreError."""
         await self._saving.save()
@@ -310,6 +319,7 @@ class Subscription:
                     nursery.start_soon(self._saving.run)
                     if self._letters is not None:
                         nursery.start_soon(bury, state, self._letters)
+                        nursery.start_soon(self._letters.keep_young)
         finally:
             state.close()
             self._done.set()
