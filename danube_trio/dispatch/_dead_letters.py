@@ -29,7 +29,6 @@ from danube_trio.message import StreamMessage
 
 __all__ = ["DeadLetters", "dead_letter", "letters_of", "redriven"]
 
-MAX_REASON = 1000  # characters; a guess at what is worth keeping
 REDRIVEN = "x-redriven"
 HEADERS = (
     "x-original-topic",
@@ -47,7 +46,7 @@ def dead_letter(entry: Entry, topic: str, subscription: str, now: float) -> Stre
         topic,
         str(entry.offset),
         subscription,
-        entry.reason[:MAX_REASON].encode("utf-8", "replace").decode(),
+        entry.reason.encode("utf-8", "replace").decode(),
         str(entry.failures),
         str(round(now * 1000)),
     )

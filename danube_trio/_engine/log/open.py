@@ -58,7 +58,7 @@ from danube_trio.catalog._claim import claim_prefix, refuse_beginning
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import LogBrokenError
+from danube_trio.errors import LogBrokenError, add_note
 
 __all__ = ["open_wal"]
 
@@ -383,7 +383,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             error = self._lost(engine)
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise error
-            exc.add_note(str(error))
+            add_note(exc, str(error))
         if exc is None and engine.fence is not None and engine.fence_untold:
             raise engine.fence
         if interrupt is not None:
