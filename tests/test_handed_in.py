@@ -11,14 +11,14 @@ from doors import DOORS, Door
 from topics import TOPIC, Metadata, open_backing, store
 from trio.testing import MockClock
 
-from danube_trio import StreamMessage
+from danube_trio import StreamMessage, WalConfig
 from danube_trio.dispatch import (
     Delivery,
     PoisonPolicy,
     ReliableDispatch,
     SubscriptionOptions,
 )
-from danube_trio.errors import describe, text_of
+from danube_trio.errors import DanubeError, describe, text_of
 
 HERE = [name for name in DOORS if not DOORS[name].elsewhere]
 through_every_door = pytest.mark.parametrize("name", HERE)
@@ -204,6 +204,121 @@ def test_a_run_is_told_at_once_that_its_stop_on_is_none(name: str, stop_on: obje
                 await door.handle(billing, handle, stop_on=stop_on)
 
     DOORS[name].run(scenario)
+
+
+# ---- messages
+
+
+BUFFERS: list[Any] = [
+    lambda data: data,
+    memoryview,
+    lambda data: memoryview(data)[::2],
+    StreamMessage,
+    lambda data: StreamMessage(memoryview(data)),  # type: ignore[arg-type]
+]
+
+
+@through_every_door
+@pytest.mark.parametrize("kind", ["memory", "log"])
+@pytest.mark.parametrize("wrap", range(len(BUFFERS)))
+def test_what_is_stored_is_what_was_handed_in(name: str, kind: str, wrap: int) -> None:
+    async def scenario(door: Door) -> None:
+        data, attributes = bytearray(b"order 17"), {"a": "b"}
+        message = BUFFERS[wrap](data)
+        if isinstance(message, StreamMessage):
+            message.attributes = attributes
+        async with (
+            door.open_wal(WalConfig()) as wal,
+            door.dispatch(
+                TOPIC, None if kind == "memory" else door.wal_storage(wal, TOPIC)
+            ) as dispatch,
+        ):
+            expected = bytes(BUFFERS[2](data)) if wrap == 2 else bytes(data)
+            await dispatch.store_message(message)
+            await dispatch.store_batch([message, b"another"])
+            data[:] = b"GARBAGE!"
+            attributes["a"] = "GARBAGE"
+            billing = await dispatch.add_subscription("billing")
+            for _ in range(2):
+                async with billing.take() as got:
+                    assert (got.payload, type(got.payload)) == (expected, bytes)
+                    assert got.attributes in ({"a": "b"}, {})
+
+    DOORS[name].run(scenario)
+
+
+class Shouts(bytes):
+    """Bytes, too."""
+
+
+REFUSED: list[tuple[Any, dict[str, Any]]] = [
+    ("text", {}),
+    (5, {}),
+    (None, {}),
+    ([b"x"], {}),
+    (StreamMessage("text"), {}),  # type: ignore[arg-type]
+    (StreamMessage(b"x", attributes={"a": 5}), {}),  # type: ignore[dict-item]
+    (StreamMessage(b"x", attributes={5: "a"}), {}),  # type: ignore[dict-item]
+    (StreamMessage(b"x", attributes=[("a", "b")]), {}),  # type: ignore[arg-type]
+    (StreamMessage(b"x", routing_key=["a"]), {}),  # type: ignore[arg-type]
+    (StreamMessage(b"x", routing_key="\udc80"), {}),
+    (StreamMessage(b"x", producer_name=5), {}),  # type: ignore[arg-type]
+    (StreamMessage(b"x", publish_time=-1), {}),
+    (StreamMessage(b"x", publish_time=1.5), {}),  # type: ignore[arg-type]
+    (StreamMessage(b"x", request_id=1 << 64), {}),
+    (StreamMessage(b"x", schema_id=True), {}),
+    (StreamMessage(b"x", msg_id=None), {}),  # type: ignore[arg-type]
+    (b"x" * (10 << 20) + b"x", {}),
+    (StreamMessage(b"", attributes={"a": "x" * (11 << 20)}), {}),
+    (b"x", {"durability": "always"}),
+    (b"x", {"durability": "uploaded"}),
+    (b"x", {"expected_offset": 1}),
+    (b"x", {"expected_offset": "0"}),
+    (b"x", {"expected_offset": False}),
+]
+
+
+@through_every_door
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_memory_refuses_what_a_log_refuses_and_in_the_same_words(name: str, number: int) -> None:
+    async def scenario(door: Door) -> None:
+        message, more = REFUSED[number]
+        said: list[tuple[type, str]] = []
+        async with (
+            door.open_wal(WalConfig()) as wal,
+            door.dispatch(TOPIC, door.wal_storage(wal, TOPIC)) as log,
+            door.dispatch(TOPIC) as memory,
+        ):
+            for dispatch in (log, memory):
+                for batch in ([message], [b"y", message]):
+                    with pytest.raises((TypeError, ValueError, DanubeError)) as caught:
+                        await dispatch.store_batch(batch, **more)
+                    said.append((caught.type, str(caught.value)))
+                with pytest.raises(caught.type):
+                    await dispatch.store_message(message, **more)
+                assert await dispatch.topic_store.current_offset() == 0
+                billing = await dispatch.add_subscription("billing")
+                await dispatch.store_message(Shouts(b"z"))
+                async with billing.take() as got:
+                    assert got.payload == b"z"
+        assert said[:2] == said[2:]
+
+    DOORS[name].run(scenario)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"end": "x"}, {"end": -1}, {"count": 1.5}, {"count": True}, {"start": 5}]
+)
+async def test_a_reader_of_memory_refuses_what_a_reader_of_a_log_refuses(
+    wanted: dict[str, Any],
+) -> None:
+    said: list[tuple[type, str]] = []
+    for kind in ("wal", "segments"):
+        async with open_backing(kind) as backing, backing.dispatch(Metadata()) as dispatch:
+            with pytest.raises((TypeError, ValueError)) as caught:
+                await dispatch.topic_store.create_reader(**wanted)
+            said.append((caught.type, str(caught.value)))
+    assert said[0] == said[1]
 
 
 # ---- what waits is bounded

@@ -29,6 +29,7 @@ from danube_trio.dispatch._log import (
 from danube_trio.dispatch._options import ReliableOptions, topic_parts
 from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import StreamMessage
+from danube_trio.storage import Checks
 
 __all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore"]
 
@@ -139,6 +140,7 @@ class TopicStore:
         count: int | None = None,
     ) -> TopicReader:
         """A new reader; see `danube_trio.Wal.reader` for its arguments and errors."""
+        Checks.start(start)
         if start.kind == "latest":  # retention never comes that far: nobody to wait for
             return self._registered(await self.log.reader(start, end=end, count=count))
         async with self.guard:
@@ -153,8 +155,9 @@ class TopicStore:
     async def not_freed(self, start: StartPosition) -> StartPosition:
         """A position that is not among messages which may yet go. To be called with the guard.
 
-        Raises OffsetTrimmedError for an offset that is.
+        Raises OffsetTrimmedError for an offset that is, TypeError for what is no position.
         """
+        Checks.start(start)
         if start.kind == "offset" and start.value < self.freed:
             raise OffsetTrimmedError(start.value, self.freed)
         if start.kind == "earliest" and await self.log.start_offset() < self.freed:

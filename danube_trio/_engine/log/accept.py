@@ -32,9 +32,17 @@ from danube_trio.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "check_level"]
 
 LEVELS = ("accepted", "written", "fsync", "uploaded")
+
+
+def check_level(level: Durability, *, store: bool) -> None:
+    """Raise ValueError for a level that a log does not have, which has an object store, or not."""
+    if level not in LEVELS:
+        raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
+    if level == "uploaded" and not store:
+        raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
 
 
 class Acceptor:
@@ -50,10 +58,7 @@ class Acceptor:
 
     def check(self, level: Durability) -> None:
         """Raise ValueError for a level that this log does not have."""
-        if level not in LEVELS:
-            raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
-        if level == "uploaded" and self._cloud is None:
-            raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
+        check_level(level, store=self._cloud is not None)
 
     @enable_ki_protection
     async def append(

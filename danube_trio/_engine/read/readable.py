@@ -147,17 +147,29 @@ def _make_reader(
     raw: bool,
 ) -> Reader[Any]:
     """Check the arguments of `wal.reader`, and make the reader."""
-    if not isinstance(start, StartPosition):
-        raise TypeError(
-            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
-        )
+    check_wanted(start, end, count)
     if end == "current":
         end = source.visible_end
+    decode = raw_decoder if raw else message_decoder(source.codec)
+    return Reader(source, start, end=end, count=count, decode=decode)
+
+
+def check_wanted(start: StartPosition, end: object, count: object) -> None:
+    """Raise TypeError or ValueError for what no reader can be asked."""
+    check_start(start)
+    if end == "current":
+        end = None
     for name, value in (("end", end), ("count", count)):
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int) or value < 0
         ):
             also = ', "current" or None' if name == "end" else ", or None"
             raise ValueError(f"{name}={value!r} must be 0 or more{also}")
-    decode = raw_decoder if raw else message_decoder(source.codec)
-    return Reader(source, start, end=end, count=count, decode=decode)
+
+
+def check_start(start: StartPosition) -> None:
+    """Raise TypeError for what is no position."""
+    if not isinstance(start, StartPosition):
+        raise TypeError(
+            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
+        )
