@@ -21,7 +21,7 @@ The fields are those of Danube's `StreamMessage` and `MessageID` from its first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -118,6 +118,20 @@ class StreamMessage(_Undecoded):
             value = late[index]
             setattr(self, name, value)
             return value
+
+
+def copied(message: StreamMessage) -> StreamMessage:
+    """A message with the same fields, of which none changes with the other's.
+
+    Fields of a wrong type are as they are: the codec says which.
+    """
+    payload, place, attributes = message.payload, message.msg_id, message.attributes
+    return attrs.evolve(
+        message,
+        payload=bytes(payload) if isinstance(payload, bytearray | memoryview) else payload,
+        msg_id=attrs.evolve(place) if isinstance(place, MessageID) else place,
+        attributes=dict(attributes) if isinstance(attributes, Mapping) else attributes,
+    )
 
 
 _TAIL: Final = attrgetter("_late_tail")

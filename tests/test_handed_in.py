@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +14,28 @@ from doors import DOORS, Door
 from topics import TOPIC, Metadata, open_backing, store
 from trio.testing import MockClock
 
-from danube_trio import StreamMessage, WalConfig
+import danube_trio.anyio as aio
+from danube_trio import (
+    MessageID,
+    StartPosition,
+    StorageConfig,
+    StreamMessage,
+    WalConfig,
+    open_storage,
+    open_wal,
+)
+from danube_trio.anyio.dispatch import ReliableDispatch as LoopDispatch
 from danube_trio.dispatch import (
     Delivery,
+    InMemoryStorage,
     PoisonPolicy,
     ReliableDispatch,
+    ReliableOptions,
     SubscriptionOptions,
+    TopicCache,
 )
 from danube_trio.errors import DanubeError, describe, text_of
+from danube_trio.metadata import open_metadata_directory
 
 HERE = [name for name in DOORS if not DOORS[name].elsewhere]
 through_every_door = pytest.mark.parametrize("name", HERE)
@@ -357,3 +374,206 @@ async def test_larger_attributes_are_counted(autojump_clock: MockClock) -> None:
             async with billing.take() as message:
                 assert message.offset >= 0 or offset
         assert billing._state.core._buffered_bytes == 0
+
+
+# ---- calls from elsewhere
+
+
+def in_another_run(call: Callable[[], Awaitable[object]]) -> BaseException | None:
+    """What an async call raises in a trio run of another thread, which ends it if it hangs."""
+
+    async def main() -> None:
+        with trio.fail_after(5):
+            await call()
+
+    return raised_by(lambda: trio.run(main))
+
+
+def raised_by(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except BaseException as error:
+        return error
+    return None
+
+
+async def test_a_log_is_used_in_the_trio_run_that_opened_it_only() -> None:
+    async with open_wal(WalConfig()) as wal:
+        await wal.append(b"0")
+        receipt = wal.append_nowait(b"1")
+        reader = wal.reader()
+
+        async def make_reader() -> None:
+            wal.reader()
+
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: wal.append(b"x"),
+            lambda: wal.append(b"x", durability="accepted"),
+            lambda: wal.append_batch([b"x"]),
+            lambda: wal.wait_durable(3),
+            wal.flush,
+            lambda: wal.trim(1),
+            lambda: wal.wait_uploaded(1),
+            wal.seal,
+            receipt.written,
+            receipt.durable,
+            make_reader,
+            reader.next_batch,
+        ]
+        for call in calls:
+            error = await trio.to_thread.run_sync(in_another_run, call)
+            assert isinstance(error, RuntimeError)
+            assert "belongs to the trio run" in str(error)
+        assert (wal.start_offset, wal.next_offset) == (0, 2)
+        again: Any = lambda: trio.from_thread.run(wal.append, b"2")  # noqa: E731
+        assert await trio.to_thread.run_sync(again) == 2
+        assert [message.payload for message in await reader.next_batch()] == [b"0", b"1", b"2"]
+
+
+async def test_a_storage_is_used_in_the_trio_run_that_opened_it_only(tmp_path: Path) -> None:
+    async with open_storage(StorageConfig(dir=str(tmp_path / "s"))) as storage:
+        for topic in ("/default/new", "/default/open"):
+            error = await trio.to_thread.run_sync(
+                in_another_run, lambda name=topic: storage.append_message(name, b"x")
+            )
+            assert isinstance(error, RuntimeError)
+            assert await storage.current_offset("/default/open") == 0
+        assert await storage.append_message("/default/open", b"0") == 0
+
+
+async def test_metadata_are_used_in_the_trio_run_that_opened_them_only(tmp_path: Path) -> None:
+    async with open_metadata_directory(str(tmp_path)) as store:
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.put("/a", b"x"),
+            lambda: store.delete("/a"),
+            lambda: store.transact({"/a": 0}, put={"/a": b"x"}),
+            store.watch("/").__aenter__,
+        ]
+        for call in calls:
+            error = await trio.to_thread.run_sync(in_another_run, call)
+            assert isinstance(error, RuntimeError)
+        assert await store.list_entries("/") == []
+        assert await store.put("/a", b"0") == 2
+
+
+def in_another_loop(call: Callable[[], Awaitable[object]]) -> BaseException | None:
+    """What an async call raises in an asyncio loop of another thread."""
+
+    async def main() -> None:
+        async with asyncio.timeout(5):
+            await call()
+
+    return raised_by(lambda: asyncio.run(main()))
+
+
+@pytest.mark.parametrize("elsewhere", [in_another_loop, in_another_run])
+def test_from_another_loop_nothing_is_appended(tmp_path: Path, elsewhere: Any) -> None:
+    async def main() -> None:
+        async with (
+            aio.open_wal(WalConfig(dir=str(tmp_path / "log"))) as wal,
+            aio.open_storage(StorageConfig(dir=str(tmp_path / "s"))) as storage,
+            LoopDispatch(TOPIC, ReliableOptions(), TopicCache(InMemoryStorage())) as dispatch,
+        ):
+            await dispatch.store_message(b"0")
+            receipt = wal.append_nowait(b"0")
+            reader = wal.reader()
+            billing = await dispatch.add_subscription("billing")
+            calls: list[Callable[[], Awaitable[object]]] = [
+                lambda: wal.append(b"x"),
+                lambda: wal.append_batch([b"x"]),
+                lambda: wal.trim(1),
+                wal.flush,
+                receipt.uploaded,
+                reader.next_batch,
+                lambda: storage.append_message("/default/a", b"x"),
+                lambda: storage.append_batch("/default/a", [b"x"]),
+                lambda: dispatch.store_message(b"x"),
+                lambda: dispatch.add_subscription("other"),
+                lambda: billing.seek(StartPosition.latest()),
+                lambda: billing.take().__aenter__(),
+            ]
+            for call in calls:
+                error = await asyncio.to_thread(elsewhere, call)
+                assert isinstance(error, RuntimeError)
+                assert "belongs to the event loop" in str(error)
+            assert wal.next_offset == 1
+            assert await storage.current_offset("/default/a") == 0
+            assert await dispatch.topic_store.current_offset() == 1
+            assert list(dispatch.subscriptions()) == ["billing"]
+            assert await wal.append(b"1") == 1
+            async with billing.take() as message:
+                assert (message.offset, message.attempt) == (0, 1)
+
+    asyncio.run(main())
+
+
+def test_leaving_in_another_loop_changes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        block = aio.open_wal(WalConfig(dir=str(tmp_path / "log")))
+        wal = await block.__aenter__()
+        leave: Any = lambda: block.__aexit__(None, None, None)  # noqa: E731
+        error = await asyncio.to_thread(in_another_loop, leave)
+        assert "belongs to the event loop" in str(error)
+        assert await wal.append(b"0") == 0
+        await leave()
+
+    asyncio.run(main())
+
+
+def test_what_a_storage_stores_is_what_was_there_at_the_call(tmp_path: Path) -> None:
+    """Also while the topic has to be opened, and on the way to another thread."""
+
+    def changed(message: Any) -> Any:
+        message.payload[:] = b"GARBAGE!"
+        message.attributes["a"] = "GARBAGE"
+        message.msg_id.topic_name = "GARBAGE"
+
+    def made() -> StreamMessage:
+        payload: Any = bytearray(b"order 17")
+        return StreamMessage(payload, attributes={"a": "b"}, msg_id=MessageID(topic_name="t"))
+
+    async def main(storage: Any, spawn: Any, read: Any) -> None:
+        one, two = made(), made()
+        await spawn(
+            lambda: storage.append_message("/default/a", one),
+            lambda: storage.append_batch("/default/b", [two]),
+            lambda: [changed(each) for each in (one, two)],
+        )
+        for topic in ("/default/a", "/default/b"):
+            (got,) = await read(storage, topic)
+            assert (got.payload, got.attributes) == (b"order 17", {"a": "b"})
+            assert got.msg_id.topic_name == "t"
+
+    async def read(storage: Any, topic: str) -> list[StreamMessage]:
+        reader = await storage.create_reader(topic, StartPosition.earliest(), end="current")
+        return [message async for message in reader]
+
+    async def on_trio() -> None:
+        async def spawn(one: Any, two: Any, change: Any) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one)
+                nursery.start_soon(two)
+                nursery.start_soon(after_them)
+                changes.append(change)
+
+        async def after_them() -> None:
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            changes.pop()()
+
+        changes: list[Any] = []
+        async with open_storage(StorageConfig(dir=str(tmp_path / "t"))) as storage:
+            await main(storage, spawn, read)
+
+    async def on_asyncio() -> None:
+        async def spawn(one: Any, two: Any, change: Any) -> None:
+            tasks = [asyncio.create_task(one()), asyncio.create_task(two())]
+            await asyncio.sleep(0)
+            change()
+            await asyncio.gather(*tasks)
+
+        async with aio.open_storage(StorageConfig(dir=str(tmp_path / "a"))) as storage:
+            await main(storage, spawn, read)
+
+    trio.run(on_trio)
+    asyncio.run(on_asyncio())

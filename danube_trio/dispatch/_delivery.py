@@ -7,7 +7,6 @@ from math import inf
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
@@ -15,7 +14,7 @@ from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._queues import key_of
 from danube_trio.dispatch._state import SubscriptionState
-from danube_trio.message import StreamMessage
+from danube_trio.message import StreamMessage, copied
 
 if TYPE_CHECKING:
     from danube_trio.dispatch._consumer import Consumer
@@ -55,13 +54,7 @@ class Delivery:
     def message(self) -> StreamMessage:
         """The message with all its fields: a copy, which the consumer may change."""
         if self._message is None:
-            there = self._entry.message
-            self._message = attrs.evolve(
-                there,
-                attributes=dict(there.attributes),
-                msg_id=attrs.evolve(there.msg_id),
-                offset=there.offset,
-            )
+            self._message = copied(self._entry.message)
         return self._message
 
     @property

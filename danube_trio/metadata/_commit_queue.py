@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 
@@ -85,11 +86,20 @@ class Line:
         self._journal_bytes = journal_bytes
         self._retry_above = 0  # after a start-over that was not possible
         self._pid = os.getpid()
+        self._thread = get_ident()
         self._line: deque[_Job] = deque()
         self._led = False
         self._idle = trio.Event()
         self.broken: BaseException | None = None
         self.closed = False
+
+    def check_run(self) -> None:
+        """Raise RuntimeError in the trio run of another thread: nobody could be woken from it."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                f"the store {self._url} belongs to the trio run that opened it, and nothing was "
+                f"changed: from another thread use trio.from_thread.run, or danube_trio.blocking"
+            )
 
     def check_open(self) -> None:
         """Raise StoreUnavailableError if nothing can be written any more."""
@@ -127,6 +137,7 @@ class Line:
 
         Raises StoreUnavailableError. Cancellation: what raises Cancelled was not done.
         """
+        self.check_run()
         await checkpoint()
         self.check_open()
         job = _Job(wanted)

@@ -256,6 +256,7 @@ class EmbeddedMetadata:
 
     def check_watchable(self) -> None:
         """Raise StoreUnavailableError if the store was closed, or is broken."""
+        self._line.check_run()
         self._line.check_open()
 
     # -- times to live

@@ -24,6 +24,7 @@ from trio.lowlevel import (
 
 from danube_trio._core.frame import Records
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.wait.running import BELONGS
 from danube_trio._engine.wait.waiters import Waiter, wake
 from danube_trio.config import Durability
 from danube_trio.errors import (
@@ -69,6 +70,7 @@ class Acceptor:
         expected_offset: int | None,
     ) -> int:
         """Accept, and wait for the level. Returns the first offset."""
+        self._engine.run.check()
         self.check(level)
         await checkpoint_if_cancelled()
         if self.queue.must_wait(size_bytes):
@@ -144,10 +146,7 @@ class Acceptor:
         except RuntimeError:
             here = None
         if here is not self._token:
-            raise RuntimeError(
-                "the log belongs to the trio run that opened it: from another thread use "
-                "trio.from_thread.run(wal.append, ...)"
-            )
+            raise RuntimeError(BELONGS)
 
     async def _wait_for_room(
         self, records: Records, size_bytes: int, level: Durability, expected_offset: int | None

@@ -41,6 +41,7 @@ from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
+from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
@@ -80,6 +81,7 @@ class Engine:
         tier: CloudTier | None = None,
         log_id: str = "",
     ) -> None:
+        self.run = OwnRun()
         self.config = config
         self.log_id = log_id  # "" for an older log whose catalog was not asked
         self.codec = codec

@@ -34,6 +34,7 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio._core.stats import StorageStatistics
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.topics.topic import State, Topic, another, ask_for_upload, no_files_left
+from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell
 from danube_trio.errors import FencedError, LogClosedError
 
@@ -70,6 +71,7 @@ class TopicHosts:
         idle_seconds: float,
         uploads: bool,
     ) -> None:
+        self._run = OwnRun()
         self._nursery = nursery
         self._open_log = open_log
         self._admit = admit
@@ -104,6 +106,7 @@ class TopicHosts:
 
         Always a checkpoint. Raises what opening raises.
         """
+        self._run.check()
         await trio.lowlevel.checkpoint()
         while True:
             if (topic := self.pin_now(name)) is not None:
