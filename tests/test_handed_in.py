@@ -577,3 +577,38 @@ def test_what_a_storage_stores_is_what_was_there_at_the_call(tmp_path: Path) -> 
 
     trio.run(on_trio)
     asyncio.run(on_asyncio())
+
+
+@through_every_door
+@pytest.mark.parametrize("also_the_log", [False, True])
+def test_an_answer_after_the_dispatch_was_left_does_not_count(
+    name: str, also_the_log: bool
+) -> None:
+    async def scenario(door: Door) -> None:
+        async with door.open_wal(WalConfig()) as wal:
+            storage = door.wal_storage(wal, TOPIC)
+            async with door.dispatch(TOPIC, storage) as dispatch:
+                await dispatch.store_batch([b"0", b"1"])
+                billing = await dispatch.add_subscription("billing")
+                consumer = billing.consumer()
+                await consumer.__aenter__()
+                messages = await consumer.receive(2)
+            if not also_the_log:
+                assert answers(messages) == [False] * 10
+        assert answers(messages) == [False] * 10
+
+    DOORS[name].run(scenario)
+
+
+def answers(messages: list[Any]) -> list[bool]:
+    return [
+        answer
+        for message in messages
+        for answer in (
+            message.ack(),
+            message.nack(),
+            message.reject("bad"),
+            message.release(),
+            message.extend(5),
+        )
+    ]
