@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from topics import TOPIC, Metadata, open_backing, store
 from trio.testing import MockClock
 
 import danube_trio.anyio as aio
+import danube_trio.blocking
 from danube_trio import (
     MessageID,
     StartPosition,
@@ -338,6 +341,51 @@ async def test_a_reader_of_memory_refuses_what_a_reader_of_a_log_refuses(
     assert said[0] == said[1]
 
 
+@through_every_door
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_a_log_refuses_what_is_no_message_before_anything_changes(name: str, number: int) -> None:
+    async def scenario(door: Door) -> None:
+        message, more = REFUSED[number]
+        if "expected_offset" in more or "durability" in more:
+            return  # not every call has them
+        async with door.open_wal(WalConfig()) as wal:
+            said: list[type] = []
+            for way in ("append", "append_nowait", "append_batch", "append_batch_nowait"):
+                call = getattr(wal, way)
+                batch = way.startswith("append_batch")
+                with pytest.raises((TypeError, ValueError, DanubeError)) as caught:
+                    result = call([b"x", message] if batch else message)
+                    await result
+                said.append(caught.type)
+            assert len(set(said)) == 1
+            assert wal.next_offset == 0
+
+    DOORS[name].run(scenario)
+
+
+@through_every_door
+@pytest.mark.parametrize("wrap", range(len(BUFFERS)))
+def test_a_log_keeps_what_was_handed_in(name: str, wrap: int) -> None:
+    async def scenario(door: Door) -> None:
+        async with door.open_wal(WalConfig()) as wal:
+            data, attributes = bytearray(b"order 17"), {"a": "b"}
+            message = BUFFERS[wrap](data)
+            if isinstance(message, StreamMessage):
+                message.attributes = attributes
+            await wal.append(message)
+            await wal.append_batch([message, message])
+            wal.append_nowait(message)
+            wal.append_batch_nowait([message])
+            expected = bytes(BUFFERS[2](data)) if wrap == 2 else bytes(data)
+            data[:] = b"GARBAGE!"
+            attributes["a"] = "GARBAGE"
+            found = await door.read(wal, end="current")
+            assert [each.payload for each in found] == [expected] * 5
+            assert all(each.attributes in ({"a": "b"}, {}) for each in found)
+
+    DOORS[name].run(scenario)
+
+
 # ---- what waits is bounded
 
 
@@ -612,3 +660,36 @@ def answers(messages: list[Any]) -> list[bool]:
             message.extend(5),
         )
     ]
+
+
+# ---- worlds that are not supported
+
+
+@pytest.mark.parametrize("module", [aio, danube_trio.blocking])
+def test_where_gevent_has_replaced_threads_nothing_is_opened(
+    monkeypatch: pytest.MonkeyPatch, module: Any, tmp_path: Path
+) -> None:
+    monkey: Any = types.ModuleType("gevent.monkey")
+    patched = True
+    monkey.is_module_patched = lambda name: patched and name == "threading"
+    monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
+
+    async def on_asyncio() -> None:
+        async with aio.open_wal(WalConfig(dir=str(tmp_path))) as wal:
+            await wal.append(b"x")
+
+    def in_threads() -> None:
+        with danube_trio.blocking.open_wal(WalConfig(dir=str(tmp_path))) as wal:
+            wal.append(b"x")
+
+    def run() -> None:
+        if module is aio:
+            asyncio.run(on_asyncio())
+        else:
+            in_threads()
+
+    with pytest.raises(RuntimeError, match="gevent has replaced them"):
+        run()
+    assert list(tmp_path.iterdir()) == []
+    patched = False
+    run()

@@ -34,6 +34,7 @@ class LostFileError(OSError):
     """A file of a running log was taken away from it.
 
     Attributes:
+        what: became of it.
         base: of the segment that it was, None if it is none.
     """
 
@@ -45,7 +46,11 @@ class LostFileError(OSError):
             f"open it again",
             path,
         )
+        self.what = what
         self.base = base
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.filename, self.what, self.base), self.__dict__ or None
 
 
 class Presence:

@@ -51,7 +51,7 @@ from typing import Any, cast
 import trio
 from outcome import Error, Outcome, Value
 
-from danube_trio._disk.lane import Signal
+from danube_trio._disk.lane import Signal, refuse_green_threads
 from danube_trio._engine.thread.jobs import Job, SyncJob, Withdrawn, tell_nobody
 from danube_trio.errors import (
     DanubeError,
@@ -544,6 +544,7 @@ _alive: set[EngineThread] = set()  # those that have not ended
 def acquire() -> EngineThread:
     """The engine thread, for one more hold, which must be submitted next."""
     global _engine_thread
+    refuse_green_threads()
     with _lock:
         if _engine_thread is None:
             _engine_thread = EngineThread()
