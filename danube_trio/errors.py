@@ -6,6 +6,8 @@ bad arguments are plain ``ValueError`` or ``TypeError`` that name the field and 
 
 from __future__ import annotations
 
+import contextlib
+
 __all__ = [
     "AccessDeniedError",
     "CorruptDataError",
@@ -234,3 +236,37 @@ class UnsupportedFormatError(DanubeError):
         self.path = path
         self.found = found
         super().__init__(f"{path}: {found}. {advice}")
+
+
+# What a description of somebody else's exception may take, for it is kept and passed on (a guess).
+MOST_TEXT = 1000  # characters
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning with an ellipsis; a plain `str`, whatever class it has."""
+    if str.__len__(text) > MOST_TEXT:
+        return str.__getitem__(text, slice(MOST_TEXT - 1)) + "\N{HORIZONTAL ELLIPSIS}"
+    return str.__getitem__(text, slice(MOST_TEXT))
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, shortened; it may be nothing. Never raises.
+
+    The class may be the program's, and getting its text runs the program's code.
+    """
+    try:
+        return shortened(str(error))
+    except BaseException:  # all of them: whatever that raises is not what has happened
+        return "(its text cannot be had)"
+
+
+def describe(error: BaseException) -> str:
+    """An exception in words, with its class. Never raises."""
+    name, text = type.__dict__["__name__"].__get__(type(error)), text_of(error)
+    return f"{name}: {text}" if text else name
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Add a note to somebody else's exception, if its class lets one."""
+    with contextlib.suppress(Exception):
+        error.add_note(text)

@@ -21,6 +21,8 @@ The fields are those of Danube's `StreamMessage` and `MessageID` from its first 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -116,6 +118,41 @@ class StreamMessage(_Undecoded):
             value = late[index]
             setattr(self, name, value)
             return value
+
+
+def copied(message: StreamMessage) -> StreamMessage:
+    """A message with the same fields, of which none changes with the other's.
+
+    Fields of a wrong type are as they are: the codec says which.
+    """
+    payload, place, attributes = message.payload, message.msg_id, message.attributes
+    return attrs.evolve(
+        message,
+        payload=bytes(payload) if isinstance(payload, bytearray | memoryview) else payload,
+        msg_id=attrs.evolve(place) if isinstance(place, MessageID) else place,
+        attributes=dict(attributes) if isinstance(attributes, Mapping) else attributes,
+    )
+
+
+_TAIL: Final = attrgetter("_late_tail")
+
+
+def fields_bytes(messages: Sequence[StreamMessage]) -> list[int]:
+    """How much each message holds beside its payload, about; nothing is decoded for that."""
+    try:  # as they come from a log
+        return list(map(len, map(_TAIL, messages)))
+    except AttributeError:
+        return [_fields_bytes(message) for message in messages]
+
+
+def _fields_bytes(message: StreamMessage) -> int:
+    tail = getattr(message, "_late_tail", None)
+    if isinstance(tail, bytes):
+        return len(tail)
+    fields = (message.producer_name, message.subscription_name, message.routing_key)
+    size = sum(len(field) for field in fields if field is not None)
+    attributes = message.attributes
+    return size + sum(map(len, attributes)) + sum(map(len, attributes.values()))
 
 
 @attrs.define

@@ -10,20 +10,25 @@ everything below `up_to`.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from trio.lowlevel import checkpoint
 
+from danube_trio._core.codec import DEFAULT_CODEC, get_codec
+from danube_trio._core.frame import Records
 from danube_trio._core.stats import StorageStatistics
-from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.accept import check_level
+from danube_trio._engine.log.append_queue import check_expected
+from danube_trio._engine.log.encode import Appendable, Encoder, parts_bytes
 from danube_trio._engine.log.wal import Wal, inside
+from danube_trio._engine.read.readable import check_start, check_wanted
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.topics.open import open_storage
 from danube_trio._engine.topics.storage import Storage
 from danube_trio._engine.wait.housekeeping import housekeeping as housekeeping  # for dispatch
-from danube_trio.config import Durability, StorageConfig
+from danube_trio.config import Durability, StorageConfig, WalConfig
 from danube_trio.message import StreamMessage
 
 __all__ = [
@@ -34,6 +39,42 @@ __all__ = [
     "WalStorage",
     "open_storage",
 ]
+
+
+class Checks:
+    """The checks that a log makes of what is handed in, for a storage that keeps messages itself.
+
+    The very same code; each raises as `Wal` does, before anything is changed.
+    """
+
+    def __init__(self, topic: str, clock: Callable[[], float]) -> None:
+        self._encoder = Encoder(WalConfig(topic_name=topic), get_codec(DEFAULT_CODEC), clock)
+
+    def taken(
+        self,
+        messages: Sequence[Appendable],
+        durability: Durability | None,
+        expected_offset: int | None,
+        next_offset: int,
+    ) -> tuple[Records, int]:
+        """Messages to append, as a log would encode them now, and their bytes at most."""
+        if len(messages) == 1:  # the limit of a batch is not that of one message
+            parts = self._encoder.one(messages[0])
+            encoded: tuple[Records, int] = ((parts,), parts_bytes(parts))
+        else:
+            encoded = self._encoder.batch(messages)
+        check_level(durability or "fsync", store=False)
+        check_expected(expected_offset, next_offset)
+        return encoded
+
+    @staticmethod
+    def start(start: StartPosition) -> None:
+        """Where somebody is to begin."""
+        check_start(start)
+
+    def wanted(self, start: StartPosition, end: object, count: object) -> None:
+        """What a reader is to read."""
+        check_wanted(start, end, count)
 
 
 # The topics that logs were dispatched as.

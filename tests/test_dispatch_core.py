@@ -473,7 +473,8 @@ class Dispatching(RuleBasedStateMachine):
         assert len(self.core.burying) == states.count("burying")
         ledger: Ledger = self.core._ledger
         known = len(ledger.entries) + (self.core._queue.buffered if not self.lanes else 0)
-        assert self.core._buffered_bytes <= known
+        reasons = sum(len(entry.reason) for entry in ledger.entries.values())
+        assert self.core._buffered_bytes <= known + reasons
         assert self.core._buffered_bytes >= len(ledger.entries)
 
     def teardown(self) -> None:

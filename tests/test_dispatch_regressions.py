@@ -15,10 +15,11 @@ from cloud_model import CONFIG, World, virtual_clock
 from topics import CURSOR, TOPIC, Metadata, keyed, settle
 from trio.testing import MockClock
 
-from danube_trio import StartPosition, Wal, WalConfig, WalStorage, open_wal
+from danube_trio import StartPosition, StreamMessage, Wal, WalConfig, WalStorage, open_wal
 from danube_trio.config import CloudConfig, StorageConfig
 from danube_trio.dispatch import (
     CursorTooLargeError,
+    Delivery,
     InMemoryStorage,
     PoisonPolicy,
     ReliableDispatch,
@@ -36,6 +37,7 @@ from danube_trio.errors import (
     OffsetTrimmedError,
     StoreUnavailableError,
 )
+from danube_trio.metadata import open_metadata_directory
 from danube_trio.storage import open_storage
 from danube_trio.testing import SimDisk, SimStore
 
@@ -625,3 +627,103 @@ async def test_over_a_storage_cursors_are_in_its_own_metadata_store(
                 await dispatch.store_message(text)
             assert await payloads(await dispatch.add_subscription("s")) == expected
             assert await storage.metadata.list_entries("/topics/")
+
+
+# ---- the disk of the cursors
+
+
+@pytest.mark.parametrize("where", ["a directory of its own", "the storage's"])
+async def test_subscriptions_go_on_when_the_full_disk_of_their_cursors_has_space_again(
+    autojump_clock: MockClock, where: str
+) -> None:
+    disk = SimDisk()
+    options = SubscriptionOptions(max_unsaved_acks=5)
+
+    async def use(dispatch: ReliableDispatch, path: str) -> None:
+        await dispatch.store_batch([b"%d" % i for i in range(40)])
+        billing = await dispatch.add_subscription("billing", options)
+        fault = disk.fail("write", error=errno.ENOSPC, path_contains=path, sticky=True)
+        handled: list[int] = []
+
+        async def handle(message: Delivery) -> None:
+            handled.append(message.offset)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(billing.run, handle)
+            await trio.sleep(100)
+            assert len(handled) == 5, "nothing more is handed out while nothing can be saved"
+            statistics = await billing.statistics()
+            assert statistics.save_failures and "ENOSPC" in str(statistics.last_error)
+            fault.cancel()
+            await billing.wait_settled()
+            nursery.cancel_scope.cancel()
+        await billing.flush()
+        assert (billing.saved_end, handled) == (40, list(range(40)))
+        await dispatch.add_subscription("other")
+
+    if where == "the storage's":
+        async with (
+            open_storage(StorageConfig(dir="/s"), disk=disk) as storage,
+            ReliableDispatch.new_with_persistent(TOPIC, UNTIL_ACK, None, storage) as dispatch,
+        ):
+            await use(dispatch, "/s/.metadata/")
+    else:
+        async with (
+            open_metadata_directory("/cursors", disk=disk) as metadata,
+            open_wal(WalConfig(dir="/log"), disk=disk) as wal,
+            ReliableDispatch.new_with_persistent(
+                TOPIC, UNTIL_ACK, None, WalStorage.from_wal(wal, TOPIC), metadata=metadata
+            ) as dispatch,
+        ):
+            await use(dispatch, "/cursors/")
+
+
+# ---- redriving what is large
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+async def test_large_dead_letters_are_brought_back_in_batches_that_fit(limit: int | None) -> None:
+    config = WalConfig(max_atomic_batch_bytes=1 << 20)  # that of the topic
+    payloads = [bytes([at]) * (300_000 if at % 4 else 10) for at in range(20)]
+    async with open_wal(config) as wal, open_wal(WalConfig()) as dead:
+        storage, letters = WalStorage.from_wal(wal, TOPIC), WalStorage.from_wal(dead)
+        async with ReliableDispatch.new_with_persistent(
+            TOPIC, UNTIL_ACK, None, storage, metadata=Metadata(), dead_letter_storage=letters
+        ) as dispatch:
+            for payload in payloads:
+                await dispatch.store_message(payload)
+            billing = await dispatch.add_subscription("billing", TO_DEAD_LETTERS)
+            for _ in payloads:
+                async with billing.take() as message:
+                    message.reject("bad")
+            await billing.wait_settled()
+            brought = [await billing.redrive(limit=limit)]
+            while brought[-1]:
+                brought.append(await billing.redrive(limit=limit))
+            assert brought == ([20, 0] if limit is None else [7, 7, 6, 0])
+            reader = wal.reader(StartPosition.offset(20), end="current")
+            assert [message.payload async for message in reader] == payloads
+
+
+async def test_a_dead_letter_that_fits_no_more_stays_and_the_others_come_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        open_wal(WalConfig(max_message_bytes=2000)) as dead,
+        open_wal(WalConfig(max_message_bytes=1000)) as wal,
+    ):
+        storage, letters = WalStorage.from_wal(wal, TOPIC), WalStorage.from_wal(dead)
+        async with ReliableDispatch.new_with_persistent(
+            TOPIC, UNTIL_ACK, None, storage, metadata=Metadata(), dead_letter_storage=letters
+        ) as dispatch:
+            for size in (10, 976, 20):  # ``x-redriven`` makes the second one too large
+                await dispatch.store_message(StreamMessage(attributes={"a": "x" * size}))
+            billing = await dispatch.add_subscription("billing", TO_DEAD_LETTERS)
+            for _ in range(3):
+                async with billing.take() as message:
+                    message.reject("bad")
+            await billing.wait_settled()
+            assert await billing.redrive() == 2
+            assert await billing.redrive() == 0
+            assert wal.next_offset == 5
+    assert "dead letter 1 " in caplog.text and "too large" in caplog.text

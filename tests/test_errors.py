@@ -15,6 +15,8 @@ import pytest
 
 import danube_trio
 from danube_trio import StreamMessage, WalConfig, errors
+from danube_trio._core.bincode import DecodeError
+from danube_trio._engine.files.presence import LostFileError
 from danube_trio.blocking import open_wal
 from danube_trio.dispatch import CursorTooLargeError, SubscriptionBusyError, SubscriptionClosedError
 from danube_trio.errors import DanubeError
@@ -49,6 +51,9 @@ SAMPLES: list[BaseException] = [
     UnknownSchemaError(PROBLEMS, "order", MESSAGE),
     UnknownVersionError(PROBLEMS, "order"),
     ProcessKilledError("/sim/wal.log"),
+    # These are of no public module, and get out all the same.
+    LostFileError("/logs/wal.log", "was removed", 7),
+    DecodeError(3, "it ends", 8),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Awaitable, Callable
@@ -301,28 +302,97 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("operation", "number", "short"), FAULTS)
-async def test_a_failed_write_breaks_the_store_until_it_is_opened_again(
+async def test_a_store_whose_write_failed_tells_everybody_and_is_opened_anew_by_the_next_call(
     operation: str, number: int, short: int | None
 ) -> None:
     disk = SimDisk()
     async with open_metadata_directory(D, disk=disk) as store:
-        await store.put("/a", b"1")
+        first = await store.put("/a", b"1")
         disk.fail(operation, error=number, short=short, path_contains=".journal")
         async with store.watch("/") as events:
             with pytest.raises(StoreUnavailableError, match="not known") as caught:
                 await store.put("/a", b"2")
             assert isinstance(caught.value.__cause__, OSError)
-            with pytest.raises(StoreUnavailableError, match="broken"):
+            assert "broken" in repr(store)
+            with pytest.raises(StoreUnavailableError, match=r"broken.*See to the disk"):
                 await anext(events)
-        for _ in range(2):
-            with pytest.raises(StoreUnavailableError, match=r"nothing was done.*open it again"):
-                await store.put("/b", b"")
-        assert await content(store) == {"/a": b"1"}
-        assert "broken" in repr(store)
+        found = await content(store)
+        assert "open" in repr(store)
+        assert found == {"/a": b"2" if operation == "sync_data" else b"1"}
+        async with store.watch("/", after=first) as events:
+            await store.put("/b", b"3")
+            seen = [(await anext(events)).value]
+            if operation == "sync_data":
+                seen.append((await anext(events)).value)
+            assert seen == ([b"2", b"3"] if operation == "sync_data" else [b"3"])
+        with pytest.raises(LogLockedError):
+            await content_of(disk)
+    assert await content_of(disk.crash()) == {**found, "/b": b"3"}
+
+
+@pytest.mark.parametrize(("operation", "number", "short"), FAULTS)
+async def test_whatever_a_crash_leaves_after_a_failure_has_what_was_acknowledged_since(
+    operation: str, number: int, short: int | None, autojump_clock: MockClock
+) -> None:
+    for fail_again in range(1, 12):
+        disk = SimDisk()
+        done: dict[str, bytes] = {}
+        async with open_metadata_directory(D, disk=disk, journal_bytes=300) as store:
+            for at in range(8):
+                if at == 4:
+                    disk.fail(operation, error=number, short=short, path_contains=".journal")
+                    disk.fail(None, fail_again, error=number, path_contains="/metadata.")
+                key, value = f"/{at % 3}", b"%d" % at * 30
+                while done.get(key) != value:
+                    with contextlib.suppress(StoreUnavailableError):
+                        await store.put(key, value)
+                        done[key] = value
+                    await trio.sleep(1)
+                assert await content(store) == done
+                for state in disk.crash_states():
+                    assert await content_of(state.disk) == done, state.name
+
+
+async def test_a_full_disk_is_tried_again_with_pauses_and_told_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SimDisk()
     async with open_metadata_directory(D, disk=disk) as store:
-        assert await content(store) in ({"/a": b"1"}, {"/a": b"2"})
+        await store.put("/a", b"1")
+        fault = disk.fail("write", error=errno.ENOSPC, sticky=True, path_contains=".journal")
+        for _ in range(200):
+            with pytest.raises(StoreUnavailableError, match="injected ENOSPC"):
+                await store.put("/a", b"2")
+            assert await content(store) == {"/a": b"1"}
+            await trio.sleep(0.1)
+        assert 5 < fault.hits < 30
+        fault.cancel()
+        await trio.sleep(5)
         await store.put("/a", b"3")
     assert await content_of(disk.crash()) == {"/a": b"3"}
+    told = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+    assert len(told) == 2 and "is broken" in told[0] and "can be written to again" in told[1]
+
+
+async def test_a_store_that_lost_what_it_acknowledged_is_not_gone_on_with(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    async with open_metadata_directory(D, disk=disk) as store:
+        await store.put("/a", b"1")
+        disk.fail("write", path_contains=".journal")
+        with pytest.raises(StoreUnavailableError, match="not known"):
+            await store.put("/a", b"2")
+        (name,) = journals(disk)
+        file = disk.open(f"{D}/{name}", "rw")
+        file.truncate(disk.file_size(f"{D}/{name}") - 1)
+        file.close()
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError, match="nothing was done") as caught:
+                await store.put("/b", b"")
+            assert isinstance(caught.value.__cause__, CorruptDataError)
+            await trio.sleep(10)
+        assert await content(store) == {"/a": b"1"}
 
 
 async def test_all_who_wait_hear_of_a_failed_sync(autojump_clock: MockClock) -> None:
@@ -330,9 +400,10 @@ async def test_all_who_wait_hear_of_a_failed_sync(autojump_clock: MockClock) -> 
     causes: list[str] = []
 
     async def put(number: int) -> None:
-        with pytest.raises(StoreUnavailableError) as caught:
+        try:
             await store.put(f"/{number}", b"")
-        causes.append(str(caught.value))
+        except StoreUnavailableError as error:
+            causes.append(str(error))
 
     async with open_metadata_directory(D, disk=disk) as store:
         disk.latency = 1.0
@@ -342,7 +413,8 @@ async def test_all_who_wait_hear_of_a_failed_sync(autojump_clock: MockClock) -> 
                 nursery.start_soon(put, number)
                 await trio.sleep(0.2)
     assert sum("not known" in cause for cause in causes) == 1
-    assert sum("nothing was done" in cause for cause in causes) == 7
+    assert sum("nothing was done" in cause for cause in causes) == 4  # who came later goes on
+    assert list(await content_of(disk)) == [f"/{number}" for number in (0, 5, 6, 7)]
 
 
 async def test_a_full_disk_leaves_the_old_snapshot_and_goes_on() -> None:

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections import deque
@@ -57,7 +58,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["Signal", "ThreadLane"]
+__all__ = ["Signal", "ThreadLane", "refuse_green_threads"]
 
 THREAD_NAME = "danube-trio-io"
 T = TypeVar("T")
@@ -133,6 +134,19 @@ def _refuse_abort(_: object) -> Abort:
     return Abort.FAILED
 
 
+def refuse_green_threads() -> None:
+    """Raise RuntimeError where gevent has made threads that wait for each other of the real ones.
+
+    A write would stop the whole program, and the engine's thread could not wait beside the caller.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise RuntimeError(
+            "danube-trio needs real threads, and gevent has replaced them: open it in a process in "
+            "which gevent.monkey has not patched 'threading'"
+        )
+
+
 class ThreadLane:
     """A `Lane` with a thread of its own, which starts with the first call.
 
@@ -181,6 +195,7 @@ class ThreadLane:
         return cast("T", job.result)
 
     def _start(self) -> Signal:
+        refuse_green_threads()
         signal = Signal()
         thread = threading.Thread(
             target=_serve, args=(self._jobs, signal), name=THREAD_NAME, daemon=True

@@ -89,6 +89,7 @@ class LoopDoor:
 
     async def run(self, job: Job) -> Any:
         """Submit a job, and wait for its outcome. Cancellation: see above."""
+        self._check_loop()
         await anyio.lowlevel.checkpoint_if_cancelled()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         if self._owed and task in self._owed:
@@ -111,6 +112,7 @@ class LoopDoor:
 
     async def finish(self, job: Job) -> Any:
         """Like `run`, for what must not be withdrawn."""
+        self._check_loop()
         job.waiter = self._loop.create_future()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancels = task.cancelling()
@@ -167,9 +169,21 @@ class LoopDoor:
 
     def now(self) -> float:
         """The loop's time, for calls that belong to the loop's thread."""
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this belongs to the event loop that opened it: nothing was changed")
+        self._check_loop()
         return self._loop.time()
+
+    def _check_loop(self) -> None:
+        """Before anything is handed over: elsewhere nobody could be told what became of it."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise RuntimeError(
+                "it belongs to the event loop that opened it, and nothing was changed: from "
+                "another thread use asyncio.run_coroutine_threadsafe(wal.append(...), loop), or "
+                "open it with danube_trio.blocking, whose calls belong to no loop"
+            )
 
     def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
         """Run a function in the engine's thread, and block until it returned.

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 from anyio.lowlevel import checkpoint
 
 from danube_trio import storage as _engine
-from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
@@ -23,14 +23,9 @@ from danube_trio.anyio._views import engine_wal, reader_view, wal_view
 from danube_trio.config import Durability
 from danube_trio.message import StreamMessage
 
-__all__ = ["WalStorage", "as_it_is_now", "engine_storage", "storage_view"]
+__all__ = ["WalStorage", "engine_storage", "storage_view"]
 
 T = TypeVar("T")
-
-
-def as_it_is_now(message: Appendable) -> Appendable:
-    """A message whose bytes nobody changes while it is on its way to the engine's thread."""
-    return bytes(message) if isinstance(message, bytearray | memoryview) else message
 
 
 class _StorageView(Storage):
@@ -76,7 +71,7 @@ class _StorageView(Storage):
         expected_offset: int | None = None,
     ) -> range:
         """See `Storage.append_batch`. The messages are iterated over here."""
-        now = [as_it_is_now(message) for message in messages]
+        now = [as_it_is_now(message) for message in listed(messages)]
         return await self.way.call(
             lambda: self.inner.append_batch(
                 topic, now, durability=durability, expected_offset=expected_offset

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, cast
 
 from danube_trio import storage
-from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
@@ -25,12 +25,7 @@ from danube_trio.config import Durability, StorageConfig
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["Storage", "WalStorage", "as_it_is_now", "engine_storage", "storage_of"]
-
-
-def as_it_is_now(message: Appendable) -> Appendable:
-    """A message whose bytes nobody changes while it is on its way to the engine's thread."""
-    return bytes(message) if isinstance(message, bytearray | memoryview) else message
+__all__ = ["Storage", "WalStorage", "engine_storage", "storage_of"]
 
 
 class Storage:
@@ -84,7 +79,7 @@ class Storage:
         expected_offset: int | None = None,
     ) -> range:
         """Append messages as one atomic batch; see `danube_trio.Storage.append_batch`."""
-        now = [as_it_is_now(message) for message in messages]
+        now = [as_it_is_now(message) for message in listed(messages)]
         return self.door.call(
             lambda: self.inner.append_batch(
                 topic, now, durability=durability, expected_offset=expected_offset

@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery, Take
+from danube_trio.errors import LogClosedError
 
 __all__ = [
     "AnswerDoor",
@@ -90,27 +91,36 @@ class FarDelivery(Delivery):
         """When the delivery times out: by the loop's clock on asyncio, else by time.monotonic."""
         return self.limit.deadline if self.limit else self._door.time(self._entry.deadline)
 
+    def _answer(self, answer: Callable[[], bool]) -> bool:
+        """Have it given. False when there is no engine any more: the delivery ended with it."""
+        try:
+            return self._door.call_now(answer, late=False)
+        except LogClosedError:
+            if self.is_current:  # it has not: the engine's thread ends by a bug
+                raise
+            return False
+
     def ack(self) -> bool:
         """See `Delivery.ack`."""
-        return self._door.call_now(self.inner.ack, late=False)
+        return self._answer(self.inner.ack)
 
     def nack(self, delay: float | None = None, *, reason: str = "") -> bool:
         """See `Delivery.nack`."""
-        return self._door.call_now(lambda: self.inner.nack(delay, reason=reason), late=False)
+        return self._answer(lambda: self.inner.nack(delay, reason=reason))
 
     def reject(self, reason: str) -> bool:
         """See `Delivery.reject`."""
-        return self._door.call_now(lambda: self.inner.reject(reason), late=False)
+        return self._answer(lambda: self.inner.reject(reason))
 
     def release(self) -> bool:
         """See `Delivery.release`."""
-        return self._door.call_now(self.inner.release, late=False)
+        return self._answer(self.inner.release)
 
     def extend(self, seconds: float | None = None) -> bool:
         """See `Delivery.extend`."""
         limit = self.limit
         if limit is None:
-            return self._door.call_now(lambda: self.inner.extend(seconds), late=False)
+            return self._answer(lambda: self.inner.extend(seconds))
         timeout = self._state.core.options.ack_timeout if seconds is None else seconds
         if timeout is not None and self.is_current:
             limit.deadline = max(limit.deadline, self._door.now() + timeout)

@@ -16,7 +16,8 @@ Rules:
 3. What is settled is never handed out again, unless the subscription is moved back.
 4. Nothing is handed out while the window is full, while it is paused, while more is acknowledged
    than may wait unsaved, or, without lanes, while a message is blocked.
-5. New messages (not redeliveries) wait too while too many wait for redelivery. While the cursor is
+5. New messages (not redeliveries) wait too while too many wait for redelivery, or are on their way
+   to the dead letters. While the cursor is
    larger than it may be when saved, so do those above the part that was saved: with lanes the rest
    must go on, or the cursor would never get smaller.
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from math import inf
+from operator import attrgetter
 from typing import Protocol
 
 from danube_trio.dispatch._counts import Counts
@@ -39,7 +41,8 @@ from danube_trio.dispatch._options import (
     backoff,
 )
 from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
-from danube_trio.message import StreamMessage
+from danube_trio.errors import shortened
+from danube_trio.message import StreamMessage, fields_bytes
 
 __all__ = ["DispatchCore", "Taker"]
 
@@ -47,6 +50,10 @@ ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
 # Guesses. Read on when fewer are at hand; with lanes many may wait behind few keys, so many.
 LOW = 256
 LOOK_AHEAD = 8192
+# Bytes of a message's fields, on average, that nobody counts: they are bounded by the messages.
+SMALL_FIELDS = 256
+
+_PAYLOAD = attrgetter("payload")
 
 
 class Taker(Protocol):
@@ -78,6 +85,7 @@ class DispatchCore:
         self._queue: ReadyQueue = PlainQueue(self._ledger)
         self._hands = Hands()
         self._buffered_bytes = 0
+        self._fields: dict[int, int] = {}  # of it, by offset, what is not payload: see `feed`
         self.fed_end = cursor.end  # the next offset that the reader is to bring
         self._arrange()
 
@@ -148,9 +156,18 @@ class DispatchCore:
         # First what can be handed out, then that it was fed: what is below `fed_end` and in no
         # queue counts as settled.
         self._queue.feed(messages)
-        self._buffered_bytes += sum(len(message.payload) for message in messages)
+        self._buffered_bytes += sum(map(len, map(_PAYLOAD, messages)))
+        self._count_fields(messages)
         self.fed_end = end
         self._note_entered()
+
+    def _count_fields(self, messages: Sequence[StreamMessage]) -> None:
+        """Count what messages hold beside their payloads, where that is more than a little."""
+        sizes = fields_bytes(messages)
+        total = sum(sizes)
+        if total > SMALL_FIELDS * len(sizes):
+            self._buffered_bytes += total
+            self._fields.update(zip((message.offset for message in messages), sizes, strict=True))
 
     def pass_by(self, end: int) -> None:
         """Everything in `[fed_end, end)` is settled; it need not be read."""
@@ -185,7 +202,7 @@ class DispatchCore:
         return bool(self._hands.blocked) and isinstance(self._queue, PlainQueue)
 
     def _new_limit(self) -> float:
-        if self._hands.waiting >= self.options.max_retrying_messages:
+        if self._hands.waiting + len(self.burying) >= self.options.max_retrying_messages:
             return 0
         return inf if self.unsaved_from is None else self.unsaved_from + 1
 
@@ -258,7 +275,7 @@ class DispatchCore:
         self.changes += 1
         entry.failures = max(entry.failures, self.options.max_redeliveries or 0) + 1
         entry.rejected = True
-        entry.reason = reason
+        self._note(entry, reason)
         self._poison(entry)
         return True
 
@@ -282,7 +299,7 @@ class DispatchCore:
         self.counts.failed += 1
         self.changes += 1
         entry.failures += 1
-        entry.reason = reason
+        self._note(entry, reason)
         limit = self.options.max_redeliveries
         if limit is not None and entry.failures > limit:
             self._poison(entry)
@@ -306,7 +323,18 @@ class DispatchCore:
         else:
             self._queue.settled(entry)
         self._buffered_bytes -= len(entry.message.payload)
+        if self._fields:
+            self._buffered_bytes -= self._fields.pop(entry.offset, 0)
+        if entry.reason:
+            self._buffered_bytes -= len(entry.reason)
         self.changes += 1
+
+    def _note(self, entry: Entry, reason: str) -> None:
+        """Why it failed the last time; that takes space, too, as long as it is not settled."""
+        reason = shortened(reason)
+        if entry.state is not State.SETTLED:
+            self._buffered_bytes += len(reason) - len(entry.reason)
+        entry.reason = reason
 
     # ---- time
 
@@ -340,11 +368,12 @@ class DispatchCore:
         """Whether a ready message must not be handed out, and why: in its reason."""
         limit = self.options.max_redeliveries
         if entry.unreadable:
-            entry.reason = entry.unreadable
+            self._note(entry, entry.unreadable)
         elif entry.rejected:
-            entry.reason = entry.reason or "it was rejected before a restart"
+            self._note(entry, entry.reason or "it was rejected before a restart")
         elif limit is not None and entry.failures > limit:
-            entry.reason = entry.reason or f"it failed {entry.failures} times before a restart"
+            why = f"it failed {entry.failures} times before a restart"
+            self._note(entry, entry.reason or why)
         else:
             return False
         return True
@@ -386,7 +415,7 @@ class DispatchCore:
         if never is None:
             self.burying.append(entry)
         else:
-            entry.reason = never
+            self._note(entry, never)
             self._hands.block(entry)
 
     def buried(self, entry: Entry) -> None:

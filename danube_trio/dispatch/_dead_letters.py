@@ -36,7 +36,6 @@ from danube_trio.message import StreamMessage
 
 __all__ = ["DeadLetters", "dead_letter", "letters_of", "redriven"]
 
-MAX_REASON = 1000  # characters; a guess at what is worth keeping
 # How often old letters are looked for: ten times in their period, within these seconds (a guess).
 LOOK_LEAST, LOOK_MOST = 10.0, 3600.0
 REDRIVEN = "x-redriven"
@@ -56,7 +55,7 @@ def dead_letter(entry: Entry, topic: str, subscription: str, now: float) -> Stre
         topic,
         str(entry.offset),
         subscription,
-        entry.reason[:MAX_REASON].encode("utf-8", "replace").decode(),
+        entry.reason.encode("utf-8", "replace").decode(),
         str(entry.failures),
         str(round(now * 1000)),
     )

@@ -7,15 +7,14 @@ from math import inf
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio.dispatch._failures import describe, is_failure
+from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._queues import key_of
 from danube_trio.dispatch._state import SubscriptionState
-from danube_trio.message import StreamMessage
+from danube_trio.message import StreamMessage, copied
 
 if TYPE_CHECKING:
     from danube_trio.dispatch._consumer import Consumer
@@ -55,13 +54,7 @@ class Delivery:
     def message(self) -> StreamMessage:
         """The message with all its fields: a copy, which the consumer may change."""
         if self._message is None:
-            there = self._entry.message
-            self._message = attrs.evolve(
-                there,
-                attributes=dict(there.attributes),
-                msg_id=attrs.evolve(there.msg_id),
-                offset=there.offset,
-            )
+            self._message = copied(self._entry.message)
         return self._message
 
     @property
@@ -104,6 +97,7 @@ class Delivery:
         """It failed: deliver it again, after `delay` seconds or the backoff, if it may be."""
         if delay is not None and not 0 <= delay < inf:
             raise ValueError(f"delay={delay!r} must be seconds, 0 or more")
+        _check_reason(reason)
         state = self._state
         state.check_run()
         counted = state.core.fail(
@@ -114,6 +108,7 @@ class Delivery:
 
     def reject(self, reason: str) -> bool:
         """It is poison, whatever the number of attempts: see ``poison_policy``."""
+        _check_reason(reason)
         state = self._state
         state.check_run()
         counted = state.core.reject(self._entry, self._serial, reason)
@@ -182,6 +177,12 @@ def ack_all(deliveries: Iterable[Delivery]) -> int:
     return counted
 
 
+def _check_reason(reason: object) -> None:
+    """Raise TypeError if it is no text: nothing was changed yet."""
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str, not {type(reason).__name__}: nothing was changed")
+
+
 class Take:
     """``async with consumer.take() as message``: the block answers for the message.
 
@@ -227,7 +228,7 @@ class Take:
         if exc is None:
             delivery.ack()
         elif is_failure(exc):
-            delivery.nack(reason=describe(exc))
+            delivery.nack(reason=describe_failure(exc))
         else:
             delivery.release()
         if self._leave:

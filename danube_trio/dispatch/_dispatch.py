@@ -44,7 +44,7 @@ from danube_trio.dispatch._saving import (
 )
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
-from danube_trio.errors import FencedError
+from danube_trio.errors import FencedError, add_note, text_of
 from danube_trio.metadata import MemoryMetadata, MetadataStore
 from danube_trio.storage import housekeeping
 
@@ -227,7 +227,7 @@ class ReliableDispatch:
             if exc is None:
                 raise errors[0]
             for error in errors:
-                exc.add_note(f"cursors were not saved: {error}")
+                add_note(exc, f"cursors were not saved: {text_of(error)}")
 
     async def _finish_all(self) -> list[BaseException]:
         errors: list[BaseException] = []

@@ -20,7 +20,7 @@ from typing import TypeVar
 import trio
 
 from danube_trio.dispatch._errors import SubscriptionClosedError
-from danube_trio.errors import DanubeError
+from danube_trio.errors import DanubeError, add_note, text_of
 
 __all__ = ["Calls", "settle_dispatch"]
 
@@ -85,6 +85,6 @@ def settle_dispatch(
     if body is None:
         raise error
     if isinstance(error, DanubeError | TimeoutError):
-        body.add_note(f"cursors were not saved: {error}")
+        add_note(body, f"cursors were not saved: {text_of(error)}")
     else:
         raise error from body

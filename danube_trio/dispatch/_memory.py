@@ -2,7 +2,9 @@
 
 A topic is a list of segments, each a list of messages that begins at the segment's base offset. The
 last one is written to; when it is full, a new one begins. Retention drops whole segments, never the
-last. Whoever reads gets copies: what a consumer does to a message is its own affair.
+last. What is handed in is checked as a log checks it, by the same code (`storage.Checks`), and is
+copied as far as it can change. Whoever reads gets copies: what a consumer does to a message is its
+own affair.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from danube_trio.clocks import MAX_AHEAD, find_time, latest_believed, next_time
 from danube_trio.config import Durability
 from danube_trio.dispatch._log import CacheLimits, End, Message, TopicLog
 from danube_trio.dispatch._options import ReliableOptions
-from danube_trio.errors import LogClosedError, OffsetTrimmedError, UnexpectedOffsetError
-from danube_trio.message import StreamMessage
+from danube_trio.errors import LogClosedError, OffsetTrimmedError
+from danube_trio.message import MessageID, StreamMessage
+from danube_trio.storage import Checks
 
 __all__ = ["InMemoryStorage", "MemoryLog", "MemoryReader"]
 
@@ -76,6 +79,7 @@ class MemoryLog:
         self._topic = topic
         self.log_id: str = uuid.uuid4().hex
         self._clock = clock
+        self._checks = Checks(topic, clock)
         self._segments = [_Segment(0)]
         self._last_time = self._time_before = 0
         self._more: trio.Event | None = None
@@ -101,15 +105,16 @@ class MemoryLog:
         """See `TopicLog`. There is one level of durability."""
         await trio.lowlevel.checkpoint()
         first = self.next
-        if expected_offset is not None and expected_offset != first:
-            raise UnexpectedOffsetError(expected_offset, first)
-        stamped = [self._stamp(message, first + i) for i, message in enumerate(messages)]
+        records, size_bytes = self._checks.taken(messages, durability, expected_offset, first)
+        stamped = [
+            self._stamp(message, payload, first + i)
+            for i, (message, (_, payload, _)) in enumerate(zip(messages, records, strict=True))
+        ]
         if stamped:
-            self._store(stamped)
+            self._store(stamped, size_bytes)
         return range(first, first + len(stamped))
 
-    def _store(self, messages: list[StreamMessage]) -> None:
-        size = sum(len(message.payload) for message in messages)
+    def _store(self, messages: list[StreamMessage], size: int) -> None:
         segment = self._segments[-1]
         now, self._time_before = next_time(
             *(self._last_time, self._time_before, round(self._clock() * 1e6), MAX_AHEAD_US)
@@ -124,20 +129,20 @@ class MemoryLog:
         segment.size_bytes += size
         self.wake()
 
-    def _stamp(self, message: Message, offset: int) -> StreamMessage:
+    def _stamp(self, message: Message, payload: bytes, offset: int) -> StreamMessage:
+        """As it is kept: its payload is the one that was checked, which nobody can change."""
         if isinstance(message, StreamMessage):
-            return _copy(message, offset)
-        if not isinstance(message, bytes | bytearray | memoryview):
-            raise TypeError(f"{type(message).__name__} is neither bytes nor a StreamMessage")
-        message = StreamMessage(bytes(message), publish_time=round(self._clock() * 1e3))
-        message.msg_id.topic_name = self._topic
-        return _copy(message, offset)
+            return _copy(message, payload, offset)
+        place = MessageID(topic_name=self._topic, topic_offset=offset)
+        time_ms = round(self._clock() * 1e3)
+        return StreamMessage(payload, msg_id=place, publish_time=time_ms, offset=offset)
 
     async def reader(
         self, start: StartPosition, *, end: End = None, count: int | None = None
     ) -> MemoryReader:
         """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
+        self._checks.wanted(start, end, count)
         if start.kind == "offset" and start.value < self.first:
             raise OffsetTrimmedError(start.value, self.first)
         if start.kind == "offset" and start.value > self.next:
@@ -206,7 +211,7 @@ class MemoryLog:
         first = start - segment.base
         last = min(first + min(count, READ_MESSAGES), end - segment.base)
         found = segment.messages[first:last]
-        return [_copy(message, start + i) for i, message in enumerate(found)]
+        return [_copy(message, message.payload, start + i) for i, message in enumerate(found)]
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
@@ -296,9 +301,10 @@ class MemoryReader:
         await trio.lowlevel.checkpoint()
 
 
-def _copy(message: StreamMessage, offset: int) -> StreamMessage:
+def _copy(message: StreamMessage, payload: bytes, offset: int) -> StreamMessage:
     return attrs.evolve(
         message,
+        payload=payload,
         attributes=dict(message.attributes),
         msg_id=attrs.evolve(message.msg_id, topic_offset=offset),
         offset=offset,

@@ -136,9 +136,10 @@ class SubscriptionOptions:
             With the window it bounds what is redelivered after a crash. None: no bound.
         max_cursor_bytes: largest saved cursor; metadata stores accept one of 1,000,000 bytes, which
             holds a million holes. As long as it is exceeded, no new message is handed out.
-        max_retrying_messages: how many may wait for redelivery; beyond it no new ones are
-            handed out.
-        max_buffered_bytes: payloads held in memory, about: handed out, waiting, or read ahead.
+        max_retrying_messages: how many may wait for redelivery, or are on their way to the dead
+            letters; beyond it no new ones are handed out.
+        max_buffered_bytes: held in memory, about: payloads, larger attributes and the reasons of
+            failures, of what is handed out, waits, or was read ahead.
     """
 
     type: SubscriptionType = attrs.field(

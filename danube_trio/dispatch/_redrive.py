@@ -17,8 +17,8 @@ from danube_trio.dispatch._cursor import Witness
 from danube_trio.dispatch._dead_letters import DeadLetters, redriven
 from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
-from danube_trio.errors import CorruptDataError
-from danube_trio.message import Gap, StreamMessage
+from danube_trio.errors import CorruptDataError, MessageTooLargeError
+from danube_trio.message import Gap, StreamMessage, fields_bytes
 
 __all__ = ["redrive"]
 
@@ -26,6 +26,7 @@ log = logging.getLogger("danube_trio.dispatch")
 
 # Letters that are read, appended and noted at once; a crash brings back so many twice (a guess).
 BATCH = 100
+BATCH_BYTES = 4 << 20  # or so many, but one at least
 
 
 async def redrive(
@@ -40,27 +41,56 @@ async def redrive(
     at = max(await _position(letters, keeper, start, end), start)
     done = 0
     while at < end and (limit is None or done < limit):
-        stop = min(end, at + BATCH)
-        found = await _read(letters, at, stop)
+        found, stop = await _read(letters, at, min(end, at + BATCH))
         mine = [letter for letter in found if _is_of(letter, letters)]
         if limit is not None and len(mine) > limit - done:
             mine = mine[: limit - done]
             stop = mine[-1].offset + 1
-        if mine:
-            await store.store_batch([redriven(letter) for letter in mine])
+        brought = await _bring_back(store, mine)
         last = next((letter for letter in reversed(found) if letter.offset == stop - 1), None)
         await keeper.save_redriven(_encode(topic, stop, Witness.of(last) if last else None))
-        done += len(mine)
+        done += brought
         at = stop
     return done
 
 
-async def _read(letters: DeadLetters, start: int, end: int) -> list[StreamMessage]:
+async def _bring_back(store: TopicStore, mine: list[StreamMessage]) -> int:
+    """Append them to their topic, in batches that it takes; how many it took.
+
+    What its limits are only the topic knows. One that fits no more stays where it is.
+    """
+    if not mine:
+        return 0
+    try:
+        await store.store_batch([redriven(letter) for letter in mine])
+    except MessageTooLargeError as error:
+        if len(mine) == 1:
+            log.warning(
+                "dead letter %d is too large to be brought back to %s, and stays: %s",
+                mine[0].offset,
+                store.topic,
+                error,
+            )
+            return 0
+        half = len(mine) // 2
+        return await _bring_back(store, mine[:half]) + await _bring_back(store, mine[half:])
+    return len(mine)
+
+
+async def _read(letters: DeadLetters, start: int, end: int) -> tuple[list[StreamMessage], int]:
+    """Letters from `start` on, as many as are brought back at once; and where the others begin."""
     position = StartPosition.offset(start)
-    reader = await letters.storage.create_reader(letters.topic, position, end=end)
-    async with reader:
-        found = [letter async for letter in reader]
-    return [letter for letter in found if not isinstance(letter, Gap)]
+    found: list[StreamMessage] = []
+    size = 0
+    async with await letters.storage.create_reader(letters.topic, position, end=end) as reader:
+        async for letter in reader:
+            if isinstance(letter, Gap):
+                continue
+            size += len(letter.payload) + sum(fields_bytes([letter]))
+            if found and size > BATCH_BYTES:
+                return found, letter.offset
+            found.append(letter)
+    return found, end
 
 
 async def _position(letters: DeadLetters, keeper: CursorKeeper, start: int, end: int) -> int:
@@ -73,7 +103,7 @@ async def _position(letters: DeadLetters, keeper: CursorKeeper, start: int, end:
         return 0  # of another dead letter topic
     there: Witness | None = None
     if checksum is not None and start < offset <= end:
-        there = next(map(Witness.of, await _read(letters, offset - 1, offset)), None)
+        there = next(map(Witness.of, (await _read(letters, offset - 1, offset))[0]), None)
     if offset > end or (there is not None and there.checksum != checksum):
         log.warning(
             "the dead letters in %s are not those of which subscription %s brought back %d: all "

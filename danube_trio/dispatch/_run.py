@@ -8,27 +8,27 @@ of a key holds although deliveries fail. Each has its own context variables: see
 from __future__ import annotations
 
 import inspect
-import logging
+import reprlib
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from typing import cast
 
 import trio
 from trio.lowlevel import current_task
 
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery
-from danube_trio.dispatch._failures import describe, is_failure, leaves
-from danube_trio.errors import DanubeError
+from danube_trio.dispatch._failure_log import FailureLog
+from danube_trio.dispatch._failures import describe_failure, is_failure, leaves
+from danube_trio.errors import DanubeError, add_note, text_of
 
 __all__ = ["Handler", "run_handlers"]
-
-log = logging.getLogger("danube_trio.dispatch")
 
 Handler = Callable[[Delivery], Awaitable[object]]
 
 
 class Failures:
-    """The errors that end a run.
+    """The errors that end a run, and the log of those that do not.
 
     Args:
         cancelled: how the handlers' world says that they were cancelled; None: they cannot be.
@@ -37,6 +37,7 @@ class Failures:
     def __init__(self, cancelled: type[BaseException] | None) -> None:
         self._cancelled = cancelled
         self._errors: list[BaseException] = []
+        self.log = FailureLog()
 
     def keep(self, error: BaseException) -> None:
         """What a worker ended with."""
@@ -44,7 +45,7 @@ class Failures:
         if not kept:
             return  # that comes by itself, where it belongs
         if len(kept) < len(list(leaves(error))):
-            error = kept[0] if len(kept) == 1 else BaseExceptionGroup(str(error), kept)
+            error = kept[0] if len(kept) == 1 else BaseExceptionGroup(text_of(error), kept)
         if isinstance(error, DanubeError) and any(type(e) is type(error) for e in self._errors):
             return  # all workers see the end of the subscription; it is told once
         self._errors.append(error)
@@ -59,7 +60,7 @@ class Failures:
             first = min(self._errors, key=lambda error: isinstance(error, Exception))
             for error in self._errors:
                 if error is not first:
-                    first.add_note(f"another handler failed, too: {describe(error)}")
+                    add_note(first, f"another handler failed, too: {describe_failure(error)}")
             raise first
 
 
@@ -77,9 +78,12 @@ class _Run:
 
     async def all(self, concurrency: int) -> None:
         """Work until it is cancelled or something stops it."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(concurrency):
-                nursery.start_soon(self._worker, nursery.cancel_scope)
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(concurrency):
+                    nursery.start_soon(self._worker, nursery.cancel_scope)
+        finally:
+            self._failures.log.end()
         self._failures.raise_first()
 
     async def _worker(self, scope: trio.CancelScope) -> None:
@@ -107,10 +111,10 @@ class _Run:
             if not is_failure(error):
                 delivery.release()
                 raise
-            delivery.nack(reason=describe(error))
+            delivery.nack(reason=describe_failure(error))
             if stops(error, self._stop_on):
                 raise
-            tell_failed(delivery, error)
+            self._failures.log.failed(delivery.offset, delivery.attempt, error)
         else:
             if scope.cancelled_caught:
                 delivery.time_out()
@@ -123,23 +127,13 @@ def stops(error: BaseException, stop_on: tuple[type[Exception], ...]) -> bool:
     return not isinstance(error, Exception) or isinstance(error, stop_on)
 
 
-def tell_failed(delivery: Delivery, error: BaseException) -> None:
-    """Log that a handler failed, and the run goes on."""
-    log.warning(
-        "offset %d failed at attempt %d: %s",
-        delivery.offset,
-        delivery.attempt,
-        describe(error),
-        exc_info=error,
-    )
-
-
 async def call(handler: Handler, delivery: Delivery) -> None:
     """Call a handler. Raises NotAsyncError if it is not one."""
     result: object = handler(delivery)
     if not inspect.isawaitable(result):
         raise NotAsyncError(
-            f"handler={handler!r} returned {result!r}: it must be an async function"
+            f"handler={reprlib.repr(handler)} returned {reprlib.repr(result)}: it must be an async "
+            f"function"
         )
     await result
 
@@ -149,7 +143,11 @@ class NotAsyncError(Exception):
 
 
 def check_run_options(
-    handler: object, concurrency: int, window: int, kind: str = "an async function"
+    handler: object,
+    concurrency: int,
+    window: int,
+    stop_on: object,
+    kind: str = "an async function",
 ) -> None:
     """Before a run. Raises ValueError, TypeError."""
     if not 1 <= concurrency <= window:
@@ -158,6 +156,9 @@ def check_run_options(
         )
     if not callable(handler):
         raise TypeError(f"handler={handler!r} must be {kind}")
+    classes = cast("tuple[object, ...]", stop_on) if isinstance(stop_on, tuple) else (None,)
+    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in classes):
+        raise TypeError(f"stop_on={stop_on!r} must be a tuple of exception classes")
 
 
 async def run_handlers(

@@ -47,7 +47,7 @@ from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._log import TopicLog
 from danube_trio.dispatch._options import check_name, topic_parts
 from danube_trio.dispatch._state import Phase, SubscriptionState
-from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError
+from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError, text_of
 from danube_trio.metadata import MetadataStore
 
 __all__ = [
@@ -298,7 +298,9 @@ class Saving:
             except StoreError as error:
                 if pause == RETRY_INITIAL:
                     log.warning(
-                        "subscription %s: its cursor could not be saved: %s", state.name, error
+                        "subscription %s: its cursor could not be saved: %s",
+                        state.name,
+                        text_of(error),
                     )
                 await trio.sleep(pause)
                 pause = min(2 * pause, RETRY_MAX)
@@ -336,7 +338,7 @@ class Saving:
                 saved = await self._keeper.save(cursor, core.options.max_cursor_bytes)
             except (DanubeError, OSError, ValueError) as error:
                 state.save_failures += 1
-                state.last_error = str(error)
+                state.last_error = text_of(error)
                 if not isinstance(error, StoreError):
                     state.fail(error)
                 raise

@@ -21,7 +21,7 @@ from danube_trio.dispatch._core import DispatchCore, Taker
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._ledger import Entry, State
-from danube_trio.errors import FencedError
+from danube_trio.errors import FencedError, text_of
 
 __all__ = ["Bell", "Phase", "SubscriptionState"]
 
@@ -247,7 +247,7 @@ class SubscriptionState:
         """Nothing more can be handed out, for this reason."""
         if self.phase is Phase.OPEN:
             self.phase, self.failure = Phase.FAILED, error
-            self.last_error = str(error)
+            self.last_error = text_of(error)
             self._wake_all()
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from danube_trio.dispatch._needs import Needs
 from danube_trio.dispatch._options import ReliableOptions, topic_parts
 from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import StreamMessage
+from danube_trio.storage import Checks
 
 __all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore"]
 
@@ -134,6 +135,7 @@ class TopicStore:
         count: int | None = None,
     ) -> TopicReader:
         """A new reader; see `danube_trio.Wal.reader` for its arguments and errors."""
+        Checks.start(start)
         if start.kind == "latest":  # retention never comes that far: nobody to wait for
             return self._registered(await self.log.reader(start, end=end, count=count))
         async with self.needs.guard:
@@ -148,8 +150,9 @@ class TopicStore:
     async def not_freed(self, start: StartPosition) -> StartPosition:
         """A position that is not among messages which may yet go. To be called with the guard.
 
-        Raises OffsetTrimmedError for an offset that is.
+        Raises OffsetTrimmedError for an offset that is, TypeError for what is no position.
         """
+        Checks.start(start)
         freed = self.needs.freed
         if start.kind == "offset" and start.value < freed:
             raise OffsetTrimmedError(start.value, freed)

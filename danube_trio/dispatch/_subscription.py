@@ -114,7 +114,7 @@ class Subscription:
 
         Cancellation: handlers are cancelled, and what they had in hand is released.
         """
-        check_run_options(handler, concurrency, self.options.max_unacked_messages)
+        check_run_options(handler, concurrency, self.options.max_unacked_messages, stop_on)
         async with self.run_consumer() as consumer:
             await run_handlers(consumer, handler, concurrency, stop_on)
 

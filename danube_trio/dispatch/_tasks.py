@@ -26,6 +26,7 @@ from danube_trio.errors import (
     MessageTooLargeError,
     OffsetTrimmedError,
     StoreUnavailableError,
+    text_of,
 )
 from danube_trio.message import Gap, StreamMessage
 
@@ -83,10 +84,12 @@ class Reading:
             if isinstance(error, OSError) and error.errno not in PASSING:
                 raise
             state.read_failures += 1
-            state.last_error = str(error)
+            state.last_error = text_of(error)
             if self._pause == RETRY_INITIAL:
                 log.warning(
-                    "subscription %s: reading failed, and is tried again: %s", state.name, error
+                    "subscription %s: reading failed, and is tried again: %s",
+                    state.name,
+                    text_of(error),
                 )
             await self._drop_reader()
             pause, self._pause = self._pause, min(2 * self._pause, RETRY_MAX)
@@ -187,12 +190,12 @@ async def bury(state: SubscriptionState, letters: DeadLetters) -> None:
             await letters.bury(entry)
         except MessageTooLargeError as error:  # it will be each time
             state.bury_failures += 1
-            state.last_error = str(error)
+            state.last_error = text_of(error)
             log.warning(
                 "subscription %s: offset %d can be no dead letter, and is blocked: %s",
                 state.name,
                 entry.offset,
-                error,
+                text_of(error),
             )
             core.not_buried(
                 entry, f"it can be no dead letter ({error}), and failed: {entry.reason}"
@@ -201,13 +204,13 @@ async def bury(state: SubscriptionState, letters: DeadLetters) -> None:
             continue
         except (DanubeError, OSError, ValueError) as error:
             state.bury_failures += 1
-            state.last_error = str(error)
+            state.last_error = text_of(error)
             if pause == RETRY_INITIAL:
                 log.warning(
                     "subscription %s: offset %d could not be dead-lettered, and is tried again: %s",
                     state.name,
                     entry.offset,
-                    error,
+                    text_of(error),
                 )
             await trio.sleep(pause)
             pause = min(2 * pause, RETRY_MAX)

@@ -12,8 +12,11 @@ back by a crash.
 moment its transaction is decided it cannot, until the batch is durable: a wait that is bounded by
 one batch. `Cancelled` is raised at the next checkpoint then, after the call has returned.
 
-**Failing.** After a failed write or sync the store is broken: this call and all later writes raise
-StoreUnavailableError, with the cause chained; reads go on. Nothing is retried. Open it again.
+**Failing.** After a failed write or sync the store is broken: calls that write raise
+StoreUnavailableError, with the cause chained, and so do watches; reads go on. What became of the
+call that failed is not known, for the others nothing was done. Nothing is written a second time: a
+later call, of whatever kind, opens the files anew, as opening the store does, and goes on
+(`_commit_queue`).
 
 **Times to live** run on trio's clock, not on the wall's: opening the store begins each of them
 anew, in full, for nobody can tell how long the machine was off. The end of one is a change like any
@@ -33,6 +36,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._core.disk import Disk, Lane, OpenDirectory, hold
 from danube_trio._disk.real import RealDisk
+from danube_trio.errors import StoreUnavailableError
 from danube_trio.metadata._commit_queue import Line
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History, Watch
 from danube_trio.metadata._journal import Journal, Names, log
@@ -131,6 +135,16 @@ class _Directory:
         self.journal = content.journal
         return content
 
+    def reopen(self) -> Content:
+        """Give up the journal, and recover again, under the same lock; runs in the lane."""
+        journal, self.journal = self.journal, None
+        if journal is not None:
+            journal.abandon()
+        assert self._held is not None
+        content = recover(self._held, self.names, distrust=True)
+        self.journal = content.journal
+        return content
+
     async def aclose(self, cause: BaseException | None) -> None:
         """Close everything; what was acknowledged is durable already."""
         with trio.CancelScope(shield=True):
@@ -163,7 +177,8 @@ class EmbeddedMetadata:
         assert directory.journal is not None
         self._directory = directory
         self._table = table
-        self._line = Line(self.url, directory.lane, directory.journal, table, journal_bytes)
+        journal, reopen = directory.journal, directory.reopen
+        self._line = Line(self.url, directory.lane, journal, table, journal_bytes, reopen)
         self._closed: trio.Event | None = None
 
     def __repr__(self) -> str:
@@ -256,6 +271,7 @@ class EmbeddedMetadata:
 
     def check_watchable(self) -> None:
         """Raise StoreUnavailableError if the store was closed, or is broken."""
+        self._line.check_run()
         self._line.check_open()
 
     # -- times to live
@@ -264,11 +280,19 @@ class EmbeddedMetadata:
         """Let what has ended go, durably; returns the time for which that holds."""
         if self._closed is not None:
             self._line.check_open()
+        await self._mend()
         now = trio.current_time()
         await self._end_times(now)
         return now
 
+    async def _mend(self) -> None:
+        """Have a broken store opened anew, if that is due: a read tells the outcome then."""
+        if self._line.may_mend:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._line.write(None)
+
     async def _expire(self) -> None:
+        await self._mend()
         await self._end_times(trio.current_time())
 
     async def _end_times(self, now: float) -> None:

@@ -80,8 +80,13 @@ class _Scan:
     tail: bytes
 
 
-def recover(disk: OpenDirectory, names: Names) -> Content:
+def recover(disk: OpenDirectory, names: Names, *, distrust: bool = False) -> Content:
     """Read the directory, finish what a crash has interrupted, open the journal.
+
+    Args:
+        distrust: a write or sync has failed in this process, so that what is read may be in the
+            page cache only, where later syncs do not look for it: whatever is not known to be on
+            disk is written again.
 
     Raises CorruptDataError or UnsupportedFormatError, with nothing changed, or OSError.
     """
@@ -104,12 +109,14 @@ def recover(disk: OpenDirectory, names: Names) -> Content:
         scan = _scan(read_file(disk, path, FILE_LIMIT_BYTES), snapshot)
     except (FormatError, NewerError) as error:
         raise _refusal(path, error) from error
-    journal = _renewed(disk, names, scan, data)
+    journal = _renewed(disk, names, scan, data, distrust=distrust)
     _remove(disk, names, listing, keep=base)
     return Content(snapshot, scan.changes, journal)
 
 
-def _renewed(disk: OpenDirectory, names: Names, scan: _Scan, snapshot: bytes) -> Journal:
+def _renewed(
+    disk: OpenDirectory, names: Names, scan: _Scan, snapshot: bytes, *, distrust: bool
+) -> Journal:
     """The journal; one without a batch is made anew, with its snapshot.
 
     Their names may not be durable. On a full disk those that are there must do: what is in the
@@ -119,10 +126,11 @@ def _renewed(disk: OpenDirectory, names: Names, scan: _Scan, snapshot: bytes) ->
         try:
             return _put_in_place(disk, names, scan.header, snapshot)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            # In a store that is open already it can wait: its names must be durable.
+            if distrust or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             log.warning("%s: no space to write the journal again", names.directory)
-    return _open(disk, names, scan)
+    return _open(disk, names, scan, distrust=distrust)
 
 
 def _refusal(path: str, error: FormatError | NewerError) -> Exception:
@@ -202,14 +210,14 @@ def _follow(batch: list[Change], there: set[str], position: int) -> None:
         there.update(put.key for put in change.puts)
 
 
-def _open(disk: OpenDirectory, names: Names, scan: _Scan) -> Journal:
+def _open(disk: OpenDirectory, names: Names, scan: _Scan, *, distrust: bool) -> Journal:
     """Open a journal for more batches, and repair what its mark does not vouch for."""
     newest = scan.marks[0]
     revision = scan.changes[-1].revision if scan.changes else scan.header.base
     mark = attrs.evolve(newest, position=scan.end, revision=revision)
     file = disk.open(names.journal(scan.header.base), "rw")
     journal = Journal(disk, names, scan.header, file, mark)
-    if scan.size == newest.position and len(scan.marks) == 2:
+    if scan.size == newest.position and len(scan.marks) == 2 and not distrust:
         return journal
     if scan.size > scan.end:
         log.warning(

@@ -30,6 +30,7 @@ import attrs
 import cattrs
 from cattrs import AttributeValidationNote, IterableValidationNote
 
+from danube_trio.errors import describe, text_of
 from danube_trio.typed._errors import Problem
 
 __all__ = [
@@ -146,7 +147,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     told = isinstance(error, TypeError | ValueError) or type(error).__module__.startswith("cattrs")
-    return str(error) if told and str(error) else f"{type(error).__name__}: {error}"
+    return (text_of(error) if told else "") or describe(error)
 
 
 # ---- writing

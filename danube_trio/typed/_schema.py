@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cattrs import Converter
 
+from danube_trio.errors import describe
 from danube_trio.message import StreamMessage
 from danube_trio.typed._codec import Codec, make_codec
 from danube_trio.typed._errors import Problem, SchemaError, UnknownSchemaError, UnknownVersionError
@@ -269,7 +270,7 @@ class Schema(Generic[T]):
             except MemoryError:
                 raise
             except Exception as error:
-                reason = f"the upgrade from version {step} failed: {error!r}"
+                reason = f"the upgrade from version {step} failed: {describe(error)}"
                 raise self._bad(message, version, reason) from error
             if tree is None:
                 reason = f"the upgrade from version {step} returned None: it must return the data"

@@ -48,6 +48,7 @@ class LostFileError(OSError):
     """A file of a running log was taken away from it, or its directory.
 
     Attributes:
+        what: became of it.
         base: of the segment that it was, None if it is none.
         everything: all files were, and what is in no object is nowhere.
         moved: only the path was: what was acknowledged is where the directory is now.
@@ -67,7 +68,17 @@ class LostFileError(OSError):
     ) -> None:
         text = f"somebody changed {thing} of the running log: it {what}. {advice}"
         super().__init__(errno.ESTALE, text, path)
+        self.what = what
+        self._told = (thing, advice)
         self.base = base
+
+    def __reduce__(self) -> tuple[object, ...]:
+        facts = (self.filename, self.what, self.base, *self._told)
+        return _lost, facts, self.__dict__
+
+
+def _lost(path: str, what: str, base: int | None, thing: str, advice: str) -> LostFileError:
+    return LostFileError(path, what, base, thing=thing, advice=advice)
 
 
 def _lost_directory(path: str, stray: Stray) -> LostFileError:

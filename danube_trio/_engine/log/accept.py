@@ -24,6 +24,7 @@ from trio.lowlevel import (
 
 from danube_trio._core.frame import Records
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.wait.running import BELONGS
 from danube_trio._engine.wait.waiters import Waiter, wake
 from danube_trio.config import Durability
 from danube_trio.errors import (
@@ -33,9 +34,17 @@ from danube_trio.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "check_level"]
 
 LEVELS = ("accepted", "written", "fsync", "uploaded")
+
+
+def check_level(level: Durability, *, store: bool) -> None:
+    """Raise ValueError for a level that a log does not have, which has an object store, or not."""
+    if level not in LEVELS:
+        raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
+    if level == "uploaded" and not store:
+        raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
 
 
 class Acceptor:
@@ -51,10 +60,7 @@ class Acceptor:
 
     def check(self, level: Durability) -> None:
         """Raise ValueError for a level that this log does not have."""
-        if level not in LEVELS:
-            raise ValueError(f"durability={level!r} must be one of {', '.join(LEVELS)}")
-        if level == "uploaded" and self._cloud is None:
-            raise ValueError("durability='uploaded' needs an object store: open_wal(store=...)")
+        check_level(level, store=self._cloud is not None)
 
     @enable_ki_protection
     async def append(
@@ -65,6 +71,7 @@ class Acceptor:
         expected_offset: int | None,
     ) -> int:
         """Accept, and wait for the level. Returns the first offset."""
+        self._engine.run.check()
         self.check(level)
         await checkpoint_if_cancelled()
         if self.queue.must_wait(size_bytes):
@@ -145,10 +152,7 @@ class Acceptor:
         except RuntimeError:
             here = None
         if here is not self._token:
-            raise RuntimeError(
-                "the log belongs to the trio run that opened it: from another thread use "
-                "trio.from_thread.run(wal.append, ...)"
-            )
+            raise RuntimeError(BELONGS)
 
     async def _wait_for_room(
         self, records: Records, size_bytes: int, level: Durability, expected_offset: int | None

@@ -26,7 +26,7 @@ from danube_trio._core.log import Intake, LogState, Marks
 from danube_trio._core.meters import Meters
 from danube_trio.errors import UnexpectedOffsetError
 
-__all__ = ["AppendQueue", "Newcomer"]
+__all__ = ["AppendQueue", "Newcomer", "check_expected"]
 
 
 class Newcomer(Protocol):
@@ -74,6 +74,14 @@ class _Log(Protocol):
     def accept(self, records: Records, size_bytes: int) -> int: ...
 
 
+def check_expected(expected_offset: int | None, next_offset: int) -> None:
+    """Raise UnexpectedOffsetError if another offset is the next one than the caller expects."""
+    if expected_offset is not None and (
+        expected_offset.__class__ is not int or expected_offset != next_offset
+    ):
+        raise UnexpectedOffsetError(expected_offset, next_offset)
+
+
 class AppendQueue:
     """The way into one log."""
 
@@ -96,10 +104,7 @@ class AppendQueue:
         if engine.log.phase is not Phase.OPEN:
             raise engine.log.refusal()
         next_offset = engine.marks.next_offset
-        if expected_offset is not None and (
-            expected_offset.__class__ is not int or expected_offset != next_offset
-        ):
-            raise UnexpectedOffsetError(expected_offset, next_offset)
+        check_expected(expected_offset, next_offset)
         if not len(records):  # an empty batch: nothing becomes of it
             return next_offset
         return engine.accept(records, size_bytes)

@@ -15,15 +15,35 @@ from danube_trio._core.codec import Codec
 from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Parts, Records
 from danube_trio.config import WalConfig
 from danube_trio.errors import MessageTooLargeError
-from danube_trio.message import StreamMessage
+from danube_trio.message import StreamMessage, copied
 
-__all__ = ["FRAME_EXTRA_BYTES", "Appendable", "Encoder"]
+__all__ = ["FRAME_EXTRA_BYTES", "Appendable", "Encoder", "as_it_is_now", "listed", "parts_bytes"]
 
 Appendable = bytes | bytearray | memoryview | StreamMessage
 
 # What a frame adds to head, payload and tail: header, trailer, and two integers at their widest.
 FRAME_EXTRA_BYTES = HEADER_BYTES + TRAILER_BYTES + 9 + 9
 NOTHING = (None, None, None, None)
+
+
+def listed(messages: Iterable[Appendable]) -> list[Appendable]:
+    """The messages of a batch. Raises TypeError for a single one."""
+    if isinstance(messages, str | bytes | bytearray | memoryview | StreamMessage):
+        raise TypeError(
+            f"messages must be a list of messages, not one {type(messages).__name__}: "
+            f"append() takes one"
+        )
+    return list(messages)
+
+
+def as_it_is_now(message: Appendable) -> Appendable:
+    """A message that nobody changes until it is encoded, for who cannot do that at the call.
+
+    What is wrong with it is said when it is encoded.
+    """
+    if isinstance(message, bytearray | memoryview):
+        return bytes(message)
+    return copied(message) if isinstance(message, StreamMessage) else message
 
 
 class Encoder:
@@ -104,12 +124,7 @@ class Encoder:
 
     def batch(self, messages: Iterable[Appendable]) -> tuple[Records, int]:
         """The parts of all messages, and an upper bound of their frames' bytes."""
-        if isinstance(messages, str | bytes | bytearray | memoryview | StreamMessage):
-            raise TypeError(
-                f"messages must be a list of messages, not one {type(messages).__name__}: "
-                f"append() takes one"
-            )
-        batch = list(messages)
+        batch = listed(messages)
         if set(map(type, batch)) == {bytes}:
             records, size = self._plain(cast("list[bytes]", batch))
         else:

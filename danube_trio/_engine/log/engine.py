@@ -45,6 +45,7 @@ from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.housekeeping import keeping_house
 from danube_trio._engine.wait.pins import Pins
+from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
 from danube_trio.clocks import too_far_ahead
 from danube_trio.config import WalConfig
@@ -85,6 +86,7 @@ class Engine:
         tier: CloudTier | None = None,
         log_id: str = "",
     ) -> None:
+        self.run = OwnRun()
         self.config = config
         self.log_id = log_id  # "" for an older log whose catalog was not asked
         self.codec = codec

@@ -60,7 +60,7 @@ from danube_trio.catalog._claim import claim_prefix, refuse_beginning
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import DanubeError, LogBrokenError
+from danube_trio.errors import DanubeError, LogBrokenError, add_note
 
 __all__ = ["open_wal"]
 
@@ -390,7 +390,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if untold is not None:
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise untold
-            exc.add_note(str(untold))
+            add_note(exc, str(untold))
         if interrupt is not None:
             raise interrupt
 

@@ -65,6 +65,7 @@ class Receipt:
     async def durable(self) -> range:
         """Wait until fdatasync returned. Asks for a sync now instead of at the next interval."""
         engine = self._engine
+        engine.run.check()
         engine.log.want_durable(self.offsets.stop)
         engine.writer_bell.ring()
         return await self._wait(engine.durable, engine.marks.durable_end)
@@ -85,6 +86,7 @@ class Receipt:
 
     async def _wait_for(self, waiters: OffsetWaiters, mark: int) -> None:
         engine = self._engine
+        engine.run.check()
         if mark >= self.offsets.stop:
             await checkpoint()
         elif engine.log.phase in (Phase.BROKEN, Phase.CLOSED):
@@ -251,6 +253,7 @@ class Wal(Readable):
         if isinstance(end, bool) or not isinstance(end, int):
             raise TypeError(f"end={end!r} must be an offset")
         engine = self._engine
+        engine.run.check()
         if engine.marks.durable_end >= end:
             await checkpoint()
             return
@@ -315,6 +318,7 @@ class Wal(Readable):
 
     async def _trim(self, before: int, whole_segments: bool) -> int:
         engine = self._engine
+        engine.run.check()
         if not engine.may_trim(before):
             await checkpoint()
             raise engine.log.refusal()
@@ -336,6 +340,7 @@ class Wal(Readable):
 
 
 def _check_store(engine: Engine) -> CloudSide:
+    engine.run.check()
     if engine.cloud is None:
         raise ValueError("this needs an object store: open_wal(..., store=...)")
     return engine.cloud

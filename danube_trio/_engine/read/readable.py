@@ -11,6 +11,7 @@ from danube_trio._engine.read.decode import message_decoder, raw_decoder
 from danube_trio._engine.read.poller import Poller
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import ReaderSource, StartPosition
+from danube_trio._engine.wait.running import OwnRun
 from danube_trio.message import Record, StreamMessage
 
 __all__ = ["Observed", "Readable"]
@@ -22,6 +23,7 @@ class Readable:
     def __init__(self, source: ReaderSource, readers: weakref.WeakSet[Reader[Any]]) -> None:
         self.__source = source
         self.__readers = readers
+        self._run = OwnRun()
 
     @property
     def start_offset(self) -> int:
@@ -94,6 +96,7 @@ class Readable:
         count: int | None,
         raw: bool,
     ) -> Reader[Any]:
+        self._run.check()
         self._check_readable()
         reader = _make_reader(self.__source, start, end, count, raw)
         self.__readers.add(reader)
@@ -123,6 +126,7 @@ class Observed(Readable):
         records that were visible were taken back since (then open a new one); OSError or
         StoreUnavailableError if it cannot be read.
         """
+        self._run.check()
         self._check_readable()
         await self.__poller.look()
 
@@ -132,6 +136,7 @@ class Observed(Readable):
         Now or in the future. Can be cancelled. Raises LogClosedError when this is left meanwhile,
         and as `refresh` does.
         """
+        self._run.check()
         await trio.lowlevel.checkpoint()
         await self.__source.wait_visible(end)
 
@@ -147,17 +152,29 @@ def _make_reader(
     raw: bool,
 ) -> Reader[Any]:
     """Check the arguments of `wal.reader`, and make the reader."""
-    if not isinstance(start, StartPosition):
-        raise TypeError(
-            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
-        )
+    check_wanted(start, end, count)
     if end == "current":
         end = source.visible_end
+    decode = raw_decoder if raw else message_decoder(source.codec)
+    return Reader(source, start, end=end, count=count, decode=decode)
+
+
+def check_wanted(start: StartPosition, end: object, count: object) -> None:
+    """Raise TypeError or ValueError for what no reader can be asked."""
+    check_start(start)
+    if end == "current":
+        end = None
     for name, value in (("end", end), ("count", count)):
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int) or value < 0
         ):
             also = ', "current" or None' if name == "end" else ", or None"
             raise ValueError(f"{name}={value!r} must be 0 or more{also}")
-    decode = raw_decoder if raw else message_decoder(source.codec)
-    return Reader(source, start, end=end, count=count, decode=decode)
+
+
+def check_start(start: StartPosition) -> None:
+    """Raise TypeError for what is no position."""
+    if not isinstance(start, StartPosition):
+        raise TypeError(
+            f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
+        )

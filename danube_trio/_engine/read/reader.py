@@ -37,6 +37,7 @@ from danube_trio._core.route import Tier
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._engine.read.shelves import Piece, Shelves
 from danube_trio._engine.read.source import ReaderSource, StartPosition, pass_by, resolve
+from danube_trio._engine.wait.running import OwnRun
 from danube_trio.errors import CorruptDataError, LogClosedError
 from danube_trio.message import Gap, Record
 
@@ -85,6 +86,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         self._busy = False
         self.closed = False
         self._fetching = trio.CancelScope()
+        self._run = OwnRun()
 
     def __repr__(self) -> str:
         return f"<Reader at {self.cursor}, {'closed' if self.closed else self._shelves.tier.value}>"
@@ -162,6 +164,7 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
         """Get the next items. Always a checkpoint; raises StopAsyncIteration at the end."""
         if self._busy:
             raise trio.BusyResourceError("another task is reading from this reader")
+        self._run.check()
         self._busy = True
         pieces: Sequence[Piece] = ()
         try:

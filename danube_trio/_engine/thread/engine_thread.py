@@ -51,9 +51,16 @@ from typing import Any, cast
 import trio
 from outcome import Error, Outcome, Value
 
-from danube_trio._disk.lane import Signal
+from danube_trio._disk.lane import Signal, refuse_green_threads
 from danube_trio._engine.thread.jobs import Job, SyncJob, Withdrawn, tell_nobody
-from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
+from danube_trio.errors import (
+    DanubeError,
+    FencedError,
+    LogBrokenError,
+    LogClosedError,
+    add_note,
+    describe,
+)
 
 __all__ = [
     "EngineThread",
@@ -242,7 +249,7 @@ def settle_leaving(
         if cancelled is not None and isinstance(body, cancelled):
             raise error
         for each in lost:
-            body.add_note(str(each))
+            add_note(body, str(each))
     elif not isinstance(error, FencedError):
         raise error from body
 
@@ -319,6 +326,7 @@ class EngineThread:
         self._woken = False
         self._ending = False  # a bug ends the thread: only what ends something is begun
         self._bug: BaseException | None = None
+        self._bug_text = ""
         self._closed = False
         self._stop = False
         self._pid = os.getpid()
@@ -384,7 +392,7 @@ class EngineThread:
         error = LogClosedError(LEFT)
         if self._bug is not None:
             error = LogClosedError(
-                f"the engine's thread ended by a bug ({self._bug!r}), nothing was done: {LEFT}"
+                f"the engine's thread ended by a bug ({self._bug_text}), nothing was done: {LEFT}"
             )
             error.__cause__ = self._bug
         job.refuse(error)
@@ -396,6 +404,7 @@ class EngineThread:
             trio.run(self._main)
         except BaseException as error:
             self._bug = _alone(error)  # all of them: whoever waits must hear of it
+            self._bug_text = describe(self._bug)
             log.critical("the engine's thread ended by a bug", exc_info=error)
             self._let_others_begin()
         for hold in self.holds:  # trio itself has dropped them
@@ -411,8 +420,8 @@ class EngineThread:
 
     def _broken(self) -> LogBrokenError:
         error = LogBrokenError(
-            f"the engine's thread ended by a bug ({self._bug!r}): what was not acknowledged has an "
-            f"unknown outcome; open the log again"
+            f"the engine's thread ended by a bug ({self._bug_text}): what was not acknowledged has "
+            f"an unknown outcome; open the log again"
         )
         error.__cause__ = self._bug
         return error
@@ -535,6 +544,7 @@ _alive: set[EngineThread] = set()  # those that have not ended
 def acquire() -> EngineThread:
     """The engine thread, for one more hold, which must be submitted next."""
     global _engine_thread
+    refuse_green_threads()
     with _lock:
         if _engine_thread is None:
             _engine_thread = EngineThread()

@@ -35,6 +35,7 @@ from danube_trio._core.stats import StorageStatistics
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.topics.topic import State, Topic, another, ask_for_upload, no_files_left
 from danube_trio._engine.wait.housekeeping import keeping_house
+from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell
 from danube_trio.errors import FencedError, LogClosedError
 
@@ -71,6 +72,7 @@ class TopicHosts:
         idle_seconds: float,
         uploads: bool,
     ) -> None:
+        self._run = OwnRun()
         self._nursery = nursery
         self._open_log = open_log
         self._admit = admit
@@ -105,6 +107,7 @@ class TopicHosts:
 
         Always a checkpoint. Raises what opening raises.
         """
+        self._run.check()
         await trio.lowlevel.checkpoint()
         while True:
             if (topic := self.pin_now(name)) is not None:

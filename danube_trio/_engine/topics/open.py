@@ -36,6 +36,7 @@ from danube_trio.metadata import MetadataStore, open_metadata_directory
 
 if sys.platform != "win32":
     import resource
+from danube_trio.errors import add_note
 
 __all__ = ["open_storage"]
 
@@ -194,7 +195,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
             raise ExceptionGroup("leaving topics failed, and no caller was told", untold)
         if exc is not None:
             for error in untold:
-                exc.add_note(str(error))
+                add_note(exc, str(error))
         if interrupt is not None:
             raise interrupt
 

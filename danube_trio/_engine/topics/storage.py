@@ -16,7 +16,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from danube_trio._core.disk import Disk
 from danube_trio._core.stats import StorageStatistics, WalStatistics
 from danube_trio._core.topic_names import topic_name
-from danube_trio._engine.log.encode import Appendable
+from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
@@ -91,7 +91,10 @@ class Storage:
 
         Cancellation: if this raises Cancelled, the record was not accepted.
         """
-        held = self._topics.pin_now(topic) or await self._topics.pin(topic_name(topic))
+        held = self._topics.pin_now(topic)
+        if held is None:
+            message = as_it_is_now(message)
+            held = await self._topics.pin(topic_name(topic))
         try:
             return await held.log.append(
                 message, durability=durability, expected_offset=expected_offset
@@ -109,7 +112,10 @@ class Storage:
         expected_offset: int | None = None,
     ) -> range:
         """Append messages as one atomic batch; see `Wal.append_batch`. Cancelled: none of it."""
-        held = self._topics.pin_now(topic) or await self._topics.pin(topic_name(topic))
+        held = self._topics.pin_now(topic)
+        if held is None:
+            messages = [as_it_is_now(message) for message in listed(messages)]
+            held = await self._topics.pin(topic_name(topic))
         try:
             return await held.log.append_batch(
                 messages, durability=durability, expected_offset=expected_offset

@@ -11,11 +11,12 @@ from typing import Any, cast
 from trio.lowlevel import in_trio_run
 
 from danube_trio import PersistentStorage, StartPosition
+from danube_trio._engine.log.encode import as_it_is_now, listed
 from danube_trio._engine.read.reader import Reader
 from danube_trio.anyio._block import LoopBlock
 from danube_trio.anyio._hop import EngineDoor, ViewDoor, hop, hop_now
 from danube_trio.anyio._loop import LoopDoor
-from danube_trio.anyio._storage import as_it_is_now, engine_storage
+from danube_trio.anyio._storage import engine_storage
 from danube_trio.anyio._views import reader_view
 from danube_trio.anyio.dispatch._subscription import SubscriptionView
 from danube_trio.config import Durability
@@ -68,7 +69,7 @@ class _TopicStoreView(TopicStore):
         expected_offset: int | None = None,
     ) -> range:
         """See `TopicStore.store_batch`. The messages are iterated over here."""
-        now = [as_it_is_now(message) for message in messages]
+        now = [as_it_is_now(message) for message in listed(messages)]
         return await self.way.call(
             lambda: self.inner.store_batch(
                 now, durability=durability, expected_offset=expected_offset

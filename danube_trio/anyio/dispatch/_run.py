@@ -22,9 +22,9 @@ from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, Pace, next_ahead, take_ahead
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._context import in_context
-from danube_trio.dispatch._failures import describe, is_failure
+from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
-from danube_trio.dispatch._run import Failures, Handler, NotAsyncError, call, stops, tell_failed
+from danube_trio.dispatch._run import Failures, Handler, NotAsyncError, call, stops
 
 __all__ = ["LoopRun"]
 
@@ -70,6 +70,8 @@ class LoopRun:
         except BaseException:  # the coroutine is closed, or Ctrl-C came in it
             self._stop()
             raise
+        finally:
+            self._failures.log.end()
         self._failures.raise_first()
         raise asyncio.CancelledError("a handler's task was cancelled by somebody else")
 
@@ -147,11 +149,11 @@ class LoopRun:
         if not stray and not is_failure(error):
             tell(inner.release)
             raise error
-        reason = describe(error)
+        reason = describe_failure(error)
         tell(lambda: inner.nack(reason=reason))
         if not stray and stops(error, self._stop_on):
             raise error
-        tell_failed(delivery, error)
+        self._failures.log.failed(delivery.offset, delivery.attempt, error)
 
 
 def _is_cancelled() -> bool:

@@ -48,7 +48,7 @@ class SubscriptionView(Subscription):
         stop_on: tuple[type[Exception], ...] = (),
     ) -> None:
         """See `Subscription.run`. The handlers run in this loop."""
-        check_run_options(handler, concurrency, self.options.max_unacked_messages)
+        check_run_options(handler, concurrency, self.options.max_unacked_messages, stop_on)
         inner = await self.way.call(self._run_consumer_of_engine)
         async with ConsumerView(inner, self.way, self):
             await LoopRun(inner, self.way, self.options, handler, stop_on, concurrency).all()

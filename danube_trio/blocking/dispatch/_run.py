@@ -13,6 +13,7 @@ what was taken ahead is released.
 from __future__ import annotations
 
 import inspect
+import reprlib
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -22,9 +23,9 @@ from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.dispatch._afar import FarDelivery, Pace, next_ahead, take_ahead
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery
-from danube_trio.dispatch._failures import describe, is_failure
+from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
-from danube_trio.dispatch._run import Failures, stops, tell_failed
+from danube_trio.dispatch._run import Failures, stops
 
 __all__ = ["Handler", "ThreadRun"]
 
@@ -65,10 +66,13 @@ class ThreadRun:
 
     def all(self) -> None:
         """Work until something stops it."""
-        if self._concurrency == 1:
-            self._work()
-        else:
-            self._work_in_threads()
+        try:
+            if self._concurrency == 1:
+                self._work()
+            else:
+                self._work_in_threads()
+        finally:
+            self._failures.log.end()
         self._failures.raise_first()
 
     def stop(self) -> None:
@@ -146,16 +150,17 @@ class ThreadRun:
             if not is_failure(error):
                 tell(inner.release)
                 raise
-            reason = describe(error)
+            reason = describe_failure(error)
             tell(lambda: inner.nack(reason=reason))
             if stops(error, self._stop_on):
                 raise
-            tell_failed(delivery, error)
+            self._failures.log.failed(delivery.offset, delivery.attempt, error)
             return
         if inspect.iscoroutine(result):
             result.close()
             tell(inner.release)
             raise TypeError(
-                f"handler={self._handler!r} is an async function: here it must be a plain one"
+                f"handler={reprlib.repr(self._handler)} is an async function: here it must be a "
+                f"plain one"
             )
         tell(inner.ack)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from danube_trio._core.stats import ReaderStatistics
+from danube_trio._engine.log.encode import as_it_is_now, listed
 from danube_trio.blocking._read import Reader
-from danube_trio.blocking._storage import as_it_is_now
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import waits, waits_for
 from danube_trio.config import Durability
@@ -77,7 +77,7 @@ class TopicStore:
         expected_offset: int | None = None,
     ) -> range:
         """Store messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
-        now = [as_it_is_now(message) for message in messages]
+        now = [as_it_is_now(message) for message in listed(messages)]
         return self.door.call(
             lambda: self.inner.store_batch(
                 now, durability=durability, expected_offset=expected_offset

@@ -58,7 +58,7 @@ class Subscription:
         Raises what that one raises; KeyboardInterrupt, and what other signal handlers raise.
         """
         window = self.options.max_unacked_messages
-        check_run_options(handler, concurrency, window, "a function")
+        check_run_options(handler, concurrency, window, stop_on, "a function")
         inner = self.door.call_now(self.inner.run_consumer, late=False)
         with Consumer(inner, self.door, self):
             run = ThreadRun(inner, self.door, self.options, handler, stop_on, concurrency)
