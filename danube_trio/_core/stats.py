@@ -98,8 +98,9 @@ class TaskStatistics:
     flusher      idle; unsynced (idle until the interval is over); writing; syncing
                  (with or without a write before); rolling; closing
     janitor      idle; marking; tidying; freeing
-    uploader     idle; collecting; reading; uploading; verifying; cataloguing; sweeping;
-                 pausing (the last try failed)
+    uploader     idle; reading; uploading; verifying; cataloguing; sweeping (what failed
+                 is removed); pausing (the last try failed)
+    sweeper      idle; sweeping (objects that nothing needs)
     each         ended
     ===========  ======================================================================
     """

@@ -10,7 +10,8 @@ start that readers see (`Engine.trimmed`); then who still fetches below is waite
 are unlinked, and objects deleted.
 
 ========================  =====================================================================
-uploader                  adds to the catalog; trims it for retention; deletes objects
+uploader                  adds to the catalog; trims it for retention
+sweeper                   deletes objects
 whoever calls `trim`      trims the catalog; nothing is held meanwhile
 janitor, or that caller   everything of a trim that is local, with the janitor's lock
 ========================  =====================================================================
@@ -63,7 +64,7 @@ class CloudSide:
         wanted_start: retention wants the catalog to begin here.
         held: makes the error that says why the segment that comes next cannot be uploaded, nor
             what follows it: it is damaged. None if it is not.
-        untidy: there are objects to be deleted, which could not be deleted yet.
+        untidy: the sweeper has not done all that it could.
     """
 
     def __init__(self, engine: Engine, tier: CloudTier) -> None:
@@ -152,6 +153,7 @@ class CloudSide:
         self.look_at_room()
         engine.append_queue.look()
         engine.janitor_bell.ring()
+        engine.sweeper_bell.ring()
 
     def trimmed(self, state: CatalogState, before: int) -> CatalogState:
         """The state that begins at `before`; the same one if it does already.

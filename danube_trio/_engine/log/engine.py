@@ -112,6 +112,7 @@ class Engine:
         self.writer_bell = Doorbell()
         self.janitor_bell = Doorbell()
         self.uploader_bell = Doorbell()
+        self.sweeper_bell = Doorbell()
         self.cloud = CloudSide(self, tier) if tier is not None else None
         self.append_queue = AppendQueue(self)
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
@@ -406,6 +407,7 @@ class Engine:
 
     def ring_all(self) -> None:
         """Wake every task, to look at what changed, and decide about who waits for room."""
-        for bell in (self.writer_bell, self.janitor_bell, self.uploader_bell):
+        bells = (self.writer_bell, self.janitor_bell, self.uploader_bell, self.sweeper_bell)
+        for bell in bells:
             bell.ring()
         self.append_queue.look()

@@ -54,7 +54,7 @@ from danube_trio._engine.watch.offer import offer_log
 from danube_trio._engine.watch.serve import StatisticsSource, Watch
 from danube_trio._engine.watch.socket import Offer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
-from danube_trio.catalog._claim import claim_prefix, refuse_beginning
+from danube_trio.catalog._claim import claim_prefix, refuse_beginning, refuse_older
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
@@ -253,12 +253,16 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         assert self._cloud is not None
         if state is None:
             await refuse_beginning(*self._cloud)
-        elif state.log and not state.place:
-            await claim_prefix(*self._cloud, state)
+        else:
+            await refuse_older(*self._cloud, state)
+            if state.log and not state.place:
+                await claim_prefix(*self._cloud, state)
         return await lane.run(self._attach, disk, state)
 
     def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
+        told: list[str] = []
         if self._recovered is not None:  # somebody published meanwhile: all of it again
+            told = self._recovered.notes
             self._recovered.tail.abandon()
             self._recovered = None
         directory_id, tag = uuid.uuid4().hex, secrets.token_hex(4)
@@ -266,6 +270,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         assert self._cloud is not None
         place = self._cloud[1].object_prefix
         self._recovered, after = attach(disk, self._config, directory_id, holder, place, state)
+        self._recovered.notes[:0] = told
         self._know_small_files()
         return after
 
@@ -324,7 +329,11 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             ("janitor", janitor.run),
         ]
         if self._uploader is not None and engine.tier is not None:
-            tasks += [("uploader", self._uploader.run), ("readahead", engine.tier.serve)]
+            tasks += [
+                ("uploader", self._uploader.run),
+                ("sweeper", self._uploader.sweeper.run),
+                ("readahead", engine.tier.serve),
+            ]
         for name, task in tasks:
             self._running += 1
             nursery.start_soon(

@@ -1,14 +1,14 @@
 """The uploader task: sealed segments become objects, in order, and the catalog says so.
 
-It is the only one who adds to the catalog, and deletes objects. For the segment that begins where
-they end::
+It is the only one who adds to the catalog. For the segment that begins where objects end::
 
     read --> upload under a name of its own --> verify --> descriptor into the catalog --> uploaded
 
 Nothing before the last step can be seen by anybody, so a crash leaves an object that no catalog
-names, and the next owner removes it (`collect`). The last step is conditional on the writer's epoch
-(`CatalogSession`): it settles an unknown outcome before anything else is tried, so no range is ever
-catalogued twice. Names are never used again: an upload whose outcome is unknown may still arrive.
+names, and which goes when another one has its records (`sweeper`). The last step is conditional on
+the writer's epoch (`CatalogSession`): it settles an unknown outcome before anything else is tried,
+so no range is ever catalogued twice. Names are never used again: an upload whose outcome is unknown
+may still arrive.
 
 A store that fails is tried again, after pauses that double up to `retry_seconds`, each one cut by
 chance so that many writers do not come back at once. Meanwhile appends go on, until
@@ -22,16 +22,12 @@ trim leaves it behind.
 **Fenced.** Nothing is uploaded any more. What was put for a change that did not count is removed,
 before anybody is told if the store answers soon, because the winner has looked for such objects
 already. The newest catalog is asked first: an object that it names had counted after all.
-
-**Deleting** is housekeeping: what fails is left for a later step, and no reason for a pause. Of a
-store to which one can only add, this is said once.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -46,11 +42,11 @@ from danube_trio._core.log import Phase
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc, load_index
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.sweeper import Sweeper
 from danube_trio._engine.log.verify_upload import verify_upload
-from danube_trio.catalog import CatalogSession, new_object_id, object_parts
+from danube_trio.catalog import CatalogSession, new_object_id
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import (
-    AccessDeniedError,
     CorruptDataError,
     DanubeError,
     FencedError,
@@ -61,12 +57,7 @@ __all__ = ["Uploader"]
 
 log = logging.getLogger("danube_trio.uploader")
 
-# Stores of which it was said that they deny deleting. Each opening tries, but says nothing more.
-_only_adding: weakref.WeakSet[CloudStore] = weakref.WeakSet()
-
 FIRST_PAUSE = 0.1
-# Uploads for one look for old entries of the catalog, which lists them. A guess.
-COLLECT_EVERY = 16
 # Failed uploads that may be in the store before they are removed, which is else done after the next
 # one that does not fail.
 MAX_RUBBISH = 8
@@ -76,7 +67,11 @@ CLEANING_SECONDS = 2.0
 
 
 class Uploader:
-    """The task."""
+    """The task.
+
+    Attributes:
+        sweeper: removes objects, also for this one.
+    """
 
     def __init__(
         self,
@@ -93,12 +88,11 @@ class Uploader:
         self._names = names
         self._store = store
         self._session = session
+        self.sweeper = Sweeper(engine, store, session)
         self._settings = engine.config.cloud
         self._epoch = session.state.epoch
         self._scope = trio.CancelScope()
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
-        self._collected = False
-        self._only_adds = False  # the store denies deleting
         self._failure: type[Exception] | None = None  # of the last try that failed
         self._meter = engine.meters.task("uploader")
 
@@ -137,6 +131,7 @@ class Uploader:
     def stop(self) -> None:
         """Give up what is under way: the log is being left."""
         self._scope.cancel()
+        self.sweeper.stop()
 
     async def _left(self) -> None:
         while self._engine.log.running:
@@ -155,10 +150,7 @@ class Uploader:
     async def _step(self) -> None:
         """Upload one segment, or wait until there may be one."""
         engine = self._engine
-        if not self._collected:
-            self._collected = await self._tidy("collecting", self._collect)
         await self._trim()
-        await self._tidy("sweeping", self._delete_free)
         segment = self._next()
         if segment is not None:
             await self._upload(segment)
@@ -345,50 +337,25 @@ class Uploader:
 
     # ---- objects that no catalog names
 
-    async def _tidy(self, what: str, step: Callable[[], Awaitable[object]]) -> bool:
+    async def _tidy(self, step: Callable[[], Awaitable[object]]) -> bool:
         """Do what no upload has to wait for; whether there is nothing left to do of it."""
-        self._meter.enter(what)
+        self._meter.enter("sweeping")
         try:
             await step()
         except DanubeError as error:
-            self._engine.meters.janitor_failures += 1
-            log.info("left for another time: %s", error)
+            self.sweeper.left(error)
             return False
         return True
 
-    async def _collect(self) -> None:
-        """Remove what earlier epochs uploaded, or trimmed, and nobody names."""
-        catalog = self._session.catalog
-        named = {catalog.object_key(d.object_id) for d in self._cloud.objects}
-        for info in await self._store.list_objects(catalog.object_prefix):
-            parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))
-            if info.key not in named and parts is not None and parts[1] < self._epoch:
-                log.info("removing %s, which no catalog names", info.key)
-                await self._delete(info.key)
-
-    async def _delete_free(self) -> None:
-        """Remove what the log needs no more, and nobody reads now."""
-        engine, cloud = self._engine, self._cloud
-        free = cloud.objects.free(engine.marks.start_offset)
-        cloud.untidy = bool(free) or not self._collected  # until the last one is gone
-        for descriptor in free:
-            if engine.pins.hold_objects(descriptor.end):
-                return
-            await self._delete(self._session.catalog.object_key(descriptor.object_id))
-            cloud.objects.deleted(descriptor)
-        cloud.untidy = not self._collected
-
     async def _sweep(self) -> None:
-        """Remove own uploads that failed, and old entries of the catalog.
+        """Remove own uploads that failed.
 
         What a pending change names may yet be in the catalog, so nothing goes before it is settled.
         """
         if self._session.pending:
             return
         self._forget_named(self._session.state)
-        if self._cloud.uploads.done % COLLECT_EVERY == 1:
-            await self._tidy("sweeping", self._session.collect)
-        await self._tidy("sweeping", self._delete_rubbish)
+        await self._tidy(self._delete_rubbish)
 
     def _forget_named(self, state: CatalogState) -> None:
         """What a catalog names is no rubbish."""
@@ -397,14 +364,14 @@ class Uploader:
 
     async def _delete_rubbish(self) -> None:
         for key in sorted(self._rubbish):
-            await self._delete(key)
+            await self.sweeper.delete(key)
             self._rubbish.discard(key)
 
     async def _take_back(self) -> None:
         """Remove what a fenced writer put for changes that did not count."""
         self._forget_named(self._session.state)
         pause = FIRST_PAUSE
-        while self._rubbish and not await self._tidy("sweeping", self._delete_unnamed):
+        while self._rubbish and not await self._tidy(self._delete_unnamed):
             self._meter.enter("pausing")
             await trio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, self._settings.retry_seconds)
@@ -415,15 +382,3 @@ class Uploader:
         if newest is not None:
             self._forget_named(newest)
         await self._delete_rubbish()
-
-    async def _delete(self, key: str) -> None:
-        """Delete an object, if the store lets us."""
-        if self._only_adds:
-            return
-        try:
-            await self._store.delete(key)
-        except AccessDeniedError as error:
-            self._only_adds = True
-            if self._store not in _only_adding:
-                _only_adding.add(self._store)
-                log.warning("objects that are not needed any more stay in the store: %s", error)
