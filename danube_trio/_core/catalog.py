@@ -152,6 +152,19 @@ class CatalogState:
         assert descriptor.epoch == self.epoch, (descriptor.epoch, self.epoch)
         return self._next(segments=(*self.segments, descriptor), end=descriptor.end)
 
+    def adopted(self, epoch: int, descriptors: tuple[Descriptor, ...]) -> CatalogState:
+        """Objects of writers that nobody remembers, up to this epoch: the log is nobody's now."""
+        segments = (*self.segments, *descriptors)
+        return self._next(
+            epoch=max(self.epoch, epoch),
+            owner="",
+            owner_since_epoch=0,
+            writer="a repair that adopted objects",
+            segments=segments,
+            end=segments[-1].end if segments else self.end,
+            sealed=False,
+        )
+
     def trimmed(self, start_offset: int) -> CatalogState:
         """Everything before `start_offset` may go; beyond `end`, the next object begins there."""
         assert start_offset >= self.start_offset, (start_offset, self.start_offset)

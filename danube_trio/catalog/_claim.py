@@ -45,7 +45,7 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 
-__all__ = ["claim_prefix", "newer_objects", "refuse_beginning", "refuse_older"]
+__all__ = ["claim_prefix", "newer_objects", "read_claim", "refuse_beginning", "refuse_older"]
 
 FORMAT = 1
 # The parts that a log's keys have after its prefix. Directories: the rest of them.
@@ -55,7 +55,7 @@ _ADOPT = ", or let `danube-trio repair --store` make one of the objects"
 
 
 @attrs.frozen
-class _Claim:
+class Claim:
     """What ``<prefix>/log`` says."""
 
     log: str
@@ -77,7 +77,7 @@ async def claim_prefix(store: CloudStore, catalog: Catalog, state: CatalogState)
     """
     prefix = _prefix_of(catalog)
     key = f"{prefix}/{_CLAIM}"
-    log, data = state.log, with_crc(compact(_Claim(state.log, prefix, state.topic)))
+    log, data = state.log, with_crc(compact(Claim(state.log, prefix, state.topic)))
     tries = Tries(Backoff(), f"claiming {store.url}/{prefix}")
     while True:
         try:
@@ -174,10 +174,15 @@ async def newer_objects(
     return newer
 
 
-async def _read(store: CloudStore, key: str) -> _Claim | None:
+async def read_claim(store: CloudStore, catalog: Catalog) -> Claim | None:
+    """What ``<prefix>/log`` says; None if there is none. Raises CorruptDataError, StoreError."""
+    return await _read(store, f"{_prefix_of(catalog)}/{_CLAIM}")
+
+
+async def _read(store: CloudStore, key: str) -> Claim | None:
     try:
         _, data = await store.get(key)
-        return parse(without_crc(data), _Claim, newest=FORMAT)
+        return parse(without_crc(data), Claim, newest=FORMAT)
     except ObjectNotFoundError:
         return None
     except NewerFormatError as error:
