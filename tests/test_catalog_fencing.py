@@ -150,7 +150,7 @@ async def test_a_take_over_begins_a_new_epoch() -> None:
         assert state is not None
         return commit(state)
 
-    with pytest.raises(ValueError, match="does not take 1 over"):
+    with pytest.raises(ValueError, match="no take-over"):
         await acquire(open_catalog(store), settle)
 
 

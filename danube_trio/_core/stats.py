@@ -121,12 +121,11 @@ class ReaderStatistics:
 
 @attrs.define(eq=False)
 class UploadCounts:
-    """What the uploader counts; `error` is why its last try failed, "" after one that did not."""
+    """What the uploader counts."""
 
     done: int = 0
     bytes: int = 0
     failures: int = 0
-    error: str = ""
     seconds: Histogram = attrs.Factory(Histogram)
 
 

@@ -34,7 +34,7 @@ from danube_trio._core.identity import check_place
 from danube_trio._core.manifest import manifest_sequence, object_parts
 from danube_trio.catalog._base import Catalog
 from danube_trio.catalog._patient import PatientStore, latest_state
-from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import (
     CorruptDataError,
@@ -180,19 +180,24 @@ async def read_claim(store: CloudStore, catalog: Catalog) -> Claim | None:
 
 
 async def _read(store: CloudStore, key: str) -> Claim | None:
-    try:
+    async def read() -> Claim:
         _, data = await store.get(key)
-        return parse(without_crc(data), Claim, newest=FORMAT)
+        try:
+            return parse(without_crc(data), Claim, newest=FORMAT)
+        except NewerFormatError as error:
+            raise UnsupportedFormatError(key, str(error), "Use a newer version") from error
+        except ValueError as error:
+            refuse_page(store.url, data)
+            raise CorruptDataError(
+                f"it does not say whose prefix this is: {error}",
+                path=f"{store.url}/{key}",
+                advice="Nothing was changed. Restore it from a copy, or an older version of it",
+            ) from error
+
+    try:
+        return await look_twice(read)
     except ObjectNotFoundError:
         return None
-    except NewerFormatError as error:
-        raise UnsupportedFormatError(key, str(error), "Use a newer version") from error
-    except ValueError as error:
-        raise CorruptDataError(
-            f"it does not say whose prefix this is: {error}",
-            path=f"{store.url}/{key}",
-            advice="Nothing was changed. Restore it from a copy, or from an older version of it",
-        ) from error
 
 
 async def _refuse_nested(store: CloudStore, prefix: str) -> None:

@@ -17,6 +17,7 @@ always one request: multipart uploads with a condition have several winners on s
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -40,7 +41,12 @@ from danube_trio.cloud._keys import (
 from danube_trio.cloud._options import StoreOptions
 from danube_trio.cloud._place import Place, make_client
 from danube_trio.cloud._store import ObjectInfo
-from danube_trio.errors import DanubeError, StoreUnavailableError
+from danube_trio.errors import (
+    AccessDeniedError,
+    DanubeError,
+    ObjectNotFoundError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutMode, UpdateVersion
@@ -190,13 +196,35 @@ class ObstoreStore(Closing):
             job.wanted = False
         infos = [self._info(meta) for meta in found if meta["path"].startswith(self._place.below)]
         infos = [info for info in infos if info.key.startswith(beginning) and info.key > after]
+        if not found:
+            await self._check_that_it_lists(prefix)
         return sorted(infos, key=lambda info: info.key)
 
     async def list_children(self, prefix: str) -> list[str]:
         beginning = self._place.below + check_prefix(prefix)
         call = partial(list_prefixes, self._client, self._path(prefix) or None)
         paths = await self._run("list", prefix, call)
+        if not paths:
+            await self._check_that_it_lists(prefix)
         return sorted(path.removeprefix(beginning) for path in paths if path.startswith(beginning))
+
+    async def _check_that_it_lists(self, prefix: str) -> None:
+        """StoreUnavailableError if it says that an object exists that nobody has made.
+
+        The library takes any XML for a list without objects: the page of a proxy, say, which is
+        the answer to everything then.
+        """
+        key = f"{prefix or 'danube-probes'}/danube-no-such-object-{secrets.token_hex(8)}"
+        try:
+            await self.head(key)
+        except ObjectNotFoundError:
+            return
+        except AccessDeniedError:  # who may list need not be allowed to look
+            return
+        raise StoreUnavailableError(
+            f"{self.url}: list of {prefix!r}: what answers is no object store, since it has an "
+            f"object that nobody has made; is there a proxy in between?"
+        )
 
     async def delete(self, key: str) -> None:
         check_key(key)

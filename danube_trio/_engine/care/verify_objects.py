@@ -88,9 +88,13 @@ async def verify_objects(
         key = catalog.object_key(descriptor.object_id)
         found: list[Finding] = []
         try:
-            records = await trio.to_thread.run_sync(
-                _check, store, key, descriptor, state.codec, found.append, progress
-            )
+            for look in (progress, _ignore):  # a damaged answer is asked for again
+                found.clear()
+                records = await trio.to_thread.run_sync(
+                    _check, store, key, descriptor, state.codec, found.append, look
+                )
+                if not any(finding.severity == "problem" for finding in found):
+                    break
         except ObjectNotFoundError:
             if await _was_trimmed(catalog, descriptor):
                 continue

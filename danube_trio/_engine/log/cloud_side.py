@@ -38,6 +38,7 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.log import Phase
 from danube_trio._core.stats import CloudStatistics, UploadCounts
 from danube_trio._engine.read.objects import CloudTier
+from danube_trio.catalog import Outage
 from danube_trio.errors import CorruptDataError, DanubeError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class CloudSide:
         tier: reads objects.
         objects: which ones there are.
         uploads: what the uploader counts.
+        outage: of the store, as the uploader meets it.
         checksums: of whole local segments by base, as they were written.
         left_sealed: the catalog says that the log was left sealed.
         over: set when nothing will be uploaded any more, for whatever reason.
@@ -71,6 +73,7 @@ class CloudSide:
         self.tier = tier
         self.objects = tier.objects
         self.uploads = UploadCounts()
+        self.outage: Outage | None = None
         self.checksums: dict[int, int] = {}
         self.left_sealed = False
         self.over = trio.Event()
@@ -112,6 +115,11 @@ class CloudSide:
         """Bytes of the local files that are not in the object store."""
         engine = self._engine
         return engine.segments.size_from(engine.marks.uploaded_end) + engine.active.size_bytes
+
+    @property
+    def upload_error(self) -> str:
+        """Why the last try to upload failed; "" if it did not."""
+        return self.outage.error if self.outage is not None else ""
 
     def _look_at_peak(self) -> int:
         """The most that ever waited. It only grows until something is uploaded or trimmed."""
@@ -222,7 +230,7 @@ class CloudSide:
             uploads=self.uploads.done,
             uploaded_bytes=self.uploads.bytes,
             upload_failures=self.uploads.failures,
-            upload_error=self.uploads.error,
+            upload_error=self.upload_error,
             upload_seconds=self.uploads.seconds.view(),
             fetches=reading.fetches,
             fetched_bytes=reading.fetched_bytes,

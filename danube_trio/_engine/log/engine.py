@@ -42,6 +42,7 @@ from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
+from danube_trio.catalog import Outage
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
 
@@ -102,6 +103,7 @@ class Engine:
         self._unsynced: list[Block] = []  # written, not yet visible
         self.tier = tier
         self.pins = Pins()
+        self.outage: Outage | None = None  # our readers are told what the store says
         self.damaged: dict[int, str] = {}  # local segments that are not what was written, and why
         self.fence: FencedError | None = None
         self.fence_told = False

@@ -27,7 +27,6 @@ already. The newest catalog is asked first: an object that it names had counted 
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -44,7 +43,7 @@ from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_cr
 from danube_trio._engine.log.engine import Engine
 from danube_trio._engine.log.sweeper import Sweeper
 from danube_trio._engine.log.verify_upload import verify_upload
-from danube_trio.catalog import CatalogSession, new_object_id
+from danube_trio.catalog import Backoff, CatalogSession, Outage, new_object_id
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import (
     CorruptDataError,
@@ -93,7 +92,10 @@ class Uploader:
         self._epoch = session.state.epoch
         self._scope = trio.CancelScope()
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
-        self._failure: type[Exception] | None = None  # of the last try that failed
+        self._pauses = Backoff(
+            first_seconds=FIRST_PAUSE, limit_seconds=self._settings.retry_seconds
+        )
+        self._outage = self._cloud.outage = Outage(log, f"uploading to {store.url}", self._pauses)
         self._meter = engine.meters.task("uploader")
 
     async def run(self) -> None:
@@ -109,7 +111,7 @@ class Uploader:
         while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
             if pause:
                 self._meter.enter("pausing")
-                with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
+                with trio.move_on_after(pause):
                     await self._left()
                 if not self._engine.log.running:
                     return
@@ -120,11 +122,10 @@ class Uploader:
                     await self._take_back()
                 self._engine.fenced(error)
             except (DanubeError, OSError) as error:
-                pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
-                self._failed(error, pause)
+                pause = self._failed(error)
             else:
                 pause = 0.0
-                self._cloud.uploads.error = ""
+                self._outage.over()
         if self._engine.log.phase is Phase.FENCED:
             await self._take_back()
 
@@ -137,15 +138,10 @@ class Uploader:
         while self._engine.log.running:
             await self._engine.uploader_bell.wait()
 
-    def _failed(self, error: Exception, pause: float) -> None:
-        counts = self._cloud.uploads
-        counts.failures += 1
-        # Texts of the same failure differ: stores put times and numbers of requests into them.
-        again = bool(counts.error) and type(error) is self._failure
-        level = logging.INFO if again else logging.WARNING
-        text = str(error)
-        log.log(level, "uploading failed and will be tried again in %.1f s: %s", pause, text)
-        self._failure, counts.error = type(error), text
+    def _failed(self, error: Exception) -> float:
+        """Returns how long to wait before the next try, in seconds."""
+        self._cloud.uploads.failures += 1
+        return self._outage.failed(error)
 
     async def _step(self) -> None:
         """Upload one segment, or wait until there may be one."""
@@ -300,16 +296,14 @@ class Uploader:
 
     async def _change(self, make: Callable[[CatalogState], CatalogState]) -> CatalogState:
         """Change the catalog; an unknown outcome is settled by the same change, sooner or later."""
-        pause = FIRST_PAUSE
         while True:
             self._meter.enter("cataloguing")
             try:
                 return await self._session.change(make)
             except StoreError as error:
-                self._failed(error, pause)
+                pause = self._failed(error)
                 self._meter.enter("pausing")
-                await trio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, self._settings.retry_seconds)
+                await trio.sleep(pause)
 
     def _commit(self, state: CatalogState, descriptor: Descriptor) -> CatalogState:
         if state.end > descriptor.base:
@@ -370,11 +364,11 @@ class Uploader:
     async def _take_back(self) -> None:
         """Remove what a fenced writer put for changes that did not count."""
         self._forget_named(self._session.state)
-        pause = FIRST_PAUSE
+        tried = 0
         while self._rubbish and not await self._tidy(self._delete_unnamed):
             self._meter.enter("pausing")
-            await trio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, self._settings.retry_seconds)
+            tried += 1
+            await trio.sleep(self._pauses.pause_after(tried))
 
     async def _delete_unnamed(self) -> None:
         """The rubbish, but for what the winner's catalog names."""
