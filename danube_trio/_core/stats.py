@@ -139,9 +139,11 @@ class CloudStatistics:
         local_start: the first offset that is in a local file.
         waiting_bytes, waiting_peak_bytes: in local files and not in the store yet; the most there
             ever was.
+        waiting_seconds: the age of the oldest of these records, by segment and since open.
         appends_held: that is as much as ``max_local_bytes`` allows: appends wait.
         uploads, uploaded_bytes, upload_failures: since open.
-        upload_error: why the last try failed; "" if it did not.
+        upload_error: why the last try failed, or that the store does not answer the one that is
+            under way; "" if all is well.
         upload_seconds: how long uploads took that succeeded, from reading the file to the
             catalog.
         fetches, fetched_bytes, cached_bytes: reading from the store.
@@ -154,6 +156,7 @@ class CloudStatistics:
     local_start: int
     waiting_bytes: int
     waiting_peak_bytes: int
+    waiting_seconds: float
     appends_held: bool
     uploads: int
     uploaded_bytes: int

@@ -58,7 +58,7 @@ from danube_trio.catalog._claim import claim_prefix, refuse_beginning, refuse_ol
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import LogBrokenError
+from danube_trio.errors import LogBrokenError, StoreUnavailableError
 
 __all__ = ["open_wal"]
 
@@ -101,7 +101,8 @@ def open_wal(
 
     Raises, on entering:
         LogLockedError: another process or block holds the log.
-        StoreUnavailableError, AccessDeniedError: the store or catalog does not answer.
+        StoreUnavailableError, AccessDeniedError: the store or catalog does not answer, or not
+            within ``CloudConfig.open_timeout``.
         DishonestStoreError: the store lets two writers create the same object.
         FencedError: other writers take the log over again and again.
         CorruptDataError: damage, with the file, position and offset; nothing was changed.
@@ -146,6 +147,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
     ) -> None:
         self._config = config
         self._cloud = cloud
+        self._asking = trio.CancelScope()
         self._uploader: Uploader | None = None
         self._disk = disk
         self._clock = clock
@@ -190,11 +192,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if self._cloud is None:
                 await lane.run(self._recover, disk)
             else:
-                await probe_once(self._cloud[0])
-                state = await acquire(self._cloud[1], partial(self._settle, lane, disk))
-                if not state.place:
-                    await claim_prefix(*self._cloud, state)
-                session = CatalogSession(self._cloud[1], state)
+                session = await self._take_over(lane, disk, self._cloud)
             assert self._recovered is not None
             engine = self._engine_of(disk, session)
             names, tail = self._recovered.directory.names, self._recovered.tail
@@ -220,6 +218,23 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._watch = Watch(self._offer, source, lane.run)
             self._watch.start(nursery)
         return wal
+
+    async def _take_over(
+        self, lane: Lane, disk: Disk, cloud: tuple[CloudStore, Catalog]
+    ) -> CatalogSession:
+        """Have the log be this directory's, in store and catalog."""
+        timeout = self._config.cloud.open_timeout
+        self._asking.deadline = trio.current_time() + timeout
+        with self._asking:
+            await probe_once(cloud[0])
+            state = await acquire(cloud[1], partial(self._settle, lane, disk))
+            if not state.place:
+                await claim_prefix(*cloud, state)
+            return CatalogSession(cloud[1], state)
+        raise StoreUnavailableError(
+            f"opening {self._config.dir}: {cloud[0].url} and {cloud[1].url} did not answer within "
+            f"cloud.open_timeout={timeout:g} s; open it again when they do"
+        )
 
     def _acquire(self, disk: Disk) -> None:
         """Lock; runs in the lane."""
@@ -257,7 +272,12 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             await refuse_older(*self._cloud, state)
             if state.log and not state.place:
                 await claim_prefix(*self._cloud, state)
-        return await lane.run(self._attach, disk, state)
+        left = self._asking.deadline - trio.current_time()
+        self._asking.deadline = float("inf")
+        try:
+            return await lane.run(self._attach, disk, state)
+        finally:
+            self._asking.deadline = trio.current_time() + left
 
     def _attach(self, disk: Disk, state: CatalogState | None) -> CatalogState:
         told: list[str] = []
