@@ -56,6 +56,8 @@ __all__ = ["ObstoreStore"]
 T = TypeVar("T")
 # An upload takes its thread for long, and must not keep readers from theirs.
 UPLOAD_THREADS = 4
+# How long closing waits until uploads that were cancelled have taken their parts back. A guess.
+GIVING_UP_SECONDS = 2.0
 
 
 class ObstoreStore(Closing):
@@ -84,6 +86,7 @@ class ObstoreStore(Closing):
         make = partial(make_client, self._place, self._options, credential_provider)
         self._client = make(self._options.max_retries)
         self._client_once = make(0)
+        self._given_up: list[UploadJob] = []  # cancelled, and not ended yet
         self._limiters: trio.lowlevel.RunVar[tuple[trio.CapacityLimiter, trio.CapacityLimiter]] = (
             trio.lowlevel.RunVar("danube-trio object store threads")
         )
@@ -127,12 +130,19 @@ class ObstoreStore(Closing):
     async def upload(self, key: str, chunks: Chunks) -> ObjectInfo:
         check_key(key)
         job = UploadJob(self._client, self._path(key), chunks, self._options)
+        cancelled = True
         try:
             result = await self._run("upload", key, job.run, upload=True)
-        except SourceError as failure:
-            raise failure.error from failure.error.__cause__
+            cancelled = False
+        except Exception as failure:
+            cancelled = False
+            if isinstance(failure, SourceError):
+                raise failure.error from failure.error.__cause__
+            raise
         finally:
             job.wanted = False
+            if cancelled and job.begun:
+                self._given_up = [j for j in (*self._given_up, job) if not j.ended.is_set()]
         return ObjectInfo(key, job.size_bytes, result["e_tag"], result["version"])
 
     async def get(
@@ -239,6 +249,11 @@ class ObstoreStore(Closing):
 
     async def aclose(self) -> None:
         self._closed = True
+        # Their threads end with the process, and the server would keep the parts for good.
+        with trio.move_on_after(GIVING_UP_SECONDS, shield=True):
+            for job in self._given_up:
+                wait = partial(job.ended.wait, GIVING_UP_SECONDS)
+                await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
         await trio.lowlevel.checkpoint()
 
     # -- how calls go to the library
