@@ -100,6 +100,8 @@ class CloudConfig:
         keep_local_bytes: uploaded segments stay on disk, newest first, up to this total; the
             records of those that go stay in the store. What shall go from there too is said by
             ``retain_bytes`` and ``retain_age`` of the log.
+        open_timeout: how long opening the log waits for the store and the catalog, all in all,
+            before it raises StoreUnavailableError. The time that recovery takes does not count.
         upload_timeout: how long an append with ``durability="uploaded"`` waits for the store before
             it raises StoreUnavailableError.
         block_bytes: about how much a read from the store fetches at once.
@@ -119,6 +121,7 @@ class CloudConfig:
         default=None, validator=_whole(1, 1 << 62, optional=True)
     )
     keep_local_bytes: int = attrs.field(default=256 * MIB, validator=_whole(0, 1 << 62))
+    open_timeout: float = attrs.field(default=60.0, validator=_between(0.01, 1e6))
     upload_timeout: float = attrs.field(default=60.0, validator=_between(0.01, 1e6))
     block_bytes: int = attrs.field(default=1 * MIB, validator=_whole(4 * KIB, 64 * MIB))
     cache_bytes: int = attrs.field(default=32 * MIB, validator=_whole(1, 1 << 40))

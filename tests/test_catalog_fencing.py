@@ -94,18 +94,51 @@ async def test_acquire_settles_with_what_it_then_replaces(autojump_clock: MockCl
     assert state.end == 10
 
 
-async def test_acquire_gives_up_when_others_are_always_faster(autojump_clock: MockClock) -> None:
-    store = SimStore()
-    other = await open_session(store)
+@pytest.mark.parametrize("kind", ["store", "metadata"])
+async def test_a_writer_that_publishes_all_the_time_is_taken_over(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    store, metadata = SimStore(), MemoryMetadata()
+
+    def make() -> Catalog:
+        if kind == "store":
+            return open_catalog(store.client())
+        return MetadataCatalog(metadata, "/a/b", backoff=QUICK)
+
+    catalog = make()
+    other = CatalogSession(catalog, await acquire(catalog, settler("a")))
+    settled: list[tuple[int, str]] = []
 
     async def settle(state: CatalogState | None) -> CatalogState:
         assert state is not None
-        await other.change(commit)
+        settled.append((state.epoch, state.owner))
+        try:
+            await other.change(commit)  # while we look at our directory
+        except FencedError as error:
+            assert (error.epoch, "(epoch 2)" in error.by) == (1, True)
         return state.taken_over("b", "b")
 
-    with pytest.raises(FencedError, match="writer a"):
+    state = await acquire(make(), settle, backoff=QUICK)
+    assert settled == [(1, "a"), (2, "b")]
+    assert (state.epoch, state.owner, state.owner_since_epoch, state.end) == (3, "b", 2, 10)
+    assert other.fenced is not None
+
+
+async def test_acquire_gives_up_when_others_are_always_faster(autojump_clock: MockClock) -> None:
+    store = SimStore()
+    await open_session(store)
+    settled = 0
+
+    async def settle(state: CatalogState | None) -> CatalogState:
+        nonlocal settled
+        assert state is not None
+        settled += 1
+        await open_session(store, f"{settled}")
+        return state.taken_over("b", "b")
+
+    with pytest.raises(FencedError, match=r"writer 4 \(epoch 5\), who published before epoch 5"):
         await acquire(open_catalog(store), settle, backoff=QUICK)
-    assert other.state.end == 10 * QUICK.attempts
+    assert settled == QUICK.attempts
 
 
 async def test_a_take_over_begins_a_new_epoch() -> None:

@@ -576,6 +576,51 @@ def test_repair_relies_on_no_store_that_another_directory_writes(
     assert "Repair it without --store" in result.err
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_repair_makes_a_lost_catalog_anew_of_the_objects(
+    stored: Stored, tmp_path: Path, own: bool
+) -> None:
+    fill(stored.log, numbered(30), segment_bytes=500)
+    stored.upload()
+    where = [stored.log] if own else []
+    assert stored.call("repair", *where).lines == [b"nothing to repair"]
+    for manifest in (tmp_path / "objects").rglob("manifest/*"):
+        manifest.unlink()
+    result = stored.call("replay")
+    assert result.code == USAGE
+    names = [path.name for path in objects(tmp_path)]
+    result = stored.upload()
+    assert result.code == CORRUPT
+    assert "repair --store" in result.err
+    result = stored.call("repair", *where)
+    assert result.code == PROBLEMS
+    assert b"plan: adopt: " in result.out
+    assert not list((tmp_path / "objects").rglob("manifest/*"))
+    assert stored.call("repair", *where, "--yes").code == OK
+    assert stored.call("replay").lines == numbered(30)
+    assert [path.name for path in objects(tmp_path)] == names
+    assert stored.upload().code == OK
+    assert stored.call("verify", *where).code == OK
+    assert stored.call("repair", *where).lines == [b"nothing to repair"]
+
+
+def test_verify_says_that_a_catalog_is_older_than_its_objects(
+    stored: Stored, tmp_path: Path
+) -> None:
+    fill(stored.log, numbered(30), segment_bytes=500)
+    stored.upload()
+    manifests = tmp_path / "objects/storage/topics/default/orders/manifest"
+    older = {path.name for path in manifests.iterdir()}
+    fill(stored.log, numbered(30), segment_bytes=500)
+    stored.upload()
+    for path in manifests.iterdir():
+        if path.name not in older:
+            path.unlink()
+    result = stored.call("verify")
+    assert result.code == PROBLEMS
+    assert b"older than" in result.out
+
+
 # ---- topics
 
 

@@ -240,3 +240,58 @@ async def test_a_segment_never_spans_two_epochs(autojump_clock: trio.testing.Moc
             statistics = wal.statistics()
             assert statistics.sealed_end == statistics.next_offset == life
             await wal.append(b"tail")
+
+
+async def test_the_age_of_what_is_not_uploaded_is_a_figure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open() as wal:
+        assert cloud(wal).waiting_seconds == 0
+        await wal.append(b"a", durability="uploaded")
+        assert cloud(wal).waiting_seconds == 0
+        fault = world.store.fail("upload", sticky=True)
+        await trio.sleep(1000)
+        assert cloud(wal).waiting_seconds == 0
+        for i in range(5):
+            await wal.append(b"b" * 300)
+            assert cloud(wal).waiting_seconds == 100 * i
+            await trio.sleep(100)
+    async with world.open() as wal:
+        await trio.sleep(7)
+        assert 7 <= cloud(wal).waiting_seconds <= 10
+        fault.cancel()
+        await wal.wait_uploaded(6)
+        assert cloud(wal).waiting_seconds == 0
+
+
+@pytest.mark.parametrize("call", ["upload", "get", "create"])
+async def test_a_store_that_hangs_is_seen_within_seconds(
+    call: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World.new("manifests")
+    async with world.open(with_cloud(upload_timeout=20.0)) as wal:
+        world.store.fail(call, kind="hang")
+        await wal.append(b"a" * 600)
+        await trio.sleep(15)
+        assert cloud(wal).upload_error.startswith("the store has not answered for 1")
+        assert cloud(wal).waiting_seconds > 10
+        with pytest.raises(StoreUnavailableError, match="has not answered for"):
+            await wal.append(b"b", durability="uploaded")
+
+
+@pytest.mark.parametrize("catalog", ["manifests", "metadata"])
+@pytest.mark.parametrize("nth", [1, 3, 5, 6, 8, 10])
+async def test_opening_gives_up_when_the_store_hangs(
+    catalog: str, nth: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World.new(catalog)
+    world.store.fail(None, nth=nth, kind="hang", sticky=True)
+    began = trio.current_time()
+    with pytest.raises(StoreUnavailableError, match=r"cloud\.open_timeout=25 s"):
+        async with world.open(with_cloud(open_timeout=25.0)):
+            if nth == 10:
+                raise StoreUnavailableError("it was opened: cloud.open_timeout=25 s")
+    assert trio.current_time() - began <= 28
+    async with world.process().open() as wal:
+        await wal.append(b"a", durability="uploaded")

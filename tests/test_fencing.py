@@ -334,9 +334,9 @@ async def test_collecting_that_slept_removes_no_object_of_a_later_owner(
             await wake.wait()
 
     other = world.process(SimDisk())
-    world.store.before = pause
     with pytest.raises(FencedError):
         async with world.open(QUIET) as wal:
+            world.store.before = pause
             await asleep.wait()
             async with other.open(QUIET) as theirs:
                 await theirs.append_batch([b"theirs"] * 2, durability="uploaded")

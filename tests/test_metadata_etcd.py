@@ -408,6 +408,28 @@ async def test_users_and_passwords(own_etcd: EtcdServer) -> None:
     await store.aclose()
 
 
+@needs_etcd
+async def test_a_change_of_users_ends_no_session_with_jwt_tokens(tmp_path: Path) -> None:
+    """Each change makes all tokens old: "revision in header is old"."""
+    key = tmp_path / "key"
+    key.write_text("secret of the cluster" * 2)
+    token = f"jwt,priv-key={key},sign-method=HS256,ttl=10m"
+    with EtcdServer(tmp_path, "--auth-token", token) as server:
+        async with open_etcd(config(server)) as store:
+            await raw(store, "/v3/auth/user/add", name="root", password="secret")
+            await raw(store, "/v3/auth/user/grant", user="root", role="root")
+            await raw(store, "/v3/auth/enable")
+        root = config(server, username="root", password="secret")
+        async with open_etcd(root) as store, open_etcd(root) as other:
+            base = await store.put("/a", b"1")
+            async with store.watch("/a", after=base) as events:
+                await raw(other, "/v3/auth/user/add", name="app", password="app")
+                await store.put("/a", b"2")
+                assert (await anext(events)).value == b"2"
+                assert await store.transact({}, put={"/a": b"3"}) is not None
+                assert (await anext(events)).value == b"3"
+
+
 def certificates(directory: Path) -> dict[str, str]:
     """A certificate for this machine, signed by itself: server, client and authority in one."""
     files = {name: str(directory / f"{name}.pem") for name in ("ca", "cert", "key")}
@@ -438,6 +460,26 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
             with pytest.raises(AccessDeniedError):
                 await store.get("/a")
             await store.aclose()
+
+
+@needs_etcd
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
+async def test_a_certificate_with_a_name_and_users_at_once_are_told_not_to_go_together(
+    tmp_path: Path,
+) -> None:
+    files = certificates(tmp_path)
+    with EtcdServer(tmp_path, FAST, tls=files, client_tls=True) as server:
+        tls = {"ca_file": files["ca"], "cert_file": files["cert"], "key_file": files["key"]}
+        async with open_etcd(config(server, **tls)) as store:
+            await raw(store, "/v3/auth/user/add", name="root", password="secret")
+            await raw(store, "/v3/auth/user/grant", user="root", role="root")
+            await raw(store, "/v3/auth/enable")
+            with pytest.raises(AccessDeniedError):
+                await store.get("/a")
+        store = EtcdMetadata(config(server, username="root", password="secret", **tls))
+        with pytest.raises(AccessDeniedError, match="use one without a CommonName"):
+            await store.get("/a")
+        await store.aclose()
 
 
 # -- settings

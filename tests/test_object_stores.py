@@ -263,6 +263,20 @@ async def test_a_cancelled_upload_is_given_up() -> None:
         await store.aclose()
 
 
+async def test_closing_waits_until_a_cancelled_upload_has_taken_its_parts_back() -> None:
+    with fake_gcs.serving() as (endpoint, bucket):
+        store = gcs_store(endpoint, part_bytes=5 * MIB, upload_concurrency=1)
+        bucket.gate.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.upload, KEY, lambda: iter([bytes(MIB)] * 60))
+            while not bucket.waiting:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        bucket.gate.set()
+        await store.aclose()
+        assert bucket.aborted.is_set()
+
+
 @pytest.mark.parametrize("error", [OSError("source"), ValueError("source"), KeyError("source")])
 async def test_what_the_iterator_of_an_upload_raises_comes_out_as_it_is(error: Exception) -> None:
     def chunks(size: int) -> Iterator[bytes]:
@@ -299,6 +313,8 @@ async def test_an_upload_whose_parts_are_refused_is_unavailable() -> None:
         async with open_store("s3://bucket", options) as store:
             with pytest.raises(StoreUnavailableError, match=f"upload of '{KEY}'.*500"):
                 await store.upload(KEY, lambda: iter([bytes(MIB)] * 30))
+        assert server.requests[-1].startswith("DELETE")
+        assert "uploadId=1" in server.requests[-1]
 
 
 async def test_a_large_put_goes_in_parts(s3: Server) -> None:

@@ -156,6 +156,19 @@ class CatalogState:
             last_time = descriptor.last_time  # the times rise, or fell (`clocks`)
         return self._next(segments=segments, end=descriptor.end, last_time=last_time)
 
+    def adopted(self, epoch: int, descriptors: tuple[Descriptor, ...]) -> CatalogState:
+        """Objects of writers that nobody remembers, up to this epoch: the log is nobody's now."""
+        segments = (*self.segments, *descriptors)
+        return self._next(
+            epoch=max(self.epoch, epoch),
+            owner="",
+            owner_since_epoch=0,
+            writer="a repair that adopted objects",
+            segments=segments,
+            end=segments[-1].end if segments else self.end,
+            sealed=False,
+        )
+
     def trimmed(self, start_offset: int) -> CatalogState:
         """Everything before `start_offset` may go; beyond `end`, the next object begins there."""
         assert start_offset >= self.start_offset, (start_offset, self.start_offset)

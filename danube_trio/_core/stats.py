@@ -98,8 +98,9 @@ class TaskStatistics:
     flusher      idle; unsynced (idle until the interval is over); writing; syncing
                  (with or without a write before); rolling; closing
     janitor      idle; marking; tidying; freeing
-    uploader     idle; collecting; reading; uploading; verifying; cataloguing; sweeping;
-                 pausing (the last try failed)
+    uploader     idle; reading; uploading; verifying; cataloguing; sweeping (what failed
+                 is removed); pausing (the last try failed)
+    sweeper      idle; sweeping (objects that nothing needs)
     each         ended
     ===========  ======================================================================
     """
@@ -120,12 +121,11 @@ class ReaderStatistics:
 
 @attrs.define(eq=False)
 class UploadCounts:
-    """What the uploader counts; `error` is why its last try failed, "" after one that did not."""
+    """What the uploader counts."""
 
     done: int = 0
     bytes: int = 0
     failures: int = 0
-    error: str = ""
     seconds: Histogram = attrs.Factory(Histogram)
 
 
@@ -139,9 +139,11 @@ class CloudStatistics:
         local_start: the first offset that is in a local file.
         waiting_bytes, waiting_peak_bytes: in local files and not in the store yet; the most there
             ever was.
+        waiting_seconds: the age of the oldest of these records, by segment and since open.
         appends_held: that is as much as ``max_local_bytes`` allows: appends wait.
         uploads, uploaded_bytes, upload_failures: since open.
-        upload_error: why the last try failed; "" if it did not.
+        upload_error: why the last try failed, or that the store does not answer the one that is
+            under way; "" if all is well.
         upload_seconds: how long uploads took that succeeded, from reading the file to the
             catalog.
         fetches, fetched_bytes, cached_bytes: reading from the store.
@@ -154,6 +156,7 @@ class CloudStatistics:
     local_start: int
     waiting_bytes: int
     waiting_peak_bytes: int
+    waiting_seconds: float
     appends_held: bool
     uploads: int
     uploaded_bytes: int

@@ -12,7 +12,7 @@ from danube_trio._core.manifest import object_parts
 from danube_trio.catalog._base import Catalog, fresh, new_object_id
 from danube_trio.catalog._fencing import CatalogSession, acquire
 from danube_trio.catalog._manifests import ManifestCatalog
-from danube_trio.catalog._retry import Backoff
+from danube_trio.catalog._retry import Backoff, Outage, look_twice
 
 if TYPE_CHECKING:
     from danube_trio.catalog._danube import MetadataCatalog
@@ -23,8 +23,10 @@ __all__ = [
     "CatalogSession",
     "ManifestCatalog",
     "MetadataCatalog",
+    "Outage",
     "acquire",
     "fresh",
+    "look_twice",
     "new_object_id",
     "object_parts",
 ]

@@ -13,6 +13,12 @@ same time none is locked out. ``place`` in the catalog says that it was done::
 
 So where there is a claim and no catalog, the catalog is lost, or elsewhere: nothing is begun.
 
+**A catalog never goes back**, and everything that is uploaded begins where it ends at that time. So
+objects that begin behind its end, or are of a later epoch, tell that it did: it was lost, or is an
+older copy. Whoever went on from there would give their offsets again, and take them for garbage.
+Nothing is begun, and nothing taken over: `refuse_older`. What a list says is never believed at
+once, neither that there is no catalog, nor that it is older: lists of some stores are late.
+
 A prefix may not lie inside the names that another log has below its own, nor have a log inside its
 own names: that is looked for before a log is begun.
 """
@@ -26,29 +32,31 @@ from danube_trio._core.danube_names import OBJECT_NAME
 from danube_trio._core.documents import compact, parse
 from danube_trio._core.files import NewerFormatError, with_crc, without_crc
 from danube_trio._core.identity import check_place
-from danube_trio._core.manifest import manifest_sequence
+from danube_trio._core.manifest import manifest_sequence, object_parts
 from danube_trio.catalog._base import Catalog
 from danube_trio.catalog._patient import PatientStore, latest_state
-from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import (
     CorruptDataError,
+    FencedError,
     ObjectNotFoundError,
     PreconditionFailedError,
     StoreUnavailableError,
     UnsupportedFormatError,
 )
 
-__all__ = ["claim_prefix", "refuse_beginning"]
+__all__ = ["claim_prefix", "newer_objects", "read_claim", "refuse_beginning", "refuse_older"]
 
 FORMAT = 1
 # The parts that a log's keys have after its prefix. Directories: the rest of them.
 _CLAIM = "log"
 _DIRECTORIES = ("manifest", "pages", "segments")
+_ADOPT = ", or let `danube-trio repair --store` make one of the objects"
 
 
 @attrs.frozen
-class _Claim:
+class Claim:
     """What ``<prefix>/log`` says."""
 
     log: str
@@ -70,7 +78,7 @@ async def claim_prefix(store: CloudStore, catalog: Catalog, state: CatalogState)
     """
     prefix = _prefix_of(catalog)
     key = f"{prefix}/{_CLAIM}"
-    log, data = state.log, with_crc(compact(_Claim(state.log, prefix, state.topic)))
+    log, data = state.log, with_crc(compact(Claim(state.log, prefix, state.topic)))
     tries = Tries(Backoff(), f"claiming {store.url}/{prefix}")
     while True:
         try:
@@ -98,7 +106,7 @@ async def refuse_beginning(store: CloudStore, catalog: Catalog) -> None:
 
     Raises ValueError if it is inside another log's names, or has another log inside its own;
     CorruptDataError if a log was begun there, and the catalog knows of none; UnsupportedFormatError
-    if Danube's objects are there.
+    if Danube's objects are there; FencedError if it does know, now: begin again.
     """
     prefix = _prefix_of(catalog)
     store = PatientStore(store)
@@ -112,32 +120,93 @@ async def refuse_beginning(store: CloudStore, catalog: Catalog) -> None:
                 "log of such objects, once they are in a directory",
             )
     found = await _read(store, f"{prefix}/{_CLAIM}")
-    if found is None or await latest_state(catalog) is not None:  # else it was begun just now
+    if found is None:
+        await refuse_older(store, catalog, None)
         return
+    if await _went_on(catalog, None):
+        raise FencedError(0, "who began it")
     of = f" (topic {found.topic})" if found.topic else ""
     raise CorruptDataError(
         f"the objects of the log {found.log}{of} are below {prefix!r}, and the catalog that names "
         f"them is empty",
         path=f"{store.url}/{prefix}/{_CLAIM}",
         advice=f"Nothing was changed. Is {catalog.url} the right catalog (metadata store, root)? "
-        f"Otherwise restore it; if that log is gone for good, with all its objects, remove this",
+        f"Otherwise restore it{_ADOPT}; if that log is gone for good, with all its objects, "
+        f"remove this",
     )
 
 
-async def _read(store: CloudStore, key: str) -> _Claim | None:
-    try:
+async def refuse_older(store: CloudStore, catalog: Catalog, state: CatalogState | None) -> None:
+    """Before a log is begun (None) or taken over: is `state` as new as its objects?
+
+    Raises CorruptDataError if it is not.
+    """
+    newer = await newer_objects(PatientStore(store), catalog, state)
+    if not newer or await _went_on(catalog, state):
+        return  # who takes it over from an older state is told
+    what = "is empty" if state is None else f"ends at {state.end}, in epoch {state.epoch}"
+    raise CorruptDataError(
+        f"the catalog {what}, and is older than {len(newer)} of the objects that belong to it, "
+        f"such as {newer[0].rpartition('/')[2]}",
+        path=catalog.url,
+        offset=None if state is None else state.end,
+        advice=f"Nothing was changed. Is this the right catalog? It was lost, or restored from an "
+        f"older copy: restore the newest one{_ADOPT}",
+    )
+
+
+async def _went_on(catalog: Catalog, state: CatalogState | None) -> bool:
+    """Whether there is a newer state than this one after all."""
+    tries = Tries(Backoff(), f"reading {catalog.url}")
+    while True:
+        looked = await latest_state(catalog)
+        if looked is not None and (state is None or looked.sequence > state.sequence):
+            return True
+        try:
+            await tries.again(None)
+        except StoreUnavailableError:
+            return False
+
+
+async def newer_objects(
+    store: CloudStore, catalog: Catalog, state: CatalogState | None
+) -> list[str]:
+    """Keys of objects of this log that were uploaded under a newer catalog than this; sorted."""
+    below = f"{catalog.object_prefix}/"
+    end, epoch = (state.end, state.epoch) if state is not None else (-1, 0)
+    after = f"{below}{end:020d}" if state is not None else ""
+    newer: list[str] = []
+    for info in await store.list_objects(catalog.object_prefix, after=after):
+        parts = object_parts(info.key.removeprefix(below))
+        if parts is not None and (parts[0] > end or parts[1] > epoch):
+            newer.append(info.key)
+    return newer
+
+
+async def read_claim(store: CloudStore, catalog: Catalog) -> Claim | None:
+    """What ``<prefix>/log`` says; None if there is none. Raises CorruptDataError, StoreError."""
+    return await _read(store, f"{_prefix_of(catalog)}/{_CLAIM}")
+
+
+async def _read(store: CloudStore, key: str) -> Claim | None:
+    async def read() -> Claim:
         _, data = await store.get(key)
-        return parse(without_crc(data), _Claim, newest=FORMAT)
+        try:
+            return parse(without_crc(data), Claim, newest=FORMAT)
+        except NewerFormatError as error:
+            raise UnsupportedFormatError(key, str(error), "Use a newer version") from error
+        except ValueError as error:
+            refuse_page(store.url, data)
+            raise CorruptDataError(
+                f"it does not say whose prefix this is: {error}",
+                path=f"{store.url}/{key}",
+                advice="Nothing was changed. Restore it from a copy, or an older version of it",
+            ) from error
+
+    try:
+        return await look_twice(read)
     except ObjectNotFoundError:
         return None
-    except NewerFormatError as error:
-        raise UnsupportedFormatError(key, str(error), "Use a newer version") from error
-    except ValueError as error:
-        raise CorruptDataError(
-            f"it does not say whose prefix this is: {error}",
-            path=f"{store.url}/{key}",
-            advice="Nothing was changed. Restore it from a copy, or from an older version of it",
-        ) from error
 
 
 async def _refuse_nested(store: CloudStore, prefix: str) -> None:

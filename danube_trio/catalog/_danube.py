@@ -63,7 +63,7 @@ from danube_trio._core.files import NewerFormatError
 from danube_trio._core.manifest import check_successor
 from danube_trio.catalog._base import other_codec
 from danube_trio.catalog._entries import assemble, beyond, join
-from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.catalog._retry import Backoff, Tries, look_twice
 from danube_trio.errors import (
     CorruptDataError,
     FencedError,
@@ -172,7 +172,7 @@ class MetadataCatalog:
         """
         tries = Tries(self._backoff.for_reading(), f"reading {self.url}")
         while True:
-            look = await self._look()
+            look = await look_twice(self._look)
             if look.head is None or look.head_entry is None:
                 await self._refuse_foreign()
                 return None
@@ -328,7 +328,7 @@ class MetadataCatalog:
         tries = Tries(self._backoff, f"publishing number {after.sequence} of {self.url}")
         while True:
             try:
-                look = await self._look_around()
+                look = await look_twice(self._look_around)
                 if look.head_entry is not None and look.head_entry.nonce == after.nonce:
                     break
                 if not look.is_before(before):

@@ -56,7 +56,8 @@ async def readable_state(catalog: Catalog) -> CatalogState:
     Raises FileNotFoundError: there is no log, or not yet, or it was deleted;
     UnsupportedFormatError; and what `Catalog.latest` raises.
     """
-    state = await latest_state(catalog)
+    # Twice: a list that is wrongly empty once says nothing.
+    state = await latest_state(catalog) or await latest_state(catalog)
     if state is None or state.deleted:
         gone = "was deleted" if state is not None else "is not there (yet)"
         raise FileNotFoundError(errno.ENOENT, f"the log {gone}", catalog.url)

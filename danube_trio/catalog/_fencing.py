@@ -1,7 +1,18 @@
 """A writer's side of a catalog: taking it over, then one change after the other.
 
-**Acquire.** Look, let the caller settle its directory with what is there, publish the next epoch;
-again from the start if somebody else published in between.
+**Acquire.** Look, let the caller settle its directory with what is there, publish the next epoch.
+Settling takes long, as reading a directory does, and a busy writer publishes meanwhile, each time.
+So if the writer of the epoch that was settled with went on, the epoch that was settled for is taken
+from what it has published by now: the directory knows that epoch already, and there is no more than
+a look between that and publishing. Which fences the writer, and settling has all the time then::
+
+    look --> settle (epoch e durable) --> publish e ------------------------------> done
+               ^                             | the same writer went on
+               +--- it is fenced now <-- look, publish e: again and again, at once
+               +--- another writer took over: after a pause
+
+So a take-over from one writer settles twice at most. It ends, one way or the other, after
+`ACQUIRE` rounds of settling, each with `RACES` tries to be faster than the writer.
 
 **Changes** go one at a time, each from the state that the one before made. A change is *pending*
 from the moment that it is decided until its outcome is known. Losing an answer, or being cancelled,
@@ -32,6 +43,9 @@ __all__ = ["CatalogSession", "acquire"]
 
 # A guess: so many openers at once are a mistake somewhere else.
 ACQUIRE = Backoff(attempts=10)
+# How often to try to publish before a writer that goes on. It does, between two publications, more
+# requests than we, so each try succeeds about every second time. A guess.
+RACES = 100
 
 Settle = Callable[[CatalogState | None], Awaitable[CatalogState]]
 
@@ -44,11 +58,11 @@ async def acquire(catalog: Catalog, settle: Settle, *, backoff: Backoff = ACQUIR
         settle: called with the newest state (None: nothing was ever published). It makes the
             caller's directory agree with it, and saves the new epoch there durably, before it
             returns the state to publish: that of `CatalogState.taken_over`. It is called again
-            when somebody else was faster.
+            when somebody else was faster, which it may also find out, and raise as FencedError.
         backoff: how often to try, and the pauses.
 
     Raises:
-        FencedError: others were faster each time.
+        FencedError: others were faster each time; `FencedError.by` is who was at last.
         UnsupportedFormatError: other programs wrote to the log, see `SharedCatalog`.
         StoreUnavailableError: the epoch may have begun, or may yet. Acquire again.
 
@@ -57,21 +71,46 @@ async def acquire(catalog: Catalog, settle: Settle, *, backoff: Backoff = ACQUIR
     attempt = 0
     looking = Backoff(chance=backoff.chance)
     while True:
-        before = await latest_state(catalog, looking)
+        before, after = await latest_state(catalog, looking), None
         if isinstance(catalog, SharedCatalog):
             refuse = partial(catalog.refuse_others, before)
             await ride_out(refuse, looking, f"reading {catalog.url}")
-        after = await settle(before)
         least = before.epoch if before else 0
-        if after.epoch <= least:
-            raise ValueError(f"epoch {after.epoch} is no take-over of {least}: see taken_over()")
         try:
+            after = await settle(before)
+            if after.epoch <= least:
+                raise ValueError(
+                    f"epoch {after.epoch} is no take-over of {least}: see taken_over()"
+                )
             return await catalog.publish(before, fresh(after))
-        except FencedError:
+        except FencedError as error:
             attempt += 1
             if attempt >= backoff.attempts:
-                raise
-        await trio.sleep(backoff.pause_after(attempt))
+                epoch = after.epoch if after else least + 1
+                times = f"who published before epoch {epoch} began, {attempt} times"
+                raise FencedError(epoch, f"{error.by}, {times}") from error
+        if not (before and after and await _fence(catalog, before, after, looking)):
+            await trio.sleep(backoff.pause_after(attempt))
+
+
+async def _fence(
+    catalog: Catalog, before: CatalogState, after: CatalogState, looking: Backoff
+) -> bool:
+    """Begin the epoch of `after` on top of what the writer of `before` has published since.
+
+    Returns whether it began; not, if another writer took over.
+    """
+    for _ in range(RACES):
+        newest = await latest_state(catalog, looking)
+        if newest is None or newest.epoch != before.epoch:
+            return False
+        taken = newest.taken_over(after.owner, after.writer, least_epoch=after.epoch - 1)
+        try:
+            await catalog.publish(newest, fresh(taken))
+        except FencedError:
+            continue
+        return True
+    return False
 
 
 class CatalogSession:

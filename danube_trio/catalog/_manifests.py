@@ -55,7 +55,7 @@ from danube_trio._core.manifest import (
     manifest_sequence,
     page_sequence,
 )
-from danube_trio.catalog._retry import Backoff, Tries
+from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import (
     CorruptDataError,
@@ -176,22 +176,26 @@ class ManifestCatalog:
         """The highest manifest's number; None if there is none and never was."""
         known = self._newest
         seen = known.state.sequence if known else 0
-        top = max(await self._list_manifests(max(seen - 1, 0)), default=None)
-        if known and (top is None or top < seen):
-            raise self._corrupt(
-                f"manifest {seen} was the newest, and there is none as new any more", seen
-            )
-        return top
+
+        async def look() -> int | None:
+            top = max(await self._list_manifests(max(seen - 1, 0)), default=None)
+            if known and (top is None or top < seen):
+                raise self._corrupt(
+                    f"manifest {seen} was the newest, and there is none as new any more", seen
+                )
+            return top
+
+        return await look_twice(look)
 
     async def _read(self, sequence: int) -> _Known | None:
         """The manifest with this number, if it is the highest and has its pages; else None."""
         known = self._newest
         if known and known.state.sequence == sequence:
             return known
-        data = await self._get(sequence)
-        if data is None or await self._superseded(sequence):
+        got = await self._get(sequence)
+        if got is None or await self._superseded(sequence):
             return None
-        manifest = self._decode(data, sequence)
+        manifest, _ = got
         check_topic(self._topic, manifest.topic, self.url)
         check_place(self.object_prefix, manifest.place, self.url)
         pages = await self._load(manifest.pages)
@@ -221,23 +225,36 @@ class ManifestCatalog:
         return [number for number in numbers if number is not None and number > after]
 
     async def _superseded(self, sequence: int) -> bool:
-        """Whether a higher number exists. The second look of the protocol."""
-        return bool(await self._list_manifests(sequence))
+        """Whether a higher number than this one, which exists, does. The second look.
 
-    async def _get(self, sequence: int) -> bytes | None:
-        try:
+        The list begins with the number itself. One that does not even have that, nor a higher one,
+        is late, or is no list: StoreUnavailableError.
+        """
+        listed = await self._list_manifests(sequence - 1)
+        if not listed:
+            raise StoreUnavailableError(
+                f"{self.url}: a list does not show manifest {sequence}, which is there; whether "
+                f"there are later ones is not known"
+            )
+        return max(listed) > sequence
+
+    async def _get(self, sequence: int) -> tuple[Manifest, bytes] | None:
+        """The manifest with this number, and its bytes; None if there is none."""
+
+        async def read() -> tuple[Manifest, bytes]:
             _, data = await self._store.get(self._key(sequence))
+            try:
+                return decode_manifest(data, sequence), data
+            except NewerFormatError as error:
+                raise self._newer(self._key(sequence), error) from error
+            except ValueError as error:
+                refuse_page(self.url, data)
+                raise self._corrupt(str(error), sequence) from error
+
+        try:
+            return await look_twice(read)
         except ObjectNotFoundError:
             return None
-        return data
-
-    def _decode(self, data: bytes, sequence: int) -> Manifest:
-        try:
-            return decode_manifest(data, sequence)
-        except NewerFormatError as error:
-            raise self._newer(self._key(sequence), error) from error
-        except ValueError as error:
-            raise self._corrupt(str(error), sequence) from error
 
     async def _load(self, refs: Sequence[PageRef]) -> list[Page | None]:
         """These pages; None for each that is not there. Several at a time: a log may have many."""
@@ -263,15 +280,22 @@ class ManifestCatalog:
 
     async def _load_page(self, ref: PageRef) -> Page | None:
         key = self._page_key(ref.name)
-        try:
+
+        async def read() -> Page:
             _, data = await self._store.get(key)
-            return decode_page(data, ref)
+            try:
+                return decode_page(data, ref)
+            except NewerFormatError as error:
+                raise self._newer(key, error) from error
+            except ValueError as error:
+                refuse_page(self.url, data)
+                reason = str(error)
+                raise CorruptDataError(reason, path=key, offset=ref.base, advice=_ADVICE) from error
+
+        try:
+            return await look_twice(read)
         except ObjectNotFoundError:
             return None
-        except NewerFormatError as error:
-            raise self._newer(key, error) from error
-        except ValueError as error:
-            raise CorruptDataError(str(error), path=key, offset=ref.base, advice=_ADVICE) from error
 
     def _corrupt(self, reason: str, sequence: int) -> CorruptDataError:
         where = f"{self.url}/manifest/{manifest_name(sequence)}"
@@ -349,13 +373,13 @@ class ManifestCatalog:
 
         FencedError if it is another's, or later ones exist.
         """
-        data = await self._get(after.sequence)
-        if data is not None:
-            found = self._decode(data, after.sequence)
+        got = await self._get(after.sequence)
+        if got is not None:
+            found, data = got
             if found.nonce == after.nonce:
                 return data
             raise FencedError(after.epoch, f"{found.writer or 'a writer'} (epoch {found.epoch})")
-        if await self._superseded(after.sequence):
+        if await self._list_manifests(after.sequence):
             raise FencedError(after.epoch, f"a writer that published after {after.sequence}")
         return None
 

@@ -202,7 +202,7 @@ def verify(**options: Any) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
-@directory
+@directory_or_store
 @click.option("--yes", is_flag=True, help="Do it, without asking.")
 @click.option(
     "--policy",
@@ -219,7 +219,8 @@ def repair(**options: Any) -> None:
 
     Prints a plan first: what can be done, and what would be lost. Refuses while a program holds the
     log. Nothing is thrown away: what is cut off is kept beside. With --store, damaged segments
-    whose records are in verified objects are given up for these.
+    whose records are in verified objects are given up for these, and a catalog that is gone, or
+    older than its objects, is made anew of them; for that alone DIR can be left out.
     """
     from danube_trio.cli._repair import repair_log
 

@@ -21,6 +21,7 @@ from danube_trio._engine.care.repair_plan import Plan, Policy, Step, plan_repair
 from danube_trio._engine.care.rescue import Rescue, rescue
 from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.files.directory import refuse_foreign
+from danube_trio.cli._adopt import Adopted, adopt_lost
 from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
 from danube_trio.cli._heal import heal_log, plan_healing
 from danube_trio.cli._progress import open_bar
@@ -31,12 +32,13 @@ from danube_trio.errors import LogLockedError
 
 __all__ = ["repair_log"]
 
+ADOPTED = "repaired: the catalog names the objects again"
 REPAIRED = "repaired, and verified: no problems"
 NOT_AGREED = "nothing was changed: run it again with --yes"
 
 
 def repair_log(
-    directory: str,
+    directory: str | None,
     *,
     where: Where,
     policy: Policy | None,
@@ -48,12 +50,45 @@ def repair_log(
     """Run the command; returns the exit code."""
     disk = RealDisk()
     wanted = where.wanted(directory)
-    names = LogNames.of(directory.rstrip("/") or "/", file_name)
-    if (holder := find_holder(names.lock)) is not None:
+    names = LogNames.of(directory.rstrip("/") or "/", file_name) if directory else None
+    if names is not None and (holder := find_holder(names.lock)) is not None:
         raise LogLockedError(names.lock, holder)
     if wanted and codec is not None:
         raise ValueError("--codec and --store exclude each other: first make it a log again")
-    heal = plan_healing(disk, names, where, as_json=as_json) if wanted else None
+    adopted: Adopted = "nothing to do"
+    if wanted:
+        adopted = adopt_lost(disk, names, where, lambda: yes or _agreed(as_json), as_json=as_json)
+        if adopted == "not agreed":
+            _summary(NOT_AGREED, 1, as_json)
+        if adopted not in ("nothing to do", "done"):
+            return CORRUPT if adopted == "impossible" else PROBLEMS
+    if names is None or (adopted == "done" and not _has_log(disk, names)):
+        done = adopted == "done"
+        _summary(ADOPTED if done else "nothing to repair", int(done), as_json, repaired=done)
+        return 0
+    return _repair_directory(
+        disk, names, where if wanted else None, policy, codec, yes=yes, as_json=as_json
+    )
+
+
+def _has_log(disk: Disk, names: LogNames) -> bool:
+    try:
+        return names.meta.rpartition("/")[2] in disk.list_dir(names.directory)
+    except FileNotFoundError:
+        return False
+
+
+def _repair_directory(
+    disk: Disk,
+    names: LogNames,
+    where: Where | None,
+    policy: Policy | None,
+    codec: str | None,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    heal = plan_healing(disk, names, where, as_json=as_json) if where is not None else None
     if heal is not None:
         steps = len(heal.lines())
         if not yes and not _agreed(as_json):

@@ -29,6 +29,10 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 # The answer to a completion was lost, and the library asked again; or somebody cleaned up.
 _NO_UPLOAD = re.compile(r"NoSuchUpload|upload does not exist", re.IGNORECASE)
+# What is wrong with who asks, in answers that do not say so by their status.
+_WHO_ASKS = re.compile(
+    r"ExpiredToken|InvalidToken|TokenRefreshRequired|AuthorizationHeaderMalformed|PermanentRedirect"
+)
 # For any other call "not found" can only be the bucket.
 _OF_AN_OBJECT = frozenset({"get", "head", "delete"})
 
@@ -66,6 +70,7 @@ def meaning(
     """Return what the library's error means for this call."""
     # Before the text is cut.
     status, no_bucket = _status(error), names_no_bucket(error)
+    denied = status in ("401", "403") or _WHO_ASKS.search(str(error)) is not None
     no_upload = _NO_UPLOAD.search(str(error)) is not None
     text = f"{url}: {call} of {key!r}: {scrub(error, secrets)}"
     if isinstance(error, FileNotFoundError) or status == "404":
@@ -74,7 +79,7 @@ def meaning(
         if call in _OF_AN_OBJECT and not no_bucket:
             return ObjectNotFoundError(text)
         return AccessDeniedError(f"{text} (is there such a bucket?)")
-    if status in ("401", "403"):
+    if denied:
         return AccessDeniedError(text)
     match error:
         case exceptions.AlreadyExistsError() | exceptions.PreconditionError():

@@ -5,6 +5,7 @@ A job looks at `wanted` between its steps: nobody waits for it once its caller w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,13 @@ class UploadJob:
         self._chunks, self._options = chunks, options
         self._error: BaseException | None = None
         self.wanted = True
+        self.begun = False
+        self.ended = threading.Event()
         self.size_bytes = 0
 
     def run(self) -> PutResult:
         """Do it. Raises SourceError for what the iterator raised, and the library's errors."""
+        self.begun = True
         try:
             source = self._source()
             beginning: list[bytes] = []
@@ -68,6 +72,8 @@ class UploadJob:
             if self._error is not None:
                 raise SourceError(self._error) from None
             raise
+        finally:
+            self.ended.set()
 
     def _in_parts(self, source: Iterable[bytes]) -> PutResult:
         return obstore.put(

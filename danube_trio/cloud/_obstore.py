@@ -17,6 +17,7 @@ always one request: multipart uploads with a condition have several winners on s
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -40,7 +41,12 @@ from danube_trio.cloud._keys import (
 from danube_trio.cloud._options import StoreOptions
 from danube_trio.cloud._place import Place, make_client
 from danube_trio.cloud._store import ObjectInfo
-from danube_trio.errors import DanubeError, StoreUnavailableError
+from danube_trio.errors import (
+    AccessDeniedError,
+    DanubeError,
+    ObjectNotFoundError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutMode, UpdateVersion
@@ -50,6 +56,8 @@ __all__ = ["ObstoreStore"]
 T = TypeVar("T")
 # An upload takes its thread for long, and must not keep readers from theirs.
 UPLOAD_THREADS = 4
+# How long closing waits until uploads that were cancelled have taken their parts back. A guess.
+GIVING_UP_SECONDS = 2.0
 
 
 class ObstoreStore(Closing):
@@ -78,6 +86,7 @@ class ObstoreStore(Closing):
         make = partial(make_client, self._place, self._options, credential_provider)
         self._client = make(self._options.max_retries)
         self._client_once = make(0)
+        self._given_up: list[UploadJob] = []  # cancelled, and not ended yet
         self._limiters: trio.lowlevel.RunVar[tuple[trio.CapacityLimiter, trio.CapacityLimiter]] = (
             trio.lowlevel.RunVar("danube-trio object store threads")
         )
@@ -121,12 +130,19 @@ class ObstoreStore(Closing):
     async def upload(self, key: str, chunks: Chunks) -> ObjectInfo:
         check_key(key)
         job = UploadJob(self._client, self._path(key), chunks, self._options)
+        cancelled = True
         try:
             result = await self._run("upload", key, job.run, upload=True)
-        except SourceError as failure:
-            raise failure.error from failure.error.__cause__
+            cancelled = False
+        except Exception as failure:
+            cancelled = False
+            if isinstance(failure, SourceError):
+                raise failure.error from failure.error.__cause__
+            raise
         finally:
             job.wanted = False
+            if cancelled and job.begun:
+                self._given_up = [j for j in (*self._given_up, job) if not j.ended.is_set()]
         return ObjectInfo(key, job.size_bytes, result["e_tag"], result["version"])
 
     async def get(
@@ -190,13 +206,35 @@ class ObstoreStore(Closing):
             job.wanted = False
         infos = [self._info(meta) for meta in found if meta["path"].startswith(self._place.below)]
         infos = [info for info in infos if info.key.startswith(beginning) and info.key > after]
+        if not found:
+            await self._check_that_it_lists(prefix)
         return sorted(infos, key=lambda info: info.key)
 
     async def list_children(self, prefix: str) -> list[str]:
         beginning = self._place.below + check_prefix(prefix)
         call = partial(list_prefixes, self._client, self._path(prefix) or None)
         paths = await self._run("list", prefix, call)
+        if not paths:
+            await self._check_that_it_lists(prefix)
         return sorted(path.removeprefix(beginning) for path in paths if path.startswith(beginning))
+
+    async def _check_that_it_lists(self, prefix: str) -> None:
+        """StoreUnavailableError if it says that an object exists that nobody has made.
+
+        The library takes any XML for a list without objects: the page of a proxy, say, which is
+        the answer to everything then.
+        """
+        key = f"{prefix or 'danube-probes'}/danube-no-such-object-{secrets.token_hex(8)}"
+        try:
+            await self.head(key)
+        except ObjectNotFoundError:
+            return
+        except AccessDeniedError:  # who may list need not be allowed to look
+            return
+        raise StoreUnavailableError(
+            f"{self.url}: list of {prefix!r}: what answers is no object store, since it has an "
+            f"object that nobody has made; is there a proxy in between?"
+        )
 
     async def delete(self, key: str) -> None:
         check_key(key)
@@ -211,6 +249,11 @@ class ObstoreStore(Closing):
 
     async def aclose(self) -> None:
         self._closed = True
+        # Their threads end with the process, and the server would keep the parts for good.
+        with trio.move_on_after(GIVING_UP_SECONDS, shield=True):
+            for job in self._given_up:
+                wait = partial(job.ended.wait, GIVING_UP_SECONDS)
+                await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
         await trio.lowlevel.checkpoint()
 
     # -- how calls go to the library

@@ -47,6 +47,13 @@ Json = dict[str, Any]
 # gRPC status codes that are not simply "not now".
 _INVALID_ARGUMENT, _NOT_FOUND, PERMISSION_DENIED = 3, 5, 7
 _OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
+# Refusals of a token, simple or JWT: it ran out, or the users were changed since it was given.
+_TOKEN_WORDS = (
+    "invalid auth token",
+    "revision of auth store is old",
+    "revision in header is old",
+    "token is expired",
+)
 # Refusals with "invalid argument" that are about who is asking.
 _LOGIN_WORDS = ("user name is empty", "authentication failed", "auth:")
 
@@ -123,8 +130,14 @@ def header_of(answer: Json) -> Json:
 def refusal(where: str, code: int, message: str) -> Exception:
     """The exception for an answer with this gRPC status code."""
     text = f"etcd at {where}: {message}"
-    if "invalid auth token" in message or "revision of auth store is old" in message:
+    if any(words in message for words in _TOKEN_WORDS):
         return TokenError(text)
+    if "CommonName of client" in message:
+        return AccessDeniedError(
+            f"{text}. The certificate of this client names a user (CommonName), which etcd does "
+            f"not take at its JSON gateway while users are enabled: use one without a CommonName, "
+            f"and a username and password"
+        )
     if code in (PERMISSION_DENIED, _UNAUTHENTICATED):
         return AccessDeniedError(text)
     if code == _INVALID_ARGUMENT and any(word in message for word in _LOGIN_WORDS):

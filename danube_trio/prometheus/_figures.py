@@ -160,6 +160,7 @@ _LOG = (
         cloud__local_start="First offset that is in a local file.",
         cloud__waiting_bytes="In local files and not in the object store yet.",
         cloud__waiting_peak_bytes="The most that was ever not in the object store yet.",
+        cloud__waiting_seconds="Age of the oldest records that are not in the object store yet.",
         cloud__appends_held="1 while appends wait because max_local_bytes wait for the store.",
         cloud__cached_bytes="Read from the object store and kept in memory.",
         cloud__pins="Blocks that are being fetched.",

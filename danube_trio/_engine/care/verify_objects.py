@@ -3,7 +3,7 @@
 Every object that the catalog names is read to its end: its size, the CRC of all its bytes, every
 frame (order, CRC, trailer, batches), every message by decoding it strictly, every entry of its
 index against the batch that it points at, and where its records end. `SegmentCheck` does that for
-files and objects alike: an `_ObjectFile` is an object that can be read like a file. It runs in a
+files and objects alike: an `ObjectFile` is an object that can be read like a file. It runs in a
 thread, and asks the event loop for the next piece, so memory is bounded by two pieces.
 
 What no catalog names is noted: uploads that were never finished, for the log's owner to remove.
@@ -30,12 +30,13 @@ from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
+from danube_trio.catalog._claim import newer_objects
 from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.clocks import MAX_AHEAD
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
-__all__ = ["ObjectsVerified", "compare", "note_strangers", "verify_objects"]
+__all__ = ["ObjectFile", "ObjectsVerified", "compare", "note_strangers", "verify_objects"]
 
 PIECE_BYTES = 4 << 20
 # Of what no catalog names; the summary counts all.
@@ -89,9 +90,13 @@ async def verify_objects(
         key = catalog.object_key(descriptor.object_id)
         found: list[Finding] = []
         try:
-            records = await trio.to_thread.run_sync(
-                _check, store, key, descriptor, state.codec, found.append, progress
-            )
+            for look in (progress, _ignore):  # a damaged answer is asked for again
+                found.clear()
+                records = await trio.to_thread.run_sync(
+                    _check, store, key, descriptor, state.codec, found.append, look
+                )
+                if not any(finding.severity == "problem" for finding in found):
+                    break
         except ObjectNotFoundError:
             if await _was_trimmed(catalog, descriptor):
                 continue
@@ -160,7 +165,14 @@ async def note_strangers(
     state: CatalogState,
     report: Callable[[Finding], object],
 ) -> None:
-    """Report, as notes, the objects that this state does not name."""
+    """Report, as notes, the objects that this state does not name; newer ones are a problem."""
+    newer = await newer_objects(PatientStore(store), catalog, state)
+    if newer and await latest_state(catalog) == state:
+        reason = (
+            f"the catalog is older than {len(newer)} of the objects that belong to it: it was lost "
+            f"or restored from a copy, and the next open refuses it"
+        )
+        report(Finding("problem", reason, f"{store.url}/{newer[0]}"))
     named = {catalog.object_key(d.object_id) for d in state.segments}
     strangers = [
         info.key
@@ -187,7 +199,7 @@ def _check(
 ) -> int:
     """Check one object; returns how many records are good. Runs in a thread of trio's."""
     path, size = f"{store.url}/{key}", descriptor.size_bytes
-    file = _ObjectFile(store, key, path, progress)
+    file = ObjectFile(store, key, path, progress)
     index = SparseIndex(descriptor.base)
     for offset, position, time in descriptor.index:
         index.offsets.append(offset)
@@ -224,7 +236,7 @@ def _check(
     return check.records
 
 
-class _ObjectFile:
+class ObjectFile:
     """An object, read like a file from a thread of trio's; keeps the last two pieces.
 
     The CRC of all bytes is computed on the way, as far as they are read in order.

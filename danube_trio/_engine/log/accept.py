@@ -127,7 +127,7 @@ class Acceptor:
             raise
         except LogClosedError:
             why = "had not got them when the log was left"
-        last = f": {cloud.uploads.error}" if cloud.uploads.error else ""
+        last = f": {cloud.upload_error}" if cloud.upload_error else ""
         raise StoreUnavailableError(
             f"records {offsets.start} to {offsets.stop} are durable in {engine.config.dir}, and "
             f"will be uploaded, but the store {why}{last}"

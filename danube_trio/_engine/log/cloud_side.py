@@ -10,7 +10,8 @@ start that readers see (`Engine.trimmed`); then who still fetches below is waite
 are unlinked, and objects deleted.
 
 ========================  =====================================================================
-uploader                  adds to the catalog; trims it for retention; deletes objects
+uploader                  adds to the catalog; trims it for retention
+sweeper                   deletes objects
 whoever calls `trim`      trims the catalog; nothing is held meanwhile
 janitor, or that caller   everything of a trim that is local, with the janitor's lock
 ========================  =====================================================================
@@ -27,6 +28,7 @@ But for the waits, every method is one synchronous step.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,6 +39,7 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.life import Phase
 from danube_trio._core.stats import CloudStatistics, UploadCounts
 from danube_trio._engine.read.objects import CloudTier
+from danube_trio.catalog import Outage
 from danube_trio.errors import CorruptDataError, DanubeError
 
 if TYPE_CHECKING:
@@ -47,6 +50,10 @@ __all__ = ["CloudSide"]
 log = logging.getLogger("danube_trio.engine")
 
 T = TypeVar("T")
+# What the uploader waits for the store in, and how long an answer may take before it is said that
+# there is none. A guess: a few times what a slow store needs for a segment.
+ASKING = frozenset({"uploading", "verifying", "cataloguing", "sweeping"})
+SILENT_SECONDS = 10.0
 
 
 class CloudSide:
@@ -56,6 +63,7 @@ class CloudSide:
         tier: reads objects.
         objects: which ones there are.
         uploads: what the uploader counts.
+        outage: of the store, as the uploader meets it.
         checksums: of whole local segments by base, as they were written.
         left_sealed: the catalog says that the log was left sealed.
         over: set when nothing will be uploaded any more, for whatever reason.
@@ -63,13 +71,14 @@ class CloudSide:
         wanted_start: retention wants the catalog to begin here.
         held: makes the error that says why the segment that comes next cannot be uploaded, nor
             what follows it: it is damaged. None if it is not.
-        untidy: there are objects to be deleted, which could not be deleted yet.
+        untidy: the sweeper has not done all that it could.
     """
 
     def __init__(self, engine: Engine, tier: CloudTier) -> None:
         self.tier = tier
         self.objects = tier.objects
         self.uploads = UploadCounts()
+        self.outage: Outage | None = None
         self.checksums: dict[int, int] = {}
         self.left_sealed = False
         self.over = trio.Event()
@@ -79,8 +88,13 @@ class CloudSide:
         self._held_base = 0
         self.untidy = False
         self._waiting_peak_bytes = 0
+        # (first offset of a segment, when it got its first record): of those not uploaded, and one
+        # before them at most. What was here at opening waits since then.
+        self._waiting_since: deque[tuple[int, float]] = deque()
         self._asking: set[trio.CancelScope] = set()
         self._engine = engine
+        if engine.marks.uploaded_end < engine.active.base:
+            self._waiting_since.append((engine.marks.uploaded_end, trio.current_time()))
         self.look_at_room()
 
     def want_uploaded(self, end: int) -> None:
@@ -111,6 +125,22 @@ class CloudSide:
         engine = self._engine
         return engine.segments.size_from(engine.marks.uploaded_end) + engine.active.size_bytes
 
+    @property
+    def waiting_seconds(self) -> float:
+        """The age of the oldest record that is not in the object store."""
+        since = self._waiting_since
+        return trio.current_time() - since[0][1] if since and self.waiting_bytes else 0.0
+
+    @property
+    def upload_error(self) -> str:
+        """Why the last try to upload failed; "" if it did not."""
+        if self.outage is not None and self.outage.error:
+            return self.outage.error
+        doing = self._engine.meters.task("uploader").view()
+        if doing.state in ASKING and doing.seconds > SILENT_SECONDS:
+            return f"the store has not answered for {doing.seconds:.0f} s ({doing.state})"
+        return ""
+
     def _look_at_peak(self) -> int:
         """The most that ever waited. It only grows until something is uploaded or trimmed."""
         self._waiting_peak_bytes = max(self._waiting_peak_bytes, self.waiting_bytes)
@@ -120,6 +150,11 @@ class CloudSide:
         """Whether appends have to wait for the store, or somebody waits for what is there now."""
         if self._engine.log.upload_wanted > self._engine.marks.uploaded_end:
             self._engine.uploader_bell.ring()
+        active, since = self._engine.active, self._waiting_since
+        if active.size_bytes and (not since or since[-1][0] < active.base):
+            since.append((active.base, trio.current_time()))
+        while len(since) > 1 and since[1][0] <= self._engine.marks.uploaded_end:
+            since.popleft()
         limit = self._engine.config.cloud.max_local_bytes
         if limit is None:
             return
@@ -151,6 +186,7 @@ class CloudSide:
         self.look_at_room()
         engine.append_queue.look()
         engine.janitor_bell.ring()
+        engine.sweeper_bell.ring()
 
     def trimmed(self, state: CatalogState, before: int) -> CatalogState:
         """The state that begins at `before`; the same one if it does already.
@@ -215,11 +251,12 @@ class CloudSide:
             local_start=self._engine.local_start,
             waiting_bytes=self.waiting_bytes,
             waiting_peak_bytes=self._look_at_peak(),
+            waiting_seconds=self.waiting_seconds,
             appends_held=self.full,
             uploads=self.uploads.done,
             uploaded_bytes=self.uploads.bytes,
             upload_failures=self.uploads.failures,
-            upload_error=self.uploads.error,
+            upload_error=self.upload_error,
             upload_seconds=self.uploads.seconds.view(),
             fetches=reading.fetches,
             fetched_bytes=reading.fetched_bytes,

@@ -47,6 +47,7 @@ from danube_trio._engine.wait.housekeeping import keeping_house
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
+from danube_trio.catalog import Outage
 from danube_trio.clocks import too_far_ahead
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
@@ -113,6 +114,7 @@ class Engine:
         self._unsynced: list[Block] = []  # written, not yet visible
         self.tier = tier
         self.pins = Pins()
+        self.outage: Outage | None = None  # our readers are told what the store says
         self.damaged: dict[int, str] = {}  # local segments that are not what was written, and why
         self.written = OffsetWaiters()
         self.durable = OffsetWaiters()
@@ -121,6 +123,7 @@ class Engine:
         self.writer_bell = Doorbell()
         self.janitor_bell = Doorbell()
         self.uploader_bell = Doorbell()
+        self.sweeper_bell = Doorbell()
         self.cloud = CloudSide(self, tier) if tier is not None else None
         self.append_queue = AppendQueue(self)
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
@@ -440,6 +443,7 @@ class Engine:
 
     def ring_all(self) -> None:
         """Wake every task, to look at what changed, and decide about who waits for room."""
-        for bell in (self.writer_bell, self.janitor_bell, self.uploader_bell):
+        bells = (self.writer_bell, self.janitor_bell, self.uploader_bell, self.sweeper_bell)
+        for bell in bells:
             bell.ring()
         self.append_queue.look()

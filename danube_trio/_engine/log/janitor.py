@@ -189,7 +189,7 @@ class Janitor:
                 if engine.log.broken:
                     return
         if cloud is not None and cloud.untidy:
-            engine.uploader_bell.ring()
+            engine.sweeper_bell.ring()
 
     async def _follow_and_prune(self, cloud: CloudSide) -> None:
         async with self._lock:
@@ -386,7 +386,7 @@ class Janitor:
         start = cloud.objects.state.start_offset
         if start > self._engine.marks.start_offset:
             await self._begin_at(start)
-            self._engine.uploader_bell.ring()  # there may be objects to delete
+            self._engine.sweeper_bell.ring()  # there may be objects to delete
 
     async def _begin_at(self, start: int) -> None:
         """The local part of a trim. With the lock held.

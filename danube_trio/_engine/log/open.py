@@ -56,11 +56,11 @@ from danube_trio._engine.watch.offer import offer_log
 from danube_trio._engine.watch.serve import StatisticsSource, Watch
 from danube_trio._engine.watch.socket import Offer
 from danube_trio.catalog import Catalog, CatalogSession, acquire
-from danube_trio.catalog._claim import claim_prefix, refuse_beginning
+from danube_trio.catalog._claim import claim_prefix, refuse_beginning, refuse_older
 from danube_trio.catalog._default import default_catalog, probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import DanubeError, LogBrokenError, add_note
+from danube_trio.errors import DanubeError, LogBrokenError, StoreUnavailableError, add_note
 
 __all__ = ["open_wal"]
 
@@ -102,7 +102,8 @@ def open_wal(
 
     Raises, on entering:
         LogLockedError: another process or block holds the log.
-        StoreUnavailableError, AccessDeniedError: the store or catalog does not answer.
+        StoreUnavailableError, AccessDeniedError: the store or catalog does not answer, or not
+            within ``CloudConfig.open_timeout``.
         DishonestStoreError: the store lets two writers create the same object.
         FencedError: other writers take the log over again and again.
         CorruptDataError: damage, with the file, position and offset; nothing was changed.
@@ -148,6 +149,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
     ) -> None:
         self._config = config
         self._cloud = cloud
+        self._asking = trio.CancelScope()
         self._uploader: Uploader | None = None
         self._disk = disk
         self._clock = clock
@@ -193,11 +195,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             if self._cloud is None:
                 await lane.run(self._recover, held)
             else:
-                await probe_once(self._cloud[0])
-                state = await acquire(self._cloud[1], partial(self._settle, lane, held))
-                if not state.place:
-                    await claim_prefix(*self._cloud, state)
-                session = CatalogSession(self._cloud[1], state)
+                session = await self._take_over(lane, held, self._cloud)
             assert self._recovered is not None
             engine = self._engine_of(disk, session)
             names, tail = self._recovered.directory.names, self._recovered.tail
@@ -223,6 +221,23 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             self._watch = Watch(self._offer, source, lane.run)
             self._watch.start(nursery)
         return wal
+
+    async def _take_over(
+        self, lane: Lane, disk: OpenDirectory, cloud: tuple[CloudStore, Catalog]
+    ) -> CatalogSession:
+        """Have the log be this directory's, in store and catalog."""
+        timeout = self._config.cloud.open_timeout
+        self._asking.deadline = trio.current_time() + timeout
+        with self._asking:
+            await probe_once(cloud[0])
+            state = await acquire(cloud[1], partial(self._settle, lane, disk))
+            if not state.place:
+                await claim_prefix(*cloud, state)
+            return CatalogSession(cloud[1], state)
+        raise StoreUnavailableError(
+            f"opening {self._config.dir}: {cloud[0].url} and {cloud[1].url} did not answer within "
+            f"cloud.open_timeout={timeout:g} s; open it again when they do"
+        )
 
     def _acquire(self, disk: Disk) -> OpenDirectory:
         """Hold the directory, and lock it; runs in the lane."""
@@ -260,12 +275,21 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         assert self._cloud is not None
         if state is None:
             await refuse_beginning(*self._cloud)
-        elif state.log and not state.place:
-            await claim_prefix(*self._cloud, state)
-        return await lane.run(self._attach, disk, state)
+        else:
+            await refuse_older(*self._cloud, state)
+            if state.log and not state.place:
+                await claim_prefix(*self._cloud, state)
+        left = self._asking.deadline - trio.current_time()
+        self._asking.deadline = float("inf")
+        try:
+            return await lane.run(self._attach, disk, state)
+        finally:
+            self._asking.deadline = trio.current_time() + left
 
     def _attach(self, disk: OpenDirectory, state: CatalogState | None) -> CatalogState:
+        told: list[str] = []
         if self._recovered is not None:  # somebody published meanwhile: all of it again
+            told = self._recovered.notes
             self._recovered.tail.abandon()
             self._recovered = None
         directory_id, tag = uuid.uuid4().hex, secrets.token_hex(4)
@@ -273,6 +297,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         assert self._cloud is not None
         catalog = self._cloud[1]
         self._recovered, after = attach(disk, self._config, directory_id, holder, catalog, state)
+        self._recovered.notes[:0] = told
         self._know_small_files()
         return after
 
@@ -331,7 +356,11 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
             ("janitor", janitor.run),
         ]
         if self._uploader is not None and engine.tier is not None:
-            tasks += [("uploader", self._uploader.run), ("readahead", engine.tier.serve)]
+            tasks += [
+                ("uploader", self._uploader.run),
+                ("sweeper", self._uploader.sweeper.run),
+                ("readahead", engine.tier.serve),
+            ]
         for name, task in tasks:
             self._running += 1
             nursery.start_soon(

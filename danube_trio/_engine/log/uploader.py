@@ -1,14 +1,14 @@
 """The uploader task: sealed segments become objects, in order, and the catalog says so.
 
-It is the only one who adds to the catalog, and deletes objects. For the segment that begins where
-they end::
+It is the only one who adds to the catalog. For the segment that begins where objects end::
 
     read --> upload under a name of its own --> verify --> descriptor into the catalog --> uploaded
 
 Nothing before the last step can be seen by anybody, so a crash leaves an object that no catalog
-names, and the next owner removes it (`collect`). The last step is conditional on the writer's epoch
-(`CatalogSession`): it settles an unknown outcome before anything else is tried, so no range is ever
-catalogued twice. Names are never used again: an upload whose outcome is unknown may still arrive.
+names, and which goes when another one has its records (`sweeper`). The last step is conditional on
+the writer's epoch (`CatalogSession`): it settles an unknown outcome before anything else is tried,
+so no range is ever catalogued twice. Names are never used again: an upload whose outcome is unknown
+may still arrive.
 
 A store that fails is tried again, after pauses that double up to `retry_seconds`, each one cut by
 chance so that many writers do not come back at once. Meanwhile appends go on, until
@@ -22,16 +22,11 @@ trim leaves it behind.
 **Fenced.** Nothing is uploaded any more. What was put for a change that did not count is removed,
 before anybody is told if the store answers soon, because the winner has looked for such objects
 already. The newest catalog is asked first: an object that it names had counted after all.
-
-**Deleting** is housekeeping: what fails is left for a later step, and no reason for a pause. Of a
-store to which one can only add, this is said once.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -46,11 +41,11 @@ from danube_trio._core.life import Phase
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc, load_index
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.sweeper import Sweeper
 from danube_trio._engine.log.verify_upload import verify_upload
-from danube_trio.catalog import CatalogSession, new_object_id, object_parts
+from danube_trio.catalog import Backoff, CatalogSession, Outage, new_object_id
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import (
-    AccessDeniedError,
     CorruptDataError,
     DanubeError,
     FencedError,
@@ -61,12 +56,7 @@ __all__ = ["Uploader"]
 
 log = logging.getLogger("danube_trio.uploader")
 
-# Stores of which it was said that they deny deleting. Each opening tries, but says nothing more.
-_only_adding: weakref.WeakSet[CloudStore] = weakref.WeakSet()
-
 FIRST_PAUSE = 0.1
-# Uploads for one look for old entries of the catalog, which lists them. A guess.
-COLLECT_EVERY = 16
 # Failed uploads that may be in the store before they are removed, which is else done after the next
 # one that does not fail.
 MAX_RUBBISH = 8
@@ -76,7 +66,11 @@ CLEANING_SECONDS = 2.0
 
 
 class Uploader:
-    """The task."""
+    """The task.
+
+    Attributes:
+        sweeper: removes objects, also for this one.
+    """
 
     def __init__(
         self,
@@ -93,13 +87,15 @@ class Uploader:
         self._names = names
         self._store = store
         self._session = session
+        self.sweeper = Sweeper(engine, store, session)
         self._settings = engine.config.cloud
         self._epoch = session.state.epoch
         self._scope = trio.CancelScope()
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
-        self._collected = False
-        self._only_adds = False  # the store denies deleting
-        self._failure: type[Exception] | None = None  # of the last try that failed
+        self._pauses = Backoff(
+            first_seconds=FIRST_PAUSE, limit_seconds=self._settings.retry_seconds
+        )
+        self._outage = self._cloud.outage = Outage(log, f"uploading to {store.url}", self._pauses)
         self._meter = engine.meters.task("uploader")
 
     async def run(self) -> None:
@@ -115,7 +111,7 @@ class Uploader:
         while self._engine.log.running and self._engine.log.phase is not Phase.FENCED:
             if pause:
                 self._meter.enter("pausing")
-                with trio.move_on_after(pause * random.uniform(0.5, 1.0)):
+                with trio.move_on_after(pause):
                     await self._left()
                 if not self._engine.log.running:
                     return
@@ -126,39 +122,31 @@ class Uploader:
                     await self._take_back()
                 self._engine.fenced(error)
             except (DanubeError, OSError) as error:
-                pause = min(max(pause * 2, FIRST_PAUSE), self._settings.retry_seconds)
-                self._failed(error, pause)
+                pause = self._failed(error)
             else:
                 pause = 0.0
-                self._cloud.uploads.error = ""
+                self._outage.over()
         if self._engine.log.phase is Phase.FENCED:
             await self._take_back()
 
     def stop(self) -> None:
         """Give up what is under way: the log is being left."""
         self._scope.cancel()
+        self.sweeper.stop()
 
     async def _left(self) -> None:
         while self._engine.log.running:
             await self._engine.uploader_bell.wait()
 
-    def _failed(self, error: Exception, pause: float) -> None:
-        counts = self._cloud.uploads
-        counts.failures += 1
-        # Texts of the same failure differ: stores put times and numbers of requests into them.
-        again = bool(counts.error) and type(error) is self._failure
-        level = logging.INFO if again else logging.WARNING
-        text = str(error)
-        log.log(level, "uploading failed and will be tried again in %.1f s: %s", pause, text)
-        self._failure, counts.error = type(error), text
+    def _failed(self, error: Exception) -> float:
+        """Returns how long to wait before the next try, in seconds."""
+        self._cloud.uploads.failures += 1
+        return self._outage.failed(error)
 
     async def _step(self) -> None:
         """Upload one segment, or wait until there may be one."""
         engine = self._engine
-        if not self._collected:
-            self._collected = await self._tidy("collecting", self._collect)
         await self._trim()
-        await self._tidy("sweeping", self._delete_free)
         segment = self._next()
         if segment is not None:
             await self._upload(segment)
@@ -311,16 +299,14 @@ class Uploader:
 
     async def _change(self, make: Callable[[CatalogState], CatalogState]) -> CatalogState:
         """Change the catalog; an unknown outcome is settled by the same change, sooner or later."""
-        pause = FIRST_PAUSE
         while True:
             self._meter.enter("cataloguing")
             try:
                 return await self._session.change(make)
             except StoreError as error:
-                self._failed(error, pause)
+                pause = self._failed(error)
                 self._meter.enter("pausing")
-                await trio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, self._settings.retry_seconds)
+                await trio.sleep(pause)
 
     def _commit(self, state: CatalogState, descriptor: Descriptor) -> CatalogState:
         if state.end > descriptor.base:
@@ -348,50 +334,25 @@ class Uploader:
 
     # ---- objects that no catalog names
 
-    async def _tidy(self, what: str, step: Callable[[], Awaitable[object]]) -> bool:
+    async def _tidy(self, step: Callable[[], Awaitable[object]]) -> bool:
         """Do what no upload has to wait for; whether there is nothing left to do of it."""
-        self._meter.enter(what)
+        self._meter.enter("sweeping")
         try:
             await step()
         except DanubeError as error:
-            self._engine.meters.janitor_failures += 1
-            log.info("left for another time: %s", error)
+            self.sweeper.left(error)
             return False
         return True
 
-    async def _collect(self) -> None:
-        """Remove what earlier epochs uploaded, or trimmed, and nobody names."""
-        catalog = self._session.catalog
-        named = {catalog.object_key(d.object_id) for d in self._cloud.objects}
-        for info in await self._store.list_objects(catalog.object_prefix):
-            parts = object_parts(info.key.removeprefix(f"{catalog.object_prefix}/"))
-            if info.key not in named and parts is not None and parts[1] < self._epoch:
-                log.info("removing %s, which no catalog names", info.key)
-                await self._delete(info.key)
-
-    async def _delete_free(self) -> None:
-        """Remove what the log needs no more, and nobody reads now."""
-        engine, cloud = self._engine, self._cloud
-        free = cloud.objects.free(engine.marks.start_offset)
-        cloud.untidy = bool(free) or not self._collected  # until the last one is gone
-        for descriptor in free:
-            if engine.pins.hold_objects(descriptor.end):
-                return
-            await self._delete(self._session.catalog.object_key(descriptor.object_id))
-            cloud.objects.deleted(descriptor)
-        cloud.untidy = not self._collected
-
     async def _sweep(self) -> None:
-        """Remove own uploads that failed, and old entries of the catalog.
+        """Remove own uploads that failed.
 
         What a pending change names may yet be in the catalog, so nothing goes before it is settled.
         """
         if self._session.pending:
             return
         self._forget_named(self._session.state)
-        if self._cloud.uploads.done % COLLECT_EVERY == 1:
-            await self._tidy("sweeping", self._session.collect)
-        await self._tidy("sweeping", self._delete_rubbish)
+        await self._tidy(self._delete_rubbish)
 
     def _forget_named(self, state: CatalogState) -> None:
         """What a catalog names is no rubbish."""
@@ -400,17 +361,17 @@ class Uploader:
 
     async def _delete_rubbish(self) -> None:
         for key in sorted(self._rubbish):
-            await self._delete(key)
+            await self.sweeper.delete(key)
             self._rubbish.discard(key)
 
     async def _take_back(self) -> None:
         """Remove what a fenced writer put for changes that did not count."""
         self._forget_named(self._session.state)
-        pause = FIRST_PAUSE
-        while self._rubbish and not await self._tidy("sweeping", self._delete_unnamed):
+        tried = 0
+        while self._rubbish and not await self._tidy(self._delete_unnamed):
             self._meter.enter("pausing")
-            await trio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, self._settings.retry_seconds)
+            tried += 1
+            await trio.sleep(self._pauses.pause_after(tried))
 
     async def _delete_unnamed(self) -> None:
         """The rubbish, but for what the winner's catalog names."""
@@ -418,15 +379,3 @@ class Uploader:
         if newest is not None:
             self._forget_named(newest)
         await self._delete_rubbish()
-
-    async def _delete(self, key: str) -> None:
-        """Delete an object, if the store lets us."""
-        if self._only_adds:
-            return
-        try:
-            await self._store.delete(key)
-        except AccessDeniedError as error:
-            self._only_adds = True
-            if self._store not in _only_adding:
-                _only_adding.add(self._store)
-                log.warning("objects that are not needed any more stay in the store: %s", error)

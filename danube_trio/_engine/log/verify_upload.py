@@ -6,11 +6,13 @@ and, unless `verify_uploads` is ``head``, the checksum of all bytes, read back i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.segment import Segment
 from danube_trio._engine.files.segments import CHUNK_BYTES
+from danube_trio.catalog import look_twice
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import CorruptDataError
 
@@ -34,6 +36,17 @@ async def verify_upload(
 
     Raises CorruptDataError, or what the store raises.
     """
+    await look_twice(partial(_verify, store, key, uploaded, segment, crc, how))
+
+
+async def _verify(
+    store: CloudStore,
+    key: str,
+    uploaded: ObjectInfo,
+    segment: Segment,
+    crc: int,
+    how: Literal["read", "head"],
+) -> None:
     if how == "head":
         stored, found = await store.head(key), crc
     else:

@@ -16,6 +16,7 @@ looks again before the reader hears of it, and the reader finds its cursor below
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import weakref
@@ -44,13 +45,15 @@ from danube_trio._engine.read.readable import Observed
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import require_trio
-from danube_trio.catalog import Catalog
+from danube_trio.catalog import Backoff, Catalog, Outage
 from danube_trio.catalog._default import default_catalog
 from danube_trio.catalog._patient import latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
 
 __all__ = ["Follower", "FollowerStatistics", "open_follower"]
+
+log = logging.getLogger("danube_trio.follow")
 
 
 @attrs.frozen
@@ -117,6 +120,7 @@ class _FollowedSource:
         self.tier = CloudTier.of(*cloud, CatalogState(), config.cloud, disk.run) if cloud else None
         self.pins = Pins()
         self.damaged: dict[int, str] = {}
+        self.outage = Outage(log, f"reading {cloud[1].url}", Backoff()) if cloud else None
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.looks = 0
         self._own_disk = disk

@@ -21,6 +21,7 @@ import logging
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -30,7 +31,7 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.frame import Block, frame_time, scan
 from danube_trio._core.segment import latest_times
 from danube_trio._core.stored import StoredObjects
-from danube_trio.catalog import Catalog
+from danube_trio.catalog import Catalog, look_twice
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
 from danube_trio.errors import CorruptDataError, DanubeError, OffsetTrimmedError, StoreError
@@ -238,32 +239,35 @@ class CloudTier:
         key = (descriptor.object_id, number)
         event = self._pending.setdefault(key, trio.Event())
         try:
-            begin, end = _range_of(descriptor, number)
-            path = self._object_key(descriptor.object_id)
-            try:
-                info, data = await self._store.get(path, begin, end)
-            except ValueError as error:  # it does not reach as far as `begin`
-                raise self._damage(descriptor, str(error), begin, descriptor.base) from error
-            if info.size_bytes != descriptor.size_bytes or len(data) != end - begin:
-                raise self._damage(
-                    descriptor,
-                    f"the object has {info.size_bytes} bytes, not {descriptor.size_bytes}",
-                    begin,
-                    descriptor.base,
-                )
-            block: Block
-            if len(data) <= INLINE_BYTES:
-                block = self._verify(data, descriptor, number)
-            else:
-                block = await self._run(self._verify, data, descriptor, number)
-            self._fetches += 1
-            self._fetched_bytes += len(data)
+            block = await look_twice(partial(self._get, descriptor, number))
             self._keep(key, block)
             return block
         finally:
             event.set()
             if self._pending.get(key) is event:
                 del self._pending[key]
+
+    async def _get(self, descriptor: Descriptor, number: int) -> Block:
+        """A stretch from the store, verified."""
+        begin, end = _range_of(descriptor, number)
+        path = self._object_key(descriptor.object_id)
+        try:
+            info, data = await self._store.get(path, begin, end)
+        except ValueError as error:  # it does not reach as far as `begin`
+            raise self._damage(descriptor, str(error), begin, descriptor.base) from error
+        self._fetches += 1
+        self._fetched_bytes += len(data)
+        if info.size_bytes != descriptor.size_bytes or len(data) != end - begin:
+            raise self._damage(
+                descriptor,
+                f"the object has {info.size_bytes} bytes, not {descriptor.size_bytes}",
+                begin,
+                descriptor.base,
+            )
+        if len(data) <= INLINE_BYTES:
+            return self._verify(data, descriptor, number)
+        block: Block = await self._run(self._verify, data, descriptor, number)
+        return block
 
     def _verify(self, data: bytes, descriptor: Descriptor, number: int) -> Block:
         """All frames of a stretch, or CorruptDataError. Runs off the event loop."""

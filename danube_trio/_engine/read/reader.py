@@ -38,7 +38,7 @@ from danube_trio._core.stats import ReaderStatistics
 from danube_trio._engine.read.shelves import Piece, Shelves
 from danube_trio._engine.read.source import ReaderSource, StartPosition, pass_by, resolve
 from danube_trio._engine.wait.running import OwnRun
-from danube_trio.errors import CorruptDataError, LogClosedError
+from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
 from danube_trio.message import Gap, Record
 
 __all__ = ["BatchIterator", "Reader", "reader_closed"]
@@ -62,7 +62,8 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
 
     Raises, from the iteration: OffsetTrimmedError when retention overtook it, CorruptDataError,
     LogBrokenError, FencedError or LogClosedError when it waits for records that will never come,
-    and what the object store raises: after StoreUnavailableError it may be asked again.
+    and what the object store raises: after StoreUnavailableError it may be asked again. A reader
+    without an end of a replica or a follower rides such an outage out instead.
     """
 
     def __init__(
@@ -172,9 +173,22 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
                 # Closing ends the fetch; one that has just ended by itself comes to nothing, too.
                 pieces = ()
                 with trio.CancelScope() as self._fetching:
-                    pieces = await self._shelves.fetch(self._cursor, self._time)
+                    pieces = await self._fetch()
         finally:
             self._busy = False
+
+    async def _fetch(self) -> Sequence[Piece]:
+        outage = self._source.outage
+        if outage is None or self._end != NO_LIMIT:
+            return await self._shelves.fetch(self._cursor, self._time)
+        while True:
+            try:
+                pieces = await self._shelves.fetch(self._cursor, self._time)
+            except StoreUnavailableError as error:
+                await trio.sleep(outage.failed(error))
+            else:
+                outage.over()
+                return pieces
 
     def _take(self, pieces: Sequence[Piece]) -> bool:
         """Hand out what is wanted of `pieces`, which begin at the cursor; False: fetch more.

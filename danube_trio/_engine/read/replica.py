@@ -11,6 +11,7 @@ the start.
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections.abc import Callable
@@ -36,12 +37,14 @@ from danube_trio._engine.read.readable import Observed
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import require_trio
-from danube_trio.catalog import Catalog
+from danube_trio.catalog import Backoff, Catalog, Outage
 from danube_trio.catalog._default import default_catalog, readable_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
 
 __all__ = ["Replica", "ReplicaStatistics", "open_replica"]
+
+log = logging.getLogger("danube_trio.replica")
 
 # Verifying what was fetched takes the processor, not a device. A guess.
 THREADS = 4
@@ -92,6 +95,9 @@ class _ReplicaSource:
         self.indexes = KeptIndexes()
         self.pins = Pins()
         self.damaged: dict[int, str] = {}
+        self.outage: Outage | None = Outage(
+            log, f"reading {catalog.url}", Backoff(limit_seconds=poll_seconds)
+        )
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.looks = 0
         self._catalog = catalog

@@ -20,6 +20,7 @@ from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.times import microseconds
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
+from danube_trio.catalog import Outage
 from danube_trio.clocks import Run, find_time, latest_believed
 from danube_trio.config import WalConfig
 from danube_trio.errors import OffsetTrimmedError
@@ -81,6 +82,7 @@ class ReaderSource(Protocol):
     tier: CloudTier | None
     pins: Pins
     damaged: dict[int, str]
+    outage: Outage | None  # readers without an end ride it out; None: they are told
 
     @property
     def visible_end(self) -> int: ...
