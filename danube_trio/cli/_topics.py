@@ -100,7 +100,7 @@ def _look_at_directory(disk: RealDisk, path: str, file_name: str) -> dict[str, A
         "end_offset": view.end,
         "segments": len(view.sealed) + 1,
         "size_bytes": size,
-        "epoch": directory.meta.epochs[-1][0],
+        "epoch": directory.meta.epoch,
         "directory_id": directory.meta.directory_id,
         "holder": find_holder(names.lock),
     }

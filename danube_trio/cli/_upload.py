@@ -133,7 +133,7 @@ class _Upload:
         if state is None or waiting.owned or self.take_over:
             return
         raise FencedError(
-            waiting.directory.meta.epochs[-1][0],
+            waiting.directory.meta.epoch,
             f"{state.writer} (epoch {state.epoch}), whose log it is now. With --take-over this "
             f"directory gets it back, and what it has beyond offset {state.end} is set aside. "
             f"Otherwise",

@@ -27,6 +27,7 @@ import attrs
 from danube_trio._core.bincode import DecodeError
 from danube_trio._core.danube_ckpt import CHECKPOINT_LAYOUTS, DanubeCheckpoint, decode_checkpoint
 from danube_trio._core.disk import Disk, read_file
+from danube_trio._core.numbers import DIGITS
 from danube_trio._engine.care.verify_segment import Finding
 from danube_trio._engine.danube.frames import Format
 from danube_trio.errors import CorruptDataError
@@ -45,10 +46,10 @@ SEGMENT_HEADER_BYTES = 24
 # and Danube's first object is of 2025.
 EARLIEST_UNIX_TIME = 1_500_000_000
 
-_ROTATED = re.compile(r"wal\.(\d{1,19})\.log")
-_OBJECT = re.compile(r"data-(\d+)-(\d+|pending)\.dnb1")
-_PAYLOADS = re.compile(r"data-\d+-\d+\.bin")
-_SEGMENT = re.compile(r"segment_(\d+)\.bin")
+_ROTATED = re.compile(r"wal\.([0-9]{1,19})\.log")
+_OBJECT = re.compile(r"data-([0-9]{1,20})-([0-9]{1,20}|pending)\.dnb1")
+_PAYLOADS = re.compile(r"data-[0-9]+-[0-9]+\.bin")
+_SEGMENT = re.compile(r"segment_([0-9]{1,20})\.bin")
 
 
 @attrs.frozen
@@ -130,7 +131,7 @@ def _only_kind(directory: str, names: dict[Kind, list[str]]) -> Kind:
 
 
 def _is_ours(name: str) -> bool:
-    return name == "wal.meta" or re.fullmatch(r".+\.\d{20}\.(log|idx)", name) is not None
+    return name == "wal.meta" or re.fullmatch(rf".+\.{DIGITS}\.(log|idx)", name) is not None
 
 
 def _sorted_names(listing: Iterable[str], file_name: str) -> dict[Kind, list[str]]:

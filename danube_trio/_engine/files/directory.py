@@ -27,7 +27,15 @@ from danube_trio._core.files import (
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
-__all__ = ["Directory", "directory_crc", "look", "read_document", "read_mark", "refuse_foreign"]
+__all__ = [
+    "DOCUMENT_LIMIT_BYTES",
+    "Directory",
+    "directory_crc",
+    "look",
+    "read_document",
+    "read_mark",
+    "refuse_foreign",
+]
 
 log = logging.getLogger("danube_trio.directory")
 

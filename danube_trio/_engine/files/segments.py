@@ -23,7 +23,7 @@ from danube_trio._core.frame import (
     frame_time,
     scan,
 )
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import SparseIndex, index_limit_bytes
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError
 
@@ -44,8 +44,6 @@ log = logging.getLogger("danube_trio.segment")
 CHUNK_BYTES = 1 << 20
 # Each try more needs a writer that closes and a next one that opens within microseconds. A guess.
 READ_ATTEMPTS = 20
-# 24 bytes for every 64 KiB of a segment; the limit holds an index of 2.7 TiB.
-INDEX_LIMIT_BYTES = 1 << 30
 
 
 @attrs.frozen
@@ -234,11 +232,12 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
 def _read_index(disk: Disk, names: LogNames, segment: Segment) -> SparseIndex | None:
     """What the index file says, if it is one of this segment."""
     try:
-        data = read_file(disk, names.index(segment.base), INDEX_LIMIT_BYTES)
+        data = read_file(disk, names.index(segment.base), index_limit_bytes(segment.size_bytes))
     except (FileNotFoundError, CorruptDataError):
         return None
     index = SparseIndex.decode(data, segment.base)
-    return index if index is not None and index.end == segment.end else None
+    fits = index is not None and index.end == segment.end and index.is_sound()
+    return index if fits else None
 
 
 def describe(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> Segment:
