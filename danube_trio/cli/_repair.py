@@ -19,10 +19,11 @@ from danube_trio._engine.care.repair import apply_repair
 from danube_trio._engine.care.repair_plan import Plan, Policy, plan_repair
 from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.files.directory import refuse_foreign
-from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
+from danube_trio.cli._failures import CORRUPT, PROBLEMS
 from danube_trio.cli._heal import heal_log, plan_healing
 from danube_trio.cli._holder import find_holder
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.cli._words import reworded
@@ -93,12 +94,12 @@ def _repair(disk: Disk, names: LogNames, shown: Plan, as_json: bool) -> int:
             complain("the log was changed meanwhile: nothing was repaired, run it again")
             return PROBLEMS
         for note in apply_repair(disk, plan):
-            click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
+            say(json.dumps({"done": note}) if as_json else f"done: {note}")
         counts: Counter[str] = Counter()
         for finding in Verification(disk, names):
             counts[finding.severity] += 1
             if finding.severity != "note":
-                click.echo(_line(finding, as_json))
+                say(_line(finding, as_json))
     finally:
         lock.release()
     left = counts["problem"]
@@ -132,11 +133,9 @@ def _line(finding: Any, as_json: bool) -> str:
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
     for finding in plan.findings:
-        click.echo(_line(finding, as_json))
+        say(_line(finding, as_json))
     for step in plan.steps:
-        click.echo(
-            json.dumps({"step": attrs.asdict(step)}) if as_json else reworded(f"plan: {step}")
-        )
+        say(json.dumps({"step": attrs.asdict(step)}) if as_json else reworded(f"plan: {step}"))
 
 
 def _summary(
@@ -144,4 +143,4 @@ def _summary(
 ) -> None:
     """The last line. `problems` are those that are left; None where nobody has looked."""
     facts = {"repaired": repaired, "steps": steps, "problems": problems}
-    click.echo(json.dumps({"summary": facts}) if as_json else text)
+    say(json.dumps({"summary": facts}) if as_json else text)

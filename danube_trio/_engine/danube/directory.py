@@ -225,9 +225,10 @@ def _missing_files(
     """Files that the checkpoint names. Their directory may have been moved since."""
     if checkpoint is None:
         return
+    there = set(listing)
     named = [file.path for file in checkpoint.rotated_files] + [checkpoint.file_path]
     for name in dict.fromkeys(part.rpartition("/")[2] for part in named):
-        if name and name not in listing:
+        if name and name not in there:
             reason = f"the checkpoint names the file {name}, which is not here"
             yield Finding("warning", reason, path)
 

@@ -17,8 +17,8 @@ import attrs
 from danube_trio._core.plain import from_json
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.watch.socket import dial, is_socket
-from danube_trio.cli._failures import complain
 from danube_trio.cli._holder import find_holder
+from danube_trio.cli._say import complain
 from danube_trio.errors import UnsupportedFormatError
 
 __all__ = ["Feed", "NotOfferedError", "Place", "find_offers", "places"]
