@@ -61,7 +61,7 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "slashes": lambda n: b"wal.0.log/" * n,
 }
 
-SMALL, LARGE = 200, 100_000
+SMALL, LARGE = 200, 30_000
 
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
@@ -78,7 +78,7 @@ def test_twice_the_bytes_take_twice_the_steps(shape: str) -> None:
 def test_large_inputs_cost_bounded_memory(shape: str) -> None:
     """Of those that are not JSON, less: a simulated disk keeps the history of its files."""
     for parser in PARSERS:
-        data = SHAPES[shape](LARGE if parser in READS_JSON else LARGE // 50)
+        data = SHAPES[shape](LARGE if parser in READS_JSON else LARGE // 20)
         peak = peak_of(parser, data)
         assert peak < MEMORY_BYTES + len(data), (parser.name, peak, len(data))
 

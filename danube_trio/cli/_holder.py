@@ -20,6 +20,6 @@ def find_holder(path: str) -> str | None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = (file.read(HOLDER_BYTES) or b"").decode(errors="replace").strip()
-            return text or "another program"
+            text = (file.read(HOLDER_BYTES) or b"").decode(errors="replace")
+            return " ".join(text.split()) or "another program"
     return None

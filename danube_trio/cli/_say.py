@@ -37,8 +37,10 @@ def on_terminal() -> bool:
 
 
 def say(text: str) -> None:
-    """A text on stdout, and the end of its line."""
-    click.echo(shown(text) if on_terminal() else text)
+    """A text on stdout, and the end of its line. What its encoding lacks is escaped, too."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = shown(text) if on_terminal() else text
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def complain(text: str) -> None:
