@@ -32,6 +32,7 @@ campaign: export DANUBE_LINE_SEEDS := 1000
 campaign: export DANUBE_STORM_APPENDS := 300000
 campaign: export DANUBE_SCRIPTS := 10000
 campaign: export DANUBE_LIVES := 1500
+campaign: export DANUBE_FUZZ_ROUNDS := 200000
 campaign: export DANUBE_MODEL_EXAMPLES := 2000
 campaign: export DANUBE_FENCING_ROUNDS := 50
 campaign: export DANUBE_TOPIC_KILL_STEP := 1

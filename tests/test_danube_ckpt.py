@@ -174,13 +174,13 @@ def test_strict_decoding_tells_the_layouts_apart() -> None:
         (SEED.replace(b"2", b'"2"', 1), 0, "last_offset must be an int, not '2'"),
         (SEED.replace(b":0", b":-1"), 0, "file_seq must be between 0 and"),
         (SEED.replace(b"2", b"18446744073709551616", 1), 0, "last_offset must be between 0 and"),
-        (SEED.replace(b"2", b"9" * 5000, 1), 0, "the JSON is not a checkpoint: Exceeds the limit"),
+        (SEED.replace(b"2", b"9" * 5000, 1), 0, "the JSON is not a checkpoint: a number has 5000"),
         (SEED.replace(b'"/var', b'["/var').replace(b"}", b"]}"), 0, "file_path must be a str"),
-        (SEED.replace(b"/var", rb"\ud800"), 0, "file_path must be text that UTF-8 can carry"),
+        (SEED.replace(b"/var", rb"\ud800"), 0, "the JSON is not a checkpoint: a text has a lone"),
         (SEED.replace(b"/var", b"\xff"), 43, "the JSON is not UTF-8: invalid start byte"),
         (SEED.replace(b"/var", "/ü".encode()) + b"x", 62, "the JSON is not valid: Extra data"),
-        (b'{"file_seq":1,' + SEED[1:], 0, "the key 'file_seq' is there twice"),
-        (b'{"more":' + b"[" * 100_000, 0, "the JSON is not a checkpoint: maximum recursion"),
+        (b'{"file_seq":1,' + SEED[1:], 0, "the JSON is not a checkpoint: the key 'file_seq' is"),
+        (b'{"more":' + b"[" * 100_000, 0, "the JSON is not a checkpoint: its brackets"),
     ],
 )
 def test_a_seed_checkpoint_that_is_none_is_refused_with_the_reason(

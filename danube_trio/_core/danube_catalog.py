@@ -30,6 +30,7 @@ import attrs
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.documents import compact, omit_defaults, parse
 from danube_trio._core.manifest import check_index, check_segments
+from danube_trio._core.numbers import DIGITS, number_in
 
 __all__ = [
     "Details",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 FORMAT = 1
-_START = re.compile(r"[0-9]{20}")
+_START = re.compile(DIGITS)
 
 
 def normalise_topic(topic: str) -> str:
@@ -129,7 +130,7 @@ class TopicKeys:
     def start_of(key: str) -> int | None:
         """The offset at the end of a key, or None if there is none."""
         last = key.rpartition("/")[2]
-        return int(last) if _START.fullmatch(last) else None
+        return number_in(last) if _START.fullmatch(last) else None
 
 
 # ---- Danube's values

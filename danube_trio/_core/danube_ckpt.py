@@ -43,6 +43,7 @@ from danube_trio._core.bincode import (
     check_text,
     check_uint,
 )
+from danube_trio._core.plain import from_json
 
 __all__ = [
     "CHECKPOINT_LAYOUTS",
@@ -220,11 +221,7 @@ def _encode_json(checkpoint: DanubeCheckpoint) -> bytes:
 
 
 def _decode_json(data: bytes, strict: bool) -> DanubeCheckpoint:
-    values: dict[str, Any] = {}
-    for key, value in _parse_object(data):
-        if key in values:
-            raise DecodeError(0, f"the key {reprlib.repr(key)} is there twice")
-        values[key] = value
+    values = _parse_object(data)
     names = [field.name for field in _FILE]
     missing = [name for name in names if name not in values]
     if missing:
@@ -240,19 +237,17 @@ def _decode_json(data: bytes, strict: bool) -> DanubeCheckpoint:
     return checkpoint
 
 
-def _parse_object(data: bytes) -> tuple[tuple[str, Any], ...]:
-    """The pairs of the JSON object that `data` is, duplicates included."""
+def _parse_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that `data` is."""
     try:
-        text = data.decode()
+        found = from_json(data)
     except UnicodeDecodeError as error:
         raise DecodeError(error.start, f"the JSON is not UTF-8: {error.reason}") from None
-    try:
-        pairs: object = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
-        position = len(text[: error.pos].encode())
+        position = len(error.doc[: error.pos].encode())
         raise DecodeError(position, f"the JSON is not valid: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number with too many digits; too deep
+    except ValueError as error:
         raise DecodeError(0, f"the JSON is not a checkpoint: {error}") from None
-    if not isinstance(pairs, tuple):
+    if not isinstance(found, dict):
         raise DecodeError(0, "the JSON is not an object")
-    return cast("tuple[tuple[str, Any], ...]", pairs)
+    return cast("dict[str, Any]", found)

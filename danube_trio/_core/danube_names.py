@@ -15,6 +15,6 @@ __all__ = [
 
 CHECKPOINT: Final = "wal.ckpt"
 ROTATED_NAME: Final = re.compile(r"wal\.([0-9]{1,19})\.log")
-OBJECT_NAME: Final = re.compile(r"data-([0-9]+)-([0-9]+|pending)\.dnb1")
+OBJECT_NAME: Final = re.compile(r"data-([0-9]{1,20})-([0-9]{1,20}|pending)\.dnb1")
 PAYLOADS_NAME: Final = re.compile(r"data-[0-9]+-[0-9]+\.bin")
-SEGMENT_NAME: Final = re.compile(r"segment_([0-9]+)\.bin")
+SEGMENT_NAME: Final = re.compile(r"segment_([0-9]{1,20})\.bin")

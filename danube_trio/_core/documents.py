@@ -1,31 +1,42 @@
-"""JSON documents of the catalog: one byte form, and a strict way back.
+"""JSON documents, of the catalog and beside the segments: a strict way back from bytes.
 
-The byte form is Danube's: keys in alphabetical order, no spaces, text as UTF-8. cattrs turns attrs
-classes into and out of plain data; numbers, texts and flags must be exactly that, never something
-that could be read as one. Fields that a later version added are ignored: a document that must not
-be read by this version says so in its `format`.
+cattrs turns attrs classes into and out of plain data; numbers, texts and flags must be exactly
+that, never something that could be read as one. Fields that a later version added are ignored: a
+document that must not be read by this version says so in its `format`. The catalog's byte form is
+Danube's (`compact`): keys in alphabetical order, no spaces, text as UTF-8.
 """
 
 from __future__ import annotations
 
 import json
+import reprlib
+from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import cattrs
 import cattrs.gen
 import cattrs.v
 
-from danube_trio._core.files import NewerFormatError
+from danube_trio._core.plain import from_json
 
-__all__ = ["compact", "converter", "omit_defaults", "parse", "refuse_newer"]
+__all__ = ["NewerFormatError", "compact", "converter", "omit_defaults", "parse", "refuse_newer"]
 
 T = TypeVar("T")
+
+# Above it, an error in a document tells the first thing that is wrong, and not where: all of them
+# are an exception each, and take a hundred times what the document takes.
+DETAILED_BYTES = 16 << 10
+
+
+class NewerFormatError(ValueError):
+    """The document was written by a later version of this library."""
 
 
 def _exactly(kind: type[T]) -> Any:
     def structure(value: object, _: object) -> T:
         if type(value) is not kind:
-            raise TypeError(f"{value!r} is no {kind.__name__}")
+            raise TypeError(f"{reprlib.repr(value)} is no {kind.__name__}")
         return value
 
     return structure
@@ -52,19 +63,33 @@ def compact(value: object) -> bytes:
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def parse(data: bytes, kind: type[T], *, newest: int | None = None) -> T:
+@cache
+def _brief() -> cattrs.Converter:
+    """The converter, but the first error ends it. Made when all hooks are there."""
+    return converter.copy(detailed_validation=False)
+
+
+def parse(
+    data: bytes,
+    kind: type[T],
+    *,
+    newest: int | None = None,
+    check: Callable[[Any], None] | None = None,
+) -> T:
     """The document of this kind in `data`; ValueError says what is wrong with it.
 
-    With `newest`, it has a field `format`: NewerFormatError if that is greater.
+    With `newest`, it has a field `format`: NewerFormatError if that is greater. `check` looks at
+    the plain data before anything else, and may raise ValueError, or TypeError, AttributeError and
+    KeyError where they are no such document.
     """
+    tree = from_json(data)
+    use = converter if len(data) <= DETAILED_BYTES else _brief()
     try:
-        tree = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("the document is nested too deeply") from error
-    try:
+        if check is not None:
+            check(tree)
         if newest is not None:
             refuse_newer(tree["format"], newest)
-        return converter.structure(tree, kind)
+        return use.structure(tree, kind)
     except cattrs.BaseValidationError as error:
         reasons = cattrs.transform_error(error, format_exception=_reason)
         raise ValueError("; ".join(reasons)) from error
@@ -81,5 +106,7 @@ def _reason(error: BaseException, kind: type | None) -> str:
 
 def refuse_newer(found: int, newest: int) -> None:
     """Before anything else is looked at: whatever else a later format says, it is newer."""
+    if type(found) is not int:
+        raise TypeError(f"the format {reprlib.repr(found)} is no int")
     if found > newest:
         raise NewerFormatError(f"format {found} is newer than this version knows ({newest})")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 import attrs
-import cattrs
-import cattrs.gen
 
 from danube_trio._core.crc import crc32
+from danube_trio._core.documents import NewerFormatError, converter, omit_defaults, parse
 from danube_trio._core.frame import TRAILER_VERSION
-from danube_trio._core.segment import Segment
+from danube_trio._core.segment import UNKNOWN, Segment
 
 __all__ = [
     "FORMAT",
@@ -61,8 +61,11 @@ TRIM_BYTES = 2 * _TRIM_COPY_BYTES
 T = TypeVar("T")
 
 
-class NewerFormatError(ValueError):
-    """The document was written by a later version of this library."""
+def _check_numbers(what: str, rows: Iterable[tuple[int, ...]]) -> None:
+    """ValueError unless all of them are offsets, sizes, times: from 0 to 2**64."""
+    for row in rows:
+        if not 0 <= min(row) <= max(row) <= UNKNOWN:
+            raise ValueError(f"the {what} have {row}, where numbers of 64 bits are expected")
 
 
 @attrs.frozen
@@ -85,6 +88,15 @@ class Meta:
     log: str = ""
     topic: str = ""
 
+    def __attrs_post_init__(self) -> None:
+        _check_numbers("epochs", self.epochs)
+        _check_numbers("format and trailer", ((self.format, self.trailer),))
+
+    @property
+    def epoch(self) -> int:
+        """The newest of the epochs, 0 before the first."""
+        return self.epochs[-1][0] if self.epochs else 0
+
 
 @attrs.frozen
 class Trim:
@@ -95,6 +107,9 @@ class Trim:
 
     start_offset: int
     local_start: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        _check_numbers("offsets", ((self.start_offset, self.local_start),))
 
     @property
     def first_local(self) -> int:
@@ -114,6 +129,9 @@ class Checkpoint:
     segments: tuple[tuple[int, int, int, int, int], ...]
     exact: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        _check_numbers("segments", ((self.next_offset,), *self.segments))
+
     @classmethod
     def of(cls, next_offset: int, segments: list[Segment]) -> Checkpoint:
         """Describe these segments."""
@@ -125,24 +143,8 @@ class Checkpoint:
         return {row[0]: Segment(*row) for row in self.segments}
 
 
-_converter = cattrs.Converter(forbid_extra_keys=False)
-_converter.register_unstructure_hook(
-    Trim,
-    cattrs.gen.make_dict_unstructure_fn(
-        Trim, _converter, local_start=cattrs.gen.override(omit_if_default=True)
-    ),
-)
-_converter.register_unstructure_hook(
-    Meta,
-    cattrs.gen.make_dict_unstructure_fn(
-        Meta,
-        _converter,
-        writers=cattrs.gen.override(omit_if_default=True),
-        place=cattrs.gen.override(omit_if_default=True),
-        log=cattrs.gen.override(omit_if_default=True),
-        topic=cattrs.gen.override(omit_if_default=True),
-    ),
-)
+omit_defaults(Trim, "local_start")
+omit_defaults(Meta, "writers", "place", "log", "topic")
 
 
 def with_crc(line: bytes) -> bytes:
@@ -161,7 +163,7 @@ def without_crc(data: bytes) -> bytes:
 
 def encode_document(value: object) -> bytes:
     """The bytes of a `Meta`, `Trim` or `Checkpoint`."""
-    return with_crc(json.dumps(_converter.unstructure(value), sort_keys=True).encode())
+    return with_crc(json.dumps(converter.unstructure(value), sort_keys=True).encode())
 
 
 def encode_trim_copy(trim: Trim) -> bytes:
@@ -185,7 +187,7 @@ def decode_trim_copies(data: bytes) -> list[Trim | str]:
     for part in (data[: TRIM_COPIES[1]], data[TRIM_COPIES[1] :]):
         try:
             copies.append(_decode(part.rstrip(b"\0"), Trim))
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             copies.append(str(error))
     return copies
 
@@ -210,15 +212,7 @@ def _how_far(trim: Trim) -> tuple[int, int]:
 
 
 def _decode(data: bytes, kind: type[T]) -> T:
-    fields = json.loads(without_crc(data))
-    try:
-        if kind is Meta:
-            _refuse_newer(fields)
-        return _converter.structure(fields, kind)
-    except cattrs.BaseValidationError as error:
-        raise ValueError("; ".join(cattrs.transform_error(error))) from error
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"the document is no {kind.__name__}: {error}") from error
+    return parse(without_crc(data), kind, check=_refuse_newer if kind is Meta else None)
 
 
 def _refuse_newer(fields: dict[str, Any]) -> None:

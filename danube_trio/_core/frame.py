@@ -227,6 +227,24 @@ def batch_boundaries(data: bytes, positions: Sequence[int]) -> list[tuple[int, i
     return found
 
 
+def _may_end(data: bytes, position: int, read: Callable[[int, int], bytes] | None) -> bool:
+    """Whether a trailer that checks this header is where the header says that its frame ends.
+
+    Looked at before the body: the CRCs of all bodies that damaged headers claim could take for
+    ever.
+    """
+    if position + HEADER_BYTES > len(data):
+        return False
+    end = position + HEADER_BYTES + _HEADER.unpack_from(data, position)[1]
+    found = data[end - TRAILER_BYTES : end]
+    if end > len(data):
+        found = read(TRAILER_BYTES, end - TRAILER_BYTES) if read is not None else b""
+    if len(found) < TRAILER_BYTES:
+        return False
+    marker, _, _, check = _TRAILER.unpack(found)
+    return bool(marker == TRAILER_MARKER and check == crc32(data[position : position + 12]))
+
+
 def find_frame(
     data: bytes,
     position: int,
@@ -253,7 +271,7 @@ def find_frame(
         at = data.find(pattern, position + 4, stop)
         while at >= 0 and (best is None or at - 4 < best[0]):
             offset: int = read_offset(data, at - 4)[0]
-            if lowest <= offset < highest:
+            if lowest <= offset < highest and (not trailer or _may_end(data, at - 4, read)):
                 result = scan(data, at - 4, offset, stop_offset=offset + 1, trailer=trailer)
                 if read is not None and result.need_bytes > HEADER_BYTES:
                     whole = read(result.need_bytes, at - 4)

@@ -14,12 +14,13 @@ import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import lt
 
 from danube_trio._core.crc import crc32
 from danube_trio._core.frame import HINT_BYTES, Block
 from danube_trio._core.segment import Segment
 
-__all__ = ["KeptIndexes", "SparseIndex"]
+__all__ = ["KeptIndexes", "SparseIndex", "index_limit_bytes"]
 
 MAGIC = b"DTRIDX1\n"
 _HEADER = struct.Struct("<8sQQQQI")
@@ -31,6 +32,11 @@ BIG_ENDIAN = struct.pack("=H", 1) == b"\0\1"
 # much even if it is empty. Guesses.
 KEPT_BYTES = 64 * 25_000
 INDEX_BYTES = 1000
+
+
+def index_limit_bytes(segment_bytes: int) -> int:
+    """How large the index file of a segment of this size can be: a larger one is none."""
+    return _HEADER.size + _CRC.size + ENTRY_BYTES * (segment_bytes // HINT_BYTES + 1)
 
 
 class SparseIndex:
@@ -136,6 +142,16 @@ class SparseIndex:
         index.offsets, index.positions, index.times = flat[0::3], flat[1::3], flat[2::3]
         index.end, index.size_bytes, index.last_time = end, size, last_time
         return index
+
+    def is_sound(self) -> bool:
+        """Whether the entries ascend within the segment, from its first byte on."""
+        if not self.positions:
+            return True
+        columns = ((self.base, self.offsets, self.end), (0, self.positions, self.size_bytes))
+        return self.positions[0] == 0 and all(
+            low <= column[0] and column[-1] < high and all(map(lt, column, column[1:]))
+            for low, column, high in columns
+        )
 
 
 def _swap_if_big(flat: array[int]) -> None:

@@ -31,6 +31,7 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
 from danube_trio._core.documents import compact, converter, omit_defaults, parse
 from danube_trio._core.files import with_crc, without_crc
+from danube_trio._core.numbers import DIGITS, number_in
 
 __all__ = [
     "FORMAT",
@@ -57,9 +58,9 @@ FORMAT = 1
 _ROW_BYTES = 300
 _ENTRY_BYTES = 20
 
-_MANIFEST = re.compile(r"[0-9]{20}")
-_PAGE = re.compile(r"([0-9]{20})-[^/]+")
-_OBJECT = re.compile(r"([0-9]{20})-([0-9]{10,})-([0-9A-Za-z]+)\.dnb1")
+_MANIFEST = re.compile(DIGITS)
+_PAGE = re.compile(rf"({DIGITS})-[^/]+")
+_OBJECT = re.compile(rf"({DIGITS})-([0-9]{{10,20}})-[0-9A-Za-z]+\.dnb1")
 
 
 # ---- names
@@ -72,13 +73,13 @@ def manifest_name(sequence: int) -> str:
 
 def manifest_sequence(name: str) -> int | None:
     """The number of a manifest, or None if the name is not one's."""
-    return int(name) if _MANIFEST.fullmatch(name) else None
+    return number_in(name) if _MANIFEST.fullmatch(name) else None
 
 
 def page_sequence(name: str) -> int | None:
     """The number of the manifest that named this page first, or None if it is no page's name."""
     match = _PAGE.fullmatch(name)
-    return int(match[1]) if match else None
+    return number_in(match[1]) if match else None
 
 
 def object_name(base: int, epoch: int, random: str) -> str:
@@ -91,7 +92,8 @@ def object_name(base: int, epoch: int, random: str) -> str:
 def object_parts(object_id: str) -> tuple[int, int] | None:
     """Base offset and epoch of an object by its id, or None if it is not one of ours."""
     match = _OBJECT.fullmatch(object_id)
-    return (int(match[1]), int(match[2])) if match else None
+    base, epoch = (number_in(match[1]), number_in(match[2])) if match else (None, None)
+    return (base, epoch) if base is not None and epoch is not None else None
 
 
 # ---- descriptors

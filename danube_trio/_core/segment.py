@@ -15,6 +15,7 @@ from typing import Protocol
 
 import attrs
 
+from danube_trio._core.numbers import DIGITS, number_in
 from danube_trio.clocks import UNKNOWN
 
 __all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
@@ -25,6 +26,12 @@ _RESERVED = (
 )
 # What a socket is bound to before it gets its name.
 _WATCH_TMP = ".watch.tmp"
+
+
+def _numbers(pattern: re.Pattern[str], listing: list[str]) -> list[int]:
+    """Those in the names that the pattern fits."""
+    numbers = (number_in(match[1]) for match in map(pattern.fullmatch, listing) if match)
+    return [number for number in numbers if number is not None and number < 1 << 63]
 
 
 @attrs.frozen
@@ -51,7 +58,7 @@ class LogNames:
             raise ValueError(f"file_name={file_name!r} ends in the reserved suffix .{suffix}")
         if len(file_name.encode()) > 150:
             raise ValueError(f"file_name={file_name!r} is longer than 150 bytes")
-        pattern = re.compile(rf"{re.escape(stem)}\.(\d{{20}})\.{re.escape(suffix)}")
+        pattern = re.compile(rf"{re.escape(stem)}\.({DIGITS})\.{re.escape(suffix)}")
         return cls(directory, file_name, stem, suffix, pattern)
 
     def _path(self, name: str) -> str:
@@ -102,13 +109,11 @@ class LogNames:
 
     def segment_bases(self, listing: list[str]) -> list[int]:
         """Base offsets of the segments in a directory listing, ascending."""
-        matches = (self.segment_pattern.fullmatch(name) for name in listing)
-        return sorted(int(m[1]) for m in matches if m and int(m[1]) < 1 << 63)
+        return sorted(_numbers(self.segment_pattern, listing))
 
     def index_bases(self, listing: list[str]) -> list[int]:
         """Base offsets of the segments that have an index in a directory listing."""
-        pattern = re.compile(rf"{re.escape(self.stem)}\.(\d{{20}})\.idx")
-        return [int(m[1]) for m in map(pattern.fullmatch, listing) if m]
+        return _numbers(re.compile(rf"{re.escape(self.stem)}\.({DIGITS})\.idx"), listing)
 
     def leftovers(self, listing: list[str]) -> list[str]:
         """Unfinished replacements of this log's own files, and sockets: those of nobody, if this
@@ -119,7 +124,7 @@ class LogNames:
 
     def unfinished(self, listing: list[str]) -> list[str]:
         """Replacements of this log's own files that never got their name."""
-        kinds = rf"(meta|trim|ckpt|\d{{20}}\.(idx|{re.escape(self.suffix)}))"
+        kinds = rf"(meta|trim|ckpt|{DIGITS}\.(idx|{re.escape(self.suffix)}))"
         mine = re.compile(rf"{re.escape(self.stem)}\.{kinds}\.tmp")
         return [name for name in listing if mine.fullmatch(name)]
 

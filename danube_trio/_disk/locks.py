@@ -131,7 +131,8 @@ def others_locked(directory: int, listing: list[str], name: str) -> bool:
 
 def read_holder(fd: int) -> str:
     """What a lock file says about its holder."""
-    return os.pread(fd, HOLDER_BYTES, 0).decode(errors="replace").strip()
+    text = os.pread(fd, HOLDER_BYTES, 0).decode(errors="replace")
+    return " ".join(text.split())
 
 
 def write_holder(fd: int, holder: str) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-import click
 import trio
 
 from danube_trio._core.disk import Disk
@@ -14,8 +13,8 @@ from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.adopt import Adoption, adopt_objects, plan_adoption
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio.catalog import Catalog
-from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._where import Where
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, FencedError
@@ -67,11 +66,11 @@ async def _carry_out(plan: Adoption, store: CloudStore, catalog: Catalog, as_jso
         complain("the catalog was changed meanwhile: nothing was adopted, run it again")
         return "changed"
     note = f"the catalog names {len(plan.added)} objects more, and ends at {state.end}"
-    click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
+    say(json.dumps({"done": note}) if as_json else f"done: {note}")
     return "done"
 
 
 def _show(action: str, lines: Iterable[tuple[str, str]], as_json: bool) -> None:
     for path, reason in lines:
         step = {"action": action, "path": path, "reason": reason, "lost": None}
-        click.echo(json.dumps({"step": step}) if as_json else f"plan: {action}: {path}: {reason}")
+        say(json.dumps({"step": step}) if as_json else f"plan: {action}: {path}: {reason}")

@@ -14,9 +14,10 @@ import trio
 
 from danube_trio._engine.log.open import open_wal
 from danube_trio._engine.log.wal import Wal
-from danube_trio.cli._failures import IO, InputError, complain, give_up_output
+from danube_trio.cli._failures import IO, InputError, give_up_output
 from danube_trio.cli._input import Parsed, Parser, make_parser
 from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._values import FORMATS, counted
 from danube_trio.cli._words import in_words
 from danube_trio.config import WalConfig
@@ -71,7 +72,7 @@ class _Appended:
         self.records += len(offsets)
         if self._acks:
             ack = [offsets.start, self.last]
-            click.echo(json.dumps({"acked": ack}) if self._as_json else f"acked {_span(*ack)}")
+            say(json.dumps({"acked": ack}) if self._as_json else f"acked {_span(*ack)}")
 
     def show(self, refused: InputError | None = None) -> None:
         """The end: all that was appended, and what was refused."""
@@ -82,9 +83,9 @@ class _Appended:
                 "last_offset": self.last,
                 "refused": _refused(refused) if refused is not None else None,
             }
-            click.echo(json.dumps(fields))
+            say(json.dumps(fields))
         elif self.records or refused is None:
-            click.echo(self.text())
+            say(self.text())
 
     def text(self) -> str:
         if self.first is None or self.last is None:

@@ -16,13 +16,13 @@ from time import perf_counter
 from typing import Any
 
 import attrs
-import click
 import trio
 
 from danube_trio import StartPosition, Wal, WalConfig, open_follower, open_wal
 from danube_trio._core.disk import File
 from danube_trio._disk.real import RealDisk
 from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._say import say
 from danube_trio.cli._values import columns
 
 __all__ = ["run_bench"]
@@ -224,7 +224,7 @@ def run_bench(
         "seconds": seconds,
     }
     facts = settings | facts
-    click.echo(json.dumps(facts) if as_json else _text(facts))
+    say(json.dumps(facts) if as_json else _text(facts))
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 import attrs
-import click
 import trio
 
 from danube_trio._core.segment import LogNames
@@ -19,6 +18,7 @@ from danube_trio._engine.read.observe import find_log
 from danube_trio.catalog._base import SharedCatalog
 from danube_trio.catalog._default import readable_state
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._say import say
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.cli._words import reworded
@@ -37,7 +37,7 @@ class _Report:
     def __call__(self, finding: Finding) -> None:
         self.counts[finding.severity] += 1
         line = json.dumps(attrs.asdict(finding)) if self._as_json else None
-        click.echo(line or reworded(f"{finding.severity}: {finding}"))
+        say(line or reworded(f"{finding.severity}: {finding}"))
 
 
 def print_findings(directory: str | None, file_name: str, where: Where, as_json: bool) -> bool:
@@ -54,7 +54,7 @@ def print_findings(directory: str | None, file_name: str, where: Where, as_json:
             totals["store"] = trio.run(_check_store, where, names, report, bar)
     counts = report.counts
     totals |= {f"{kind}s": counts[kind] for kind in ("problem", "warning", "note")}
-    click.echo(json.dumps({"summary": totals}) if as_json else _summary(totals))
+    say(json.dumps({"summary": totals}) if as_json else _summary(totals))
     return counts["problem"] > 0
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,13 +62,13 @@ def _bases(ctx: click.Context) -> list[int]:
     # Click has not assigned the arguments when an option still lacks its value.
     directory = ctx.params.get("directory") or next(iter(ctx.args), None)
     file_name = ctx.params.get("file_name") or "wal.log"
-    stem, _, suffix = str(file_name).rpartition(".")
-    name = re.compile(rf"{re.escape(stem)}\.(\d{{20}})\.{re.escape(suffix)}")
     if not directory:
         return []
+    from danube_trio._core.segment import LogNames
+
     with contextlib.suppress(OSError, ValueError):
-        entries = [name.fullmatch(entry.name) for entry in Path(str(directory)).iterdir()]
-        return sorted(int(match[1]) for match in entries if match)
+        names = LogNames.of(str(directory), str(file_name))
+        return names.segment_bases([entry.name for entry in Path(str(directory)).iterdir()])
     return []
 
 

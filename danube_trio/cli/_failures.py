@@ -11,9 +11,14 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
+
+from danube_trio.cli._say import complain, shown
+
+if TYPE_CHECKING:
+    from logging import LogRecord
 
 __all__ = [
     "CODES",
@@ -24,7 +29,6 @@ __all__ = [
     "Commands",
     "InputError",
     "command",
-    "complain",
     "give_up_output",
 ]
 
@@ -63,11 +67,6 @@ class InputError(ValueError):
         super().__init__(f"stdin, {place} {number}: {reason}")
 
 
-def complain(text: str) -> None:
-    """A line on stderr."""
-    click.echo(f"danube-trio: {text}", err=True)
-
-
 class Command(click.Command):
     """A command that is about to run: not one that is asked for its help."""
 
@@ -79,8 +78,15 @@ class Command(click.Command):
         verbose = bool(root.params.get("verbose"))
         text = "%(levelname)s %(name)s: %(message)s" if verbose else "danube-trio: %(message)s"
         logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=text)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_show)
         root.meta[_DIRECTORY] = ctx.params.get("directory") or ctx.params.get("target")
         return super().invoke(ctx)
+
+
+def _show(record: LogRecord) -> bool:
+    record.msg, record.args = shown(record.getMessage()), None
+    return True
 
 
 def command(function: Callable[..., None]) -> Command:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 
 import attrs
-import click
 import trio
 
 from danube_trio._core.disk import Disk, OpenDirectory
@@ -15,8 +14,8 @@ from danube_trio._engine.care.heal import Heal, apply_heal, plan_heal
 from danube_trio._engine.care.verify import Finding
 from danube_trio._engine.care.verify_objects import verify_objects
 from danube_trio.catalog._default import readable_state
-from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._where import Where
 
 __all__ = ["heal_log", "plan_healing"]
@@ -27,9 +26,7 @@ def plan_healing(disk: Disk, names: LogNames, where: Where, *, as_json: bool) ->
     with open_bar("verifying objects", None) as bar:
         heal, findings = trio.run(_plan, disk, names, where, bar)
     for finding in findings:
-        click.echo(
-            json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}"
-        )
+        say(json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}")
     if heal is None:
         return None
     if any(finding.severity == "problem" for finding in findings):
@@ -37,7 +34,7 @@ def plan_healing(disk: Disk, names: LogNames, where: Where, *, as_json: bool) ->
         return None
     for path, reason in heal.lines():
         step = {"action": "heal", "path": path, "reason": reason, "lost": None}
-        click.echo(json.dumps({"step": step}) if as_json else f"plan: heal: {path}: {reason}")
+        say(json.dumps({"step": step}) if as_json else f"plan: heal: {path}: {reason}")
     return heal
 
 
@@ -72,7 +69,7 @@ def heal_log(shown: Heal, hold: Callable[[], OpenDirectory], *, as_json: bool) -
             complain("the log was changed meanwhile: nothing was repaired, run it again")
             return False
         for note in apply_heal(held, shown):
-            click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
+            say(json.dumps({"done": note}) if as_json else f"done: {note}")
     finally:
         held.close()
     return True

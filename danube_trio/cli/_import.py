@@ -8,7 +8,6 @@ from collections import Counter
 from typing import Any
 
 import attrs
-import click
 import trio
 
 from danube_trio._disk.real import RealDisk
@@ -22,8 +21,9 @@ from danube_trio._engine.danube.import_log import (
     plan_import,
 )
 from danube_trio._engine.danube.source import DanubeSource
-from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
+from danube_trio.cli._failures import CORRUPT, PROBLEMS
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._values import counted
 
 __all__ = ["import_danube"]
@@ -64,7 +64,7 @@ def import_danube(
         for finding in danube:
             counts[finding.severity] += 1
             if counts[finding.severity] <= MOST_LINES:
-                click.echo(
+                say(
                     json.dumps(attrs.asdict(finding))
                     if as_json
                     else f"{finding.severity}: {finding}"
@@ -137,7 +137,7 @@ def _show(
         "notes": counts["note"],
         "imported": attrs.asdict(imported) | {"target": target} if imported else None,
     }
-    click.echo(json.dumps({"summary": totals}) if as_json else "\n".join(_text(totals)))
+    say(json.dumps({"summary": totals}) if as_json else "\n".join(_text(totals)))
 
 
 def _text(totals: dict[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import attrs
-import click
 
 from danube_trio._core.disk import Disk
 from danube_trio._core.index import SparseIndex
@@ -18,6 +17,7 @@ from danube_trio._engine.care.verify_segment import Preview, preview
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
+from danube_trio.cli._say import say
 from danube_trio.cli._times import time_text
 from danube_trio.cli._values import columns, counted
 from danube_trio.cli._where import Where
@@ -43,7 +43,7 @@ def print_info(directory: str | None, file_name: str, where: Where, as_json: boo
         if stored is None and directory is None:
             raise FileNotFoundError(errno.ENOENT, "the log is not there (yet)", where.url)
         parts.append(stored_text(stored))
-    click.echo(json.dumps(facts) if as_json else "\n\n".join(parts))
+    say(json.dumps(facts) if as_json else "\n\n".join(parts))
 
 
 def _facts(disk: Disk, names: LogNames, holder: str | None) -> dict[str, Any]:

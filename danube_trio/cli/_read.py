@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import struct
 import sys
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -25,8 +27,8 @@ from danube_trio._engine.read.follow import Follower, open_follower
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.replica import Replica, open_replica
 from danube_trio._engine.read.source import StartPosition
-from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._say import complain, on_terminal, shown_bytes
 from danube_trio.cli._times import time_text
 from danube_trio.cli._values import Start
 from danube_trio.cli._where import Where
@@ -37,7 +39,8 @@ from danube_trio.message import Gap, Record
 __all__ = ["print_records"]
 
 _LENGTH = struct.Struct("<I")
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_OBEYED = re.compile("[\x7f-\x9f]")  # by terminals; JSON itself escapes what is below a space
 
 Format = Callable[[list[Any]], bytes]
 
@@ -237,9 +240,17 @@ def _without_gaps(batch: list[Any], *, keep: bool) -> list[Any]:
 
 
 def _format(wanted: _Wanted, codec: Codec) -> Format:
+    to_bytes: Format = _raw if wanted.raw else _lines
     if wanted.as_json:
-        return lambda batch: "".join([_json_line(item, codec) for item in batch]).encode()
-    return _raw if wanted.raw else _lines
+        to_bytes = partial(_json_lines, codec)
+    return (lambda batch: shown_bytes(to_bytes(batch))) if on_terminal() else to_bytes
+
+
+def _to_json(fields: dict[str, Any]) -> str:
+    text = _encode(fields)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _lines(batch: list[Any]) -> bytes:
@@ -255,6 +266,10 @@ def _raw(batch: list[Any]) -> bytes:
         parts.append(_LENGTH.pack(len(payload)))
         parts.append(payload)
     return b"".join(parts)
+
+
+def _json_lines(codec: Codec, batch: list[Any]) -> bytes:
+    return "".join([_json_line(item, codec) for item in batch]).encode()
 
 
 def _gap_line(gap: Gap) -> str:

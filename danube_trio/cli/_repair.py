@@ -22,9 +22,10 @@ from danube_trio._engine.care.rescue import Rescue, rescue
 from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio.cli._adopt import Adopted, adopt_lost
-from danube_trio.cli._failures import CORRUPT, PROBLEMS, complain
+from danube_trio.cli._failures import CORRUPT, PROBLEMS
 from danube_trio.cli._heal import heal_log, plan_healing
 from danube_trio.cli._progress import open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.cli._words import reworded
@@ -148,14 +149,14 @@ def _repair(disk: Disk, names: LogNames, shown: Plan, codec: str | None, as_json
         if found is not None:
             found.write(held)
             note = f"{names.meta}: written anew"
-            click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
+            say(json.dumps({"done": note}) if as_json else f"done: {note}")
         for note in apply_repair(held, plan):
-            click.echo(json.dumps({"done": note}) if as_json else f"done: {note}")
+            say(json.dumps({"done": note}) if as_json else f"done: {note}")
         counts: Counter[str] = Counter()
         for finding in Verification(held, names):
             counts[finding.severity] += 1
             if finding.severity != "note":
-                click.echo(_line(finding, as_json))
+                say(_line(finding, as_json))
     finally:
         held.close()
     left = counts["problem"]
@@ -189,11 +190,9 @@ def _line(finding: Any, as_json: bool) -> str:
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
     for finding in plan.findings:
-        click.echo(_line(finding, as_json))
+        say(_line(finding, as_json))
     for step in plan.steps:
-        click.echo(
-            json.dumps({"step": attrs.asdict(step)}) if as_json else reworded(f"plan: {step}")
-        )
+        say(json.dumps({"step": attrs.asdict(step)}) if as_json else reworded(f"plan: {step}"))
 
 
 def _summary(
@@ -201,4 +200,4 @@ def _summary(
 ) -> None:
     """The last line. `problems` are those that are left; None where nobody has looked."""
     facts = {"repaired": repaired, "steps": steps, "problems": problems}
-    click.echo(json.dumps({"summary": facts}) if as_json else text)
+    say(json.dumps({"summary": facts}) if as_json else text)

@@ -6,15 +6,14 @@ import json
 import os
 from typing import Any
 
-import click
 import trio
 
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.restore import Restored, restore_log
 from danube_trio._engine.care.restore_files import STAGING, check_target
 from danube_trio._engine.care.restore_plan import RestorePlan, plan_restore
-from danube_trio.cli._failures import complain
 from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._times import time_text
 from danube_trio.cli._values import Start, counted
 from danube_trio.cli._where import Where
@@ -96,7 +95,7 @@ def _show(done: Restored | RestorePlan, target: str, as_json: bool) -> None:
             "resumed_bytes": 0,
             "directory_id": None,
         }
-    click.echo(json.dumps(facts) if as_json else _text(facts))
+    say(json.dumps(facts) if as_json else _text(facts))
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
-import click
 import trio
 
 from danube_trio._core.index import SparseIndex
@@ -19,6 +18,7 @@ from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.foreign import danube_files
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, find_log
+from danube_trio.cli._say import say
 from danube_trio.cli._values import columns
 from danube_trio.cli._where import TOPICS, Corner, Where
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
@@ -48,11 +48,11 @@ def print_topics(directory: str | None, file_name: str, where: Where, as_json: b
     ]
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row))
+            say(json.dumps(row))
     elif rows:
-        click.echo(_text(rows))
+        say(_text(rows))
     else:
-        click.echo(f"no topics in {_looked_at(directory, where)}")
+        say(f"no topics in {_looked_at(directory, where)}")
     return any("error" in found for found in (*local.values(), *remote.values()))
 
 
@@ -102,7 +102,7 @@ def _look_at_directory(disk: RealDisk, path: str, file_name: str) -> dict[str, A
         "end_offset": view.end,
         "segments": len(view.sealed) + 1,
         "size_bytes": size,
-        "epoch": directory.meta.epochs[-1][0],
+        "epoch": directory.meta.epoch,
         "directory_id": directory.meta.directory_id,
         "holder": find_holder(names.lock),
     }

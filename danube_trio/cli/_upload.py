@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
-import click
 import trio
 
 from danube_trio._core.catalog import CatalogState
@@ -22,6 +21,7 @@ from danube_trio._engine.log.open import open_wal
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio.cli._progress import Bar, open_bar
+from danube_trio.cli._say import say
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Corner, Where
 from danube_trio.config import CloudConfig, WalConfig
@@ -71,7 +71,7 @@ def upload(
     with open_bar("uploading", None) as bar:
         run = _Upload(where, names, seal, dry_run, take_over, timeout, bar)
         facts = trio.run(run.run)
-    click.echo(json.dumps(facts) if as_json else _text(facts))
+    say(json.dumps(facts) if as_json else _text(facts))
 
 
 @attrs.define(eq=False)
@@ -133,7 +133,7 @@ class _Upload:
         if state is None or waiting.owned or self.take_over:
             return
         raise FencedError(
-            waiting.directory.meta.epochs[-1][0],
+            waiting.directory.meta.epoch,
             f"{state.writer} (epoch {state.epoch}), whose log it is now. With --take-over this "
             f"directory gets it back, and what it has beyond offset {state.end} is set aside. "
             f"Otherwise",

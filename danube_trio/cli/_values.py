@@ -9,6 +9,8 @@ from typing import Final
 
 import click
 
+from danube_trio._core.numbers import number_in
+
 __all__ = [
     "FORMATS",
     "Start",
@@ -33,8 +35,8 @@ def to_start(ctx: click.Context, param: click.Parameter, text: str | None) -> St
         return text, 0
     if text.startswith("@"):
         return "timestamp", _seconds(ctx, param, text[1:])
-    if text.isascii() and text.isdigit():
-        return "offset", int(text)
+    if (offset := number_in(text)) is not None:
+        return "offset", offset
     raise click.BadParameter(
         f"{text!r} is neither earliest, latest, an offset nor @TIME (seconds since 1970 or ISO "
         f"8601, as @2026-01-31T12:00)",
@@ -56,8 +58,8 @@ def to_until(ctx: click.Context, param: click.Parameter, text: str) -> int | Non
     """The value of ``--until``; None is the current end."""
     if text == "current":
         return None
-    if text.isascii() and text.isdigit():
-        return int(text)
+    if (offset := number_in(text)) is not None:
+        return offset
     raise click.BadParameter(f"{text!r} is neither current nor an offset", ctx, param)
 
 
@@ -67,8 +69,8 @@ def to_point(ctx: click.Context, param: click.Parameter, text: str | None) -> St
         return None
     if text.startswith("@"):
         return "timestamp", _seconds(ctx, param, text[1:])
-    if text.isascii() and text.isdigit():
-        return "offset", int(text)
+    if (offset := number_in(text)) is not None:
+        return "offset", offset
     raise click.BadParameter(f"{text!r} is neither an offset nor @TIME", ctx, param)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -200,8 +199,10 @@ def _read_options(path: str) -> dict[str, object]:
 
             fields: Any = tomllib.loads(data.decode())
         else:
-            fields = json.loads(data)
-    except ValueError as error:
+            from danube_trio._core.plain import from_json
+
+            fields = from_json(data)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: the options must be an object with a field for each")

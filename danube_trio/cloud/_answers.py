@@ -25,7 +25,7 @@ __all__ = ["LIBRARY_ERRORS", "is_range_error", "meaning", "names_no_bucket", "sc
 LIBRARY_ERRORS = (exceptions.BaseError, OSError, ValueError)
 MAX_TEXT = 600
 _SIGNATURE = re.compile(r"(?i)\b(sig|signature|x-amz-[\w-]*|token)=[^&\s\"')]+")
-_STATUS = re.compile(r"status code: (\d{3})")
+_STATUS = re.compile(r"status code: ([0-9]{3})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 # The answer to a completion was lost, and the library asked again; or somebody cleaned up.
 _NO_UPLOAD = re.compile(r"NoSuchUpload|upload does not exist", re.IGNORECASE)

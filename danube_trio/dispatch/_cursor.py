@@ -17,10 +17,11 @@ The saved form is a JSON object (Danube's custom: compact, keys in alphabetical 
 little-endian integers of 4 bytes (8 if one of them needs it), byte planes separated (first all the
 lowest bytes, then all the second ones, ...), compressed with zlib, one byte before it that tells
 the width, base64. A million holes at random places among two million messages take 0.4 MB that way,
-regular ones next to nothing. `attempts` is two such lists, a comma between them: offsets, and
-running sums of the counts of failures. `rejected` are those of its offsets whose messages are
-poison whatever the count; the field is missing when there are none, and in cursors of older
-versions, which pass over it.
+regular ones next to nothing: so there is a limit to how many there are, too (`MAX_HOLES`,
+`MAX_FAILED`), which what is saved keeps to. `attempts` is two such lists, a comma between them:
+offsets, and running sums of the counts of failures. `rejected` are those of its offsets whose
+messages are poison whatever the count; the field is missing when there are none, and in cursors of
+older versions, which pass over it.
 
 `owner` is a random number of whoever saved it: a save whose outcome was unknown is recognized by
 it, and so is somebody else's. `saves` grows with each one.
@@ -39,6 +40,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import reprlib
 import sys
 import zlib
 from array import array
@@ -51,6 +53,8 @@ from zlib import crc32
 
 import attrs
 
+from danube_trio._core.numbers import number_in
+from danube_trio._core.plain import from_json
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
@@ -58,8 +62,9 @@ __all__ = ["CursorState", "Witness", "pack_offsets", "unpack_offsets"]
 
 VERSION = 1
 MAX_OFFSET = (1 << 63) - 1
-# More than any setting allows in flight or waiting; what unpacking may need is bounded by it.
-MAX_PACKED = 20_000_000
+# Of one cursor. A million offsets take 40 MB when they are unpacked, a failure 150 bytes.
+MAX_HOLES = 1_000_000
+MAX_FAILED = 100_000
 
 
 def pack_offsets(offsets: Sequence[int]) -> str:
@@ -76,8 +81,8 @@ def pack_offsets(offsets: Sequence[int]) -> str:
     return base64.b64encode(bytes((width,)) + zlib.compress(planes, 6)).decode("ascii")
 
 
-def unpack_offsets(text: str) -> list[int]:
-    """The reverse. Raises ValueError when `text` is not what `pack_offsets` gives."""
+def unpack_offsets(text: str, limit: int = MAX_HOLES) -> list[int]:
+    """The reverse. Raises ValueError when `text` is not what `pack_offsets` gives, or of more."""
     if not text:
         return []
     try:
@@ -86,20 +91,23 @@ def unpack_offsets(text: str) -> list[int]:
         if width not in (4, 8):
             raise ValueError(f"integers of {width} bytes")
         inflate = zlib.decompressobj()
-        planes = inflate.decompress(packed[1:], MAX_PACKED * width)
+        planes = inflate.decompress(packed[1:], limit * width + 1)
     except (binascii.Error, zlib.error, IndexError) as error:
         raise ValueError(f"packed offsets: {error}") from error
     count, rest = divmod(len(planes), width)
-    if rest or not inflate.eof or inflate.unused_data:
-        raise ValueError("packed offsets are cut short, or too many")
+    if rest or not 0 < count <= limit or not inflate.eof or inflate.unused_data:
+        raise ValueError(f"packed offsets are cut short, or not 1 to {limit}")
     data = bytearray(len(planes))
     for plane in range(width):
         data[plane::width] = planes[plane * count : (plane + 1) * count]
-    raw = array("I" if width == 4 else "Q", bytes(data))
+    del planes
+    raw = array("I" if width == 4 else "Q")
+    raw.frombytes(data)
+    del data
     if sys.byteorder == "big":
         raw.byteswap()
     offsets = list(accumulate(raw))
-    if offsets[-1] > MAX_OFFSET or min(raw[1:], default=1) == 0:
+    if offsets[-1] > MAX_OFFSET or 0 in raw[1:]:
         raise ValueError("packed offsets are not ascending, or too large")
     return offsets
 
@@ -177,9 +185,9 @@ class CursorState:
     @classmethod
     def from_danube(cls, value: bytes) -> CursorState:
         """From the last acknowledged offset that Danube's own key holds. Raises ValueError."""
-        last = int(value)
-        if not 0 <= last < MAX_OFFSET:
-            raise ValueError(f"{last} is no offset")
+        last = number_in(value.decode("ascii"))
+        if last is None or last >= MAX_OFFSET:
+            raise ValueError(f"{value[:40]!r} is no offset")
         return cls.at(last + 1)
 
     def before(self, edge: int) -> CursorState:
@@ -200,7 +208,13 @@ class CursorState:
         return self.before(edge) if self.holes else self._forgetting(edge)
 
     def fitted(self, limit_bytes: int) -> tuple[CursorState, bytes]:
-        """As much of it, from its beginning, as fits into `limit_bytes`; and its saved form."""
+        """As much of it, from its beginning, as fits into `limit_bytes` (and `MAX_HOLES`); and its
+        saved form.
+        """
+        if len(self.holes) > MAX_HOLES:
+            return self.before(self.holes[MAX_HOLES]).fitted(limit_bytes)
+        if len(self.attempts) > MAX_FAILED:
+            return self._forgetting(sorted(self.attempts)[MAX_FAILED]).fitted(limit_bytes)
         value = self.encode()
         if len(value) <= limit_bytes:
             return self, value
@@ -249,18 +263,15 @@ class CursorState:
     def decode(cls, value: bytes, key: str) -> CursorState:
         """Read the saved form. Raises CorruptDataError, which names `key`."""
         try:
-            document = json.loads(value)
+            document = from_json(value)
             if document["version"] != VERSION:
-                raise ValueError(f"version {document['version']!r} is not known")
-            failed, _, counts = _text(document["attempts"]).partition(",")
-            offsets, sums = unpack_offsets(failed), unpack_offsets(counts)
-            steps = sums[:1] + list(map(sub, sums[1:], sums))
+                raise ValueError(f"version {reprlib.repr(document['version'])} is not known")
             return cls(
                 end=_offset(document["end"]),
                 edge=_offset(document["edge"]),
                 holes=unpack_offsets(_text(document["holes"])),
-                attempts=dict(zip(offsets, steps, strict=True)),
-                rejected=unpack_offsets(_text(document.get("rejected", ""))),
+                attempts=_unpack_attempts(_text(document["attempts"])),
+                rejected=unpack_offsets(_text(document.get("rejected", "")), MAX_FAILED),
                 owner=_text(document["owner"]),
                 saves=_offset(document["saves"]),
                 log=_text(document.get("log", "")),
@@ -275,9 +286,17 @@ class CursorState:
             ) from error
 
 
+def _unpack_attempts(text: str) -> dict[int, int]:
+    failed, _, counts = text.partition(",")
+    offsets, sums = unpack_offsets(failed, MAX_FAILED), unpack_offsets(counts, MAX_FAILED)
+    if len(offsets) != len(sums):
+        raise ValueError(f"{len(offsets)} messages have {len(sums)} counts of failures")
+    return dict(zip(offsets, map(sub, sums, [0, *sums]), strict=True))
+
+
 def _offset(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_OFFSET:
-        raise ValueError(f"{value!r} is no offset")
+        raise ValueError(f"{reprlib.repr(value)} is no offset")
     return value
 
 
@@ -285,12 +304,12 @@ def _witness(value: object) -> Witness | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no witness")
+        raise ValueError(f"{reprlib.repr(value)} is no witness")
     offset, checksum = map(_offset, cast("list[object]", value))
     return Witness(offset, checksum)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{reprlib.repr(value)} is no text")
     return value

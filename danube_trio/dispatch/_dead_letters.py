@@ -22,6 +22,7 @@ from collections.abc import Callable
 import attrs
 
 from danube_trio import PersistentStorage, WalStorage
+from danube_trio._core.numbers import number_in
 from danube_trio.dispatch._ack_retention import Retention
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._log import PersistentLog, TopicLog
@@ -70,8 +71,7 @@ def dead_letter(entry: Entry, topic: str, subscription: str, now: float) -> Stre
 def redriven(message: StreamMessage) -> StreamMessage:
     """A dead letter as it goes back to its topic."""
     attributes = {k: v for k, v in message.attributes.items() if k not in HEADERS}
-    before = attributes.get(REDRIVEN, "0")
-    attributes[REDRIVEN] = str(int(before) + 1 if before.isdecimal() else 1)
+    attributes[REDRIVEN] = str((number_in(attributes.get(REDRIVEN, "")) or 0) + 1)
     return attrs.evolve(message, attributes=attributes, offset=-1)
 
 

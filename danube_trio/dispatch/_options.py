@@ -135,7 +135,8 @@ class SubscriptionOptions:
         max_unsaved_acks: how many may wait; beyond it nothing is handed out before they are saved.
             With the window it bounds what is redelivered after a crash. None: no bound.
         max_cursor_bytes: largest saved cursor; metadata stores accept one of 1,000,000 bytes, which
-            holds a million holes. As long as it is exceeded, no new message is handed out.
+            holds a million holes, and more are never saved. As long as it is exceeded, no new
+            message is handed out.
         max_retrying_messages: how many may wait for redelivery, or are on their way to the dead
             letters; beyond it no new ones are handed out.
         max_buffered_bytes: held in memory, about: payloads, larger attributes and the reasons of

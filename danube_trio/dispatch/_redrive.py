@@ -13,7 +13,8 @@ import logging
 from typing import cast
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._cursor import Witness
+from danube_trio._core.plain import from_json
+from danube_trio.dispatch._cursor import MAX_OFFSET, Witness
 from danube_trio.dispatch._dead_letters import DeadLetters, redriven
 from danube_trio.dispatch._saving import CursorKeeper
 from danube_trio.dispatch._store import TopicStore
@@ -125,16 +126,16 @@ def _encode(topic: str, offset: int, last: Witness | None) -> bytes:
 
 def _decode(value: bytes, key: str) -> tuple[str, int, int | None]:
     try:
-        found: object = json.loads(value)
+        found: object = from_json(value)
         if not isinstance(found, dict):
             found = {"offset": found}
         document = cast("dict[str, object]", found)
         topic, checksum = document.get("topic", ""), document.get("checksum")
         offset = document["offset"]
-        if isinstance(topic, str) and isinstance(offset, int) and offset >= 0:
-            return topic, offset, checksum if isinstance(checksum, int) else None
+        if isinstance(topic, str) and type(offset) is int and 0 <= offset <= MAX_OFFSET:
+            return topic, offset, checksum if type(checksum) is int else None
         raise ValueError("it has no topic or no offset")
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise CorruptDataError(
             f"{value[:40]!r} does not say which dead letters were brought back",
             path=key,

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import ssl
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
+from danube_trio._core.numbers import number_in
+from danube_trio._core.plain import from_json
 from danube_trio.errors import AccessDeniedError, StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def understood(where: str) -> Generator[None]:
 
 def number(value: object) -> int:
     """A 64-bit number from 0 on, which JSON has as a string. Raises ValueError."""
-    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
-        value = int(value)
+    if isinstance(value, str):
+        value = number_in(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ValueError(f"{value!r:.50} is no number")
     return value
@@ -173,8 +174,8 @@ def answer_of(endpoint: str, response: httpx2.Response) -> Json:
 def parse(endpoint: str, data: bytes) -> Json:
     """The object in these bytes of JSON."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        value = from_json(data)
+    except ValueError as error:
         raise _not_etcd(endpoint, data) from error
     if not isinstance(value, dict):
         raise _not_etcd(endpoint, data)

@@ -266,7 +266,9 @@ class Lines:
 
     async def next(self) -> Json | None:
         """The next object; None when the answer has ended."""
-        while (end := self._buffer.find(b"\n")) < 0:
+        seen = 0
+        while (end := self._buffer.find(b"\n", seen)) < 0:
+            seen = len(self._buffer)
             chunk = await self._gateway.next_chunk(self, self._chunks)
             if chunk is None:
                 return None

@@ -32,11 +32,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import re
 from collections.abc import Iterable
 
 import attrs
 
 from danube_trio._core.disk import Disk, File, OpenDirectory
+from danube_trio._core.numbers import DIGITS, number_in
 from danube_trio.metadata._format import (
     BATCHES_START,
     JournalHeader,
@@ -52,7 +54,7 @@ __all__ = ["Journal", "Names", "log"]
 log = logging.getLogger("danube_trio.metadata")
 
 _STEM = "metadata"
-_DIGITS = 20
+_JOURNAL = re.compile(rf"{_STEM}\.({DIGITS})\.journal")
 
 
 @attrs.frozen
@@ -83,17 +85,12 @@ class Names:
 
     def journal(self, base: int) -> str:
         """The journal of the changes after revision `base`."""
-        return f"{self.directory}/{_STEM}.{base:0{_DIGITS}d}.journal"
+        return f"{self.directory}/{_STEM}.{base:020d}.journal"
 
     def bases(self, listing: Iterable[str]) -> list[int]:
         """The bases of the journals in a listing, ascending."""
-        found: list[int] = []
-        for name in listing:
-            stem, _, rest = name.partition(".")
-            digits, _, kind = rest.partition(".")
-            if (stem, kind) == (_STEM, "journal") and len(digits) == _DIGITS and digits.isdecimal():
-                found.append(int(digits))
-        return sorted(found)
+        numbers = (number_in(match[1]) for match in map(_JOURNAL.fullmatch, listing) if match)
+        return sorted(number for number in numbers if number is not None)
 
 
 class Journal:

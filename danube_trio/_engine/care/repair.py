@@ -28,9 +28,9 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.repair_plan import Plan
 from danube_trio._engine.care.repair_scan import Damage
 from danube_trio._engine.care.retime import retime
-from danube_trio._engine.files.directory import Directory, look
+from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, Directory, look
 from danube_trio._engine.files.recover import lower_mark, recover, save_cut_bytes
-from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES, build_index
+from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.space import unshare
 from danube_trio.config import WalConfig
 
@@ -75,7 +75,7 @@ def _keep_beside(disk: Disk, names: LogNames, path: str, notes: list[str]) -> No
     while (target := f"{path}.{number}.corrupt").rpartition("/")[2] in listing:
         number += 1
     if path == names.mark:
-        data = read_file(disk, path, INDEX_LIMIT_BYTES)
+        data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
         replace_file(disk, target, data)
         if len(data) > MARK_FILE_BYTES:
             replace_file(disk, path, data[:MARK_FILE_BYTES])

@@ -39,18 +39,17 @@ from danube_trio._core.files import (
     decode_trim_copies,
     mark_position,
 )
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import SparseIndex, index_limit_bytes
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, Severity, torn_reason
-from danube_trio._engine.files.directory import refuse_foreign, stray_error
-from danube_trio._engine.files.segments import INDEX_LIMIT_BYTES, reach
+from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, refuse_foreign, stray_error
+from danube_trio._engine.files.segments import reach
 from danube_trio.clocks import MAX_AHEAD
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Finding", "Verification"]
 
 T = TypeVar("T")
-DOCUMENT_LIMIT_BYTES = 64 << 20
 # A slot of the mark may be read in the middle of being written; then the next look finds it whole.
 MARK_LOOKS = 5
 _GRAVEST_FIRST: tuple[Severity, ...] = ("problem", "warning", "note")
@@ -418,7 +417,7 @@ class Verification:
         """The index of a sealed segment, if it is one that readers would use."""
         path = self._names.index(base)
         try:
-            data = read_file(self._disk, path, INDEX_LIMIT_BYTES)
+            data = read_file(self._disk, path, index_limit_bytes(size))
         except FileNotFoundError:
             if not self._live:
                 yield Finding("note", "there is no index; it is rebuilt when it is needed", path)

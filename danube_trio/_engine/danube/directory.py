@@ -33,6 +33,7 @@ from danube_trio._core.danube_names import (
     SEGMENT_NAME,
 )
 from danube_trio._core.disk import Disk, read_file
+from danube_trio._core.numbers import DIGITS
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.verify_segment import Finding
 from danube_trio._engine.danube.frames import Format
@@ -143,7 +144,7 @@ def _only_kind(directory: str, names: dict[Kind, list[str]]) -> Kind:
 
 
 def _is_ours(name: str) -> bool:
-    return name == "wal.meta" or re.fullmatch(r".+\.\d{20}\.(log|idx)", name) is not None
+    return name == "wal.meta" or re.fullmatch(rf".+\.{DIGITS}\.(log|idx)", name) is not None
 
 
 def _sorted_names(listing: Iterable[str], file_name: str) -> dict[Kind, list[str]]:
@@ -236,9 +237,10 @@ def _missing_files(
     """Files that the checkpoint names. Their directory may have been moved since."""
     if checkpoint is None:
         return
+    there = set(listing)
     named = [file.path for file in checkpoint.rotated_files] + [checkpoint.file_path]
     for name in dict.fromkeys(part.rpartition("/")[2] for part in named):
-        if name and name not in listing:
+        if name and name not in there:
             reason = f"the checkpoint names the file {name}, which is not here"
             yield Finding("warning", reason, path)
 

@@ -37,6 +37,7 @@ from danube_trio._engine.files.segments import reach
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = [
+    "DOCUMENT_LIMIT_BYTES",
     "Directory",
     "directory_crc",
     "find_strays",

@@ -23,7 +23,7 @@ from danube_trio._core.frame import (
     frame_time,
     scan,
 )
-from danube_trio._core.index import SparseIndex
+from danube_trio._core.index import SparseIndex, index_limit_bytes
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError
 
@@ -46,8 +46,6 @@ log = logging.getLogger("danube_trio.segment")
 CHUNK_BYTES = 1 << 20
 # Each try more needs a writer that closes and a next one that opens within microseconds. A guess.
 READ_ATTEMPTS = 20
-# 24 bytes for every 64 KiB of a segment; the limit holds an index of 2.7 TiB.
-INDEX_LIMIT_BYTES = 1 << 30
 
 
 @attrs.frozen
@@ -242,18 +240,19 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
         file.close()
 
 
-def read_index(disk: Disk, names: LogNames, base: int) -> SparseIndex | None:
-    """What the index file says, if there is a whole one."""
+def read_index(disk: Disk, names: LogNames, base: int, segment_bytes: int) -> SparseIndex | None:
+    """What the index file says, if there is a whole one. It is bounded by its segment's size."""
     try:
-        data = read_file(disk, names.index(base), INDEX_LIMIT_BYTES)
+        data = read_file(disk, names.index(base), index_limit_bytes(segment_bytes))
     except (FileNotFoundError, CorruptDataError):
         return None
-    return SparseIndex.decode(data, base)
+    index = SparseIndex.decode(data, base)
+    return index if index is not None and index.is_sound() else None
 
 
 def _read_index(disk: Disk, names: LogNames, segment: Segment) -> SparseIndex | None:
     """What the index file says, if it is one of this segment."""
-    index = read_index(disk, names, segment.base)
+    index = read_index(disk, names, segment.base, segment.size_bytes)
     return index if index is not None and index.end == segment.end else None
 
 

@@ -64,7 +64,7 @@ def _is_doubtful(disk: Disk, directory: Directory, base: int, end: int, stat: Fi
     if not stat.size_bytes:
         return True
     if known is None:
-        index = read_index(disk, directory.names, base)
+        index = read_index(disk, directory.names, base, stat.size_bytes)
         if index is not None and index.end != end:
             return True
     elif known.end != end:

@@ -98,7 +98,7 @@ def _take_over(
     if before is None:
         before = CatalogState.begin(segments.first_base, meta.codec, meta.trailer)
     _check_seam(directory.names, segments, before.end, start)
-    known = meta.epochs[-1][0]
+    known = meta.epoch
     after = before.taken_over(meta.directory_id, holder, least_epoch=known)
     # A catalog that named its log before has claimed its prefix by now; see `catalog._claim`.
     after = after.named(meta.log, meta.topic, place if before.log else "")
@@ -160,7 +160,7 @@ def _joined(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> Met
     """
     bases = names.segment_bases(disk.list_dir(names.directory))
     held = [base for base in bases if disk.file_size(names.segment(base))]
-    if held and meta.epochs[-1][0] == 0 and not belongs(meta, state):
+    if held and meta.epoch == 0 and not belongs(meta, state):
         raise CorruptDataError(
             f"the directory holds a log that never was in a store, and the catalog another one, "
             f"of {state.writer}",

@@ -48,7 +48,7 @@ _TEXT = (
     b"This topic was deleted with danube-trio. What is left here says where its offsets go on.\n"
     b"They go on at %d.\n"
 )
-_GOES_ON = re.compile(rb"go on at (\d{1,20})\.")
+_GOES_ON = re.compile(rb"go on at ([0-9]{1,20})\.")
 _TEXT_BYTES = 1024
 
 

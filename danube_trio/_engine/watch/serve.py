@@ -42,7 +42,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio._core.plain import to_plain
+from danube_trio._core.plain import from_json, to_plain
 from danube_trio._engine.watch.socket import Offer, close_in_child
 from danube_trio._version import __version__
 from danube_trio.errors import DanubeError
@@ -84,8 +84,8 @@ class Request:
     def parse(cls, line: bytes) -> Request:
         """Raises RequestError."""
         try:
-            found: Any = json.loads(line)
-        except (ValueError, RecursionError):
+            found = from_json(line)
+        except ValueError:
             raise RequestError('a request is a line of JSON, such as {"every": 0.5}') from None
         if not isinstance(found, dict):
             raise RequestError('a request is a JSON object, such as {"every": 0.5}')

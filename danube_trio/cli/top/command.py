@@ -16,9 +16,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
-import click
 
-from danube_trio.cli._failures import complain
+from danube_trio.cli._say import complain, say
 from danube_trio.cli.top.feed import Feed, NotOfferedError, find_offers
 from danube_trio.cli.top.figures import View, as_dict, number, rates
 from danube_trio.cli.top.page import page, plain
@@ -128,15 +127,15 @@ def _is_dumb() -> bool:
 def _print_json(view: View) -> None:
     about = {name: view.hello.get(name) for name in ("kind", "name", "pid")}
     line = {**about, **view.now, "rates": rates(view.before, view.now)}
-    click.echo(json.dumps(line))
+    say(json.dumps(line))
     sys.stdout.flush()
 
 
 def _print_page(view: View) -> None:
     fancy = _can_show_blocks()
     if view.before is not None:
-        click.echo("\n" + "-" * 60 + "\n")
-    click.echo(plain(page(attrs.evolve(view, rows=PLAIN_ROWS, fancy=fancy))))
+        say("\n" + "-" * 60 + "\n")
+    say(plain(page(attrs.evolve(view, rows=PLAIN_ROWS, fancy=fancy))))
     sys.stdout.flush()
 
 
@@ -158,12 +157,12 @@ def _print_list(feeds: list[Feed], wanted: Wanted) -> None:
         found = as_dict(now.get("statistics"))
         if wanted.as_json:
             about = {name: feed.hello.get(name) for name in ("kind", "name", "pid")}
-            click.echo(json.dumps({**about, "path": feed.place.path, **now}))
+            say(json.dumps({**about, "path": feed.place.path, **now}))
             continue
         start, end = number(found, "start_offset"), number(found, "next_offset")
         rows.append(_row(feed, found, start, end))
     if not wanted.as_json:
-        click.echo(plain(_cleaned(rows)))
+        say(plain(_cleaned(rows)))
 
 
 def _first_snapshots(feeds: list[Feed]) -> Generator[tuple[Feed, dict[str, Any]]]:

@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import attrs
 
+from danube_trio._core.plain import from_json
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._engine.watch.socket import dial, is_socket
-from danube_trio.cli._failures import complain
+from danube_trio.cli._say import complain
 from danube_trio.errors import UnsupportedFormatError
 
 __all__ = ["Feed", "NotOfferedError", "Place", "find_offers", "places"]
@@ -106,8 +107,8 @@ class Feed:
         if not data.endswith(b"\n"):
             return None  # it was killed in the middle of a line, or before one
         try:
-            found: Any = json.loads(data)
-        except (ValueError, RecursionError):
+            found = from_json(data)
+        except ValueError:
             found = None
         if not isinstance(found, dict):
             raise OSError(errno.EPROTO, "the program says what is no statistics", self.place.path)
