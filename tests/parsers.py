@@ -40,6 +40,12 @@ from danube_trio._core.danube_ckpt import (
     decode_checkpoint,
     encode_checkpoint,
 )
+from danube_trio._core.danube_names import (
+    OBJECT_NAME,
+    PAYLOADS_NAME,
+    ROTATED_NAME,
+    SEGMENT_NAME,
+)
 from danube_trio._core.documents import compact, parse
 from danube_trio._core.files import (
     Checkpoint,
@@ -75,7 +81,7 @@ from danube_trio._engine.danube.directory import find_files
 from danube_trio._engine.danube.source import DanubeSource
 from danube_trio._engine.files.recover import recover
 from danube_trio._engine.watch.serve import Request, RequestError
-from danube_trio.catalog._claim import _Claim  # pyright: ignore[reportPrivateUsage]
+from danube_trio.catalog._claim import Claim
 from danube_trio.cli._input import make_parser, message_of
 from danube_trio.cli._say import shown, shown_bytes
 from danube_trio.cli._times import seconds_of
@@ -156,7 +162,9 @@ def _take_names(data: bytes) -> None:
         assert names.index(base).rpartition("/")[2] in listing
     names.unfinished(listing)
     names.leftovers(listing)
-    names.danube_files(listing)
+    for theirs in (ROTATED_NAME, OBJECT_NAME, PAYLOADS_NAME, SEGMENT_NAME):
+        for match in filter(None, map(theirs.fullmatch, listing)):
+            assert all(group == "pending" or int(group) >= 0 for group in match.groups())
     names.other_logs(listing)
     revisions = Names(_DIR)
     for base in revisions.bases(listing):
@@ -199,7 +207,7 @@ def _directory(name: str, data: bytes) -> None:
     for each, content in files.items():
         disk.write_file(f"{_DIR}/{each}", content)
     config = WalConfig(dir=_DIR, segment_bytes=4096)
-    recover(disk, config, "1f" * 16).tail.abandon()
+    recover(disk.open_dir(_DIR), config, "1f" * 16).tail.abandon()
 
 
 def _log_files() -> dict[str, bytes]:
@@ -373,7 +381,7 @@ def _take_metadata_directory(data: bytes) -> None:
     snapshot = encode_snapshot(_HEADER.directory_id, 1, [("/a", Entry(b"0", 1, None, None))])
     disk.write_file(names.snapshot, snapshot)
     disk.write_file(names.journal(1), data)
-    recover_metadata(disk, names).journal.abandon()
+    recover_metadata(disk.open_dir(names.directory), names).journal.abandon()
 
 
 def _journal() -> bytes:
@@ -507,9 +515,9 @@ READS_JSON: Sequence[Parser] = (
     Parser("page", _take_page, (ValueError,), [without_crc(_PAGE.encode())]),
     Parser(
         "claim",
-        lambda data: parse(data, _Claim, newest=1),
+        lambda data: parse(data, Claim, newest=1),
         (ValueError,),
-        [compact(_Claim("l", "p", "t"))],
+        [compact(Claim("l", "p", "t"))],
     ),
     Parser(
         "Danube's descriptor",

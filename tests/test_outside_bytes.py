@@ -24,6 +24,7 @@ from danube_trio import (
     WalStorage,
     open_wal,
 )
+from danube_trio._core.danube_names import ROTATED_NAME
 from danube_trio._core.files import with_crc
 from danube_trio._core.frame import find_frame
 from danube_trio._core.numbers import number_in
@@ -103,7 +104,7 @@ def test_digits_of_another_alphabet_are_in_no_name() -> None:
     assert names.segment_bases([f"wal.{strange}.log"]) == []
     assert names.index_bases([f"wal.{strange}.idx"]) == []
     assert names.unfinished([f"wal.{strange}.log.tmp"]) == []
-    assert names.danube_files(["wal.\u0663.log"]) == []
+    assert ROTATED_NAME.fullmatch("wal.\u0663.log") is None
     assert Names("/metadata").bases([f"metadata.{strange}.journal"]) == []
 
 
