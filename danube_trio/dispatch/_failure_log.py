@@ -30,8 +30,9 @@ def _cause_of(exc: BaseException) -> Cause:
     at = failure.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    where = (None, 0) if at is None else (at.tb_frame.f_code, at.tb_lineno)
-    return (type(failure), *where)
+    if at is None:
+        return type(failure), None, 0
+    return type(failure), at.tb_frame.f_code, at.tb_lineno
 
 
 class FailureLog:
