@@ -423,6 +423,24 @@ async def test_who_moves_back_to_what_another_program_is_freeing_is_told() -> No
         assert 5 <= found[0] <= start
 
 
+async def test_a_metadata_store_that_was_put_back_gives_revisions_again_and_is_believed() -> None:
+    class PutBack(MemoryMetadata):
+        async def list_entries(self, prefix: str) -> list[Revised]:
+            found = await super().list_entries(prefix)
+            return [attrs.evolve(entry, revision=1) for entry in found]
+
+    metadata = PutBack()
+    async with a_log() as storage, over(storage, metadata) as dispatch:
+        await fill(dispatch, 40)
+        await metadata.put(CURSOR, CursorState.at(35).encode())
+        audit = await dispatch.add_subscription("audit")
+        assert await dispatch.apply_retention() == 0
+        await settle(audit, 40)
+        await audit.flush()
+        await metadata.put(CURSOR, CursorState.at(15).encode())
+        assert 0 < await dispatch.apply_retention() <= 15
+
+
 @pytest.mark.parametrize("what", ["readable", "damaged", "Danube's", "Danube's, damaged"])
 async def test_a_subscription_that_only_the_store_knows_can_be_removed(
     what: str, caplog: pytest.LogCaptureFixture

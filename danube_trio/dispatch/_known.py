@@ -1,8 +1,8 @@
 """The subscriptions of a topic that a metadata store knows, and what they let retention free.
 
 The store is asked each time: others add, move and remove subscriptions, too. What is remembered is
-what was found out about a cursor at one revision of it, so that each is decoded and compared with
-the log once, and not in each round.
+what was found out about a saved cursor, so that each is decoded and compared with the log once, and
+not in each round. (By its revision and its bytes: a store that was put back gives revisions again.)
 
 Nothing of a log may go for a subscription whose cursor cannot be read, or does not fit the log
 (`_opening`): what it needs is not known. Opening it tells the reason, and removing it helps.
@@ -48,7 +48,7 @@ class KnownSubscriptions:
         self._former = subscriptions_prefix(store.topic)
         self.names: set[str] = set()
         self.doubts: dict[str, int] = {}
-        self._ends: dict[str, tuple[int, int]] = {}  # by key: a revision, and what it lets free
+        self._ends: dict[tuple[str, int, int], int] = {}  # by key, revision, and hash of the bytes
         self._told: dict[str, str] = {}  # by name: why it lets nothing free
         self._threads = trio.CapacityLimiter(1)
 
@@ -112,23 +112,25 @@ class KnownSubscriptions:
         told, self._told = self._told, {}
         ends: list[int] = []
         for name, entry in (await self.look()).items():
-            revision, end = before.get(entry.key, (None, 0))
-            if revision != entry.revision:
-                try:
-                    cursor = await self._decoded(entry)
-                    end, reason = cursor.end, None
-                    if end:
-                        reason = await unfit(self._store, cursor)
-                except CorruptDataError as error:
-                    reason = str(error)
-                except StoreError as error:
-                    reason = f"it cannot be compared with the log now ({error})"
-                if reason is not None:
-                    if told.get(name) != reason:
-                        log.warning("retention stands still: subscription %s: %s", name, reason)
-                    self._told[name] = reason
-                    ends.append(0)
-                    continue
-            self._ends[entry.key] = entry.revision, end
-            ends.append(end)
+            which = entry.key, entry.revision, hash(entry.value)
+            end = before[which] if which in before else await self._end_of(entry)
+            if isinstance(end, int):
+                self._ends[which] = end
+                ends.append(end)
+                continue
+            if told.get(name) != end:
+                log.warning("retention stands still: subscription %s: %s", name, end)
+            self._told[name] = end
+            ends.append(0)
         return ends
+
+    async def _end_of(self, entry: Revised) -> int | str:
+        """Below which offset it lets messages go, or why that is not known."""
+        try:
+            cursor = await self._decoded(entry)
+            reason = await unfit(self._store, cursor) if cursor.end else None
+        except CorruptDataError as error:
+            return str(error)
+        except StoreError as error:
+            return f"it cannot be compared with the log now ({error})"
+        return cursor.end if reason is None else reason
