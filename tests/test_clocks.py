@@ -393,8 +393,11 @@ async def test_a_doubtful_clock_is_said_once(
 
 @pytest.mark.parametrize("now", [5e8, NOW])
 def test_times_that_cannot_be_right_do_not_count_for_retention(now: float) -> None:
-    def start(*times: tuple[float, float]) -> int:
-        segments = [Segment(i, i + 1, 1, *(int(t * 1e6) for t in ts)) for i, ts in enumerate(times)]
+    def start(*times: tuple[float, ...]) -> int:
+        segments = [
+            Segment(i, i + 1, 1, int(found[0] * 1e6), int(found[1] * 1e6))
+            for i, found in enumerate(times)
+        ]
         return retained_start(segments, active_bytes=1, max_bytes=None, max_age=1000, now=now)
 
     old, new, future = (now - 2000,) * 2, (now - 500,) * 2, (now + YEARS,) * 2

@@ -6,7 +6,7 @@ Hand it to whatever takes a `clock`: ``open_wal(config, disk=disk, clock=clock)`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import trio
@@ -43,7 +43,7 @@ class SimClock:
         self.set(self() + seconds)
 
     @contextmanager
-    def off_by(self, seconds: float) -> Iterator[None]:
+    def off_by(self, seconds: float) -> Generator[None]:
         """In the block it is wrong by so many seconds, and afterwards right again."""
         self.step(seconds)
         try:
