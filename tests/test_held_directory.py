@@ -22,9 +22,11 @@ from danube_trio import (
     LogClosedError,
     LogLockedError,
     StartPosition,
+    StorageConfig,
     Wal,
     WalConfig,
     open_follower,
+    open_storage,
     open_wal,
 )
 from danube_trio._core.disk import Disk, OpenDirectory, Stray, hold
@@ -753,3 +755,22 @@ async def test_segments_under_the_meta_of_another_directory_are_refused() -> Non
     apply_repair(disk, plan_repair(disk, LogNames.of("/log", "wal.log"), None))
     async with open_wal(CONFIG, disk=disk) as wal:
         assert await payloads(wal) == BODIES[9:]
+
+
+# ---- a storage
+
+
+async def test_a_storage_whose_directory_was_moved_begins_no_topic_anew(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    config = StorageConfig(dir="/s", idle_seconds=1.0)
+    async with open_storage(config, disk=disk) as storage:
+        await storage.append_message("/default/t", b"before")
+        await trio.sleep(60)  # closed, being idle
+        disk.rename("/s", "/away")
+        with pytest.raises(OSError, match=r"the directory of the storage: it was moved to /away"):
+            await storage.append_message("/default/t", b"after")
+        assert not [path for path in disk.tree() if path.startswith("/s/")]
+        disk.rename("/away", "/s")
+        assert await storage.append_message("/default/t", b"after") == 1
