@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -14,14 +15,30 @@ import trio
 from disks import raises_errno
 from trio.testing import MockClock
 
-from danube_trio import LogBrokenError, LogLockedError, StartPosition, Wal, WalConfig, open_wal
+from danube_trio import (
+    CorruptDataError,
+    FencedError,
+    LogBrokenError,
+    LogClosedError,
+    LogLockedError,
+    StartPosition,
+    StorageConfig,
+    Wal,
+    WalConfig,
+    open_follower,
+    open_storage,
+    open_wal,
+)
 from danube_trio._core.disk import Disk, OpenDirectory, Stray, hold
+from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
+from danube_trio._engine.care.repair import apply_repair
+from danube_trio._engine.care.repair_plan import plan_repair
 from danube_trio.cloud._directory import DirectoryStore
 from danube_trio.errors import StoreUnavailableError
 from danube_trio.metadata import open_metadata_directory
-from danube_trio.testing import SimDisk
+from danube_trio.testing import SimDisk, SimStore
 
 CONFIG = WalConfig(dir="/log", segment_bytes=4096, preallocate_bytes=0)
 BODY = b"a" * 1000
@@ -192,7 +209,7 @@ def test_tools_see_the_holder_of_a_directory_without_its_lock_file(tmp_path: Pat
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_does_not_keep_the_lock_of_the_directory(tmp_path: Path) -> None:
     d = str(tmp_path)
-    held = RealDisk().open_dir(d)
+    held: Any = RealDisk().open_dir(d)
     held.lock(f"{d}/wal.lock", "the parent")
     ours, theirs = os.pipe()
     child = os.fork()
@@ -573,3 +590,187 @@ async def test_a_directory_that_everybody_may_write_to_is_told_once(
         async with open_wal(config):
             pass
     assert caplog.text.count("everybody may write to this directory") == 1
+
+
+# ---- followers
+
+
+async def test_a_follower_is_told_that_another_copy_is_at_the_path_of_its_directory() -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        await wal.append_batch([b"both"] * 5)
+    for path, data in disk.tree().items():
+        disk.write_file(path.replace("/log/", "/copy/"), data)
+    async with open_wal(CONFIG, disk=disk) as wal:
+        await wal.append_batch([b"ours"] * 5)
+    async with open_wal(attrs.evolve(CONFIG, dir="/copy"), disk=disk) as wal:
+        await wal.append_batch([b"them"] * 9)
+    async with open_follower("/log", disk=disk) as follower:
+        reader = follower.reader(StartPosition.earliest())
+        assert [(await anext(reader)).payload for _ in range(10)] == [b"both"] * 5 + [b"ours"] * 5
+        disk.rename("/log", "/away")
+        with pytest.raises(FileNotFoundError, match="was moved to /away"):
+            await follower.refresh()
+        disk.rename("/copy", "/log")
+        with pytest.raises(CorruptDataError, match="another copy of it: it was moved to /away"):
+            await anext(reader)
+        disk.rename("/log", "/copy")
+        disk.rename("/away", "/log")
+        await follower.refresh()
+        assert follower.durable_end == 10
+
+
+async def test_a_reader_of_a_follower_that_was_left_is_told_so(tmp_path: Path) -> None:
+    config = attrs.evolve(CONFIG, dir=str(tmp_path / "log"))
+    async with open_wal(config) as wal:
+        await wal.append_batch([BODY] * 3)
+    async with open_follower(config.dir or "") as follower:
+        reader = follower.reader(StartPosition.earliest())
+    with pytest.raises(LogClosedError, match="open another one"):
+        await anext(reader)
+
+
+# ---- copies
+
+
+async def test_two_copies_with_a_store_are_told_apart_and_without_one_are_two_logs() -> None:
+    disk, store = SimDisk(), SimStore()
+    config = attrs.evolve(CONFIG, topic_name="/default/t")
+    copied = attrs.evolve(config, dir="/copy")
+    async with open_wal(config, disk=disk, store=store) as wal:
+        await wal.append_batch([b"both"] * 3)
+    for path, data in disk.tree().items():
+        disk.write_file(path.replace("/log/", "/copy/"), data)
+    async with open_wal(config, disk=disk) as one, open_wal(copied, disk=disk) as two:
+        assert await one.append(b"one") == await two.append(b"two") == 3
+    with pytest.raises(FencedError):
+        async with open_wal(config, disk=disk, store=store) as one:
+            assert await one.append(b"one") == 4
+            async with open_wal(copied, disk=disk, store=store) as two:
+                assert "were kept here only when" in str(two.statistics().notes)
+                await two.append(b"two")
+                await two.seal()
+            await one.append(b"never uploaded")
+            await one.wait_uploaded(5)
+    assert [path for path in disk.tree() if "/copy/" in path and path.endswith(".fenced")]
+
+
+# ---- states that are mixed
+
+
+Tree = dict[str, bytes]
+
+
+async def states() -> tuple[SimDisk, Tree, Tree]:
+    """A disk, and the files of a log when it had 5 records and when it had 30 and was trimmed."""
+    disk = SimDisk()
+    config = attrs.evolve(CONFIG, segment_bytes=1200)
+    async with open_wal(config, disk=disk) as wal:
+        for i in range(5):
+            await wal.append(b"%03d" % i * 100)
+    older = disk.tree()
+    async with open_wal(config, disk=disk) as wal:
+        for i in range(5, 30):
+            await wal.append(b"%03d" % i * 100)
+        await wal.trim(9)
+    return disk, older, disk.tree()
+
+
+BODIES = [b"%03d" % i * 100 for i in range(30)]
+
+
+def mixed(base: Tree, other: Tree, *ends: str) -> SimDisk:
+    disk = SimDisk()
+    for path, data in base.items():
+        if not path.endswith(ends):
+            disk.write_file(path, data)
+    for path, data in other.items():
+        if path.endswith(ends):
+            disk.write_file(path, data)
+    return disk
+
+
+@pytest.mark.parametrize("ends", ["mark", "ckpt", ".idx", ".meta", "mark ckpt .idx .meta .lock"])
+async def test_an_older_small_file_beside_later_segments_loses_nothing(ends: str) -> None:
+    _, older, newer = await states()
+    async with open_wal(CONFIG, disk=mixed(newer, older, *ends.split())) as wal:
+        assert (wal.start_offset, wal.next_offset) == (9, 30)
+        assert await payloads(wal) == BODIES[9:]
+    later = mixed(newer, older, *ends.split())
+    async with open_wal(CONFIG, disk=later) as wal:
+        assert await wal.append(b"next") == 30
+    async with open_wal(CONFIG, disk=later) as wal:
+        assert await payloads(wal) == [*BODIES[9:], b"next"]
+
+
+@pytest.mark.parametrize("ends", ["mark", "trim", "ckpt", "mark trim ckpt .idx .meta"])
+async def test_a_later_small_file_beside_older_segments_is_refused(ends: str) -> None:
+    _, older, newer = await states()
+    disk = mixed(older, newer, *ends.split())
+    with pytest.raises(CorruptDataError, match=r"is missing.*Restore the file from a copy"):
+        async with open_wal(CONFIG, disk=disk):
+            pass
+    assert {p for p in disk.tree() if p.endswith(".log")} == {
+        p for p in older if p.endswith(".log")
+    }
+
+
+async def test_an_older_start_beside_later_segments_is_refused_and_names_what_is_missing() -> None:
+    _, older, newer = await states()
+    with pytest.raises(CorruptDataError, match="the segment is missing") as caught:
+        async with open_wal(CONFIG, disk=mixed(newer, older, "trim")):
+            pass
+    assert (caught.value.path, caught.value.offset) == (f"/log/wal.{0:020}.log", 0)
+
+
+@pytest.mark.parametrize("left", [1, 2])
+async def test_a_directory_that_was_restored_halfway_is_refused(left: int) -> None:
+    """Files come in the order of their names; the last segment or the mark is not there yet."""
+    _, _, newer = await states()
+    segments = sorted(path for path in newer if path.endswith(".log"))
+    disk = mixed(newer, {}, *segments[-left:])
+    with pytest.raises(CorruptDataError, match="the segment is missing"):
+        async with open_wal(CONFIG, disk=disk):
+            pass
+    for path in segments[-left:]:
+        disk.write_file(path, newer[path])
+    async with open_wal(CONFIG, disk=disk) as wal:
+        assert await payloads(wal) == BODIES[9:]
+
+
+async def test_segments_under_the_meta_of_another_directory_are_refused() -> None:
+    _, _, newer = await states()
+    other = SimDisk()
+    async with open_wal(CONFIG, disk=other) as wal:
+        await wal.append(b"other")
+    disk = mixed(newer, other.tree(), ".meta")
+    before = disk.tree()
+    with pytest.raises(CorruptDataError, match="the mark is that of another directory") as caught:
+        async with open_wal(CONFIG, disk=disk):
+            pass
+    assert "all of its files from the same one" in str(caught.value)
+    assert {p: d for p, d in disk.tree().items() if ".lock" not in p} == {
+        p: d for p, d in before.items() if ".lock" not in p
+    }
+    apply_repair(disk, plan_repair(disk, LogNames.of("/log", "wal.log"), None))
+    async with open_wal(CONFIG, disk=disk) as wal:
+        assert await payloads(wal) == BODIES[9:]
+
+
+# ---- a storage
+
+
+async def test_a_storage_whose_directory_was_moved_begins_no_topic_anew(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    config = StorageConfig(dir="/s", idle_seconds=1.0)
+    async with open_storage(config, disk=disk) as storage:
+        await storage.append_message("/default/t", b"before")
+        await trio.sleep(60)  # closed, being idle
+        disk.rename("/s", "/away")
+        with pytest.raises(OSError, match=r"the directory of the storage: it was moved to /away"):
+            await storage.append_message("/default/t", b"after")
+        assert not [path for path in disk.tree() if path.startswith("/s/")]
+        disk.rename("/away", "/s")
+        assert await storage.append_message("/default/t", b"after") == 1

@@ -35,6 +35,7 @@ __all__ = [
     "encode_document",
     "encode_trim",
     "encode_trim_copy",
+    "is_foreign_mark",
     "mark_position",
     "next_sequence",
     "with_crc",
@@ -284,3 +285,13 @@ def decode_marks(data: bytes, directory_crc: int | None) -> Mark | None:
         if directory_crc in (None, directory) and (newest is None or sequence > newest.sequence):
             newest = Mark(sequence, durable_end, base, end)
     return newest
+
+
+def is_foreign_mark(data: bytes, directory_crc: int) -> bool:
+    """Whether the file's bytes are a mark, and that of another directory."""
+    return decode_marks(data, directory_crc) is None and any(
+        len(slot) == MARK_BYTES
+        and crc32(slot[: _MARK.size]) == _CRC.unpack_from(slot, _MARK.size)[0]
+        for slot in (data[at : at + MARK_BYTES] for at in (0, _SLOT_DISTANCE))
+        if any(slot)
+    )

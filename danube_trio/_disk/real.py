@@ -321,7 +321,9 @@ class RealDisk:
         finally:
             os.close(fd)
 
-    def open_dir(self, path: str) -> _RealDirectory:
+    def open_dir(self, path: str) -> _RealDirectory | _UnheldDirectory:
+        if not CAN_WRITE:
+            return _UnheldDirectory(self, path)
         return _RealDirectory(self, path, _open_dir(path))
 
     def lock(self, path: str, holder: str) -> Descriptor:
@@ -354,6 +356,23 @@ class RealDisk:
 
     def open_lane(self) -> ThreadLane:
         return ThreadLane()
+
+
+class _UnheldDirectory(RealDisk):
+    """For followers on other systems, which can hold no directory: all goes by path."""
+
+    def __init__(self, disk: RealDisk, path: str) -> None:
+        os.listdir(path)  # says what is wrong with it
+        self._disk = disk
+
+    def strayed(self) -> Stray | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
+        return await self._disk.run(fn, *args)
 
 
 class _RealDirectory(RealDisk):
@@ -403,7 +422,7 @@ class _RealDirectory(RealDisk):
             error.filename = path
             raise
 
-    def open_dir(self, path: str) -> _RealDirectory:
+    def open_dir(self, path: str) -> _RealDirectory | _UnheldDirectory:
         if self._is_own(path):
             return _RealDirectory(self._disk, path, self._open_again(path))
         return super().open_dir(path)

@@ -28,7 +28,7 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.repair_plan import Plan
 from danube_trio._engine.care.repair_scan import Damage
 from danube_trio._engine.care.retime import retime
-from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, Directory, look
+from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, Directory, look, read_mark
 from danube_trio._engine.files.recover import lower_mark, recover, save_cut_bytes
 from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.space import unshare
@@ -50,7 +50,7 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
     for stray in directory.strays:
         _set_aside(disk, names, stray, notes)
     for path in sorted(plan.rebuild):
-        _keep_beside(disk, names, path, notes)
+        _keep_beside(disk, names, directory.directory_crc, path, notes)
     if plan.damage is not None and any(step.action == "truncate" for step in plan.steps):
         _truncate(disk, directory, plan.damage, notes)
     for base, position in plan.tails:
@@ -66,15 +66,17 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
     return notes
 
 
-def _keep_beside(disk: Disk, names: LogNames, path: str, notes: list[str]) -> None:
-    """Rename a damaged small file. The mark stays, and is copied, as it may be right in part."""
+def _keep_beside(
+    disk: Disk, names: LogNames, directory_crc: int, path: str, notes: list[str]
+) -> None:
+    """Rename a damaged small file. A mark that is right in part stays, and is copied."""
     listing = set(disk.list_dir(names.directory))
     if path.rpartition("/")[2] not in listing:
         return
     number = 0
     while (target := f"{path}.{number}.corrupt").rpartition("/")[2] in listing:
         number += 1
-    if path == names.mark:
+    if path == names.mark and read_mark(disk, names, directory_crc) is not None:
         data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
         replace_file(disk, target, data)
         if len(data) > MARK_FILE_BYTES:

@@ -30,6 +30,7 @@ from danube_trio._core.files import (
     Trim,
     decode_document,
     decode_marks,
+    is_foreign_mark,
 )
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.foreign import danube_files, listed
@@ -148,7 +149,7 @@ def look(
     skip: bool = False,
     covered_end: int = 0,
     complete: bool = True,
-    without: Collection[int] = (),
+    without: Collection[int] | None = None,
 ) -> Directory | None:
     """Read the small files; None if there is no log yet.
 
@@ -156,7 +157,7 @@ def look(
     Below `covered_end` no segment is missed, because verified objects hold the same records: what
     comes before a hole there is a leftover.
     Without `complete` no missing segment is one, and no stray, which is for repairs only; `without`
-    are strays that one will take out of the way.
+    are strays that one will take out of the way, as it will the mark of another directory.
     Changes nothing. Raises UnsupportedFormatError, CorruptDataError or OSError.
     """
     listing, meta = refuse_foreign(disk, names)
@@ -174,14 +175,16 @@ def look(
     trim = trim if trim is not None else Trim(0)
     first = trim.first_local
     mark = read_mark(disk, names, directory_crc(meta))
+    if mark is None and complete and without is None and not skip:
+        _refuse_foreign_mark(disk, names, bases, directory_crc(meta))
     strays = find_strays(disk, names, bases, mark, trailer=meta.trailer > 0)
     covered = mark is not None and mark.durable_end <= covered_end
     for stray in strays:
-        if complete and not skip and not covered and stray not in without:
+        if complete and without is None and not skip and not covered:
             assert mark is not None
             raise stray_error(names, stray, mark.base, mark.durable_end)
     existing = set(bases)
-    bases = [base for base in bases if base not in strays and base not in without]
+    bases = [base for base in bases if base not in strays and base not in (without or ())]
     kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > first]
     orphans = [
         names.index(base).rpartition("/")[2]
@@ -214,6 +217,26 @@ def look(
 def directory_crc(meta: Meta) -> int:
     """What ties the mark of a log to its directory."""
     return crc32(meta.directory_id.encode())
+
+
+def _refuse_foreign_mark(disk: Disk, names: LogNames, bases: list[int], ours: int) -> None:
+    """Files of two directories are mixed: without its mark, durable records look like torn ones.
+
+    Where nothing was written yet the mark is one that somebody left when he removed the rest.
+    """
+    if not bases or not any(disk.file_size(names.segment(base)) for base in bases):
+        return
+    try:
+        data = read_file(disk, names.mark, DOCUMENT_LIMIT_BYTES)
+    except FileNotFoundError:
+        return
+    if is_foreign_mark(data, ours):
+        raise CorruptDataError(
+            f"the mark is that of another directory than {names.meta}: files of two are mixed",
+            path=names.mark,
+            advice="Restore the directory from a copy, all of its files from the same one; or, if "
+            "segments and meta are right, let 'danube-trio repair' write the mark anew",
+        )
 
 
 def find_strays(

@@ -29,7 +29,7 @@ import attrs
 from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
-from danube_trio._core.disk import Disk, Watch
+from danube_trio._core.disk import Disk, OpenDirectory, Watch
 from danube_trio._core.identity import check_log
 from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Marks
@@ -101,7 +101,7 @@ class _FollowedSource:
     def __init__(
         self,
         config: WalConfig,
-        disk: Disk,
+        disk: OpenDirectory,
         directory: Directory,
         waiting: _Waiting,
         watch: Watch | None,
@@ -124,7 +124,7 @@ class _FollowedSource:
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.looks = 0
         self._own_disk = disk
-        self._observer = Observer(disk, directory)
+        self._observer = Observer(disk, directory, disk.strayed)
         self.poller = Poller(
             self._look,
             waiting.poll_seconds,
@@ -152,7 +152,8 @@ class _FollowedSource:
             await self._look_at_catalog()
 
     def check_ours(self) -> None:
-        """They never are; what is read from them is checked where it is read, see `_check`."""
+        """What is read is checked where it is read, see `_check`; when left, nothing is."""
+        self.poller.check()
 
     async def heal(self, base: int, reason: str) -> None:
         """A follower changes nothing; it just goes on with the store, if that has the same log."""
@@ -209,6 +210,7 @@ class _FollowedSource:
     def close(self) -> None:
         """Wake everybody who waits; they are told."""
         self.poller.close()
+        self._own_disk.close()
         if self.tier is not None:
             self.tier.close()
 
@@ -302,7 +304,7 @@ def open_follower(
 
 
 class _OpenFollower(AbstractAsyncContextManager[Follower]):
-    """The block. Leaving ends the watch, and tells those who wait; nothing else is open."""
+    """The block. Leaving ends the watch, closes the directory, and tells those who wait."""
 
     def __init__(
         self,
@@ -324,10 +326,15 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
         path = self._config.dir
         assert path is not None
         names = LogNames.of(path, self._config.file_name)
-        directory = await self._disk.run(find_log, self._disk, names)
-        watch = await self._disk.watch(path, names.mark) if self._waiting.notify else None
+        held = await self._disk.run(self._disk.open_dir, path)
+        try:
+            directory = await self._disk.run(find_log, held, names)
+            watch = await self._disk.watch(path, names.mark) if self._waiting.notify else None
+        except BaseException:
+            held.close()
+            raise
         self._source = _FollowedSource(
-            self._config, self._disk, directory, self._waiting, watch, self._cloud
+            self._config, held, directory, self._waiting, watch, self._cloud
         )
         try:
             await self._source.look_again()  # at the catalog too: it may have what is damaged here

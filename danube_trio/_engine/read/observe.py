@@ -14,6 +14,10 @@ is still the same *after* the read: `check` is asked after each look, and after 
 that goes back while the log grows is another one: of a copy of the directory that was put back, or
 made anew. Of these, too, nobody knows what they have in common with what was seen.
 
+That is said of one directory. A follower holds the one that it found open, reads through it, and
+`check` also asks whether its path still leads there: a copy that was put in its place has the same
+ids, and may have gone on apart.
+
 A look reads files that the writer changes in between, so it reads them in an order in which the
 later one may be newer but never older:
 
@@ -36,12 +40,13 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from itertools import pairwise
 
 import attrs
 
 from danube_trio._core.codec import CODECS
-from danube_trio._core.disk import Disk, File, read_file
+from danube_trio._core.disk import Disk, File, Stray, read_file
 from danube_trio._core.files import Mark, Meta, Trim, decode_document
 from danube_trio._core.frame import HINT_BYTES, batch_boundaries
 from danube_trio._core.index import SparseIndex
@@ -107,10 +112,14 @@ class Observer:
     Args:
         directory: what it was found to be; only what never changes is taken from there, and the
             checkpoint as a hint.
+        strayed: says what became of the directory, where it is held.
     """
 
-    def __init__(self, disk: Disk, directory: Directory) -> None:
+    def __init__(
+        self, disk: Disk, directory: Directory, strayed: Callable[[], Stray | None] = lambda: None
+    ) -> None:
         self._disk = disk
+        self._strayed = strayed
         self._names = directory.names
         self._directory_id = directory.meta.directory_id
         self._directory_crc = directory.directory_crc
@@ -122,6 +131,7 @@ class Observer:
         Raises CorruptDataError or OSError if there is none.
         """
         for left in reversed(range(ATTEMPTS)):
+            self._check_directory()
             try:
                 return self._look(before, index)
             except (CorruptDataError, FileNotFoundError) as error:
@@ -159,7 +169,21 @@ class Observer:
 
     def check(self, before: View) -> None:
         """Raise CorruptDataError if what this view shows was taken back since."""
+        self._check_directory()
         self._newest(read_mark(self._disk, self._names, self._directory_crc), before)
+
+    def _check_directory(self) -> None:
+        stray = self._strayed()
+        if stray is None:
+            return
+        path = self._names.directory
+        if not stray.replaced:
+            raise FileNotFoundError(errno.ENOENT, f"the directory of the log {stray}", path)
+        raise CorruptDataError(
+            f"the directory holds another log now, or another copy of it: it {stray}",
+            path=path,
+            advice="Open a new follower",
+        )
 
     def _newest(self, mark: Mark | None, before: View) -> Mark | None:
         """The mark, or the one before if this one is older, as it is while a slot is written.

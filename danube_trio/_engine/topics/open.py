@@ -9,17 +9,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from types import TracebackType
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, OpenDirectory
 from danube_trio._disk.real import RealDisk
 from danube_trio._disk.shared_lanes import SharedLanes
 from danube_trio._engine.topics.hosts import TopicHosts
@@ -112,6 +114,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
         self._offer: Offer | None = None
         self._watch: Watch | None = None
         self._hosts: TopicHosts | None = None
+        self._root: OpenDirectory | None = None
 
     @enable_ki_protection
     async def __aenter__(self) -> Storage:
@@ -128,6 +131,8 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 path = f"{config.dir}/{METADATA_DIRECTORY}"
                 embedded = open_metadata_directory(path, disk=self._disk)
                 metadata = await self._resources.enter_async_context(embedded)
+            with contextlib.suppress(FileNotFoundError):  # then the first topic makes it
+                self._root = await self._disk.run(self._disk.open_dir, config.dir)
             if config.watch:
                 self._offer = await self._disk.run(offer_storage, self._disk, config.dir)
             self._nursery = trio.open_nursery()
@@ -137,7 +142,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
                 self._offer.close()
             await self._close()
             raise
-        door = TopicOpener(config, self._disk, self._store, self._given, self._clock)
+        door = TopicOpener(config, self._disk, self._root, self._store, self._given, self._clock)
         self._hosts = hosts = TopicHosts(
             nursery,
             door.open_log,
@@ -160,6 +165,8 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
             if self._watch is not None:
                 await self._watch.aclose("the storage was left")
             await to_its_end(self._resources.aclose)
+            if self._root is not None:
+                await to_its_end(partial(self._disk.run, self._root.close))
             await to_its_end(self._disk.aclose)
 
     @enable_ki_protection

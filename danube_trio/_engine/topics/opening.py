@@ -9,12 +9,13 @@ when its new owner has sealed it in turn, and else by `Storage.take_over`. That 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import attrs
 
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, OpenDirectory
 from danube_trio._core.topic_names import topic_path
 from danube_trio._engine.log.open import open_wal
 from danube_trio._engine.log.wal import Wal
@@ -56,12 +57,14 @@ class TopicOpener:
         self,
         config: StorageConfig,
         disk: Disk,
+        root: OpenDirectory | None,
         store: CloudStore | None,
         catalogs: MetadataStore | None,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._disk = disk
+        self._root = root
         self._clock = clock
         self.store = store
         self.catalogs = catalogs
@@ -106,7 +109,20 @@ class TopicOpener:
                     f"elsewhere, and was not yet: open it there, or take it back with take_over()"
                 )
             self.away.pop(name, None)
-        await self._disk.run(finish_deletion, self._disk, self.config_of(name))
+        await self._disk.run(self._look, name)
+
+    def _look(self, name: str) -> None:
+        """A topic that is made where the storage was would begin again, apart from the real one."""
+        stray = self._root.strayed() if self._root is not None else None
+        if stray is not None:
+            raise OSError(
+                errno.ESTALE,
+                f"somebody changed the directory of the storage: it {stray}. Topic {name!r} is not "
+                f"opened there: leave the storage, and move the directory back, or open it where "
+                f"it is",
+                self._config.dir,
+            )
+        finish_deletion(self._disk, self.config_of(name))
 
     async def is_back(self, name: str, away: Away) -> bool:
         """Whether a new owner has sealed it in turn. Raises FencedError if one has it."""
