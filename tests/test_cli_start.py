@@ -51,7 +51,15 @@ def test_help_imports_nothing_that_it_does_not_need(args: list[str]) -> None:
         "danube_trio._version",
         *(
             f"danube_trio.cli{part}"
-            for part in ("", "._app", "._failures", "._options", "._values", "._complete")
+            for part in (
+                "",
+                "._app",
+                "._failures",
+                "._options",
+                "._output",
+                "._values",
+                "._complete",
+            )
         ),
         *(f"danube_trio.cli._{about}_commands" for about in ("store", "machine")),
     }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import linecache
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -19,6 +23,7 @@ from test_blocking_door import Thread
 import danube_trio.anyio
 import danube_trio.blocking
 from danube_trio import LogBrokenError, LogClosedError, WalConfig
+from danube_trio._engine.thread import engine_thread as engine_module
 from danube_trio._engine.thread.engine_thread import THREAD_NAME, EngineThread
 from danube_trio._engine.thread.jobs import Job
 
@@ -100,9 +105,11 @@ def test_a_block_whose_opening_ends_in_a_bug_is_left(tmp_path: Path) -> None:
     def opened(_: object) -> None:
         raise BugError
 
-    door = ThreadDoor(acquire())
+    block = open_wal(WalConfig(dir=str(tmp_path)))
+    hold = Hold(ThreadDoor.reply, block, "a log", opened)
+    door = ThreadDoor(acquire(hold))
     with pytest.raises(BugError):
-        door.run(Hold(door.reply, open_wal(WalConfig(dir=str(tmp_path))), "a log", opened))
+        door.run(hold)
     door.engine_thread.wait_ended()
     assert offsets_of(tmp_path) == []
 
@@ -212,3 +219,59 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_threads_is_answered(
     engine_thread.wait_ended()
     with danube_trio.blocking.open_wal(config) as again:
         assert [m.offset for m in again.reader(end="current")] == [0]
+
+
+# ---- Ctrl-C while a block is being entered
+
+
+class InterruptAt:
+    """Raises KeyboardInterrupt at the n-th line of the package that this thread runs.
+
+    Not where a `with` or `try` begins or ends: no signal comes there, only before and after.
+    """
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def __enter__(self) -> None:
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if "danube_trio" not in frame.f_code.co_filename or frame.f_code.co_name == "__init__":
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and not line.startswith(("with ", "try:")):
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._trace
+
+
+def test_ctrl_c_at_any_step_of_entering_a_block_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No thread, no lock, no block that is open; whatever it opened before is left."""
+    open_wal, config = danube_trio.blocking.open_wal, WalConfig(dir=str(tmp_path))
+    for nth in itertools.count(1):
+        block = open_wal(config)
+        interrupt = InterruptAt(nth)
+        try:
+            with interrupt:
+                wal = block.__enter__()
+        except KeyboardInterrupt:
+            pass
+        else:
+            block.__exit__(None, None, None)
+            assert wal.phase == "closed"
+            break
+        for thread in threading.enumerate():
+            if thread.name == THREAD_NAME:
+                thread.join()  # one that was started by a hair's breadth ends at once
+        assert engine_module._engine_thread is None
+        assert not engine_module._alive
+        del block
+        with open_wal(config) as wal:
+            assert wal.append(b"x") == nth - 1
+    assert nth > 20

@@ -17,8 +17,9 @@ import trio
 from disks import raises_errno
 
 from danube_trio import WalConfig, open_wal
+from danube_trio._core.disk import File
 from danube_trio._disk import real as _disk
-from danube_trio._disk.real import RealDisk
+from danube_trio._disk.real import RealDisk, _RealFile
 from danube_trio.errors import LogLockedError
 
 
@@ -319,3 +320,35 @@ def test_an_open_directory_is_synced_wherever_it_is_and_closed_once(tmp_path: Pa
     (tmp_path / "file").write_bytes(b"")
     with raises_errno(errno.ENOTDIR):
         disk.open_dir(str(tmp_path / "file"))
+
+
+CALLS: dict[str, Callable[[File], object]] = {
+    "read_at": lambda file: file.read_at(1, 0),
+    "write_at": lambda file: file.write_at(b"x", 0),
+    "write_durable_at": lambda file: file.write_durable_at(b"x", 0),
+    "size": lambda file: file.size(),
+    "stat": lambda file: file.stat(),
+    "holds": lambda file: file.holds(b"x", 0),
+    "allocate": lambda file: file.allocate(9),
+    "truncate": lambda file: file.truncate(0),
+    "sync_data": lambda file: file.sync_data(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_error_of_a_call_on_a_descriptor_names_the_file(call: str, tmp_path: Path) -> None:
+    path = f"{tmp_path}/file"
+    file = RealDisk().open(path, "create")
+    file.close()
+    with pytest.raises(OSError, match=path) as caught:
+        CALLS[call](file)
+    assert (caught.value.errno, caught.value.filename) == (errno.EBADF, path)
+
+
+def test_a_full_disk_is_named_by_the_file_that_did_not_fit(tmp_path: Path) -> None:
+    file = _RealFile(os.open("/dev/full", os.O_RDWR), "the/segment")
+    for write in (file.write_at, file.write_durable_at):
+        with pytest.raises(OSError, match="the/segment") as caught:
+            write(b"x", 0)
+        assert caught.value.errno == errno.ENOSPC
+    file.close()

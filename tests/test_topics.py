@@ -594,3 +594,16 @@ async def test_a_thousand_topics_with_few_open() -> None:
         await each(replay)
         assert storage.statistics().open_topics <= 64
         assert len(await storage.list_topics()) == 1000
+
+
+async def test_what_waits_for_max_open_topics_says_so_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_storage(limited(1), disk=SimDisk()) as storage, storage.topic(A):
+        for turn in (1, 2):
+            with trio.move_on_after(0.5):
+                await storage.current_offset(C)  # a moment is nothing to speak of
+            with trio.move_on_after(30):
+                await storage.current_offset(B)
+            said = f"{B} (and 0 more) cannot be opened yet: max_open_topics=1 topics are in use"
+            assert caplog.text.count("cannot be opened yet") == caplog.text.count(said) == turn

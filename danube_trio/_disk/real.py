@@ -25,7 +25,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import trio
 
@@ -48,6 +48,14 @@ if TYPE_CHECKING:
 __all__ = ["RealDisk"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _HasPath(Protocol):
+    path: str
+
+
+_Pathed = TypeVar("_Pathed", bound=_HasPath)
 FILE_MODE = 0o600
 DIR_MODE = 0o700
 # Reads block on the device, so more threads than cores are useful. A guess.
@@ -89,6 +97,21 @@ _DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)
 _EARLY_BYTES = 384 << 10
 
 
+def _naming(method: Callable[Concatenate[_Pathed, P], T]) -> Callable[Concatenate[_Pathed, P], T]:
+    """What a call on a descriptor raises does not say which file that is: now it does."""
+
+    @functools.wraps(method)
+    def call(self: _Pathed, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            if error.filename is None:
+                error.filename = self.path
+            raise
+
+    return call
+
+
 class _RealFile:
     __slots__ = ("_fd", "path")
 
@@ -99,6 +122,7 @@ class _RealFile:
     def __repr__(self) -> str:
         return f"<file {self.path!r}, {'closed' if self._fd < 0 else 'open'}>"
 
+    @_naming
     def read_at(self, size: int, position: int) -> bytes:
         data = os.pread(self._fd, size, position)
         if len(data) == size or not data:
@@ -110,6 +134,7 @@ class _RealFile:
             missing -= len(data)
         return b"".join(parts)
 
+    @_naming
     def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
         view = memoryview(data).cast("B")
         written = os.pwrite(self._fd, view, position)
@@ -119,6 +144,7 @@ class _RealFile:
                 raise OSError(errno.EIO, "a write wrote nothing", self.path)
             written += more
 
+    @_naming
     def write_durable_at(self, data: bytes, position: int) -> None:
         view = memoryview(data)
         if len(view) > 2 * _EARLY_BYTES and hasattr(os, "posix_fadvise"):
@@ -155,15 +181,18 @@ class _RealFile:
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._fd, position + start, len(part), os.POSIX_FADV_DONTNEED)
 
+    @_naming
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
+    @_naming
     def stat(self) -> FileStat:
         return _stat_of(os.fstat(self._fd))
 
     def holds(self, data: bytes, position: int) -> bool:
         return self.read_at(len(data), position) == data
 
+    @_naming
     def allocate(self, end: int) -> bool:
         size = self.size()
         if end <= size:
@@ -178,14 +207,17 @@ class _RealFile:
             raise
         return True
 
+    @_naming
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
 
+    @_naming
     def sync_data(self) -> None:
         if self._fd < 0:  # Python has an opinion about this one: ValueError
             raise OSError(errno.EBADF, "the file is closed", self.path)
         _sync(self._fd)
 
+    @_naming
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -333,8 +365,10 @@ class RealDisk:
             if not try_lock(fd):
                 raise LogLockedError(path, read_holder(fd))
             write_holder(fd, holder)
-        except BaseException:
+        except BaseException as error:
             os.close(fd)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = path
             raise
         return Descriptor(fd)
 

@@ -16,6 +16,7 @@ from danube_trio._engine.thread.engine_thread import (
     Hold,
     LeaveJob,
     acquire,
+    retire,
     settle_leaving,
     tell_nobody,
 )
@@ -93,11 +94,16 @@ class LoopBlock(AbstractAsyncContextManager[T]):
             return await self._block.__aenter__()
         if self._hold is not None:
             raise RuntimeError("this block can be entered once: open another one")
-        self._door = door = LoopDoor(acquire())
-        self._hold = hold = Hold(door.reply, self._block, self._name, appender_of)
+        self._hold = hold = Hold(tell_nobody, self._block, self._name, appender_of)
+        door = None
         try:
+            self._door = door = LoopDoor(acquire(hold))
+            hold.reply = door.reply
             thing, appender = await door.run(hold)
         except BaseException:
+            if door is None:
+                retire(hold)
+                raise
             door.engine_thread.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
             door.engine_thread.join()
             raise

@@ -13,6 +13,7 @@ from danube_trio._engine.thread.engine_thread import (
     Hold,
     LeaveJob,
     acquire,
+    retire,
     settle_leaving,
     tell_nobody,
 )
@@ -84,16 +85,30 @@ class Block(AbstractContextManager[T]):
     def __enter__(self) -> T:
         if self._hold is not None:
             raise RuntimeError("this block can be entered once: open another one")
-        self._door = door = ThreadDoor(acquire())
-        self._hold = hold = Hold(door.reply, self._block, self._name, appender_of)
+        hold = self._hold = Hold(ThreadDoor.reply, self._block, self._name, appender_of)
         try:
+            self._door = door = ThreadDoor(acquire(hold))
             thing, appender = door.run(hold)
-        except BaseException:
-            door.engine_thread.submit(LeaveJob(tell_nobody, hold))  # whatever became of it
-            door.engine_thread.join()
+            self._is_open = True
+            return self._wrap(thing, appender, door, hold, self)
+        except BaseException as error:  # an interrupt may come at any step: nothing may be left
+            self._is_open = False
+            self._undo(hold, error)
             raise
-        self._is_open = True
-        return self._wrap(thing, appender, door, hold, self)
+
+    def _undo(self, hold: Hold, error: BaseException) -> None:
+        """Leave what was opened, if it was, or will be."""
+        door = self._door
+        if door is None:
+            retire(hold)
+            return
+        door.engine_thread.cancel(hold)  # also one that was not submitted; an open one stays
+        try:
+            door.run(LeaveJob(door.reply, hold), withdraw=False)
+        except Exception as leaving:
+            error.add_note(f"leaving {self._name} raised {leaving!r}")
+        finally:
+            door.engine_thread.join()
 
     def __exit__(
         self,

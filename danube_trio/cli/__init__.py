@@ -19,6 +19,8 @@ def main() -> None:
     """Run the command line of this process, and exit."""
     try:
         from danube_trio.cli._app import app
+        from danube_trio.cli._failures import finish
+        from danube_trio.cli._output import name_stdout
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
@@ -27,4 +29,10 @@ def main() -> None:
         from danube_trio.cli import _complete  # registers what click lacks
 
         assert _complete
-    app(prog_name="danube-trio")
+    name_stdout()
+    try:
+        app(prog_name="danube-trio")
+    except SystemExit as end:
+        sys.exit(finish(end.code))
+    except OSError as error:  # of a completion, which comes before any command
+        sys.exit(finish(error))

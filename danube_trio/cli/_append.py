@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import select
 import sys
 from typing import Any
 
@@ -40,7 +41,10 @@ class _Stdin:
         self._file = io.FileIO(sys.stdin.fileno(), closefd=False)
 
     def read(self) -> bytes:
-        return self._file.read(READ_BYTES) or b""
+        """What has arrived, waiting for it; nothing at the end."""
+        while (data := self._file.read(READ_BYTES)) is None:  # non-blocking, and a pause
+            select.select([self._file], [], [])
+        return data
 
     def size(self) -> int | None:
         """How many bytes are left, if that is known."""

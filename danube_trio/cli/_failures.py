@@ -29,6 +29,7 @@ __all__ = [
     "Commands",
     "InputError",
     "command",
+    "finish",
     "give_up_output",
 ]
 
@@ -99,6 +100,13 @@ class Commands(click.Group):
 
     command_class = Command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; what they ask for may be printed at once, as the help is."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except OSError as error:
+            sys.exit(_exit_code(error, None))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
         try:
@@ -161,6 +169,19 @@ def _code_of(error: BaseException) -> int | None:
             return IO
         case _:
             return None
+
+
+def finish(end: OSError | str | int | None) -> str | int | None:
+    """The exit code, after all was written: it is another one if that fails."""
+    try:
+        if isinstance(end, OSError):
+            raise end
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code = _exit_code(error, None)
+        return code if isinstance(end, OSError) or not end else end
+    return end
 
 
 def give_up_output() -> None:

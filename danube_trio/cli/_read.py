@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
+import os
 import re
 import struct
 import sys
@@ -27,6 +29,7 @@ from danube_trio._engine.read.follow import Follower, open_follower
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.replica import Replica, open_replica
 from danube_trio._engine.read.source import StartPosition
+from danube_trio.cli._output import NAME, wait_reader_gone
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._say import complain, on_terminal, shown_bytes
 from danube_trio.cli._times import time_text
@@ -126,7 +129,28 @@ async def _print_records(
         # Where the records go to a file, it takes as long as they are many, and nothing is seen.
         to_file = not wanted.follow and sys.stdout.seekable()
         with open_bar("replaying", None, in_bytes=False, wanted=to_file) as bar:
-            return await _Printer(follower, wanted, bar).run()
+            printer = _Printer(follower, wanted, bar)
+            return await (_run_while_read(printer) if wanted.follow else printer.run())
+
+
+async def _run_while_read(printer: _Printer) -> bool:
+    """Print until the end, or until nobody reads it: there may be nothing to print for days."""
+
+    gaps = gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await wait_reader_gone()
+        gone = True
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        gaps = await printer.run()
+        nursery.cancel_scope.cancel()
+    if gone:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE), NAME)
+    return gaps
 
 
 @attrs.define(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -18,9 +17,10 @@ from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.foreign import danube_files
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, find_log
-from danube_trio.cli._say import say
+from danube_trio.cli._say import complain, say
 from danube_trio.cli._values import columns
 from danube_trio.cli._where import TOPICS, Corner, Where
+from danube_trio.cli._words import in_words
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = ["print_topics"]
@@ -35,10 +35,13 @@ def print_topics(directory: str | None, file_name: str, where: Where, as_json: b
         raise ValueError("--topic: topics lists all of them; `danube-trio info` shows one")
     if directory is None and not where.url:
         raise ValueError("missing: DIR or --store (or the variable DANUBE_STORE)")
+    unreadable: list[OSError] = []
     local: dict[str, dict[str, Any]] = {}
     remote: dict[str, dict[str, Any]] = {}
     if directory is not None:
-        local = dict(_local(RealDisk(), os.path.abspath(directory), file_name))
+        local = dict(_local(RealDisk(), os.path.abspath(directory), file_name, unreadable))
+        for error in unreadable:
+            complain(in_words(error))
     # A store in the environment alone is not meant where a directory is named.
     if directory is None or where.explicit:
         remote = trio.run(_remote, where)
@@ -53,7 +56,9 @@ def print_topics(directory: str | None, file_name: str, where: Where, as_json: b
         say(_text(rows))
     else:
         say(f"no topics in {_looked_at(directory, where)}")
-    return any("error" in found for found in (*local.values(), *remote.values()))
+    return bool(unreadable) or any(
+        "error" in found for found in (*local.values(), *remote.values())
+    )
 
 
 def _looked_at(directory: str | None, where: Where) -> str:
@@ -66,25 +71,31 @@ def _looked_at(directory: str | None, where: Where) -> str:
 # ---- directories
 
 
-def _local(disk: RealDisk, root: str, file_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _local(
+    disk: RealDisk, root: str, file_name: str, unreadable: list[OSError]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     meta = LogNames.of(root, file_name).meta.rpartition("/")[2]
     if meta in disk.list_dir(root):
         raise ValueError(
             f"{root} is the directory of one log, not of many: `danube-trio info` shows it"
         )
     for namespace in disk.list_dir(root):
-        for name in _names_in(disk, f"{root}/{namespace}"):
+        for name in _names_in(disk, f"{root}/{namespace}", unreadable):
             path = f"{root}/{namespace}/{name}"
-            listing = _names_in(disk, path)
+            listing = _names_in(disk, path, unreadable)
             if meta in listing or danube_files(disk, LogNames.of(path, file_name), listing):
                 yield f"/{namespace}/{name}", _look_at_directory(disk, path, file_name)
 
 
-def _names_in(disk: RealDisk, path: str) -> list[str]:
-    """The listing; of what is no directory, nothing."""
-    with contextlib.suppress(NotADirectoryError, FileNotFoundError):
+def _names_in(disk: RealDisk, path: str, unreadable: list[OSError]) -> list[str]:
+    """The listing; of what is no directory, nothing. One that cannot be read hides no other."""
+    try:
         return disk.list_dir(path)
-    return []
+    except (NotADirectoryError, FileNotFoundError):
+        return []
+    except OSError as error:
+        unreadable.append(error)
+        return []
 
 
 def _look_at_directory(disk: RealDisk, path: str, file_name: str) -> dict[str, Any]:

@@ -136,6 +136,8 @@ def _refused(error: OSError) -> str:
         which = "--store, and --topic or --prefix" if stored else "path"
         return f"{text}: is that the right {which}?"
     follows = _NEXT.get(error.errno or 0)
+    if error.filename == "stdout" and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        follows = f"it is full, and what was printed is cut; {follows}"
     return f"{text}: {follows}" if follows else text
 
 

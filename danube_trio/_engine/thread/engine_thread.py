@@ -67,6 +67,7 @@ __all__ = [
     "Hold",
     "LeaveJob",
     "acquire",
+    "retire",
     "settle_leaving",
     "tell_nobody",
 ]
@@ -135,7 +136,7 @@ class Hold(Job):
         """Without having been entered, it has ended."""
         super().abandon(engine_thread)
         self.ended = True
-        engine_thread.idle()
+        engine_thread.idle(self)
 
     def leave(self) -> None:
         """Leave the block, in the engine's thread."""
@@ -185,7 +186,7 @@ class Hold(Job):
             result = None if _is_end_of_thread(error) else error
         engine_thread.holds.remove(self)
         self._gone.set()
-        engine_thread.idle()  # before anybody is told, who may then wait for the thread's end
+        engine_thread.idle(self)  # before anybody is told, who may then wait for the thread's end
         self.end(left)
         if result is not None:
             self.finish(Error(result))
@@ -312,7 +313,7 @@ class EngineThread:
     """The thread. Made by `acquire`."""
 
     def __init__(self) -> None:
-        self.users = 0  # blocks that are to be opened, or are open; guarded by _lock
+        self.users: set[Hold] = set()  # to be opened, or open; guarded by _lock
         # The engine's thread's own: blocks, and all jobs that were begun and have no outcome.
         self.holds: list[Hold] = []
         self.underway: set[Job] = set()
@@ -331,6 +332,9 @@ class EngineThread:
         self._stop = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, once."""
         self._thread.start()
 
     # ---- from any thread
@@ -507,12 +511,12 @@ class EngineThread:
             result = Error(error)  # all of them: they belong to the caller
         job.finish(result)
 
-    def idle(self) -> None:
-        """A hold has ended. Without any, the thread ends."""
+    def idle(self, hold: Hold) -> None:
+        """The hold has ended, or will never be. Without any, the thread ends. Idempotent."""
         global _engine_thread
         with _lock:
-            self.users -= 1
-            if self.users == 0:
+            self.users.discard(hold)
+            if not self.users:
                 self._stop = True
                 if _engine_thread is self:
                     _engine_thread = None
@@ -541,16 +545,38 @@ _engine_thread: EngineThread | None = None
 _alive: set[EngineThread] = set()  # those that have not ended
 
 
-def acquire() -> EngineThread:
-    """The engine thread, for one more hold, which must be submitted next."""
+def acquire(hold: Hold) -> EngineThread:
+    """The engine thread, for a hold that must be submitted next, or retired."""
     global _engine_thread
     refuse_green_threads()
     with _lock:
-        if _engine_thread is None:
-            _engine_thread = EngineThread()
-            _alive.add(_engine_thread)
-        _engine_thread.users += 1
-        return _engine_thread
+        engine_thread = _engine_thread
+        try:
+            if engine_thread is not None:
+                engine_thread.users.add(hold)
+            else:
+                engine_thread = EngineThread()
+                engine_thread.users.add(hold)
+                _alive.add(engine_thread)
+                engine_thread.start()
+                _engine_thread = engine_thread
+        except BaseException:  # an interrupt: if it started all the same, it ends at once
+            if engine_thread is not None:
+                engine_thread.idle(hold)
+                if engine_thread is not _engine_thread and not engine_thread.users:
+                    _alive.discard(engine_thread)
+            raise
+        return engine_thread
+
+
+def retire(hold: Hold) -> None:
+    """An interrupt came before the hold could be submitted; nobody may know its thread."""
+    with _lock:
+        alive = [*_alive]
+    for engine_thread in alive:
+        if hold in engine_thread.users:
+            engine_thread.idle(hold)
+            engine_thread.join()
 
 
 class _ExitJob(Job):

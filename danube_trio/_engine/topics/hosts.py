@@ -47,6 +47,8 @@ log = logging.getLogger("danube_trio.storage")
 OPENERS = LEAVERS = 32
 # Garbage readers tell nobody that they are gone.
 STARVING_POLL = 0.25
+# Seconds that a topic waits for a slot before that is said. A guess.
+SAY_AFTER = 1.0
 
 
 class TopicHosts:
@@ -84,6 +86,8 @@ class TopicHosts:
         self._openers = trio.CapacityLimiter(OPENERS)
         self._leavers = trio.CapacityLimiter(LEAVERS)
         self._starving = 0
+        self._starving_since = 0.0
+        self._said = False  # that topics wait, since the last time that none did
         self._bell = Doorbell()
         self._empty = trio.Event()
         self._left = False
@@ -223,6 +227,8 @@ class TopicHosts:
         try:
             self._slots.acquire_on_behalf_of_nowait(topic)
         except trio.WouldBlock:
+            if not self._starving:
+                self._starving_since, self._said = trio.current_time(), False
             self._starving += 1
             self._bell.ring()
             try:
@@ -317,6 +323,7 @@ class TopicHosts:
             self._close_idle()
             self._make_room()
             self._open_for_upload()
+            self._say_who_waits()
 
     def _close_idle(self) -> None:
         long_ago = trio.current_time() - self._idle_seconds
@@ -354,6 +361,22 @@ class TopicHosts:
         for topic in idle[:needed]:
             self.evictions += 1
             self._close(topic)
+
+    def _say_who_waits(self) -> None:
+        """Once, until none waits any more; `statistics().waiting` has how many."""
+        if not self._starving or self._said:
+            return
+        if trio.current_time() - self._starving_since < SAY_AFTER:
+            return
+        self._said = True
+        names = [topic.name for topic in self._topics.values() if topic.state is State.WAITING]
+        log.warning(
+            "%s (and %d more) cannot be opened yet: max_open_topics=%d topics are in use. Close "
+            "readers and subscriptions that are not needed, or raise the setting",
+            names[0] if names else "a topic",
+            max(0, len(names) - 1),
+            int(self._slots.total_tokens),
+        )
 
     def _open_for_upload(self) -> None:
         """Open one that was closed with records that are only here, if there is room."""
