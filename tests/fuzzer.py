@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
@@ -103,7 +103,7 @@ def _error_of(parser: Parser, data: bytes) -> BaseException | None:
 
 
 @contextmanager
-def _traced(note: Callable[[CodeType, int, int], None]) -> Iterator[None]:
+def _traced(note: Callable[[CodeType, int, int], None]) -> Generator[None]:
     """Have each step within the package noted."""
 
     def called(frame: FrameType, event: str, arg: object) -> Any:
@@ -148,10 +148,11 @@ def peak_of(parser: Parser, data: bytes) -> int:
     tracemalloc.start()
     try:
         error = _error_of(parser, data)
-        return tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-        assert error is None, (parser.name, error, data[:100])
+    assert error is None, (parser.name, error, data[:100])
+    return peak
 
 
 # ---- mutations

@@ -71,7 +71,7 @@ def test_twice_the_bytes_take_twice_the_steps(shape: str) -> None:
     make = SHAPES[shape]
     for parser in PARSERS:
         once, twice = lines_of(parser, make(SMALL)), lines_of(parser, make(2 * SMALL))
-        assert twice <= 2 * once + 1000, (parser.name, once, twice)
+        assert twice <= 2.05 * once + 1000, (parser.name, once, twice)
 
 
 @each_shape
