@@ -505,3 +505,21 @@ Dispatching.TestCase.settings = settings(
     stateful_step_count=60,
 )
 TestDispatching: Any = Dispatching.TestCase
+
+
+class Consumer:
+    ordered = False
+
+
+def test_nothing_is_handed_out_while_too_many_acknowledgements_are_not_saved() -> None:
+    core = DispatchCore(SubscriptionOptions(max_unsaved_acks=2), CursorState())
+    consumer = Consumer()
+    core.join(consumer)
+    core.feed([message(offset, "") for offset in range(5)], 5)
+    for _ in range(2):
+        entry = core.take(consumer, 0.0)
+        assert entry is not None
+        assert core.ack(entry, entry.serial)
+    assert core.take(consumer, 0.0) is None
+    core.saved_changes = core.changes
+    assert core.take(consumer, 0.0) is not None
