@@ -10,7 +10,7 @@ SOURCES := $(wildcard danube_trio tests examples benchmarks)
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test campaign lint format bench docs lock clean
+.PHONY: help demo test campaign mutants lint format bench docs lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_')
 	tests/test_damage.py tests/test_model.py tests/test_dispatch_core.py tests/test_dispatch_model.py
 campaign: $(VENV)/.test  ## run the tests that have a long version, in full: hours
 	$(BIN)/python -m pytest $(sort $(CAMPAIGN)) --hypothesis-profile=long --timeout 7200 $(ARGS)
+
+mutants: $(VENV)/.test  ## change the code by hand, and see that tests notice; ARGS="-j 4 fence"
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(VENV)/.dev  ## check style and types

@@ -25,10 +25,11 @@ from doors import DOORS, Door, GatedDisk
 from hypothesis import given
 from hypothesis import strategies as st
 from test_blocking_door import InterruptError, Thread
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import danube_trio.anyio
 import danube_trio.blocking
-from danube_trio import LogBrokenError, LogClosedError, StorageConfig, WalConfig
+from danube_trio import LogBrokenError, LogClosedError, StorageConfig, WalConfig, open_wal
 from danube_trio._core.codec import get_codec
 from danube_trio._core.log import Marks
 from danube_trio._engine.log.engine import Engine
@@ -528,3 +529,14 @@ def test_a_storm_of_threads_closings_and_interrupts(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     story.check(in_log(tmp_path))
+
+
+async def test_what_would_fit_does_not_overtake_what_waits(autojump_clock: MockClock) -> None:
+    config = WalConfig(dir="/log", max_pending_bytes=1000)
+    async with open_wal(config, disk=SimDisk(latency=1)) as wal, trio.open_nursery() as nursery:
+        wal.append_nowait(bytes(600))
+        nursery.start_soon(wal.append, bytes(600))
+        await wait_all_tasks_blocked()
+        assert wal.statistics().waiting_appends == 1
+        with pytest.raises(trio.WouldBlock):
+            wal.append_nowait(b"small")

@@ -536,3 +536,22 @@ async def test_a_lower_epoch_in_a_restored_store_fences() -> None:
     await metadata.put(f"{BASE}/epoch", b'{"epoch":2,"format":1,"writer":"later"}')
     with pytest.raises(FencedError):
         await open_catalog(metadata).publish(state, fresh(commit(state)))
+
+
+async def test_a_take_over_that_looked_before_an_upload_does_not_undo_it() -> None:
+    metadata = SimMetadata()
+    ours = open_catalog(metadata)
+    state = await live(ours, (commit,))
+    uploaded = fresh(commit(state))
+    between: list[CatalogState] = []
+    other = metadata.client()
+
+    async def hook(operation: MetadataOperation, moment: str) -> None:
+        if (operation.name, moment) == ("transact", "before") and not between:
+            between.append(uploaded)
+            between[0] = await ours.publish(state, uploaded)
+
+    other.hook = hook
+    with pytest.raises(FencedError):
+        await open_catalog(other).publish(state, fresh(state.taken_over("another", "writer")))
+    assert await open_catalog(metadata).latest() == between[0]

@@ -16,6 +16,9 @@ import trio.testing
 from cloud_model import CONFIG, Journal, Watch, World, elsewhere, reopened
 
 from danube_trio import Wal
+from danube_trio._core.crc import crc32
+from danube_trio._core.segment import Segment
+from danube_trio._engine.log.verify_upload import verify_upload
 from danube_trio.errors import CorruptDataError, FencedError, StoreError, StoreUnavailableError
 from danube_trio.testing import SimDisk, SimStore, StoreFaultKind, StoreOperation
 
@@ -226,3 +229,65 @@ async def test_a_new_directory_cannot_be_opened_while_the_store_is_away(
     other = attrs.evolve(world, disk=SimDisk())
     async with other.open() as wal:
         assert wal.next_offset == 1
+
+
+# ---- what an upload is compared by
+
+
+@pytest.mark.parametrize("how", ["read", "head"])
+@pytest.mark.parametrize("differs", ["", "size", "tag", "checksum"])
+async def test_an_upload_is_compared_by_size_tag_and_checksum(
+    how: Literal["read", "head"], differs: str
+) -> None:
+    store, data = SimStore(), b"frames" * 1000
+    info = await store.put("key", data)
+    segment = Segment(0, 5, len(data) + (differs == "size"), 0, 0)
+    if differs == "tag":
+        info = attrs.evolve(info, etag="another")
+    crc = crc32(data) ^ (differs == "checksum")
+    if not differs or (how, differs) == ("head", "checksum"):  # that asks for no bytes
+        await verify_upload(store, "key", info, segment, crc, how)
+    else:
+        with pytest.raises(CorruptDataError, match="differs from the file"):
+            await verify_upload(store, "key", info, segment, crc, how)
+
+
+async def test_an_object_that_is_not_what_was_uploaded_is_uploaded_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    client = world.store.client()
+    damaged: list[str] = []
+
+    async def damage(operation: StoreOperation) -> None:
+        if operation.key.endswith(".dnb1") and operation.name == "upload" and not damaged:
+            damaged.append(operation.key)
+            data = bytearray(world.store.tree()[operation.key])
+            data[-1] ^= 1
+            await client.put(operation.key, bytes(data))
+
+    world.store.after = damage
+    async with world.open() as wal:
+        await wal.append(b"important", durability="uploaded")
+        assert damaged
+        assert wal.statistics().cloud.upload_failures == 1  # type: ignore[union-attr]
+        await trio.sleep(60)
+        assert damaged[0] not in world.store.tree()
+    async with world.process(SimDisk()).open() as wal:
+        assert [m.payload async for m in wal.reader(end="current")] == [b"important"]
+
+
+async def test_frames_of_an_object_are_verified_up_to_the_last_byte(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open() as wal:
+        await wal.append_batch([b"%d" % i * 20 for i in range(5)], durability="uploaded")
+        tier = wal._engine.tier
+        assert tier is not None
+        [descriptor] = tier.objects
+        data = world.store.tree()[world.catalog().object_key(descriptor.object_id)]
+        assert tier._verify(data, descriptor, 0).end == 5
+        for wrong in (data[:-1], data + b"x", data[:-1] + b"x", data[:40] + b"x" + data[41:]):
+            with pytest.raises(CorruptDataError):
+                tier._verify(wrong, attrs.evolve(descriptor, size_bytes=len(wrong)), 0)

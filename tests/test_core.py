@@ -364,6 +364,14 @@ def test_retention_frees_the_oldest_segments_while_there_is_a_reason(
     assert not kept or not goes(kept[0])
 
 
+def test_a_log_that_is_just_as_large_as_it_may_be_stays() -> None:
+    sealed = [Segment(0, 1, 100, 0, 0), Segment(1, 2, 100, 0, 0)]
+    for limit, start in ((250, 0), (249, 1)):
+        assert start == retained_start(
+            sealed, active_bytes=50, max_bytes=limit, max_age=None, now=0.0
+        )
+
+
 # ---- counting
 
 

@@ -506,3 +506,74 @@ Dispatching.TestCase.settings = settings(
     stateful_step_count=60,
 )
 TestDispatching: Any = Dispatching.TestCase
+
+
+class Consumer:
+    ordered = False
+
+
+def core_of(count: int, **options: Any) -> tuple[DispatchCore, Consumer]:
+    """A core with so many messages and a consumer."""
+    core, consumer = DispatchCore(SubscriptionOptions(**options), CursorState()), Consumer()
+    core.join(consumer)
+    core.feed([message(offset, "") for offset in range(count)], count)
+    return core, consumer
+
+
+def taken(core: DispatchCore, consumer: Consumer) -> Entry:
+    entry = core.take(consumer, 0.0)
+    assert entry is not None
+    return entry
+
+
+def test_nothing_is_handed_out_while_too_many_acknowledgements_are_not_saved() -> None:
+    core, consumer = core_of(5, max_unsaved_acks=2)
+    for _ in range(2):
+        entry = taken(core, consumer)
+        assert core.ack(entry, entry.serial)
+    assert core.take(consumer, 0.0) is None
+    core.saved_changes = core.changes
+    assert taken(core, consumer).offset == 2
+
+
+def test_an_acknowledgement_speaks_of_one_delivery() -> None:
+    core, consumer = core_of(1)
+    entry = taken(core, consumer)
+    first = entry.serial
+    assert core.release(entry, first)
+    assert taken(core, consumer) is entry
+    assert not core.ack(entry, first)
+    assert core.end == 0
+    assert core.ack(entry, entry.serial)
+
+
+def test_a_message_is_redelivered_as_often_as_was_asked_for() -> None:
+    core, consumer = core_of(1, max_redeliveries=1, poison_policy=PoisonPolicy.BLOCK)
+    for failures, (retrying, blocked) in enumerate([(1, 0), (0, 1)], 1):
+        entry = taken(core, consumer)
+        assert core.fail(entry, entry.serial, 0.0, "it failed", 0.0)
+        assert (entry.failures, core.retrying, len(core.blocked())) == (failures, retrying, blocked)
+        core.tick(1.0)
+
+
+def test_the_window_holds_as_many_as_it_says() -> None:
+    core, consumer = core_of(5, max_unacked_messages=2)
+    assert [taken(core, consumer).offset for _ in range(2)] == [0, 1]
+    assert core.take(consumer, 0.0) is None
+
+
+def test_what_a_consumer_that_leaves_had_in_hand_is_for_others() -> None:
+    core, consumer = core_of(2)
+    taken(core, consumer)
+    core.leave(consumer)
+    assert core.in_flight == 0
+    another = Consumer()
+    core.join(another)
+    assert taken(core, another).offset == 0
+
+
+def test_a_cumulative_acknowledgement_settles_what_was_handed_out() -> None:
+    core, consumer = core_of(3, type=SubscriptionType.KEY_SHARED)
+    taken(core, consumer)
+    assert core.ack_up_to(2) == 1
+    assert core.end == 1

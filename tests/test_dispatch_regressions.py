@@ -629,6 +629,19 @@ async def test_over_a_storage_cursors_are_in_its_own_metadata_store(
             assert await storage.metadata.list_entries("/topics/")
 
 
+async def test_a_subscription_of_a_storage_begins_at_what_is_durable(
+    autojump_clock: MockClock,
+) -> None:
+    config = StorageConfig(dir="/data", wal=WalConfig(fsync_interval_ms=3_600_000))
+    async with open_storage(config, disk=SimDisk()) as storage:
+        options = ReliableOptions()
+        async with ReliableDispatch.new_with_persistent(TOPIC, options, None, storage) as dispatch:
+            await dispatch.store_message(b"x", durability="accepted")
+            subscription = await dispatch.add_subscription("late", start=StartPosition.latest())
+            async with storage.topic(TOPIC) as wal:
+                assert subscription.saved_end == wal.durable_end == 1
+
+
 # ---- the disk of the cursors
 
 

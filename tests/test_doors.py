@@ -29,6 +29,7 @@ from danube_trio import (
 )
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.fetch import fetch_block
+from danube_trio.cloud import MemoryStore
 from danube_trio.testing import SimDisk
 
 ALL = list(DOORS)
@@ -458,6 +459,31 @@ def test_leaving_raises_when_nobody_was_told(name: str) -> None:
             else:
                 assert caught.value is body
                 assert "1 accepted records may be lost" in body.__notes__[0]
+
+    DOORS[name].run(scenario)
+
+
+@through_doors_of_this_process
+def test_leaving_does_not_repeat_what_an_append_raised(name: str) -> None:
+    async def scenario(door: Door) -> None:
+        disk = SimDisk()
+        async with door.open_wal(WalConfig(dir="/log"), disk=disk) as wal:
+            disk.fail("write", path_contains=".log")
+            with pytest.raises(LogBrokenError):
+                await wal.append(b"x")
+
+    DOORS[name].run(scenario)
+
+
+@through_doors_of_this_process
+def test_an_append_for_the_store_returns_when_the_store_has_it(name: str, tmp_path: Path) -> None:
+    async def scenario(door: Door) -> None:
+        config = small(tmp_path, topic_name="/default/t")
+        async with door.open_wal(config, store=MemoryStore()) as wal:
+            assert await wal.append(b"x", durability="uploaded") == 0
+            assert wal.uploaded_end == 1
+            assert await wal.append_batch([b"y", b"z"], durability="uploaded") == range(1, 3)
+            assert wal.uploaded_end == 3
 
     DOORS[name].run(scenario)
 

@@ -152,3 +152,44 @@ async def test_rule_17_what_a_killed_process_wrote_is_durable_before_it_is_serve
         for state in disk.crash_states(samples=5):
             async with open_wal(config, disk=state.disk) as again:
                 assert [m.payload async for m in again.reader(end="current")] == served
+
+
+async def test_a_damaged_record_below_the_mark_is_refused_and_nothing_is_changed() -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        for i in range(3):
+            await wal.append(b"%d" % i * 90)
+    path = next(path for path in disk.tree() if path.endswith(LOG))
+    data = bytearray(disk.read_file(path))
+    data[-20] ^= 1
+    disk.write_file(path, bytes(data))
+    before = disk.tree()
+    with pytest.raises(CorruptDataError, match="below the durability mark"):
+        async with open_wal(CONFIG, disk=disk):
+            pass
+    assert {p: d for p, d in disk.tree().items() if "lock" not in p} == {
+        p: d for p, d in before.items() if "lock" not in p
+    }
+
+
+async def test_a_last_segment_that_only_the_mark_knows_of_is_missed() -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        for i in range(30):
+            await wal.append(b"%d" % i * 90)
+    *_, last = sorted(path for path in disk.tree() if path.endswith(LOG))
+    disk.unlink(last)
+    disk.unlink("/data/log/wal.ckpt")
+    with pytest.raises(CorruptDataError, match="the segment is missing") as caught:
+        async with open_wal(CONFIG, disk=disk):
+            pass
+    assert caught.value.path == last
+
+
+async def test_the_name_of_the_first_segment_is_durable_before_the_mark_speaks_of_it() -> None:
+    work = Work(SimDisk())
+    async with open_wal(CONFIG, disk=work.disk):
+        pass
+    made = max(work.find("create", LOG)[0], work.find("create", MARK)[0])
+    spoken = work.next("write", MARK, made)
+    assert work.find("sync_dir", "/data/log", made, spoken)

@@ -207,3 +207,29 @@ async def test_rule_9_a_full_disk_can_be_read() -> None:
     async with open_follower("/data/log", disk=disk) as follower:
         found = [m.payload async for m in follower.reader(end="current")]
     assert found == [b"%d" % i * 90 for i in range(20)]
+
+
+async def test_rule_1_a_flush_does_not_profit_from_a_write_that_is_under_way(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_wal(CONFIG, disk=SimDisk(latency=1)) as wal:
+        began = trio.current_time()
+        wal.append_nowait(b"written, and not synced")
+        await trio.sleep(0.5)
+        await wal.flush()
+        assert trio.current_time() - began == pytest.approx(2)
+
+
+async def test_rule_5_a_sealed_segment_is_exact_and_its_mark_durable_before_the_next_begins(
+    autojump_clock: MockClock,
+) -> None:
+    work = await worked()
+    created = work.find("create", LOG)
+    ends: dict[str, int] = {}
+    for path, _, end in work.frames().values():
+        ends[path] = max(end, ends.get(path, 0))
+    for old, number in pairwise(created):
+        path = work.disk.operations[old].path
+        assert len(next(work.disk.crash_states(number)).disk.tree()[path]) == ends[path]
+        moved = work.find("write", MARK, 0, number)[-1]
+        assert work.find("sync_data", MARK, moved, number)

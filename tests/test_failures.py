@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -312,3 +313,48 @@ async def test_a_bug_in_a_task_comes_out_as_one_exception(monkeypatch: pytest.Mo
         async with open_wal(CONFIG, disk=SimDisk()) as wal:
             wal.append_nowait(b"x")
             await trio.sleep_forever()
+
+
+async def test_a_sync_that_ends_after_the_log_broke_makes_nothing_durable(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_wal(CONFIG, disk=SimDisk(latency=1)) as wal:
+        receipt = wal.append_nowait(b"written, and not synced")
+        await receipt.written()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _() -> None:
+                with pytest.raises(LogBrokenError):
+                    await wal.flush()
+
+            await trio.sleep(0.5)
+            wal._engine.break_(OSError(errno.EIO, "from elsewhere"))
+        await trio.sleep(10)
+        assert wal.durable_end == 0
+
+
+async def test_after_a_failed_directory_sync_the_tail_writes_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    """Also what stands behind it in the lane, and was sent before anybody knew."""
+    disk = SimDisk()
+    with pytest.raises(LogBrokenError):
+        async with open_wal(CONFIG, disk=disk) as wal:
+            await wal.append(b"kept")
+            assert wal._janitor is not None
+            tail = wal._janitor._tail
+            disk.fail("sync_dir")
+            with pytest.raises(OSError, match="injected"):
+                tail.sync_directory()
+            before = disk.op_count
+            for call in (
+                partial(tail.commit, b"x", 2),
+                partial(tail.write, b"x"),
+                partial(tail.sync, 2),
+                tail.sync_directory,
+            ):
+                with pytest.raises(OSError, match="injected"):
+                    call()
+            assert disk.op_count == before
+            wal.append_nowait(b"meets it")

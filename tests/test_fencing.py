@@ -17,9 +17,13 @@ from cloud_model import CONFIG, World, check_objects, everything, go_on, reopene
 
 from danube_trio import StartPosition, Wal, open_wal
 from danube_trio._core.catalog import CatalogState
+from danube_trio._core.files import MARK_BYTES, Meta, decode_marks
 from danube_trio._core.frame import scan
+from danube_trio._core.segment import LogNames
+from danube_trio._engine.files.directory import Directory, look
+from danube_trio._engine.files.set_aside import belongs, set_aside
 from danube_trio.config import Durability
-from danube_trio.errors import FencedError, StoreError
+from danube_trio.errors import FencedError, LogBrokenError, StoreError
 from danube_trio.testing import MetadataOperation, SimDisk, StoreOperation
 
 SEEDS = int(os.environ.get("DANUBE_CLOUD_SEEDS", "6"))
@@ -375,3 +379,71 @@ async def test_a_copy_is_found_out_however_many_openings_of_the_original_failed(
         found = await everything(wal)
         assert list(found.payloads.values()) == [b"old"] * 4 + [b"copy"] * 3
         assert "kept here only" in found.notes[0]
+
+
+# ---- whose tail it is
+
+
+@pytest.mark.parametrize(
+    ("owner_since", "epochs", "writers", "ours"),
+    [
+        (1, ((1, 0), (3, 4)), ((3, "w"),), True),
+        (3, ((1, 0), (3, 4)), ((3, "w"),), True),
+        (3, ((1, 0), (3, 9)), ((3, "w"),), False),  # another's in between: ours begins at 9
+        (2, ((1, 0),), ((3, "w"),), False),
+        (1, ((1, 0), (3, 4)), ((2, "w"),), False),  # an epoch that it knows nothing of
+        (1, ((1, 0), (3, 4)), ((3, "a copy of it"),), False),
+    ],
+)
+def test_a_tail_counts_if_nobody_else_owned_the_log_since_it_began(
+    owner_since: int,
+    epochs: tuple[tuple[int, int], ...],
+    writers: tuple[tuple[int, str], ...],
+    ours: bool,
+) -> None:
+    meta = Meta("us", "s5-standard", epochs, writers=writers)
+    state = CatalogState(epoch=3, owner="us", owner_since_epoch=owner_since, writer="w", end=5)
+    assert belongs(meta, state) is ours
+    assert not belongs(attrs.evolve(meta, directory_id="somebody else"), state)
+    assert belongs(meta, attrs.evolve(state, owner=""))
+
+
+async def left_behind() -> tuple[World, Directory, CatalogState]:
+    """A directory whose writer was killed with a tail that is not synced, and lost the log."""
+    world = World.new("manifests")
+    disk = world.disk
+    with pytest.raises(LogBrokenError):
+        async with world.open(QUIET) as wal:
+            await wal.append(b"shared", durability="uploaded")
+            await wal.append(b"durable tail")
+            await wal.append(b"written tail", durability="written")
+            world.kill()
+    after = World(disk.process(), world.store.client())
+    async with after.process(SimDisk()).open(QUIET) as other:
+        await other.append(b"theirs", durability="uploaded")
+    directory = look(after.disk, LogNames.of("/data/log", QUIET.file_name))
+    state = await after.catalog().latest()
+    assert directory is not None
+    assert state is not None
+    return after, directory, state
+
+
+async def test_a_tail_that_is_set_aside_is_synced_before_its_name_says_that_it_is_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world, directory, state = await left_behind()
+    set_aside(world.disk, directory.names, directory.meta, state)
+    [kept] = kept_aside(world.disk.crash("synced only"))
+    assert b"written tail" in kept
+
+
+async def test_both_slots_of_the_mark_speak_of_the_log_after_a_tail_was_set_aside(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world, directory, state = await left_behind()
+    set_aside(world.disk, directory.names, directory.meta, state)
+    data = world.disk.read_file(directory.names.mark)
+    for alone in (data[:MARK_BYTES], bytes(MARK_BYTES) + data[MARK_BYTES:]):
+        mark = decode_marks(alone, directory.directory_crc)
+        assert mark is not None
+        assert mark.durable_end == state.end

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import Wal, WalConfig, open_wal
 from danube_trio._core.catalog import CatalogState
+from danube_trio._core.files import Trim, decode_document
 from danube_trio.catalog import ManifestCatalog, acquire
 from danube_trio.errors import AccessDeniedError, LogClosedError
 from danube_trio.metadata import open_metadata_directory
@@ -170,3 +171,33 @@ async def test_a_metadata_store_opens_on_a_full_disk() -> None:
     async with open_metadata_directory("/m", disk=disk) as store:
         await store.put("/b", b"y")
         assert len(await store.list_entries("/")) == 2
+
+
+# ---- in which order
+
+
+async def test_no_local_file_goes_before_the_new_local_start_is_durable(
+    autojump_clock: MockClock,
+) -> None:
+    world = World.new("manifests")
+    async with world.open() as wal:
+        await append(wal, 30)
+        await wal.wait_uploaded(30)
+        await trio.sleep(60)
+    gone = [op for op in world.disk.operations if op.name == "unlink" and op.path.endswith(".log")]
+    assert len(gone) > 3
+    for op in gone:
+        [after] = [s for s in world.disk.crash_states(op.number) if s.name == "synced only"]
+        trim = decode_document(after.disk.read_file("/data/log/wal.trim"), Trim)
+        assert trim.first_local > int(op.path.split(".")[1])
+
+
+async def test_names_that_a_trim_removed_are_synced(autojump_clock: MockClock) -> None:
+    disk = SimDisk()
+    async with open_wal(CONFIG, disk=disk) as wal:
+        await append(wal, 40)
+        await wal.trim(30)
+        left = disk.crash("synced only").tree()
+        assert [path for path in left if path.endswith(".log")] == sorted(
+            path for path in disk.tree() if path.endswith(".log")
+        )

@@ -18,7 +18,7 @@ from danube_trio.metadata import (
 )
 from danube_trio.metadata._history import History
 from danube_trio.metadata._rules import transaction
-from danube_trio.metadata._table import MAX_EXPIRED, Draft, Table
+from danube_trio.metadata._table import MAX_EXPIRED, Draft, Entry, Table
 from danube_trio.testing import SimDisk, SimMetadata
 
 D = "/data/metadata"
@@ -304,3 +304,8 @@ async def test_in_one_batch_a_delete_counts_once_and_counters_count_exactly(
         assert sorted(deleted) == [False] * (RACERS - 1) + [True]
         entry = await store.get("/n")
         assert entry is not None and entry.value == b"%d" % RACERS
+
+
+def test_an_entry_has_ended_at_its_deadline() -> None:
+    entry = Entry(b"", 2, 1.0, 5.0)
+    assert [entry.has_ended(now) for now in (4.9, 5.0, 5.1)] == [False, True, True]

@@ -285,3 +285,17 @@ def test_only_hints_are_given_back() -> None:
     assert give_back(disk, NAMES, unfinished=True)
     assert disk.list_dir("/log") == sorted(kept)
     assert not give_back(disk, NAMES, unfinished=True)
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_copy_that_is_damaged_is_written_before_the_whole_one(damaged: int) -> None:
+    disk = SimDisk()
+    disk.make_dir("/log")
+    data = bytearray(file_of(OLD, OLD))
+    data[TRIM_COPIES[damaged]] ^= 1
+    disk.write_file(NAMES.trim, bytes(data))
+    begun = disk.op_count
+    assert not save_trim(disk, NAMES, NEW)
+    calls = [(op.name, op.position) for op in disk.operations[begun:] if op.path == NAMES.trim]
+    writes = [position for name, position in calls if name == "write"]
+    assert writes == [TRIM_COPIES[damaged], TRIM_COPIES[1 - damaged]]

@@ -380,6 +380,8 @@ class MetadataCatalog:
         return _Change(put, delete[:fits], delete[fits:], [keys.segment(d.base) for d in added])
 
     async def _transact(self, look: _Look, change: _Change) -> bool:
+        # Every publication writes the head. The epoch is compared for who changes that key alone,
+        # as an operator may to keep a writer out.
         expect = {
             self._keys.epoch: look.epoch.revision if look.epoch else 0,
             self._keys.head: look.head.revision if look.head else 0,

@@ -42,6 +42,8 @@ async def offset_of(store: TopicStore, start: StartPosition) -> int:
     Raises OffsetTrimmedError, ValueError; LogBrokenError when it will not be durable.
     """
     offset = max(await _offset_of(store, await store.not_freed(start)), store.needs.freed)
+    # Reading the witness waits for the same, where there is a message to read: this does not depend
+    # on that.
     await store.log.make_durable(offset)
     return offset
 

@@ -191,7 +191,7 @@ def _scan(data: bytes, snapshot: Snapshot) -> _Scan:
         except FormatError:
             if at >= mark.position:
                 break  # a torn tail
-            raise
+            raise  # what is behind the loop would refuse it, too, but not say why
         if at < mark.position < end:
             raise FormatError("a batch crosses the mark", at)
         changes += batch

@@ -349,6 +349,8 @@ class Uploader:
 
         What a pending change names may yet be in the catalog, so nothing goes before it is settled.
         """
+        # Looks redundant: this task settles its own changes before, and a caller's trim names only
+        # what the session's state names. It stands so that no later caller can make it wrong.
         if self._session.pending:
             return
         self._forget_named(self._session.state)
@@ -376,6 +378,6 @@ class Uploader:
     async def _delete_unnamed(self) -> None:
         """The rubbish, but for what the winner's catalog names."""
         newest = await self._session.catalog.latest()
-        if newest is not None:
+        if newest is not None:  # the session's last look said the same, as far as that one showed
             self._forget_named(newest)
         await self._delete_rubbish()
