@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from topics import CURSOR, DANUBE_CURSOR, TOPIC, Metadata, open_backing, settle, store
+from topics import CURSOR, DANUBE_CURSOR, Metadata, open_backing, settle, store
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import StartPosition
@@ -23,7 +23,6 @@ from danube_trio.dispatch import (
 )
 from danube_trio.dispatch._cursor import CursorState, pack_offsets, unpack_offsets
 from danube_trio.dispatch._ledger import Ledger
-from danube_trio.dispatch._saving import known_subscriptions
 from danube_trio.errors import CorruptDataError, FencedError, StoreUnavailableError
 from danube_trio.message import StreamMessage
 
@@ -514,10 +513,3 @@ def test_what_is_gone_from_the_log_is_gone_from_a_resumed_cursor() -> None:
     saved = ledger.snapshot(False)
     assert (saved.end, saved.edge, list(saved.holes)) == (5, 9, [5])
     assert saved.attempts == {5: 2, 20: 4}
-
-
-async def test_a_subscription_whose_cursor_cannot_be_read_holds_retention(
-    metadata: Metadata,
-) -> None:
-    await metadata.put(CURSOR, b"not a cursor")
-    assert await known_subscriptions(metadata, TOPIC) == {"billing": None}

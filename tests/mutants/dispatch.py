@@ -52,12 +52,10 @@ MUTANTS = (
     ),
     Mutant(
         "an unreadable cursor does not hold retention",
-        SAVING,
-        "            cursors[name] = None\n",
+        "dispatch/_known.py",
+        "            ends.append(0)\n",
         "            pass\n",
-        (
-            "test_dispatch_cursor.py::test_a_subscription_whose_cursor_cannot_be_read_holds_retention",
-        ),
+        ("test_dispatch_needs.py",),
     ),
     Mutant(
         "another program's cursor is overwritten",
@@ -155,8 +153,8 @@ MUTANTS = (
     Mutant(
         "retention does not wait for readers",
         "dispatch/_ack_retention.py",
-        "may_go = self._store.first_needed(unneeded)",
-        "may_go = unneeded",
+        "await self._free(needs.first_read(unneeded))",
+        "await self._free(unneeded)",
         ("test_dispatch_retention.py::test_a_reader_keeps_what_it_has_not_read",),
     ),
     # ---- doors

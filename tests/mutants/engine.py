@@ -13,6 +13,7 @@ SET_ASIDE = "_engine/files/set_aside.py"
 JANITOR = "_engine/log/janitor.py"
 ENGINE = "_engine/log/engine.py"
 UPLOADER = "_engine/log/uploader.py"
+SWEEPER = "_engine/log/sweeper.py"
 VERIFY_UPLOAD = "_engine/log/verify_upload.py"
 FILES = "_core/files.py"
 FRAME = "_core/frame.py"
@@ -116,7 +117,7 @@ MUTANTS = (
     Mutant(
         "another directory's mark is believed",
         FILES,
-        "if directory == directory_crc and (newest",
+        "if directory_crc in (None, directory) and (newest",
         "if (newest",
         ("test_core_files.py::test_the_mark_of_another_log_is_ignored",),
     ),
@@ -176,8 +177,8 @@ MUTANTS = (
     Mutant(
         "an opening does not sync the directory before the mark speaks",
         RECOVER,
-        "        opened.sync()\n",
-        "",
+        "durable.\n        disk.sync_dir(names.directory)\n",
+        "durable.\n",
         (
             "test_durability_recovery.py::test_the_name_of_the_first_segment_is_durable_before_the_mark_speaks_of_it",
         ),
@@ -319,8 +320,8 @@ MUTANTS = (
     Mutant(
         "append times fall with the clock",
         "_core/log.py",
-        "        if now > self.last_time:\n            self.last_time = now\n",
-        "        self.last_time = now\n",
+        "        if 0 <= now - last <= self.ahead_us:\n",
+        "        if now - last <= self.ahead_us:\n",
         ("test_core.py::test_the_intake_makes_time_monotone",),
     ),
     # ---- reading
@@ -487,7 +488,7 @@ MUTANTS = (
     ),
     Mutant(
         "an object goes while somebody reads it",
-        UPLOADER,
+        SWEEPER,
         "if engine.pins.hold_objects(descriptor.end):",
         "if False:",
         ("test_pins.py::test_an_object_stays_while_a_block_of_it_is_fetched",),

@@ -34,8 +34,8 @@ MUTANTS = (
     Mutant(
         "a manifest is believed without a second look",
         MANIFESTS,
-        "if data is None or await self._superseded(sequence):",
-        "if data is None:",
+        "if got is None or await self._superseded(sequence):",
+        "if got is None:",
         ("test_catalog_store.py",),
     ),
     Mutant(
