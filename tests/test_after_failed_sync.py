@@ -29,6 +29,7 @@ async def payloads(wal: Wal) -> list[bytes]:
     return [m.payload async for m in wal.reader(end="current")]
 
 
+@pytest.mark.happens
 async def test_what_is_served_after_a_failed_sync_survives_the_next_power_cut() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:
@@ -138,6 +139,7 @@ async def test_an_empty_last_segment_survives_a_crash_in_any_opening(
                     assert wal.next_offset == 1
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(
     ("of", "step"),
     [("a directory", 3), ("a directory and a store", 7), ("a log without its meta", 7)],

@@ -66,6 +66,7 @@ async def written(segments: int = 5) -> World:
     return world
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("part", ["/manifest/", "/segments/", "log/log"])
 @pytest.mark.parametrize("damage", [flip, cut])
 async def test_one_damaged_answer_is_asked_for_again(
@@ -84,6 +85,7 @@ async def test_one_damaged_answer_is_asked_for_again(
         assert len([m async for m in replica.reader(end="current")]) == 7
 
 
+@pytest.mark.happens
 async def test_damage_that_stays_is_corruption(autojump_clock: trio.testing.MockClock) -> None:
     world = await written()
     with pytest.raises(CorruptDataError):
@@ -122,6 +124,7 @@ async def test_a_list_that_does_not_show_what_was_just_made_settles_nothing(
         await ManifestCatalog(late, "log").publish(state, fresh(take_over(state)))
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("url", ["s3://bucket/prefix", "gs://bucket/prefix"])
 async def test_a_page_is_not_read_as_an_empty_list(url: str) -> None:
     with answering((200, b"<html><body>sign in</body></html>")) as script:
@@ -136,6 +139,7 @@ async def test_a_page_is_not_read_as_an_empty_list(url: str) -> None:
                     await call("log/manifest")
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed"])
 async def test_credentials_that_are_wrong_in_a_bad_request_are_denied(code: str) -> None:
     body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
@@ -181,6 +185,7 @@ async def test_a_certificate_that_names_a_user_is_told_as_that() -> None:
 # ---- outages
 
 
+@pytest.mark.happens
 async def test_a_reader_of_a_replica_rides_an_outage_out(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,6 +218,7 @@ async def test_a_reader_of_a_replica_rides_an_outage_out(
     assert told[1].startswith("reading sim:/log works again, after ")
 
 
+@pytest.mark.happens
 async def test_an_outage_of_uploads_is_told_once_and_its_end(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -230,6 +230,7 @@ def test_an_interrupted_wait_is_over(interrupt: Any, tmp_path: Path) -> None:
         assert next(reader).payload == b"x"
 
 
+@pytest.mark.happens
 def test_an_interrupted_append_that_was_accepted_says_so(interrupt: Any, tmp_path: Path) -> None:
     disk = GatedDisk()
     with open_wal(WalConfig(dir=str(tmp_path)), disk=disk) as wal:
@@ -456,6 +457,7 @@ if sys.argv[2] == "error":
 """
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("how", ["plain", "threads", "error"])
 def test_what_is_open_at_exit_drains_and_is_named(how: str, tmp_path: Path) -> None:
     code, _, err = run_script(AT_EXIT, tmp_path, how)

@@ -41,6 +41,7 @@ CALLS: dict[str, Call] = {
 }
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("crowded", [False, True])
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_cancelled_append_never_appears_and_any_other_does(

@@ -422,6 +422,7 @@ TAKE_OVERS: dict[str, tuple[bool, dict[str, bytes | None], list[str]]] = {
 }
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("case", TAKE_OVERS)
 async def test_a_topic_that_danube_took_over_is_refused_until_that_is_undone(case: str) -> None:
     sealed, changes, undos = TAKE_OVERS[case]
@@ -452,6 +453,7 @@ async def _put(metadata: MetadataStore, key: str, value: bytes | Revised) -> Non
     await metadata.put(f"{BASE}/{key}", data)
 
 
+@pytest.mark.happens
 async def test_a_topic_that_danube_only_held_meanwhile_is_taken_back() -> None:
     metadata = MemoryMetadata()
     state = await live(open_catalog(metadata), (commit, CatalogState.left_sealed))

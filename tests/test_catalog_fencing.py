@@ -94,6 +94,7 @@ async def test_acquire_settles_with_what_it_then_replaces(autojump_clock: MockCl
     assert state.end == 10
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("kind", ["store", "metadata"])
 async def test_a_writer_that_publishes_all_the_time_is_taken_over(
     kind: str, autojump_clock: MockClock
@@ -124,6 +125,7 @@ async def test_a_writer_that_publishes_all_the_time_is_taken_over(
     assert other.fenced is not None
 
 
+@pytest.mark.happens
 async def test_acquire_gives_up_when_others_are_always_faster(autojump_clock: MockClock) -> None:
     store = SimStore()
     await open_session(store)

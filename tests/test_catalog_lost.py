@@ -38,6 +38,7 @@ async def written(catalog: str = "manifests", segments: int = 5) -> World:
     return world
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
     "lost", [("/manifest/",), ("/manifest/", "log/log"), ("/manifest/", "log/log", f"{0:020d}")]
@@ -57,6 +58,7 @@ async def test_a_log_whose_catalog_is_gone_is_not_begun_anew(
     assert left.store.tree() == before
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
 @pytest.mark.parametrize("own", [False, True])
 async def test_a_log_whose_catalog_went_back_is_not_taken_over(
@@ -109,6 +111,7 @@ class WrongLists(SimStore):
         return [] if self.wrong(prefix) else found
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("times", [1, 2, 3, 1000])
 @pytest.mark.parametrize("claimed", [True, False])
 async def test_a_list_that_is_wrongly_empty_begins_no_second_history(
@@ -137,6 +140,7 @@ async def test_a_list_that_is_wrongly_empty_begins_no_second_history(
 # ---- removing holds nothing up
 
 
+@pytest.mark.happens
 async def test_objects_are_removed_several_at_a_time_and_nothing_waits_for_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -180,6 +184,7 @@ async def adopted(world: World, directory: Directory | None = None) -> CatalogSt
     return await adopt_objects(world.store, world.catalog(), plan)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("back_to", [None, 1, 3])
@@ -212,6 +217,7 @@ async def test_objects_without_their_catalog_are_adopted(
     await check_objects(left)
 
 
+@pytest.mark.happens
 async def test_a_writer_that_lives_on_is_fenced_by_an_adopted_catalog(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -226,6 +232,7 @@ async def test_a_writer_that_lives_on_is_fenced_by_an_adopted_catalog(
             await wal.append(b"b" * 100, durability="uploaded")
 
 
+@pytest.mark.happens
 async def test_a_hole_between_objects_is_not_adopted(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -239,6 +246,7 @@ async def test_a_hole_between_objects_is_not_adopted(
     assert left.store.tree() == before
 
 
+@pytest.mark.happens
 async def test_an_object_that_is_damaged_is_not_adopted(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -541,6 +541,7 @@ def test_info_shows_the_log(log: Path) -> None:
     )
 
 
+@pytest.mark.happens
 def test_info_without_hints_finds_the_same(log: Path) -> None:
     fill(log, numbered(30), segment_bytes=500)
     before = call("info", log, "--json").json

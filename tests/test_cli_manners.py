@@ -44,6 +44,7 @@ def log(tmp_path: Path) -> Path:
 # ---- append: what was appended is there, and said to be
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("batch", [1, 3, 1000])
 def test_everything_before_a_bad_line_is_appended(log: Path, batch: int) -> None:
     lines = [b'{"payload": "%d"}' % i for i in range(7)]
@@ -200,6 +201,7 @@ def in_small_file_system(script: str, folder: Path) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
+@pytest.mark.happens
 @NEEDS_MOUNT
 def test_a_full_disk_ends_it_and_says_what_is_durable_and_how_to_go_on(tmp_path: Path) -> None:
     done = in_small_file_system(
@@ -237,6 +239,7 @@ def test_where_stdout_is_full_stderr_says_what_was_appended(log: Path, data: byt
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.happens
 @NEEDS_MOUNT
 def test_what_is_mounted_read_only_can_be_looked_at(tmp_path: Path) -> None:
     small = tmp_path / "small"
@@ -311,6 +314,7 @@ def write(log: Path, lines: list[str], *, kill: bool) -> None:
         process.stdin.close()
 
 
+@pytest.mark.happens
 def test_tail_goes_on_through_rolls_and_the_death_of_the_writer(
     log: Path, following: Popen[bytes]
 ) -> None:

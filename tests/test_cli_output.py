@@ -25,6 +25,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "root" / "log"
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("environment", [ENVIRONMENT, UNBUFFERED], ids=["", "unbuffered"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_stdout_is_called_that_by_every_command(
@@ -51,6 +52,7 @@ def test_help_that_nobody_reads_is_no_error(command: str) -> None:
     assert process.returncode == OK
 
 
+@pytest.mark.happens
 def test_tail_ends_when_its_reader_does_though_nothing_more_is_appended(log: Path) -> None:
     fill(log, numbered(3))
     with started("tail", "-f", log) as process:
@@ -62,6 +64,7 @@ def test_tail_ends_when_its_reader_does_though_nothing_more_is_appended(log: Pat
         assert process.stderr.read() == b""
 
 
+@pytest.mark.happens
 @NEEDS_MOUNT
 def test_unbuffered_output_that_is_cut_is_an_error(tmp_path: Path) -> None:
     """The system takes a part of the last write, and refuses the next one."""
@@ -75,6 +78,7 @@ def test_unbuffered_output_that_is_cut_is_an_error(tmp_path: Path) -> None:
     assert int(size) < len("\n".join(map(str, range(1, 300_001)))) + 1
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("environment", [ENVIRONMENT, UNBUFFERED], ids=["", "unbuffered"])
 def test_a_non_blocking_stdout_gets_everything(environment: dict[str, str], log: Path) -> None:
     payloads = [b"%d " % i * 400 for i in range(1000)]
@@ -109,6 +113,7 @@ def test_a_pause_in_a_non_blocking_stdin_is_not_its_end(log: Path) -> None:
     assert process.returncode == OK
 
 
+@pytest.mark.happens
 def test_one_unreadable_directory_does_not_hide_the_other_topics(tmp_path: Path) -> None:
     fill(tmp_path / "default" / "orders", numbered(3))
     (tmp_path / "default" / "loop").symlink_to(tmp_path / "default" / "loop")

@@ -604,6 +604,7 @@ def test_repair_makes_a_lost_catalog_anew_of_the_objects(
     assert stored.call("repair", *where).lines == [b"nothing to repair"]
 
 
+@pytest.mark.happens
 def test_verify_says_that_a_catalog_is_older_than_its_objects(
     stored: Stored, tmp_path: Path
 ) -> None:

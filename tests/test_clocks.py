@@ -81,6 +81,7 @@ async def since(source: Any, seconds: float) -> list[int]:
 # ---- intervals
 
 
+@pytest.mark.happens
 @WRONG
 async def test_segments_are_sealed_by_age_whatever_the_wall_clock_says(
     wrong: float, autojump_clock: MockClock
@@ -124,6 +125,7 @@ async def test_a_segment_of_an_earlier_opening_is_sealed_in_its_time_at_the_late
         assert wal.statistics().sealed_end == 1
 
 
+@pytest.mark.happens
 @WRONG
 async def test_acknowledgements_time_out_whatever_the_wall_clock_says(
     wrong: float, autojump_clock: MockClock
@@ -147,6 +149,7 @@ async def test_acknowledgements_time_out_whatever_the_wall_clock_says(
 # ---- append times
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("where", ["memory", "files", "objects"])
 async def test_append_times_recover_when_the_clock_does(
     where: str, autojump_clock: MockClock
@@ -180,6 +183,7 @@ async def test_append_times_recover_when_the_clock_does(
                 assert await since(replica, found[15] - 0.5) == list(range(15, 37))
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("where", ["files", "objects"])
 async def test_a_log_that_was_begun_while_the_clock_was_ahead_goes_on_with_the_right_time(
     where: str, autojump_clock: MockClock
@@ -228,6 +232,7 @@ async def test_whoever_goes_on_behind_a_wrong_time_appends_nothing_earlier_than_
     assert len(said) == (0 if trims else 1)
 
 
+@pytest.mark.happens
 async def test_append_times_stay_while_the_clock_is_at_1970(autojump_clock: MockClock) -> None:
     clock, disk = SimClock(NOW), SimDisk()
     async with open_wal(SMALL, disk=disk, clock=clock) as wal:
@@ -243,6 +248,7 @@ async def test_append_times_stay_while_the_clock_is_at_1970(autojump_clock: Mock
         assert await since(wal, NOW + 100) == [10, 11, 12, 13, 14]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("now", [3.0, NOW - YEARS, NOW - 5 * DAY, NOW + 5 * DAY, NOW + YEARS])
 async def test_a_reader_whose_clock_is_years_off_finds_what_was_appended_since_a_time(
     now: float, autojump_clock: MockClock
@@ -310,6 +316,7 @@ def test_append_times_fall_only_below_what_is_not_believed(
 # ---- retention by age
 
 
+@pytest.mark.happens
 @WRONG
 @pytest.mark.parametrize("minutes", [0.1, 8])
 async def test_retention_frees_nothing_new_while_the_clock_is_wrong(
@@ -329,6 +336,7 @@ async def test_retention_frees_nothing_new_while_the_clock_is_wrong(
         assert 57 <= wal.start_offset <= 80
 
 
+@pytest.mark.happens
 async def test_retention_goes_on_after_one_wrong_reading(autojump_clock: MockClock) -> None:
     clock, disk = SimClock(NOW), SimDisk()
     async with open_wal(AGED, disk=disk, clock=clock) as wal:
@@ -345,6 +353,7 @@ async def test_retention_goes_on_after_one_wrong_reading(autojump_clock: MockClo
         assert await since(wal, began - 60) == list(range(41, 61))
 
 
+@pytest.mark.happens
 async def test_retention_believes_a_clock_that_was_set_right_when_it_has_stood(
     autojump_clock: MockClock,
 ) -> None:
@@ -360,6 +369,7 @@ async def test_retention_believes_a_clock_that_was_set_right_when_it_has_stood(
         assert wal.start_offset >= 36
 
 
+@pytest.mark.happens
 async def test_retention_of_a_log_that_was_left_for_years_waits_first(
     autojump_clock: MockClock,
 ) -> None:
@@ -431,6 +441,7 @@ def test_a_clock_is_doubted_until_it_has_stood() -> None:
     assert look(NOW + 9320, 10) is None, "it was set back for good"
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("where", ["log", "memory"])
 async def test_what_expires_in_a_dispatch_does_so_by_a_clock_that_is_believed(
     where: str, autojump_clock: MockClock
@@ -474,6 +485,7 @@ async def test_what_expires_in_a_dispatch_does_so_by_a_clock_that_is_believed(
 # ---- restore
 
 
+@pytest.mark.happens
 async def test_a_restore_until_a_time_passes_times_that_are_not_believed(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -518,6 +530,7 @@ async def wrong_log(before: int) -> SimDisk:
     return disk
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("before", [0, 5])
 async def test_a_repair_mends_the_times_that_a_clock_ahead_left(
     before: int, autojump_clock: MockClock
@@ -570,6 +583,7 @@ async def test_a_repair_leaves_the_times_of_a_log_with_a_store(autojump_clock: M
 # ---- units
 
 
+@pytest.mark.happens
 async def test_a_clock_in_milliseconds_is_refused() -> None:
     async with open_wal(WalConfig(), clock=lambda: NOW * 1000) as wal:
         with pytest.raises(ValueError, match=r"looks like milliseconds: .*=1750000000\.0"):

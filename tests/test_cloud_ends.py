@@ -435,6 +435,7 @@ async def damaged(world: World, *, reopened: bool = False) -> str:
     return path
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("policy", ["refuse", "truncate", "skip"])
 async def test_who_waits_for_an_upload_behind_damage_is_told_what_helps(
     policy: str, autojump_clock: trio.testing.MockClock
@@ -579,6 +580,7 @@ async def test_the_fence_is_told_although_the_store_hangs_when_objects_are_taken
 # ---- append times
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
 @pytest.mark.parametrize("trims", [False, True])
 async def test_append_times_never_fall_whoever_goes_on(catalog: str, trims: bool) -> None:
@@ -637,6 +639,7 @@ async def test_a_store_that_refuses_every_fifth_request_can_be_opened(
                 assert log.durable_end == 1
 
 
+@pytest.mark.happens
 async def test_a_store_that_is_gone_is_told_at_opening(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -647,6 +650,7 @@ async def test_a_store_that_is_gone_is_told_at_opening(
             pass
 
 
+@pytest.mark.happens
 async def test_a_store_to_which_one_can_only_add_says_so_once(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

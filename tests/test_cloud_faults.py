@@ -93,6 +93,7 @@ async def clean_run(catalog: str) -> World:
     return world
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_one_failure_of_the_store_at_any_operation_loses_nothing(
@@ -186,6 +187,7 @@ async def test_lists_that_are_stale_for_a_while_lose_nothing(
             raise
 
 
+@pytest.mark.happens
 async def test_a_store_that_lies_about_creating_is_refused() -> None:
     world = World(SimDisk(), SimStore(create_overwrites=True))
     with pytest.raises(StoreError, match="lets create overwrite"):
@@ -252,6 +254,7 @@ async def test_an_upload_is_compared_by_size_tag_and_checksum(
             await verify_upload(store, "key", info, segment, crc, how)
 
 
+@pytest.mark.happens
 async def test_an_object_that_is_not_what_was_uploaded_is_uploaded_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

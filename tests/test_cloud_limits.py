@@ -71,6 +71,7 @@ async def test_an_append_at_the_level_uploaded_is_accepted_or_cancelled_never_bo
     assert cancelled
 
 
+@pytest.mark.happens
 async def test_an_append_says_when_the_store_has_not_got_it_in_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -115,6 +116,7 @@ async def test_failures_are_seen_with_longer_and_longer_pauses(
         assert not cloud(wal).waiting_bytes
 
 
+@pytest.mark.happens
 async def test_a_dead_store_holds_nothing_up_until_the_limit(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -242,6 +244,7 @@ async def test_a_segment_never_spans_two_epochs(autojump_clock: trio.testing.Moc
             await wal.append(b"tail")
 
 
+@pytest.mark.happens
 async def test_the_age_of_what_is_not_uploaded_is_a_figure(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -265,6 +268,7 @@ async def test_the_age_of_what_is_not_uploaded_is_a_figure(
         assert cloud(wal).waiting_seconds == 0
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("call", ["upload", "get", "create"])
 async def test_a_store_that_hangs_is_seen_within_seconds(
     call: str, autojump_clock: trio.testing.MockClock
@@ -280,6 +284,7 @@ async def test_a_store_that_hangs_is_seen_within_seconds(
             await wal.append(b"b", durability="uploaded")
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
 @pytest.mark.parametrize("nth", [1, 3, 5, 6, 8, 10])
 async def test_opening_gives_up_when_the_store_hangs(

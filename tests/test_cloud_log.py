@@ -154,6 +154,7 @@ async def test_files_stay_while_one_of_them_is_being_read(
 # ---- damage
 
 
+@pytest.mark.happens
 async def test_a_damaged_local_file_is_healed_from_its_object(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

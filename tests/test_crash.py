@@ -146,6 +146,7 @@ def check(journal: Journal, op_count: int, start: int, payloads: list[bytes], wh
     assert end in journal.batch_ends, what
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.__name__)
 async def test_every_crash_state_recovers(workload: Workload) -> None:
     disk = SimDisk(seed=workload.__name__)
@@ -172,6 +173,7 @@ async def crash_in_recovery(disk: SimDisk, start: int, payloads: list[bytes], wh
         assert then_payloads == payloads, (what, again.name)
 
 
+@pytest.mark.happens
 async def test_a_crash_inside_a_recovery_changes_nothing() -> None:
     """Rule 18: recovery is idempotent, and may itself crash anywhere."""
     disk = SimDisk(seed=18)

@@ -73,6 +73,7 @@ async def verdict(files: dict[str, bytes], path: str) -> str:
     return "truth"
 
 
+@pytest.mark.happens
 async def test_every_flipped_bit_is_harmless_or_named() -> None:
     files = await three_segments()
     assert await verdict(files, "none") == "truth"
@@ -88,6 +89,7 @@ async def test_every_flipped_bit_is_harmless_or_named() -> None:
                 assert answer == "truth", f"bit {bit} of the hint {path} mattered"
 
 
+@pytest.mark.happens
 async def test_every_cut_is_harmless_or_named() -> None:
     files = await three_segments()
     for path, data in files.items():
@@ -98,6 +100,7 @@ async def test_every_cut_is_harmless_or_named() -> None:
                 assert answer == "error", f"{path} cut to {size} bytes went unnoticed"
 
 
+@pytest.mark.happens
 async def test_every_missing_file_is_harmless_or_named() -> None:
     files = await three_segments()
     for path in files:
@@ -129,6 +132,7 @@ async def test_exchanged_doubled_and_inserted_bytes_are_named() -> None:
         assert await verdict({**files, **changed}, f"{list(changed)}") == "error"
 
 
+@pytest.mark.happens
 async def test_garbage_after_the_mark_is_a_torn_tail_and_kept_beside() -> None:
     files = await three_segments()
     last = max(path for path in files if path.endswith(".log"))
@@ -149,6 +153,7 @@ async def test_zeros_to_the_end_are_the_end_of_data() -> None:
         assert not any(path.endswith(".torn") for path in disk.tree())
 
 
+@pytest.mark.happens
 async def test_skip_gives_gaps_and_everything_around_them() -> None:
     files = await three_segments()
     config = attrs.evolve(CONFIG, on_corruption="skip")
@@ -181,6 +186,7 @@ async def test_skip_goes_on_behind_a_lost_tail() -> None:
     assert items[-1] == b"new"
 
 
+@pytest.mark.happens
 async def test_truncate_cuts_there_and_keeps_the_bytes() -> None:
     files = await three_segments()
     last = max(path for path in files if path.endswith(".log"))
@@ -198,6 +204,7 @@ async def test_truncate_cuts_there_and_keeps_the_bytes() -> None:
     assert disk.read_file(kept) in damaged
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("policy", ["refuse", "skip", "truncate"])
 async def test_damage_in_a_sealed_segment_never_shortens_the_log(policy: Any) -> None:
     files = await three_segments()

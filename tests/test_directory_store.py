@@ -350,6 +350,7 @@ async def test_a_write_that_failed_has_changed_nothing(operation: str) -> None:
     await store.aclose()
 
 
+@pytest.mark.happens
 async def test_a_full_disk_is_unavailable_until_there_is_space() -> None:
     disk = SimDisk(capacity_bytes=10_000)
     store = DirectoryStore(ROOT, disk)

@@ -257,6 +257,7 @@ async def test_shared_subscriptions_have_no_cumulative_acknowledgements(
             consumer.ack_cumulative(message)
 
 
+@pytest.mark.happens
 async def test_an_unanswered_message_times_out(
     dispatch: ReliableDispatch, autojump_clock: MockClock
 ) -> None:
@@ -835,6 +836,7 @@ async def test_dead_letters_need_a_place_of_their_own(metadata: Metadata) -> Non
                 await dispatch.add_subscription("billing", options)
 
 
+@pytest.mark.happens
 async def test_a_dead_letter_log_that_fails_is_tried_again(
     backing: Backing, metadata: Metadata, autojump_clock: MockClock
 ) -> None:
@@ -920,6 +922,7 @@ async def test_a_position_that_is_gone_is_refused(
     assert await settle(subscription, 2) == [3, 4]
 
 
+@pytest.mark.happens
 async def test_messages_that_retention_took_are_counted_and_passed(
     dispatch: ReliableDispatch, backing: Backing
 ) -> None:

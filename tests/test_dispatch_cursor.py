@@ -115,6 +115,7 @@ def test_a_cursor_that_cannot_be_read_names_its_key(value: bytes, reason: str) -
     assert "add it again" in str(caught.value)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(
     ("value", "end"), [(b"0", 1), (b"1", 2), (b"17", 18), (b"9007199254740993", 9007199254740994)]
 )
@@ -159,6 +160,7 @@ def test_what_does_not_fit_is_left_out_from_the_end(holes: list[int], limit: int
         assert state.is_settled(offset) or not fitted.is_settled(offset)
 
 
+@pytest.mark.happens
 async def test_a_cursor_that_is_too_large_holds_new_messages_back_and_loses_nothing(
     dispatch: ReliableDispatch, metadata: Metadata
 ) -> None:
@@ -196,6 +198,7 @@ async def test_a_cursor_that_is_too_large_holds_new_messages_back_and_loses_noth
 # -- crashes
 
 
+@pytest.mark.happens
 async def test_a_crash_redelivers_what_was_not_saved_and_nothing_else(
     metadata: Metadata, autojump_clock: MockClock
 ) -> None:
@@ -241,6 +244,7 @@ async def test_attempts_survive_a_crash(metadata: Metadata, autojump_clock: Mock
                 pytest.fail("there was nothing left to save")
 
 
+@pytest.mark.happens
 async def test_poison_is_still_poison_after_a_crash(
     metadata: Metadata, autojump_clock: MockClock
 ) -> None:
@@ -380,6 +384,7 @@ async def test_a_lost_answer_is_found_out(
     assert saved.end == 3
 
 
+@pytest.mark.happens
 async def test_another_program_that_opens_it_takes_it_over(metadata: Metadata) -> None:
     async with open_backing("wal") as backing:
         async with backing.dispatch(metadata) as first, backing.dispatch(metadata) as second:
@@ -421,6 +426,7 @@ async def test_a_cancelled_program_saves_too(metadata: Metadata) -> None:
             assert (await dispatch.add_subscription("billing")).end == 2
 
 
+@pytest.mark.happens
 async def test_leaving_tells_that_it_could_not_save(metadata: Metadata) -> None:
     async with open_backing("wal") as backing:
         with pytest.raises(StoreUnavailableError, match="out of reach"):
@@ -437,6 +443,7 @@ async def test_leaving_tells_that_it_could_not_save(metadata: Metadata) -> None:
         assert "were not saved" in caught.value.__notes__[0]
 
 
+@pytest.mark.happens
 async def test_a_metadata_store_that_hangs_does_not_hold_leaving_up(
     autojump_clock: MockClock,
 ) -> None:

@@ -130,6 +130,7 @@ async def settle_and_save(dispatch: ReliableDispatch, name: str, count: int) -> 
 # ---- several dispatches in one program
 
 
+@pytest.mark.happens
 async def test_retention_of_one_dispatch_leaves_what_a_subscription_of_another_needs(
     make: Make, autojump_clock: MockClock
 ) -> None:
@@ -147,6 +148,7 @@ async def test_retention_of_one_dispatch_leaves_what_a_subscription_of_another_n
         assert (await audit.statistics()).lost == 0
 
 
+@pytest.mark.happens
 async def test_a_subscription_that_nobody_takes_from_holds_what_it_needs(make: Make) -> None:
     async with make() as one:
         await fill(one, 40)
@@ -159,6 +161,7 @@ async def test_a_subscription_that_nobody_takes_from_holds_what_it_needs(make: M
         assert await one.apply_retention() > 25
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("how", ["reader", "latest"])
 async def test_a_reader_of_another_dispatch_keeps_what_it_has_not_read(
     make: Make, how: str
@@ -202,6 +205,7 @@ async def test_a_reader_at_its_end_holds_nothing(make: Make) -> None:
         await reader.aclose()
 
 
+@pytest.mark.happens
 async def test_a_reader_of_the_log_itself_holds_nothing_and_is_told() -> None:
     async with a_log() as storage, over(storage, None) as dispatch:
         await fill(dispatch, 40)
@@ -215,6 +219,7 @@ async def test_a_reader_of_the_log_itself_holds_nothing_and_is_told() -> None:
             await overtaken.aclose()
 
 
+@pytest.mark.happens
 async def test_what_keeps_holds_nothing_against_another_dispatch() -> None:
     metadata = MemoryMetadata()
     async with a_log() as storage:
@@ -252,6 +257,7 @@ async def test_a_seek_of_one_dispatch_and_a_round_of_another_agree(when: str) ->
             assert await settle(audit, 35) == list(range(5, 40))
 
 
+@pytest.mark.happens
 async def test_what_was_moved_back_and_is_not_saved_yet_is_held() -> None:
     metadata = Metadata()
     async with a_log() as storage, over(storage, metadata) as one, over(storage, metadata) as other:
@@ -319,6 +325,7 @@ async def test_a_metadata_store_that_hangs_keeps_no_reader_waiting(
                 nursery.cancel_scope.cancel()
 
 
+@pytest.mark.happens
 async def test_while_the_metadata_store_does_not_answer_nothing_is_freed(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -365,6 +372,7 @@ async def two_programs(metadata: MemoryMetadata) -> AsyncGenerator[list[Reliable
             yield [here, there]
 
 
+@pytest.mark.happens
 async def test_a_subscription_that_another_program_added_holds_what_it_needs() -> None:
     async with two_programs(MemoryMetadata()) as (here, there):
         await settle_and_save(here, "billing", 40)
@@ -377,6 +385,7 @@ async def test_a_subscription_that_another_program_added_holds_what_it_needs() -
         assert await settle(audit, 15) == list(range(25, 40))
 
 
+@pytest.mark.happens
 async def test_a_subscription_that_another_program_removed_holds_nothing(
     autojump_clock: MockClock,
 ) -> None:
@@ -407,6 +416,7 @@ async def test_where_another_program_moved_back_to_is_held() -> None:
         assert await settle(audit, 40) == list(range(40))
 
 
+@pytest.mark.happens
 async def test_who_moves_back_to_what_another_program_is_freeing_is_told() -> None:
     metadata = Asked()
     async with two_programs(metadata) as (here, there):
@@ -423,6 +433,7 @@ async def test_who_moves_back_to_what_another_program_is_freeing_is_told() -> No
         assert 5 <= found[0] <= start
 
 
+@pytest.mark.happens
 async def test_a_metadata_store_that_was_put_back_gives_revisions_again_and_is_believed() -> None:
     class PutBack(MemoryMetadata):
         async def list_entries(self, prefix: str) -> list[Revised]:
@@ -522,6 +533,7 @@ async def test_a_first_save_whose_answer_was_lost_is_no_doubt_once_it_is_seen() 
 # ---- a log that was handed in
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("what", ["wal", "storage"])
 @pytest.mark.parametrize("policy", [None, RetentionPolicy.KEEP], ids=["default", "KEEP"])
 async def test_nothing_of_a_log_that_was_handed_in_is_freed_unless_that_was_said(
@@ -539,6 +551,7 @@ async def test_nothing_of_a_log_that_was_handed_in_is_freed_unless_that_was_said
             assert await storage.start_offset(TOPIC) == 0
 
 
+@pytest.mark.happens
 async def test_that_a_log_which_was_handed_in_is_freed_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -568,6 +581,7 @@ async def test_the_segments_of_a_dispatchs_own_are_freed_by_default() -> None:
 # ---- dead letters
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("period", [None, 600.0])
 async def test_dead_letters_that_are_older_than_their_period_go(
     period: float | None, tmp_path: Path, autojump_clock: MockClock

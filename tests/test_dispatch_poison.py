@@ -98,6 +98,7 @@ async def nothing_comes(subscription: Subscription) -> bool:
 # ---- what cannot be read
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("policy", PoisonPolicy)
 @pytest.mark.parametrize("field", FOREIGN)
 @pytest.mark.parametrize("kind", [SubscriptionType.EXCLUSIVE, SubscriptionType.KEY_SHARED])
@@ -187,6 +188,7 @@ async def test_letters_that_cannot_be_read_are_passed_over_when_others_are_broug
             assert message.payload == b"poison"
 
 
+@pytest.mark.happens
 async def test_a_letter_that_is_too_large_is_blocked_until_the_operator_settles_it(
     wal: Wal, dead: Wal, autojump_clock: MockClock
 ) -> None:

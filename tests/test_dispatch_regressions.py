@@ -373,6 +373,7 @@ async def test_a_limit_of_redriving_counts_what_is_brought_back() -> None:
 SEGMENTS = WalConfig(dir="/log", segment_bytes=900, preallocate_bytes=256, cache_capacity=1)
 
 
+@pytest.mark.happens
 async def test_reading_goes_on_when_the_object_store_answers_again(
     autojump_clock: MockClock,
 ) -> None:
@@ -645,6 +646,7 @@ async def test_a_subscription_of_a_storage_begins_at_what_is_durable(
 # ---- the disk of the cursors
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("where", ["a directory of its own", "the storage's"])
 async def test_subscriptions_go_on_when_the_full_disk_of_their_cursors_has_space_again(
     autojump_clock: MockClock, where: str
@@ -694,6 +696,7 @@ async def test_subscriptions_go_on_when_the_full_disk_of_their_cursors_has_space
 # ---- redriving what is large
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("limit", [None, 7])
 async def test_large_dead_letters_are_brought_back_in_batches_that_fit(limit: int | None) -> None:
     config = WalConfig(max_atomic_batch_bytes=1 << 20)  # that of the topic
@@ -718,6 +721,7 @@ async def test_large_dead_letters_are_brought_back_in_batches_that_fit(limit: in
             assert [message.payload async for message in reader] == payloads
 
 
+@pytest.mark.happens
 async def test_a_dead_letter_that_fits_no_more_stays_and_the_others_come_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

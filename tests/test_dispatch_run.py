@@ -202,6 +202,7 @@ async def test_cancelling_a_run_burns_no_attempt(dispatch: ReliableDispatch) -> 
     assert await settle(subscription, 3) == [0, 1, 2]
 
 
+@pytest.mark.happens
 async def test_a_handler_is_cancelled_when_its_delivery_times_out(
     dispatch: ReliableDispatch, autojump_clock: MockClock
 ) -> None:

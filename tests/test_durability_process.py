@@ -184,6 +184,7 @@ except LogLockedError:
 """
 
 
+@pytest.mark.happens
 async def test_rule_20_the_log_refuses_to_be_used_after_a_fork(tmp_path: Path) -> None:
     said = run(script(FORK), tmp_path)
     assert said.split() == ["0", *["True"] * 5, "1", "still", "locked"]
@@ -191,6 +192,7 @@ async def test_rule_20_the_log_refuses_to_be_used_after_a_fork(tmp_path: Path) -
         assert [m.payload async for m in wal.reader(end="current")] == [b"before", b"after"]
 
 
+@pytest.mark.happens
 async def test_rule_20_the_lock_excludes_other_processes_and_closing_files_keeps_it(
     tmp_path: Path,
 ) -> None:
@@ -282,6 +284,7 @@ async def test_rule_22_everything_of_a_log_is_private(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("name", ["meta", "trim", "mark", "lock", f"{0:020d}.log"])
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
 async def test_rule_22_a_link_or_fifo_or_directory_is_refused(

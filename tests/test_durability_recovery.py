@@ -15,6 +15,7 @@ from danube_trio._core.frame import scan
 from danube_trio.testing import SimDisk
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EROFS, errno.EACCES])
 async def test_rule_11_a_roll_that_cannot_be_leaves_nothing_that_a_recovery_chokes_on(
     number: int,
@@ -57,6 +58,7 @@ async def test_rule_12_the_mark_follows_the_sync_precedes_the_ack_and_is_seldom_
     assert len(calm.find("sync_data", MARK)) <= 3 < 12 < len(calm.find("write", MARK))
 
 
+@pytest.mark.happens
 async def test_rule_12_an_old_torn_or_missing_mark_only_claims_less() -> None:
     disk = SimDisk()
     marks: list[bytes] = [b"", b"torn"]
@@ -172,6 +174,7 @@ async def test_a_damaged_record_below_the_mark_is_refused_and_nothing_is_changed
     }
 
 
+@pytest.mark.happens
 async def test_a_last_segment_that_only_the_mark_knows_of_is_missed() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:

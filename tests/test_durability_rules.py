@@ -198,6 +198,7 @@ async def test_rule_8_nothing_is_written_after_any_failure(operation: str) -> No
     assert found[: len(acked)] == acked
 
 
+@pytest.mark.happens
 async def test_rule_9_a_full_disk_can_be_read() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:

@@ -251,6 +251,7 @@ class InterruptAt:
         return self._trace
 
 
+@pytest.mark.happens
 def test_ctrl_c_at_any_step_of_entering_a_block_leaves_nothing_behind(tmp_path: Path) -> None:
     """No thread, no lock, no block that is open; whatever it opened before is left."""
     open_wal, config = danube_trio.blocking.open_wal, WalConfig(dir=str(tmp_path))

@@ -99,6 +99,7 @@ def append_too_much(directory: str) -> None:
         log.append(b"x" * 100)
 
 
+@pytest.mark.happens
 def test_an_error_comes_out_of_a_pool_of_processes_and_the_pool_goes_on(tmp_path: Path) -> None:
     directory = str(tmp_path / "log")
     spawn = multiprocessing.get_context("spawn")

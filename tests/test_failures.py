@@ -28,6 +28,7 @@ async def recovered(disk: SimDisk) -> list[bytes]:
         return await payloads(wal)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("operation", ["write", "sync_data"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 async def test_a_failed_write_or_sync_breaks_the_log(operation: str, code: int) -> None:
@@ -54,6 +55,7 @@ async def test_a_failed_write_or_sync_breaks_the_log(operation: str, code: int) 
     assert after[-1] == b"goes on"
 
 
+@pytest.mark.happens
 async def test_a_full_disk_breaks_the_log_and_space_mends_it() -> None:
     disk = SimDisk(capacity_bytes=6000)
     accepted: list[bytes] = []
@@ -96,6 +98,7 @@ async def test_a_failure_at_a_roll_leaves_nothing_that_recovery_chokes_on(operat
     assert len(acked) > 5
 
 
+@pytest.mark.happens
 async def test_everyone_who_waits_is_told_within_the_same_moment(
     autojump_clock: MockClock,
 ) -> None:
@@ -132,6 +135,7 @@ async def test_everyone_who_waits_is_told_within_the_same_moment(
     )
 
 
+@pytest.mark.happens
 async def test_leaving_raises_only_if_a_loss_was_told_to_nobody() -> None:
     async def lose(told: str) -> None:
         disk = SimDisk()
@@ -237,6 +241,7 @@ async def test_retention_that_fails_breaks_nothing_and_is_tried_again(
         assert wal.start_offset > 0
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
 @pytest.mark.parametrize("operation", ["open", "read", "list_dir", "size"])
 async def test_a_read_error_at_open_is_an_error_and_changes_nothing(
@@ -284,6 +289,7 @@ async def test_a_short_read_is_an_error_never_the_end_of_the_file() -> None:
     }
 
 
+@pytest.mark.happens
 async def test_a_read_error_reaches_the_reader_and_the_next_reader_goes_on() -> None:
     disk = SimDisk()
     config = attrs.evolve(CONFIG, cache_capacity=1)
@@ -297,6 +303,7 @@ async def test_a_read_error_reaches_the_reader_and_the_next_reader_goes_on() -> 
         assert [m.payload async for m in reader] == [b"%d" % i * 40 for i in range(30)]
 
 
+@pytest.mark.happens
 async def test_a_bug_in_a_task_comes_out_as_one_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object, **__: object) -> None:
         raise ZeroDivisionError("bug")

@@ -150,6 +150,7 @@ async def overtaken(
     return first, world, state, was_open
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("copied", [False, True], ids=["another directory", "a copy of it"])
@@ -204,6 +205,7 @@ def told(what: str) -> Generator[None, None, None]:
         raise
 
 
+@pytest.mark.happens
 async def test_a_fenced_log_refuses_appends_at_every_level_and_keeps_its_readers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

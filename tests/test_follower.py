@@ -280,6 +280,7 @@ async def test_latest_and_the_bounds_of_a_reader() -> None:
 # ---- retention
 
 
+@pytest.mark.happens
 async def test_a_cursor_that_retention_overtakes_is_told() -> None:
     disk = SimDisk()
     async with written(disk, 60) as wal, open_follower(DIR, disk=disk) as follower:
@@ -341,6 +342,7 @@ async def live_and_die(disk: SimDisk) -> None:
         await wal.append(b"never acknowledged")
 
 
+@pytest.mark.happens
 async def test_it_sees_the_writer_die_and_come_back(autojump_clock: MockClock) -> None:
     disk = SimDisk()
     seen: list[bytes] = []
@@ -415,6 +417,7 @@ async def test_a_mark_that_is_being_written_takes_nothing_back() -> None:
 # ---- opening
 
 
+@pytest.mark.happens
 async def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"):
         async with open_follower(tmp_path / "missing"):

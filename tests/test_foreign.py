@@ -61,6 +61,7 @@ def made(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("file_name", ["wal.log", "own.log"])
 @pytest.mark.parametrize("kind", DIRECTORIES)
 async def test_a_directory_of_danube_is_refused_untouched(
@@ -103,6 +104,7 @@ def test_topics_lists_those_that_danube_wrote(tmp_path: Path) -> None:
     assert b"import-danube" in result.out
 
 
+@pytest.mark.happens
 async def test_a_log_that_a_broker_was_pointed_at_says_which_files_to_move_away(
     tmp_path: Path,
 ) -> None:
@@ -135,6 +137,7 @@ def test_an_import_of_a_log_with_danube_files_in_it_says_which_to_move(tmp_path:
     assert "(wal.1.log)" in result.err
 
 
+@pytest.mark.happens
 def test_an_import_does_not_leave_out_a_first_file_of_another_name(tmp_path: Path) -> None:
     source = made(tmp_path / "danube", {"orders.log": run(0, 3)})
     result = call("import-danube", source, tmp_path / "new")
@@ -203,6 +206,7 @@ async def content_of(metadata: MemoryMetadata) -> dict[str, bytes]:
     return {entry.key: entry.value for entry in await metadata.list_entries("/")}
 
 
+@pytest.mark.happens
 async def test_a_topic_that_danube_took_over_is_not_opened_and_nothing_is_changed(
     autojump_clock: MockClock,
 ) -> None:
@@ -226,6 +230,7 @@ async def test_a_topic_that_danube_took_over_is_not_opened_and_nothing_is_change
         assert replica.durable_end == 10
 
 
+@pytest.mark.happens
 async def test_a_log_that_danube_writes_beside_is_fenced_and_leaves_no_objects(
     autojump_clock: MockClock,
 ) -> None:
@@ -246,6 +251,7 @@ async def test_a_log_that_danube_writes_beside_is_fenced_and_leaves_no_objects(
     assert await content_of(metadata) == before
 
 
+@pytest.mark.happens
 async def test_a_change_that_the_catalog_does_not_take_costs_one_object(
     autojump_clock: MockClock,
 ) -> None:
@@ -264,6 +270,7 @@ async def test_a_change_that_the_catalog_does_not_take_costs_one_object(
         assert len(await store.list_objects("storage/topics/default/orders/segments")) == 2
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("keeper", ["in a metadata store", "in the store itself"])
 async def test_a_log_is_not_begun_among_objects_of_danube(keeper: str) -> None:
     metadata, store, disk = MemoryMetadata(), MemoryStore(), SimDisk()
@@ -277,6 +284,7 @@ async def test_a_log_is_not_begun_among_objects_of_danube(keeper: str) -> None:
     assert not await content_of(metadata)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("began", ["by the settings", "without a store"])
 async def test_other_layouts_do_not_get_into_a_catalog_of_danube_s(began: str) -> None:
     metadata, store, disk = MemoryMetadata(), MemoryStore(), SimDisk()

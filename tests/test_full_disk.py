@@ -105,6 +105,7 @@ async def until_it_breaks(wal: Wal) -> int:
     return wal.statistics().durable_end
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("what", ["bytes", "names"])
 async def test_trim_frees_a_full_disk(mounted: Path, what: str) -> None:
     async with open_wal(config_of(mounted)) as wal:
@@ -116,6 +117,7 @@ async def test_trim_frees_a_full_disk(mounted: Path, what: str) -> None:
         assert await offsets(wal) == list(range(80, 160))
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("what", ["bytes", "names"])
 async def test_a_log_that_broke_is_trimmed_and_goes_on_when_it_is_opened_again(
     mounted: Path, what: str
@@ -140,6 +142,7 @@ async def test_a_log_that_broke_is_trimmed_and_goes_on_when_it_is_opened_again(
         await append(wal, 5)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("what", ["bytes", "names"])
 async def test_retention_frees_a_full_disk_before_an_opening_ends(mounted: Path, what: str) -> None:
     config = config_of(mounted)
@@ -181,6 +184,7 @@ async def test_a_log_of_an_earlier_version_can_be_freed_too(mounted: Path, what:
         assert await offsets(wal) == list(range(80, 160))
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("what", ["bytes", "names"])
 async def test_with_a_store_a_full_disk_is_freed_by_what_was_uploaded(
     mounted: Path, what: str

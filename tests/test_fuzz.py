@@ -28,6 +28,7 @@ def test_seeds_are_what_a_parser_takes(parser: Parser) -> None:
         parser.run(seed)
 
 
+@pytest.mark.happens
 @each_parser
 def test_no_bytes_lead_to_an_error_that_is_not_documented(parser: Parser) -> None:
     assert fuzz(parser, max(1, ROUNDS // parser.weight)).steps

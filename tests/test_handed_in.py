@@ -120,6 +120,7 @@ def test_a_description_is_short_and_plain() -> None:
     assert (len(long), long[-2:], type(long)) == (1000, "x…", str)
 
 
+@pytest.mark.happens
 @through_every_door
 @pytest.mark.parametrize("number", range(len(BAD)))
 def test_an_exception_without_text_fails_its_message_and_nothing_else(
@@ -166,6 +167,7 @@ def test_what_stops_a_run_comes_out_also_without_text(name: str) -> None:
     DOORS[name].run(scenario)
 
 
+@pytest.mark.happens
 async def test_a_handler_that_fails_a_thousand_times_logs_one_traceback_and_then_counts(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
@@ -348,6 +350,7 @@ async def test_a_reader_of_memory_refuses_what_a_reader_of_a_log_refuses(
     assert said[0] == said[1]
 
 
+@pytest.mark.happens
 @through_every_door
 @pytest.mark.parametrize("number", range(len(REFUSED)))
 def test_a_log_refuses_what_is_no_message_before_anything_changes(name: str, number: int) -> None:
@@ -370,6 +373,7 @@ def test_a_log_refuses_what_is_no_message_before_anything_changes(name: str, num
     DOORS[name].run(scenario)
 
 
+@pytest.mark.happens
 @through_every_door
 @pytest.mark.parametrize("wrap", range(len(BUFFERS)))
 def test_a_log_keeps_what_was_handed_in(name: str, wrap: int) -> None:
@@ -409,6 +413,7 @@ async def fill(dispatch: ReliableDispatch, reason: str, **options: Any) -> Any:
     return await billing.statistics()
 
 
+@pytest.mark.happens
 async def test_reasons_of_failures_are_short_and_counted(autojump_clock: MockClock) -> None:
     async with open_backing("segments") as backing, backing.dispatch(Metadata()) as dispatch:
         for _ in range(4):
@@ -417,6 +422,7 @@ async def test_reasons_of_failures_are_short_and_counted(autojump_clock: MockClo
         assert 1000 <= found.retrying < 2100
 
 
+@pytest.mark.happens
 async def test_larger_attributes_are_counted(autojump_clock: MockClock) -> None:
     async with open_backing("wal") as backing, backing.dispatch(Metadata()) as dispatch:
         for _ in range(300):
@@ -452,6 +458,7 @@ def raised_by(call: Callable[[], object]) -> BaseException | None:
     return None
 
 
+@pytest.mark.happens
 async def test_a_log_is_used_in_the_trio_run_that_opened_it_only() -> None:
     async with open_wal(WalConfig()) as wal:
         await wal.append(b"0")
@@ -521,6 +528,7 @@ def in_another_loop(call: Callable[[], Awaitable[object]]) -> BaseException | No
     return raised_by(lambda: asyncio.run(main()))
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("elsewhere", [in_another_loop, in_another_run])
 def test_from_another_loop_nothing_is_appended(tmp_path: Path, elsewhere: Any) -> None:
     async def main() -> None:
@@ -634,6 +642,7 @@ def test_what_a_storage_stores_is_what_was_there_at_the_call(tmp_path: Path) -> 
     asyncio.run(on_asyncio())
 
 
+@pytest.mark.happens
 @through_every_door
 @pytest.mark.parametrize("also_the_log", [False, True])
 def test_an_answer_after_the_dispatch_was_left_does_not_count(
@@ -672,6 +681,7 @@ def answers(messages: list[Any]) -> list[bool]:
 # ---- worlds that are not supported
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("module", [aio, danube_trio.blocking])
 def test_where_gevent_has_replaced_threads_nothing_is_opened(
     monkeypatch: pytest.MonkeyPatch, module: Any, tmp_path: Path

@@ -64,6 +64,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("where", ["framing", "leaving"])
 def test_ctrl_c_drains_what_was_accepted(where: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED), str(tmp_path), where]
@@ -169,6 +170,7 @@ async def test_segments_age_under_steady_load(autojump_clock: MockClock) -> None
         assert wal.statistics().rolls >= 10
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("now", [float("nan"), -1.0, 1e30])
 async def test_a_clock_that_is_off_accepts_nothing_and_breaks_nothing(now: float) -> None:
     times = [1000.0]
@@ -209,6 +211,7 @@ async def test_a_gap_ends_where_the_reader_does() -> None:
         assert (gap.start, gap.end, reader.cursor) == (base, base + 3, base + 3)
 
 
+@pytest.mark.happens
 async def test_a_dead_device_breaks_the_log_and_leaves_nothing_open() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:

@@ -164,6 +164,7 @@ def test_a_log_and_a_metadata_store_may_share_a_directory(place: tuple[Disk, str
         held.close()
 
 
+@pytest.mark.happens
 def test_where_directories_cannot_be_locked_the_files_lock_is_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_the_directory(tmp_path: Path) 
 # ---- a log
 
 
+@pytest.mark.happens
 async def test_a_directory_that_moved_breaks_the_log_within_seconds(
     autojump_clock: MockClock,
 ) -> None:
@@ -249,6 +251,7 @@ async def test_a_directory_that_moved_breaks_the_log_within_seconds(
         assert await payloads(wal) == [b"before", b"between"]
 
 
+@pytest.mark.happens
 async def test_a_log_that_was_moved_writes_nothing_into_the_one_at_its_path(
     autojump_clock: MockClock,
 ) -> None:
@@ -282,6 +285,7 @@ async def test_a_directory_that_moved_is_told_on_leaving_if_nobody_was_told() ->
     assert caught.value.lost == 0
 
 
+@pytest.mark.happens
 async def test_a_directory_that_was_removed_breaks_the_log_and_tells_what_is_lost(
     autojump_clock: MockClock,
 ) -> None:
@@ -312,6 +316,7 @@ async def test_before_a_roll_a_directory_that_was_removed_is_noticed_at_once() -
         assert wal.next_offset < 5
 
 
+@pytest.mark.happens
 async def test_a_copy_in_the_place_of_the_directory_is_not_the_directory(
     autojump_clock: MockClock,
 ) -> None:
@@ -340,6 +345,7 @@ async def test_a_directory_that_was_moved_and_came_back_is_no_alarm(
         assert len(await payloads(wal)) == 20
 
 
+@pytest.mark.happens
 async def test_what_was_acknowledged_in_a_moved_directory_is_in_it_after_a_power_cut(
     autojump_clock: MockClock,
 ) -> None:
@@ -417,6 +423,7 @@ async def test_a_real_directory_tells_it_too(how: str, tmp_path: Path) -> None:
         assert (await payloads(wal))[:3] == [BODY] * 3
 
 
+@pytest.mark.happens
 async def test_a_program_may_change_its_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +437,7 @@ async def test_a_program_may_change_its_working_directory(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.happens
 async def test_a_lock_file_that_was_removed_lets_nobody_in(tmp_path: Path) -> None:
     config = attrs.evolve(CONFIG, dir=str(tmp_path / "log"))
     async with open_wal(config) as wal:
@@ -443,6 +451,7 @@ async def test_a_lock_file_that_was_removed_lets_nobody_in(tmp_path: Path) -> No
         assert await payloads(wal) == [b"1", b"2"]
 
 
+@pytest.mark.happens
 async def test_a_lock_file_of_a_metadata_store_that_was_removed_lets_nobody_in(
     tmp_path: Path,
 ) -> None:
@@ -460,6 +469,7 @@ async def test_a_lock_file_of_a_metadata_store_that_was_removed_lets_nobody_in(
 # ---- the metadata store, and stores of objects
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("how", ["moved", "removed", "replaced", "journal"])
 async def test_a_metadata_directory_that_is_not_what_it_was_acknowledges_nothing(how: str) -> None:
     disk = SimDisk()
@@ -484,6 +494,7 @@ async def test_a_metadata_directory_that_is_not_what_it_was_acknowledges_nothing
             assert [entry.key for entry in await store.list_entries("/")] == ["/a"]
 
 
+@pytest.mark.happens
 async def test_a_lock_file_of_a_directory_store_that_is_removed_does_not_let_two_change_it(
     autojump_clock: MockClock,
 ) -> None:
@@ -501,6 +512,7 @@ async def test_a_lock_file_of_a_directory_store_that_is_removed_does_not_let_two
         assert (await store.get("key"))[1] == b"after"
 
 
+@pytest.mark.happens
 async def test_a_directory_store_that_was_moved_stops_uploads_until_it_is_back(
     autojump_clock: MockClock,
 ) -> None:
@@ -525,6 +537,7 @@ async def test_a_directory_store_that_was_moved_stops_uploads_until_it_is_back(
 # ---- other names of its files, and other people
 
 
+@pytest.mark.happens
 async def test_files_that_are_hard_linked_for_a_backup_do_not_change_with_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -551,6 +564,7 @@ async def test_files_that_are_hard_linked_for_a_backup_do_not_change_with_the_lo
         assert (wal.start_offset, wal.next_offset) == (3, 5)
 
 
+@pytest.mark.happens
 async def test_a_hard_link_made_while_the_log_runs_is_told_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -577,6 +591,7 @@ async def test_a_copy_for_a_hard_link_that_is_interrupted_loses_nothing() -> Non
                 assert await payloads(wal) == [BODY], (point.op_count, state.name)
 
 
+@pytest.mark.happens
 async def test_a_directory_that_everybody_may_write_to_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -595,6 +610,7 @@ async def test_a_directory_that_everybody_may_write_to_is_told_once(
 # ---- followers
 
 
+@pytest.mark.happens
 async def test_a_follower_is_told_that_another_copy_is_at_the_path_of_its_directory() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:
@@ -633,6 +649,7 @@ async def test_a_reader_of_a_follower_that_was_left_is_told_so(tmp_path: Path) -
 # ---- copies
 
 
+@pytest.mark.happens
 async def test_two_copies_with_a_store_are_told_apart_and_without_one_are_two_logs() -> None:
     disk, store = SimDisk(), SimStore()
     config = attrs.evolve(CONFIG, topic_name="/default/t")
@@ -690,6 +707,7 @@ def mixed(base: Tree, other: Tree, *ends: str) -> SimDisk:
     return disk
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("ends", ["mark", "ckpt", ".idx", ".meta", "mark ckpt .idx .meta .lock"])
 async def test_an_older_small_file_beside_later_segments_loses_nothing(ends: str) -> None:
     _, older, newer = await states()
@@ -703,6 +721,7 @@ async def test_an_older_small_file_beside_later_segments_loses_nothing(ends: str
         assert await payloads(wal) == [*BODIES[9:], b"next"]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("ends", ["mark", "trim", "ckpt", "mark trim ckpt .idx .meta"])
 async def test_a_later_small_file_beside_older_segments_is_refused(ends: str) -> None:
     _, older, newer = await states()
@@ -715,6 +734,7 @@ async def test_a_later_small_file_beside_older_segments_is_refused(ends: str) ->
     }
 
 
+@pytest.mark.happens
 async def test_an_older_start_beside_later_segments_is_refused_and_names_what_is_missing() -> None:
     _, older, newer = await states()
     with pytest.raises(CorruptDataError, match="the segment is missing") as caught:
@@ -723,6 +743,7 @@ async def test_an_older_start_beside_later_segments_is_refused_and_names_what_is
     assert (caught.value.path, caught.value.offset) == (f"/log/wal.{0:020}.log", 0)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("left", [1, 2])
 async def test_a_directory_that_was_restored_halfway_is_refused(left: int) -> None:
     """Files come in the order of their names; the last segment or the mark is not there yet."""
@@ -738,6 +759,7 @@ async def test_a_directory_that_was_restored_halfway_is_refused(left: int) -> No
         assert await payloads(wal) == BODIES[9:]
 
 
+@pytest.mark.happens
 async def test_segments_under_the_meta_of_another_directory_are_refused() -> None:
     _, _, newer = await states()
     other = SimDisk()
@@ -760,6 +782,7 @@ async def test_segments_under_the_meta_of_another_directory_are_refused() -> Non
 # ---- a storage
 
 
+@pytest.mark.happens
 async def test_a_storage_whose_directory_was_moved_begins_no_topic_anew(
     autojump_clock: MockClock,
 ) -> None:

@@ -34,6 +34,7 @@ async def append(wal: Wal, count: int) -> None:
 # ---- files
 
 
+@pytest.mark.happens
 async def test_a_file_that_cannot_be_removed_keeps_no_other_from_going(
     autojump_clock: MockClock,
 ) -> None:

@@ -71,6 +71,7 @@ async def restored(before_the_copy: int, after_it: int) -> World:
     return attrs.evolve(world, disk=copy, store=world.store.client())
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("at_the_copy", [0, 3])
 @pytest.mark.parametrize("apart", [5, 10, 14])
 async def test_what_a_copy_appended_without_the_store_is_set_aside_and_said(
@@ -120,6 +121,7 @@ async def test_histories_that_part_at_a_segments_boundary_are_not_mixed(
     assert kept_aside(copy).count(b"19 new") == 20
 
 
+@pytest.mark.happens
 async def test_an_older_copy_that_nobody_used_goes_on_where_the_store_does(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -173,6 +175,7 @@ async def test_repair_heals_nothing_from_a_store_with_another_history(
         plan_heal(world.disk, NAMES, state)
 
 
+@pytest.mark.happens
 async def test_opening_without_the_store_that_a_directory_has_is_said(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,6 +195,7 @@ async def test_opening_without_the_store_that_a_directory_has_is_said(
 # ---- whose log
 
 
+@pytest.mark.happens
 async def test_a_directory_is_refused_by_the_catalog_of_another_log_of_the_same_owner(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -336,6 +340,7 @@ for _name in ("create", "delete", "get", "head", "list_objects", "list_children"
     _fold(_name)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("uploads", [0, 1])
 @pytest.mark.parametrize(
     ("one", "other"),

@@ -274,6 +274,7 @@ async def test_what_is_settled_behind_holes_is_a_witness_too(tmp_path: Path) -> 
         await day(tmp_path / "copy", metadata, orders(5, 40, "new"))
 
 
+@pytest.mark.happens
 async def test_retention_frees_nothing_that_a_cursor_which_does_not_fit_may_need(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

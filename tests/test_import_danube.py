@@ -115,6 +115,7 @@ def test_objects_and_segments_are_imported_too(tmp_path: Path) -> None:
     assert call("replay", tmp_path / "log2").lines == [sent(i // 2).payload for i in range(22)]
 
 
+@pytest.mark.happens
 def test_damage_is_refused_and_then_stepped_over(tmp_path: Path) -> None:
     data = run(0, 4) + b"garbage" + run(5, 9)
     source, target = write(tmp_path / "source", {"wal.log": data}), tmp_path / "log"
@@ -268,6 +269,7 @@ async def test_messages_above_danubes_limit_are_imported() -> None:
 # ---- interrupted
 
 
+@pytest.mark.happens
 async def test_it_goes_on_where_it_was_interrupted() -> None:
     files = {"wal.log": run(7, 2500)}
     disk = on_disk(files)

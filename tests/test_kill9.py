@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 from kill9_child import config, payload
 
@@ -102,6 +103,7 @@ async def verify(directory: Path, journal: Journal) -> None:
     journal.records = max(journal.records, end)
 
 
+@pytest.mark.happens
 async def test_nothing_that_was_acknowledged_is_lost_or_altered(tmp_path: Path) -> None:
     rng = random.Random(9)
     journal = Journal()

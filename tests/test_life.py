@@ -183,6 +183,7 @@ async def meets_the_fence(wal: Wal) -> None:
     assert wal.phase == "fenced"
 
 
+@pytest.mark.happens
 async def test_leaving_tells_of_a_fence_that_only_housekeeping_met(
     autojump_clock: MockClock,
 ) -> None:
@@ -268,6 +269,7 @@ async def test_an_append_that_waited_for_room_was_told(autojump_clock: MockClock
             wal._engine.fenced(FENCE)
 
 
+@pytest.mark.happens
 async def test_a_cancelled_body_does_not_hide_the_fence(autojump_clock: MockClock) -> None:
     with pytest.raises(FencedError):
         with trio.move_on_after(100):
@@ -276,6 +278,7 @@ async def test_a_cancelled_body_does_not_hide_the_fence(autojump_clock: MockCloc
                 await trio.sleep_forever()
 
 
+@pytest.mark.happens
 async def test_what_the_body_raised_has_the_fence_as_a_note(autojump_clock: MockClock) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         async with cut_off() as wal:
@@ -311,6 +314,7 @@ async def topic_cut_off(dispatched: ReliableOptions | None = None) -> AsyncGener
             yield storage
 
 
+@pytest.mark.happens
 async def test_a_topic_that_is_idle_and_fenced_is_told_of_on_leaving(
     autojump_clock: MockClock,
 ) -> None:
@@ -372,6 +376,7 @@ async def test_a_fence_that_only_the_retention_call_met_was_told(
             await dispatch.apply_retention()
 
 
+@pytest.mark.happens
 async def test_a_fence_that_only_a_subscription_met_is_told_on_leaving(
     autojump_clock: MockClock,
 ) -> None:
@@ -382,6 +387,7 @@ async def test_a_fence_that_only_a_subscription_met_is_told_on_leaving(
             await meets_the_fence(wal)
 
 
+@pytest.mark.happens
 async def test_a_fence_that_only_dead_letters_met_is_told_on_leaving(
     autojump_clock: MockClock,
 ) -> None:
@@ -431,6 +437,7 @@ async def taken_over(told: bool) -> None:
                     await settle(subscription, 1)
 
 
+@pytest.mark.happens
 async def test_acknowledgements_that_a_take_over_lost_are_told_of(
     autojump_clock: MockClock,
 ) -> None:

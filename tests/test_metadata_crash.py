@@ -206,6 +206,7 @@ async def test_any_failing_call_loses_nothing_that_was_acknowledged(
         await recover_and_crash(disk, acked, what)
 
 
+@pytest.mark.happens
 async def test_a_killed_process_and_then_a_power_cut() -> None:
     clean = SimDisk()
     await try_to_work(clean)
@@ -223,6 +224,7 @@ async def test_a_killed_process_and_then_a_power_cut() -> None:
         await recover_and_crash(disk, acked, f"operation {nth}")
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("workload", [one_by_one, starting_over], ids=lambda w: w.__name__)
 async def test_every_flipped_bit_is_noticed_or_harmless(workload: Workload) -> None:
     disk, record = await recorded(workload)
@@ -274,6 +276,7 @@ async def test_what_follows_the_last_batch_is_cut_off(tail: bytes) -> None:
     assert len(disk.read_file(path)) == len(data)
 
 
+@pytest.mark.happens
 async def test_an_old_copy_of_the_snapshot_beside_a_newer_journal_is_noticed() -> None:
     disk = SimDisk()
     await recover(disk)

@@ -301,6 +301,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(("operation", "number", "short"), FAULTS)
 async def test_a_store_whose_write_failed_tells_everybody_and_is_opened_anew_by_the_next_call(
     operation: str, number: int, short: int | None
@@ -353,6 +354,7 @@ async def test_whatever_a_crash_leaves_after_a_failure_has_what_was_acknowledged
                     assert await content_of(state.disk) == done, state.name
 
 
+@pytest.mark.happens
 async def test_a_full_disk_is_tried_again_with_pauses_and_told_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -374,6 +376,7 @@ async def test_a_full_disk_is_tried_again_with_pauses_and_told_once(
     assert len(told) == 2 and "is broken" in told[0] and "can be written to again" in told[1]
 
 
+@pytest.mark.happens
 async def test_a_store_that_lost_what_it_acknowledged_is_not_gone_on_with(
     autojump_clock: MockClock,
 ) -> None:

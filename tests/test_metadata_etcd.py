@@ -96,6 +96,7 @@ async def test_keys_of_others_that_are_no_text_are_ignored(etcd: EtcdServer) -> 
 # -- watches
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_a_watch_survives_a_restart_of_the_server(own_etcd: EtcdServer) -> None:
     async with open_etcd(config(own_etcd)) as store, store.watch("/w/") as events:
@@ -155,6 +156,7 @@ async def test_a_silent_connection_is_made_anew(etcd: EtcdServer) -> None:
         assert connections == 3
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_compaction_is_reported(etcd: EtcdServer) -> None:
     async with open_etcd(config(etcd)) as store:
@@ -183,6 +185,7 @@ async def test_the_oldest_revision_that_compaction_left_is_not_whole(etcd: EtcdS
                 await anext(events)
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_a_revision_that_etcd_has_not_reached_is_lost(etcd: EtcdServer) -> None:
     async with open_etcd(config(etcd)) as store:
@@ -240,6 +243,7 @@ def test_a_revision_in_several_fragments_is_held_until_it_is_whole() -> None:
 # -- calls that fail
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_a_dead_server_is_reported_and_a_restarted_one_used(own_etcd: EtcdServer) -> None:
     async with open_etcd(config(own_etcd)) as store:
@@ -263,6 +267,7 @@ async def test_a_dead_server_is_reported_and_a_restarted_one_used(own_etcd: Etcd
         await store.get("/a")
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_a_server_that_says_nothing_is_given_up(own_etcd: EtcdServer) -> None:
     async with open_etcd(config(own_etcd, request_timeout=0.3)) as store:
@@ -316,6 +321,7 @@ async def hang_up(count: list[int], stream: trio.SocketStream) -> None:
         count.append(1)
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_reads_fail_over_and_writes_with_an_unknown_outcome_do_not(etcd: EtcdServer) -> None:
     count: list[int] = []
@@ -408,6 +414,7 @@ async def test_users_and_passwords(own_etcd: EtcdServer) -> None:
     await store.aclose()
 
 
+@pytest.mark.happens
 @needs_etcd
 async def test_a_change_of_users_ends_no_session_with_jwt_tokens(tmp_path: Path) -> None:
     """Each change makes all tokens old: "revision in header is old"."""
@@ -462,6 +469,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
             await store.aclose()
 
 
+@pytest.mark.happens
 @needs_etcd
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
 async def test_a_certificate_with_a_name_and_users_at_once_are_told_not_to_go_together(

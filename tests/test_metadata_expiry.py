@@ -176,6 +176,7 @@ async def test_a_watch_hears_of_each_end_once(opened: Opened, autojump_clock: Mo
         assert (await anext(events)).value == b"end"
 
 
+@pytest.mark.happens
 async def test_the_wall_clock_neither_ends_nor_keeps_an_entry(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:

@@ -103,6 +103,7 @@ BODIES = {
 }
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("name", BODIES)
 async def test_a_forged_batch_is_damage_and_nothing_is_changed(name: str) -> None:
     disk = directory(batch(BODIES[name]))

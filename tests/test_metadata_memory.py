@@ -91,6 +91,7 @@ async def test_heartbeats_leave_nothing_behind(autojump_clock: MockClock) -> Non
     assert len(store._table._deadlines) < 100
 
 
+@pytest.mark.happens
 async def test_a_watch_that_falls_behind_says_so_and_blocks_nobody() -> None:
     store = MemoryMetadata(history_events=10)
     async with store.watch("/a") as slow, store.watch("/b") as other:

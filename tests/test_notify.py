@@ -246,6 +246,7 @@ async def enter(nursery: trio.Nursery, block: Any) -> Follower:
     return follower
 
 
+@pytest.mark.happens
 @needs_inotify
 @pytest.mark.parametrize("how", ["removed", "moved"])
 async def test_a_directory_that_goes_is_told_at_once(tmp_path: Path, how: str) -> None:
@@ -372,6 +373,7 @@ async def test_one_who_refreshes_serves_those_who_wait(autojump_clock: MockClock
         assert trio.current_time() < 1
 
 
+@pytest.mark.happens
 async def test_too_many_watches_mean_polling_until_there_are_fewer(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -398,6 +400,7 @@ class DeafDisk(SimDisk):
         return await super().watch("/elsewhere", "/elsewhere/file")
 
 
+@pytest.mark.happens
 async def test_a_disk_that_tells_of_nothing_is_found_out(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

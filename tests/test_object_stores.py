@@ -58,6 +58,7 @@ async def failures(store: CloudStore) -> dict[str, type[StoreError]]:
     return found
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refusal_is_denied(status: int) -> None:
     with answering((status, b"<Error><Code>AccessDenied</Code></Error>")) as server:
@@ -87,6 +88,7 @@ async def test_a_killed_server_is_unavailable_and_its_successor_is_not(tmp_path:
             assert set((await failures(store)).values()) == {StoreUnavailableError}
 
 
+@pytest.mark.happens
 async def test_a_missing_bucket_is_not_a_missing_object(s3: Server) -> None:
     async with open_store("s3://no-such-bucket", s3.options) as store:
         found = await failures(store)

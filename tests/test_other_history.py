@@ -114,6 +114,7 @@ def cloud_of(what: str, store: SimStore) -> dict[str, Any]:
     return {"store": store.client()} if what == "taken over" else {}
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("what", TAKINGS)
 @pytest.mark.parametrize("grown", [0, 30, 31, 80])
 async def test_a_follower_does_not_go_on_over_another_history(

@@ -127,6 +127,7 @@ async def test_an_index_is_bounded_by_its_segment(tmp_path: Path) -> None:
     assert peak < 32 << 20
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(
     "line",
     [
@@ -145,6 +146,7 @@ async def test_a_checkpoint_that_says_nonsense_is_passed_over(tmp_path: Path, li
         assert wal.next_offset == 1
 
 
+@pytest.mark.happens
 async def test_a_meta_file_that_says_nonsense_is_refused(tmp_path: Path) -> None:
     async with open_wal(WalConfig(dir=str(tmp_path))) as wal:
         await wal.append(b"x")
@@ -181,6 +183,7 @@ def _holes(planes: bytes) -> bytes:
     return json.dumps({**_BAD, "edge": 1 << 40, "holes": packed}).encode()
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(
     "value",
     [
@@ -214,6 +217,7 @@ async def test_a_cursor_that_cannot_be_read_costs_its_own_subscription_only(valu
         assert other.end == 0
 
 
+@pytest.mark.happens
 def test_no_more_is_saved_of_a_cursor_than_can_be_read() -> None:
     holes = range(5, 5 + 2 * MAX_HOLES + 2, 2)
     state = CursorState(end=5, edge=1 << 40, holes=holes)
@@ -264,6 +268,7 @@ def evil_log(tmp_path: Path) -> Path:
     return log
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("args", [(), ("--json",), ("--raw",)], ids=str)
 @pytest.mark.parametrize("verb", ["replay", "tail"])
 def test_payloads_are_shown_to_a_terminal_and_not_sent(
@@ -279,6 +284,7 @@ def test_payloads_are_shown_to_a_terminal_and_not_sent(
         assert json.loads(sent.splitlines()[0])["payload"] == _EVIL.decode()
 
 
+@pytest.mark.happens
 def test_a_pipe_gets_payloads_as_they_are(evil_log: Path) -> None:
     assert call("replay", evil_log).out == _EVIL + b"\n" + _EVIL + b"\xff\n"
 
@@ -290,6 +296,7 @@ def test_json_has_no_control_characters_on_a_pipe_either(evil_log: Path) -> None
     assert json.loads(lines.splitlines()[1])["attributes"] == {"k": _EVIL.decode()}
 
 
+@pytest.mark.happens
 def test_names_and_errors_are_shown_to_a_terminal_and_not_sent(tmp_path: Path) -> None:
     name = "o\x1b[2Jrders"
     (tmp_path / name).mkdir()

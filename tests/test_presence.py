@@ -55,6 +55,7 @@ DAMAGE: list[tuple[Callable[[SimDisk, str], None], str]] = [
 ]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("path", [ACTIVE, SEALED, MARK, META, TRIM])
 @pytest.mark.parametrize(("touch", "what"), DAMAGE, ids=lambda v: getattr(v, "__name__", ""))
 async def test_a_file_that_is_taken_from_a_running_log_breaks_it_within_seconds(
@@ -129,6 +130,7 @@ async def test_what_a_log_removes_and_rewrites_itself_is_no_alarm(
             assert wal.start_offset > 0
 
 
+@pytest.mark.happens
 async def test_a_segment_that_is_stored_is_read_from_the_store_instead(
     autojump_clock: MockClock,
 ) -> None:

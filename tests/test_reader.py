@@ -102,6 +102,7 @@ async def test_a_start_outside_of_the_log_is_named() -> None:
                 StartPosition.timestamp(seconds)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(("scale", "unit"), [(1e3, "milli"), (1e6, "micro"), (1e9, "nano")])
 def test_a_time_that_is_not_in_seconds_is_refused_with_its_value_in_seconds(
     scale: float, unit: str
@@ -198,6 +199,7 @@ async def test_a_live_reader_gets_each_record_once_over_all_tiers() -> None:
     assert all(found == list(range(90)) for found in seen.values())
 
 
+@pytest.mark.happens
 async def test_a_reader_that_sleeps_comes_back_through_the_files() -> None:
     async with open_wal(SMALL, disk=SimDisk()) as wal:
         await fill(wal, 3)

@@ -335,6 +335,7 @@ CALLS: dict[str, Callable[[File], object]] = {
 }
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("call", CALLS)
 def test_an_error_of_a_call_on_a_descriptor_names_the_file(call: str, tmp_path: Path) -> None:
     path = f"{tmp_path}/file"

@@ -342,6 +342,7 @@ async def test_a_log_is_never_cut_below_its_start() -> None:
 # ---- crashes
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("damage", [in_two_segments, without_the_second, shorter_at_the_end])
 @pytest.mark.parametrize("policy", ["truncate", "skip"])
 async def test_a_repair_may_crash_anywhere_and_be_done_again(
@@ -449,6 +450,7 @@ def test_json_gives_findings_steps_and_a_summary(log: Path) -> None:
     assert summary["summary"] == {"repaired": True, "steps": 1, "problems": 0}
 
 
+@pytest.mark.happens
 async def test_it_refuses_while_a_program_holds_the_log(log: Path) -> None:
     async with open_wal(WalConfig(dir=str(log))):
         done = await trio.to_thread.run_sync(command, "repair", log, "--yes")

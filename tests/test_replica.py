@@ -116,6 +116,7 @@ async def test_what_the_body_raises_comes_out_as_it_is() -> None:
             raise KeyError("mine")
 
 
+@pytest.mark.happens
 async def test_retention_overtakes_a_replica_with_an_error_that_says_so() -> None:
     disk, store = SimDisk(), SimStore()
     await fill(disk, store, 400)

@@ -33,6 +33,7 @@ def lose(log: Path, how: str) -> None:
         (log / "wal.meta").write_bytes(data)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 @pytest.mark.parametrize("codec", CODECS)
 def test_replay_and_repair_rescue_a_log_whose_meta_is_lost(
@@ -63,6 +64,7 @@ def test_replay_and_repair_rescue_a_log_whose_meta_is_lost(
     assert call("repair", log, "--codec", codec).lines[-1] == b"nothing to repair"
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("verb", ["replay", "repair"])
 def test_a_codec_that_the_messages_do_not_have_is_refused(verb: str, tmp_path: Path) -> None:
     for codec in CODECS:
@@ -85,6 +87,7 @@ def test_a_codec_for_a_log_that_has_its_meta_must_be_the_same(tmp_path: Path) ->
         assert "says 's5-standard'" in result.err
 
 
+@pytest.mark.happens
 def test_a_lost_end_is_no_torn_tail_when_the_meta_is_lost_too(tmp_path: Path) -> None:
     """The mark of the old id still says what was durable."""
     log = made(tmp_path / "log")

@@ -234,6 +234,7 @@ async def test_a_point_that_is_none_is_refused(options: Any, complaint: str) -> 
     assert not disk.tree()
 
 
+@pytest.mark.happens
 async def test_what_is_there_is_not_touched() -> None:
     store, disk = await uploaded(), SimDisk()
     disk.write_file(f"{TARGET}/mine", b"")
@@ -260,6 +261,7 @@ async def test_a_second_restore_waits_outside() -> None:
     await restored(store, disk)
 
 
+@pytest.mark.happens
 async def test_what_does_not_fit_is_not_begun() -> None:
     store, disk = await uploaded(), SimDisk(capacity_bytes=3000)
     with pytest.raises(OSError, match="still to be fetched") as caught:
@@ -291,6 +293,7 @@ async def object_keys(store: SimStore) -> list[str]:
     return [f"log/segments/{d.object_id}" for d in (await state_of(store)).segments]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("number", [0, 3, -1])
 @pytest.mark.parametrize("change", ["flip", "cut", "grow", "empty"])
 async def test_a_damaged_object_is_named_and_gives_no_log(number: int, change: str) -> None:
@@ -365,6 +368,7 @@ async def test_a_store_that_fails_leaves_what_the_next_call_goes_on_with() -> No
     assert done.resumed_bytes + done.fetched_bytes == done.size_bytes
 
 
+@pytest.mark.happens
 async def test_a_cancelled_restore_goes_on_later() -> None:
     store, disk = await uploaded(), SimDisk()
     for stop_after in range(1, 40, 3):

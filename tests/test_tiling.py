@@ -55,6 +55,7 @@ async def refused(disk: SimDisk) -> CorruptDataError:
 CONTENTS = [b"", b"anything else" * 100]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("data", CONTENTS, ids=["empty", "filled"])
 @pytest.mark.parametrize("base", [3, 10, 13, 21, 23, 29])
 @pytest.mark.parametrize("hints", ["hints", "none"])
@@ -96,6 +97,7 @@ async def test_a_stray_segment_of_an_acknowledged_log_is_refused_and_moving_it_a
         assert await wal.append(b"new") == 10
 
 
+@pytest.mark.happens
 async def test_a_follower_is_told_of_a_stray_segment_while_it_follows() -> None:
     disk = await made()
     async with open_follower("/log", disk=disk, notify=False) as follower:
@@ -119,6 +121,7 @@ async def test_with_skip_a_stray_segment_is_left_out_with_a_note(base: int) -> N
     assert disk.read_file(NAMES.segment(base)) == b"stray" * 1000
 
 
+@pytest.mark.happens
 async def test_a_last_segment_that_the_log_never_came_to_is_refused() -> None:
     disk = await made()
     disk.write_file(NAMES.segment(50), b"")
@@ -133,6 +136,7 @@ async def test_a_last_segment_that_the_log_never_came_to_is_refused() -> None:
         assert [(i.start, i.end) for i in items if isinstance(i, Gap)] == [(30, 50)]
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("base", [0, 11])
 async def test_an_emptied_segment_is_refused_at_once(base: int) -> None:
     disk = await made()

@@ -118,6 +118,7 @@ async def test_it_can_come_back(world: World) -> None:
         assert await payloads(one, T) == [b"%d" % i for i in range(6)]
 
 
+@pytest.mark.happens
 async def test_what_was_given_away_is_not_taken_back_by_a_stray_append(world: World) -> None:
     async with world.open("one") as one, world.open("two") as two:
         await one.append_message(T, b"0")

@@ -344,6 +344,7 @@ async def test_an_error_in_opening_is_told_to_each_and_the_next_use_tries_again(
         assert await storage.append_message(B, b"x") == 0
 
 
+@pytest.mark.happens
 async def test_without_files_an_idle_topic_makes_room_for_the_next_try() -> None:
     disk = SimDisk()
     async with open_storage(CONFIG, disk=disk) as storage:
@@ -385,6 +386,7 @@ def test_the_same_error_for_another_caller(error: Exception) -> None:
         )
 
 
+@pytest.mark.happens
 async def test_a_corrupt_topic_says_so_and_others_go_on() -> None:
     disk = SimDisk()
     async with open_storage(CONFIG, disk=disk) as storage:
@@ -398,6 +400,7 @@ async def test_a_corrupt_topic_says_so_and_others_go_on() -> None:
         assert await storage.append_message(B, b"y") == 1
 
 
+@pytest.mark.happens
 async def test_a_broken_topic_is_opened_again_by_its_next_use() -> None:
     disk = SimDisk()
     async with open_storage(CONFIG, disk=disk) as storage:
@@ -596,6 +599,7 @@ async def test_a_thousand_topics_with_few_open() -> None:
         assert len(await storage.list_topics()) == 1000
 
 
+@pytest.mark.happens
 async def test_what_waits_for_max_open_topics_says_so_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

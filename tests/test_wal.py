@@ -214,6 +214,7 @@ async def test_what_cannot_be_appended_is_refused_and_nothing_is_accepted(case: 
         assert await wal.append(b"fine") == 0
 
 
+@pytest.mark.happens
 async def test_appends_wait_for_room_in_the_order_of_their_calls(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -274,6 +275,7 @@ async def test_single_and_batch_appends_from_many_tasks_stay_dense(tmp_path: Pat
         assert await payloads(wal) == [seen[i] for i in range(len(seen))]
 
 
+@pytest.mark.happens
 async def test_leaving_drains_what_was_accepted(tmp_path: Path) -> None:
     config = WalConfig(dir=str(tmp_path), fsync_interval_ms=3_600_000)
     async with open_wal(config) as wal:
@@ -335,6 +337,7 @@ async def test_a_live_reader_ends_with_the_log(tmp_path: Path) -> None:
             await wait_all_tasks_blocked()
 
 
+@pytest.mark.happens
 async def test_an_append_during_the_drain_is_refused(tmp_path: Path) -> None:
     async def late(wal: Wal, entered: trio.Event) -> None:
         await entered.wait()
@@ -431,6 +434,7 @@ async def test_a_directory_that_cannot_serve_is_refused_untouched(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.happens
 async def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     for name in ("notes.txt", "wal.00.idx.bak", "other.tmp", "wal.idx"):
         (tmp_path / name).write_text("mine")
