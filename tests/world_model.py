@@ -16,8 +16,8 @@ What is promised is one sentence: **nothing is lost in silence**.
   subscription is refused.
 
 Two things cannot be known, and are not drawn: an older copy of a directory, without a store and
-without a cursor that is ahead of it, is a log like any other; and after a power cut the mark may lag
-behind what is durable, so that what is cut off behind it looks like what a crash tears.
+without a cursor that is ahead of it, is a log like any other; and after a power cut the mark may
+lag behind what is durable, so that what is cut off behind it looks like what a crash tears.
 """
 
 from __future__ import annotations
