@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def test_paths_in_a_held_directory_are_names_in_it_wherever_it_is(place: tuple[D
     held.sync_dir(d)
     assert held.free_bytes(d) > 0
     assert (disk.list_dir(d), disk.list_dir(f"{d}.old")) == (["b"], ["c", "f"])
-    for call in (held.file_size, held.stat, held.unlink, lambda path: held.open(path, "r")):
+    calls: list[Callable[[str], object]] = [held.file_size, held.stat, held.unlink]
+    calls.append(partial(held.open, mode="r"))
+    for call in calls:
         with pytest.raises(FileNotFoundError) as caught:
             call(f"{d}/b")
         if isinstance(disk, RealDisk):
@@ -547,7 +550,7 @@ async def test_files_that_are_hard_linked_for_a_backup_do_not_change_with_the_lo
             await wal.append(BODY)
         await wal.trim(3)
     disk.make_dir("/backup")
-    backup = {}
+    backup: dict[str, bytes] = {}
     for path, data in disk.tree().items():
         backup[path.replace("/log/", "/backup/")] = data
         disk.link(path, path.replace("/log/", "/backup/"))
