@@ -435,7 +435,7 @@ async def test_a_topic_that_danube_took_over_is_refused_until_that_is_undone(cas
 
     async def settle(found: CatalogState | None) -> CatalogState:
         assert found == state
-        return take_over(found)
+        return take_over(state)
 
     with pytest.raises(UnsupportedFormatError, match="Danube wrote to this topic") as refused:
         await acquire(open_catalog(metadata), settle)
@@ -459,7 +459,7 @@ async def test_a_topic_that_danube_only_held_meanwhile_is_taken_back() -> None:
 
     async def settle(found: CatalogState | None) -> CatalogState:
         assert found == state
-        return take_over(found)
+        return take_over(state)
 
     assert (await acquire(open_catalog(metadata), settle)).epoch == 2
 

@@ -29,7 +29,7 @@ from danube_trio import (
     open_storage,
     open_wal,
 )
-from danube_trio._core.disk import Disk, OpenDirectory, Stray, hold
+from danube_trio._core.disk import Disk, File, OpenDirectory, Stray, hold
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
@@ -89,7 +89,11 @@ def test_paths_in_a_held_directory_are_names_in_it_wherever_it_is(place: tuple[D
     held.sync_dir(d)
     assert held.free_bytes(d) > 0
     assert (disk.list_dir(d), disk.list_dir(f"{d}.old")) == (["b"], ["c", "f"])
-    for call in (held.file_size, held.stat, held.unlink, lambda path: held.open(path, "r")):
+
+    def read(path: str) -> File:
+        return held.open(path, "r")
+
+    for call in (held.file_size, held.stat, held.unlink, read):
         with pytest.raises(FileNotFoundError) as caught:
             call(f"{d}/b")
         if isinstance(disk, RealDisk):
@@ -534,7 +538,7 @@ async def test_files_that_are_hard_linked_for_a_backup_do_not_change_with_the_lo
             await wal.append(BODY)
         await wal.trim(3)
     disk.make_dir("/backup")
-    backup = {}
+    backup: dict[str, bytes] = {}
     for path, data in disk.tree().items():
         backup[path.replace("/log/", "/backup/")] = data
         disk.link(path, path.replace("/log/", "/backup/"))

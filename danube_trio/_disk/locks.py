@@ -22,7 +22,7 @@ import time
 import weakref
 from typing import Final
 
-if sys.platform in ("linux", "darwin"):
+if sys.platform != "win32":
     import fcntl
 
     _FILE: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
