@@ -434,8 +434,9 @@ async def test_a_topic_that_danube_took_over_is_refused_until_that_is_undone(cas
     there = await tree(metadata)
 
     async def settle(found: CatalogState | None) -> CatalogState:
+        assert found is not None
         assert found == state
-        return take_over(state)
+        return take_over(found)
 
     with pytest.raises(UnsupportedFormatError, match="Danube wrote to this topic") as refused:
         await acquire(open_catalog(metadata), settle)
@@ -458,8 +459,9 @@ async def test_a_topic_that_danube_only_held_meanwhile_is_taken_back() -> None:
     await _put(metadata, "state", MARKER % 9)  # of another broker, and a later time
 
     async def settle(found: CatalogState | None) -> CatalogState:
+        assert found is not None
         assert found == state
-        return take_over(state)
+        return take_over(found)
 
     assert (await acquire(open_catalog(metadata), settle)).epoch == 2
 

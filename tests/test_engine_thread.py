@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import linecache
 import logging
@@ -234,10 +235,13 @@ class InterruptAt:
         self.left = nth
 
     def __enter__(self) -> None:
+        gc.collect()
+        gc.disable()  # what is collected meanwhile is no part of it
         sys.settrace(self._trace)
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+        gc.enable()
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if "danube_trio" not in frame.f_code.co_filename or frame.f_code.co_name == "__init__":
@@ -254,6 +258,7 @@ class InterruptAt:
 def test_ctrl_c_at_any_step_of_entering_a_block_leaves_nothing_behind(tmp_path: Path) -> None:
     """No thread, no lock, no block that is open; whatever it opened before is left."""
     open_wal, config = danube_trio.blocking.open_wal, WalConfig(dir=str(tmp_path))
+    nth = 0
     for nth in itertools.count(1):
         block = open_wal(config)
         interrupt = InterruptAt(nth)
@@ -274,4 +279,5 @@ def test_ctrl_c_at_any_step_of_entering_a_block_leaves_nothing_behind(tmp_path: 
         del block
         with open_wal(config) as wal:
             assert wal.append(b"x") == nth - 1
+        del wal  # or it is collected while the next one is traced
     assert nth > 20

@@ -446,4 +446,4 @@ async def test_both_slots_of_the_mark_speak_of_the_log_after_a_tail_was_set_asid
     for alone in (data[:MARK_BYTES], bytes(MARK_BYTES) + data[MARK_BYTES:]):
         mark = decode_marks(alone, directory.directory_crc)
         assert mark is not None
-        assert mark.durable_end == state.end
+        assert (mark.durable_end, mark.base, mark.position) == (state.end, state.end, 0)

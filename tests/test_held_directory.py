@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from danube_trio import (
     open_storage,
     open_wal,
 )
-from danube_trio._core.disk import Disk, File, OpenDirectory, Stray, hold
+from danube_trio._core.disk import Disk, OpenDirectory, Stray, hold
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
@@ -89,11 +90,9 @@ def test_paths_in_a_held_directory_are_names_in_it_wherever_it_is(place: tuple[D
     held.sync_dir(d)
     assert held.free_bytes(d) > 0
     assert (disk.list_dir(d), disk.list_dir(f"{d}.old")) == (["b"], ["c", "f"])
-
-    def read(path: str) -> File:
-        return held.open(path, "r")
-
-    for call in (held.file_size, held.stat, held.unlink, read):
+    calls: list[Callable[[str], object]] = [held.file_size, held.stat, held.unlink]
+    calls.append(partial(held.open, mode="r"))
+    for call in calls:
         with pytest.raises(FileNotFoundError) as caught:
             call(f"{d}/b")
         if isinstance(disk, RealDisk):

@@ -11,12 +11,12 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
-from world_model import WORLD, Step, World
+from world_model import RUNNING, WORLD, Step, World
 
 PROGRAM = ("append", "append", "upload", "sleep", "consume", "rival", "leave", "kill", "power")
 STEPS = st.builds(
     Step,
-    st.sampled_from([*PROGRAM, *[w for w in WORLD if w != "stray"], "keep"]),
+    st.sampled_from([*PROGRAM, *WORLD, "keep", *RUNNING]),
     st.integers(0, 30),
 )
 SETTINGS = st.fixed_dictionaries(

@@ -15,8 +15,9 @@ What is promised is one sentence: **nothing is lost in silence**.
 - Every message that was not acknowledged by its consumer is delivered, with its own payload, or the
   subscription is refused.
 
-One thing cannot be known: an older copy of a directory, without a store and without a cursor that
-is ahead of it, is a log like any other. It is not drawn.
+Two things cannot be known, and are not drawn: an older copy of a directory, without a store and
+without a cursor that is ahead of it, is a log like any other; and after a power cut the mark may
+lag behind what is durable, so that what is cut off behind it looks like what a crash tears.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ from danube_trio.catalog import Backoff, ManifestCatalog
 from danube_trio.dispatch import ReliableDispatch, ReliableOptions, Subscription
 from danube_trio.testing import SimDisk, SimMetadata, SimStore
 
-__all__ = ["Step", "World"]
+__all__ = ["RUNNING", "WORLD", "Step", "World"]
 
 DIR = "/data/log"
+AWAY = "/data/log.away"
+ALL = 1 << 60
 TOPIC = "/default/world"
 # What a log says within this time, if its files are taken away.
 NOTICED = 60.0
@@ -54,6 +57,8 @@ NOTICED = 60.0
 
 CLOCKS = [0.0, -3600.0, 3600.0, 86_400.0 * 365 * 20, -1.7e9, 0.0]
 WORLD = ("clock", "cut", "keep", "lose", "metadata back", "store back", "stray")
+# These only while it is open: a directory that is not there is a new log, as everywhere.
+RUNNING = ("move", "remove", "swap")
 
 
 @attrs.frozen
@@ -117,9 +122,12 @@ class World:
 
     async def life(self, steps: list[Step]) -> None:
         """From an opening to its end; takes its steps off the list."""
-        self.died = self.power = False
         while steps and steps[0].what in WORLD:
-            self.act(steps.pop(0), running=False)
+            step = steps.pop(0)
+            # The mark may lag behind what is durable then: what is cut off behind it is not missed.
+            if not (self.power and step.what in ("cut", "lose")):
+                self.act(step, running=False)
+        self.died = self.power = False
         try:
             async with self.opened() as wal:
                 await self.check(wal)
@@ -198,7 +206,7 @@ class World:
                 if self.client is not None:
                     self.client.kill()
                 return False
-            case what if what in WORLD:
+            case what if what in (*WORLD, *RUNNING):
                 self.act(step, running=True)
                 await self.notice(wal)
             case _:
@@ -279,13 +287,34 @@ class World:
                 if path not in before:
                     self.disk.write_file(path, b"")
                     undo = partial(self.lose, path)
+            case "remove" if self.deed is None:
+                self.disk.remove_tree(DIR)
+                undo = partial(self.put_back, before)
+            case "move" | "swap" if self.deed is None:
+                self.rename(DIR, AWAY)
+                if what == "swap":
+                    self.disk.write_file(f"{DIR}/wal.lock", b"")
+                undo = self.move_back
             case _:
                 pass
         if undo is None:
             return
-        if running and what != "store back":
+        sure = self.sure
+        if not running or what in ("move", "swap"):
+            sure = ALL  # nothing may be missing when it is undone
+        elif what != "store back":
             undo = partial(self.put_back, before)
-        self.deed = Deed(f"{what} {number}", undo, self.sure if running else len(self.history))
+        self.deed = Deed(f"{what} {number}", undo, sure)
+
+    def rename(self, source: str, target: str) -> None:
+        somebody = self.disk.process()
+        somebody.rename(source, target)
+        somebody.sync_dir("/data")
+
+    def move_back(self) -> None:
+        if self.tree():
+            self.disk.remove_tree(DIR)
+        self.rename(AWAY, DIR)
 
     def bring_back(self, store: SimStore, then: SimStore) -> None:
         """What was in the store and is not: what came since stays."""
@@ -294,7 +323,8 @@ class World:
 
     def tree(self) -> dict[str, bytes]:
         """The files of the log."""
-        return {path: data for path, data in self.disk.tree().items() if path.startswith(DIR)}
+        inside = f"{DIR}/"
+        return {path: data for path, data in self.disk.tree().items() if path.startswith(inside)}
 
     def lose(self, path: str) -> None:
         somebody = self.disk.process()

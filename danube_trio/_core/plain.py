@@ -29,14 +29,14 @@ __all__ = ["from_json", "to_plain"]
 MAX_DEPTH = 12
 # Of lists; up to twice as deep where objects stand in them. What we read nests five deep. A guess.
 JSON_DEPTH = 64
-# What the tree may take in memory: 130,000 segments in a checkpoint; and about what an object, a
-# list, a value and a text take in CPython 3.11 (half of it for each quote).
+# What the tree may take in memory: 130,000 segments in a checkpoint; and about what an object, its
+# key, a list, a value and a text take in CPython 3.11 (half of it for each quote).
 JSON_COST_BYTES = 48 << 20
-_COSTS = ((b"{", 220), (b"[", 88), (b",", 48), (b'"', 12))
+_COSTS = ((b"{", 120), (b":", 120), (b"[", 88), (b",", 48), (b'"', 12))
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _TEXT = re.compile(rb'"[^"]*"')
-_NOT_SHAPE = bytes(set(range(256)) - set(b'[]{},"'))
+_NOT_SHAPE = bytes(set(range(256)) - set(b'[]{},:"'))
 # Not at the beginning of a text, where names have their twenty digits.
 _LONG_NUMBER = re.compile(rb"(?:^|[\[:,\s-])[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -66,7 +66,7 @@ def _check_shape(data: bytes) -> None:
     shape = _TEXT.sub(b"", shape)
     if _cost(shape) + 12 * texts > JSON_COST_BYTES:
         raise ValueError("it has more values than anything that is read here")
-    shape = shape.translate(None, b',"')
+    shape = shape.translate(None, b',:"')
     for _ in range(JSON_DEPTH):
         shape = shape.replace(b"[]", b"").replace(b"{}", b"")
     if shape:

@@ -156,7 +156,7 @@ def find_holder(path: str) -> str | None:
     It asks for a shared lock for a moment, which a program that opens the log in exactly that
     moment would take for a holder; there is no other way to know that works everywhere.
     """
-    if sys.platform not in ("linux", "darwin"):
+    if sys.platform == "win32":
         return None  # there, nobody can hold one
     if not _is_locked(path, _FILE) and not _is_directory_locked(*os.path.split(path)):
         return None

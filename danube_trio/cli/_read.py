@@ -6,7 +6,6 @@ import base64
 import contextlib
 import errno
 import json
-import os
 import re
 import struct
 import sys
@@ -149,7 +148,7 @@ async def _run_while_read(printer: _Printer) -> bool:
         gaps = await printer.run()
         nursery.cancel_scope.cancel()
     if gone:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE), NAME)
+        raise BrokenPipeError(errno.EPIPE, "nobody reads it any more", NAME)
     return gaps
 
 

@@ -23,6 +23,7 @@ from danube_trio.testing._sim_model import (
     Lose,
     Make,
     Model,
+    Rename,
     Sync,
     SyncWrite,
     Unlink,
@@ -56,6 +57,7 @@ class Store:
     current: int = 0  # the operation under way
     open_counts: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often it is open
     failed_syncs: Counter[int] = attrs.Factory(Counter[int])  # inode -> how often one failed
+    links: Counter[int] | None = None  # inode -> how many names it has, once somebody asked
     gone: set[int] = attrs.Factory(set[int])  # directories that were removed
     watches: list[SimWatch] = attrs.Factory(list[SimWatch])  # the armed ones
 
@@ -95,7 +97,13 @@ class Store:
         if self.initial is None:
             self.initial = self.model.copy()
         self.history.append((self.current, effect))
-        self.model.apply(effect)
+        if self.links is None or not isinstance(effect, Link | Unlink | Rename):
+            self.model.apply(effect)
+        else:
+            names = self.model.inodes[effect.ident].names
+            self.links.subtract(names.values())
+            self.model.apply(effect)
+            self.links.update(names.values())
         if self.watches and isinstance(effect, Change):
             self.watches = [watch for watch in self.watches if not watch.hear(effect.ident)]
 
@@ -129,10 +137,12 @@ class Store:
 
     def stat(self, ident: int) -> FileStat:
         """Describe a file. There are no times here; a file's own number tells it from another."""
-        directories = (inode for inode in self.model.inodes.values() if inode.is_dir)
-        links = sum(list(d.names.values()).count(ident) for d in directories)
+        if self.links is None:
+            self.links = Counter[int]()
+            for inode in self.model.inodes.values():
+                self.links.update(inode.names.values())
         size = self.model.inodes[ident].visible.size
-        return FileStat((0, ident), size, links, ident)
+        return FileStat((0, ident), size, self.links[ident], ident)
 
     # -- changes
 
