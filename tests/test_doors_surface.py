@@ -30,6 +30,7 @@ ENGINE_ONLY: dict[str, set[str]] = {
         "run_consumer",
         "run_tasks",
         "take_over",
+        "untold_fence",
     },
     "Consumer": {"ahead", "enter", "leave", "ordered"},
     "Take": {"leave"},

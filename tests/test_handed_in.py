@@ -95,7 +95,7 @@ def nested(depth: int) -> Any:
     return error
 
 
-BAD = [Wordless(), Odd(), Exits(), Nameless(), nested(5000), Exception()]
+BAD: list[Exception] = [Wordless(), Odd(), Exits(), Nameless(), nested(5000), Exception()]
 
 
 # ---- exceptions

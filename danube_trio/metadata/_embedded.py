@@ -27,6 +27,7 @@ before each write, before a read would show it, and when a watch waits for it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -141,6 +142,10 @@ class _Directory:
         if journal is not None:
             journal.abandon()
         assert self._held is not None
+        if (what := self._held.strayed()) is not None:
+            raise OSError(
+                errno.ESTALE, f"the directory of the running store {what}", self.names.directory
+            )
         content = recover(self._held, self.names, distrust=True)
         self.journal = content.journal
         return content

@@ -155,6 +155,9 @@ class _DiskWith:
         data = self._files.get(path)
         return self._disk.open(path, mode) if data is None else _FileOf(path, data)
 
+    def open_dir(self, path: str) -> Any:
+        return _DiskWith(self._disk.open_dir(path), self._files)
+
     def list_dir(self, path: str) -> list[str]:
         here = (name.rpartition("/") for name in self._files)
         there = {name for directory, _, name in here if directory == path}

@@ -34,11 +34,11 @@ from danube_trio._engine.watch.serve import Watch
 from danube_trio._engine.watch.socket import Offer
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
+from danube_trio.errors import add_note
 from danube_trio.metadata import MetadataStore, open_metadata_directory
 
 if sys.platform != "win32":
     import resource
-from danube_trio.errors import add_note
 
 __all__ = ["open_storage"]
 
