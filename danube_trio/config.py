@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import attrs
 
+from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
-from danube_trio.clocks import MAX_AHEAD
 
 __all__ = ["CloudConfig", "CorruptionPolicy", "Durability", "StorageConfig", "WalConfig"]
 

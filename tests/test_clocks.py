@@ -28,12 +28,12 @@ from danube_trio import (
     open_wal,
     restore_log,
 )
+from danube_trio._core.clocks import EARLIEST, UNKNOWN, SteadyClock, find_time, next_time
 from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.repair import apply_repair
 from danube_trio._engine.care.repair_plan import plan_repair
 from danube_trio._engine.care.verify import Verification
-from danube_trio.clocks import EARLIEST, UNKNOWN, SteadyClock, find_time, next_time
 from danube_trio.dispatch import (
     InMemoryStorage,
     ReliableDispatch,

@@ -18,9 +18,9 @@ from collections import deque
 
 import attrs
 
+from danube_trio._core.clocks import MAX_AHEAD, next_time
 from danube_trio._core.frame import Batch, Records
 from danube_trio._core.life import Life
-from danube_trio.clocks import MAX_AHEAD, next_time
 
 __all__ = ["Intake", "LogState", "Marks"]
 

@@ -10,8 +10,8 @@ not count: such a segment is not older than what follows it, and of now if nothi
 
 from __future__ import annotations
 
+from danube_trio._core.clocks import EARLIEST, MAX_AHEAD
 from danube_trio._core.segment import Segment
-from danube_trio.clocks import EARLIEST, MAX_AHEAD
 
 __all__ = ["retained_start"]
 

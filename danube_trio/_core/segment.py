@@ -15,8 +15,8 @@ from typing import Protocol
 
 import attrs
 
+from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.numbers import DIGITS, number_in
-from danube_trio.clocks import UNKNOWN
 
 __all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
 

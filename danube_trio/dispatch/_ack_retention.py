@@ -31,7 +31,7 @@ import attrs
 import trio
 
 from danube_trio import StartPosition
-from danube_trio.clocks import MAX_AHEAD, SteadyClock
+from danube_trio._core.clocks import MAX_AHEAD, SteadyClock
 from danube_trio.dispatch._log import first_offset
 from danube_trio.dispatch._options import RetentionPolicy
 from danube_trio.dispatch._store import TopicStore

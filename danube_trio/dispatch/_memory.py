@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from danube_trio import StartPosition
-from danube_trio.clocks import MAX_AHEAD, find_time, latest_believed, next_time
+from danube_trio._core.clocks import MAX_AHEAD, find_time, latest_believed, next_time
 from danube_trio.config import Durability
 from danube_trio.dispatch._log import CacheLimits, End, Message, TopicLog
 from danube_trio.dispatch._options import ReliableOptions

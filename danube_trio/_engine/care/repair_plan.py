@@ -36,6 +36,7 @@ from typing import Literal
 
 import attrs
 
+from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.disk import Disk
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import Damage, SegmentScan
@@ -45,7 +46,6 @@ from danube_trio._engine.care.verify_segment import Preview, preview
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import find_after
 from danube_trio._engine.files.tiling import check_tiling
-from danube_trio.clocks import MAX_AHEAD
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]

@@ -13,13 +13,13 @@ from time import time as wall_clock
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.clocks import MAX_AHEAD, find_time, latest_believed
 from danube_trio._core.disk import Disk
 from danube_trio._core.frame import batch_boundaries
 from danube_trio._core.times import microseconds, moment
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._default import readable_state
-from danube_trio.clocks import MAX_AHEAD, find_time, latest_believed
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError, OffsetTrimmedError

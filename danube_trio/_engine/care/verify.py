@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import attrs
 
+from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.codec import CODECS, Codec
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, File, read_file
@@ -44,7 +45,6 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, Severity, torn_reason
 from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, refuse_foreign, stray_error
 from danube_trio._engine.files.segments import reach
-from danube_trio.clocks import MAX_AHEAD
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Finding", "Verification"]

@@ -21,6 +21,7 @@ import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, FileStat
@@ -32,7 +33,6 @@ from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._claim import newer_objects
 from danube_trio.catalog._patient import PatientStore, latest_state
-from danube_trio.clocks import MAX_AHEAD
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 

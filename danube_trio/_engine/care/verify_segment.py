@@ -13,6 +13,7 @@ from typing import Literal
 import attrs
 
 from danube_trio._core.bincode import DecodeError
+from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk, File
 from danube_trio._core.frame import (
@@ -25,7 +26,6 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._core.times import moment
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import Fault, SegmentWalk, Stretch, find_after
-from danube_trio.clocks import UNKNOWN
 
 __all__ = ["Finding", "Preview", "SegmentCheck", "Severity", "preview", "torn_reason"]
 

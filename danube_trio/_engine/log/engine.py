@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from danube_trio._core.cache import BlockCache
+from danube_trio._core.clocks import too_far_ahead
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
 from danube_trio._core.frame import Block, Records
@@ -48,7 +49,6 @@ from danube_trio._engine.wait.pins import Pins
 from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell, OffsetWaiters
 from danube_trio.catalog import Outage
-from danube_trio.clocks import too_far_ahead
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 

@@ -45,6 +45,7 @@ from operator import attrgetter
 import attrs
 import trio
 
+from danube_trio._core.clocks import SteadyClock
 from danube_trio._core.disk import Disk, Lane, put_in_place
 from danube_trio._core.files import Checkpoint, Trim, encode_document
 from danube_trio._core.index import SparseIndex
@@ -59,7 +60,6 @@ from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio.catalog import CatalogSession
-from danube_trio.clocks import SteadyClock
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
 __all__ = ["Janitor"]

@@ -12,6 +12,7 @@ from typing import Protocol
 import attrs
 
 from danube_trio._core.cache import BlockCache
+from danube_trio._core.clocks import Run, find_time, latest_believed
 from danube_trio._core.codec import Codec
 from danube_trio._core.disk import Disk
 from danube_trio._core.index import KeptIndexes, SparseIndex
@@ -21,7 +22,6 @@ from danube_trio._core.times import microseconds
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.pins import Pins
 from danube_trio.catalog import Outage
-from danube_trio.clocks import Run, find_time, latest_believed
 from danube_trio.config import WalConfig
 from danube_trio.errors import OffsetTrimmedError
 
