@@ -174,7 +174,7 @@ def run(make: Make, seed: int, *, ignores_epochs: bool = False) -> World:
 def test_nothing_acknowledged_is_lost(make: Make) -> None:
     worlds = [run(make, seed) for seed in range(SEEDS)]
     # and the runs are worth something
-    assert sum(world.acks for world in worlds) >= 5 * SEEDS
+    assert sum(world.acks for world in worlds) >= 4 * SEEDS
     assert sum(world.newest.epoch for world in worlds if world.newest) >= 3 * SEEDS
     if make is manifests:
         assert sum(world.revenants for world in worlds) >= SEEDS // 5
