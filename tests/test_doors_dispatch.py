@@ -509,7 +509,7 @@ KINDS: list[tuple[type, type, set[str]]] = [
     (
         danube_trio.dispatch.Subscription,
         _subscription.SubscriptionView,
-        {"take_over", "run_tasks", "finish", "close_unsaved", "held_from"},
+        {"take_over", "run_tasks", "finish", "close_unsaved", "held_from", "untold_fence"},
     ),
     (danube_trio.dispatch.Consumer, _consumer.ConsumerView, set()),
     (danube_trio.dispatch.Take, _consumer.TakeView, set()),
@@ -548,6 +548,7 @@ BLOCKING: list[tuple[type, type, set[str]]] = [
             "finish",
             "close_unsaved",
             "held_from",
+            "untold_fence",
             "run_consumer",
             "run",
         },
