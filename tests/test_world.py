@@ -14,9 +14,10 @@ from trio.testing import MockClock
 from world_model import RUNNING, WORLD, Step, World
 
 PROGRAM = ("append", "append", "upload", "sleep", "consume", "rival", "leave", "kill", "power")
+FAULTS = ("fault", "outage")
 STEPS = st.builds(
     Step,
-    st.sampled_from([*PROGRAM, *WORLD, "keep", *RUNNING]),
+    st.sampled_from([*PROGRAM, *WORLD, "keep", *RUNNING, *FAULTS]),
     st.integers(0, 30),
 )
 SETTINGS = st.fixed_dictionaries(

@@ -2,8 +2,8 @@
 
 A program appends, uploads, consumes and acknowledges, is left, killed and opened again. Between its
 lives, and in the middle of them, the world acts: somebody removes, adds or truncates a file, puts
-an older copy of the directory, the store or the metadata back, moves or removes the directory, or
-the clock steps. Disk, store, metadata and time are simulated.
+an older copy of the store or the metadata back, moves, removes or replaces the directory, or the
+clock steps; calls of the disk fail, the store is away, the power is cut. All of it is simulated.
 
 What is promised is one sentence: **nothing is lost in silence**.
 
@@ -22,6 +22,7 @@ lag behind what is durable, so that what is cut off behind it looks like what a 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -43,7 +44,7 @@ from danube_trio import (
 )
 from danube_trio.catalog import Backoff, ManifestCatalog
 from danube_trio.dispatch import ReliableDispatch, ReliableOptions, Subscription
-from danube_trio.testing import SimDisk, SimMetadata, SimStore
+from danube_trio.testing import Fault, SimDisk, SimMetadata, SimStore
 
 __all__ = ["RUNNING", "WORLD", "Step", "World"]
 
@@ -59,6 +60,20 @@ CLOCKS = [0.0, -3600.0, 3600.0, 86_400.0 * 365 * 20, -1.7e9, 0.0]
 WORLD = ("clock", "cut", "keep", "lose", "metadata back", "store back", "stray")
 # These only while it is open: a directory that is not there is a new log, as everywhere.
 RUNNING = ("move", "remove", "swap")
+FAULTS = [
+    *(
+        ("write", errno.ENOSPC),
+        ("write", errno.EIO),
+        ("sync_data", errno.EIO),
+        ("create", errno.EMFILE),
+    ),
+    *(
+        ("sync_dir", errno.EIO),
+        ("rename", errno.ENOSPC),
+        ("unlink", errno.EBUSY),
+        ("read", errno.EIO),
+    ),
+]
 
 
 @attrs.frozen
@@ -98,6 +113,7 @@ class World:
         self.cursor_ahead = False  # what it has acknowledged is not there any more
         self.deed: Deed | None = None
         self.backup: tuple[SimStore | None, SimMetadata] | None = None
+        self.faults: list[Fault] = []
         self.story: list[str] = []
         self.died = self.power = False
 
@@ -137,11 +153,20 @@ class World:
         except* (DanubeError, OSError) as errors:
             error = leaf(errors)
             self.story.append(f"told: {type(error).__name__} {error!s:.120}")
+            failed = any(fault.hits for fault in self.faults)
+            self.mend()
             if not self.died:
-                assert self.deed is not None, "an error, and nobody did anything"
+                assert failed or self.deed is not None, "an error, and nobody did anything"
                 self.undo()
+        self.mend()
         if self.power:
             self.disk = self.disk.crash("synced only")
+
+    def mend(self) -> None:
+        """Calls of the disk do not fail any more."""
+        for fault in self.faults:
+            fault.cancel()
+        self.faults = []
 
     def undo(self) -> None:
         """The operator puts things right."""
@@ -193,10 +218,19 @@ class World:
                 await trio.sleep(step.number)
             case "consume":
                 await self.consume(wal, 1 + step.number % 9)
-            case "rival":
+            case "rival" if not self.faults:
                 with pytest.raises(LogLockedError):
                     async with open_wal(self.config, disk=self.disk.process()):
                         pass
+            case "fault":
+                what, error = FAULTS[step.number % len(FAULTS)]
+                nth = 1 + step.number // len(FAULTS)
+                self.faults.append(self.disk.fail(what, nth, error=error))
+            case "outage" if self.client is not None:
+                away = self.client.fail(None, sticky=True)
+                await self.append(wal, 4)
+                await trio.sleep(step.number)
+                away.cancel()
             case "leave":
                 return False
             case "kill" | "power":
@@ -262,6 +296,8 @@ class World:
         """Something that nobody asked for."""
         what, number = step.what, step.number
         self.story.append(f"{what} {number}{' while it is open' if running else ''}")
+        if self.faults and what not in ("clock", "keep", "metadata back", "store back"):
+            return  # it would meet them itself
         before = self.tree()
         undo: Callable[[], None] | None = None
         match what:
