@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -542,11 +543,18 @@ async def test_a_lower_epoch_in_a_restored_store_fences() -> None:
         await open_catalog(metadata).publish(state, fresh(commit(state)))
 
 
-async def test_a_take_over_that_looked_before_an_upload_does_not_undo_it() -> None:
+def trim(state: CatalogState) -> CatalogState:
+    return state.trimmed(1)
+
+
+@pytest.mark.parametrize("change", [commit, trim])
+async def test_a_take_over_that_looked_before_a_change_does_not_undo_it(
+    change: Callable[[CatalogState], CatalogState],
+) -> None:
     metadata = SimMetadata()
     ours = open_catalog(metadata)
     state = await live(ours, (commit,))
-    uploaded = fresh(commit(state))
+    uploaded = fresh(change(state))
     between: list[CatalogState] = []
     other = metadata.client()
 

@@ -78,7 +78,7 @@ MUTANTS = (
         "catalog/_danube.py",
         "            self._keys.head: look.head.revision if look.head else 0,\n",
         "",
-        ("test_catalog_danube.py::test_a_take_over_that_looked_before_an_upload_does_not_undo_it",),
+        ("test_catalog_danube.py::test_a_take_over_that_looked_before_a_change_does_not_undo_it",),
     ),
     Mutant(
         "a metadata catalog does not compare its epoch",
