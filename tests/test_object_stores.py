@@ -315,8 +315,9 @@ async def test_an_upload_whose_parts_are_refused_is_unavailable() -> None:
         async with open_store("s3://bucket", options) as store:
             with pytest.raises(StoreUnavailableError, match=f"upload of '{KEY}'.*500"):
                 await store.upload(KEY, lambda: iter([bytes(MIB)] * 30))
-        assert server.requests[-1].startswith("DELETE")
-        assert "uploadId=1" in server.requests[-1]
+        # Parts that were on their way come after it, at times.
+        taken_back = [request for request in server.requests if request.startswith("DELETE")]
+        assert len(taken_back) == 1 and "uploadId=1" in taken_back[0]
 
 
 async def test_a_large_put_goes_in_parts(s3: Server) -> None:
