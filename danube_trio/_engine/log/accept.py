@@ -36,7 +36,6 @@ from danube_trio.errors import (
 
 __all__ = ["Acceptor", "check_level"]
 
-OF_EVERY_LOG = frozenset({"accepted", "written", "fsync"})
 LEVELS = ("accepted", "written", "fsync", "uploaded")
 
 
@@ -54,7 +53,6 @@ class Acceptor:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._log = engine.log
-        self._run_check = engine.run.check
         self.queue = engine.append_queue
         self._in_memory = engine.disk is None
         self._cloud = engine.cloud
@@ -73,9 +71,8 @@ class Acceptor:
         expected_offset: int | None,
     ) -> int:
         """Accept, and wait for the level. Returns the first offset."""
-        self._run_check()
-        if level not in OF_EVERY_LOG:
-            self.check(level)
+        self._engine.run.check()
+        self.check(level)
         await checkpoint_if_cancelled()
         if self.queue.must_wait(size_bytes):
             first = await self._wait_for_room(records, size_bytes, level, expected_offset)
