@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -274,24 +274,24 @@ def next_sequence(sequence: int, *, taken_back: bool = False) -> int:
 def decode_marks(data: bytes, directory_crc: int | None) -> Mark | None:
     """The newest valid mark in the file's bytes, or None; with None of whichever log it is."""
     newest: Mark | None = None
-    for position in (0, _SLOT_DISTANCE):
-        slot = data[position : position + MARK_BYTES]
-        if (
-            len(slot) < MARK_BYTES
-            or crc32(slot[: _MARK.size]) != _CRC.unpack_from(slot, _MARK.size)[0]
-        ):
-            continue
-        sequence, durable_end, base, end, directory = _MARK.unpack_from(slot)
-        if directory_crc in (None, directory) and (newest is None or sequence > newest.sequence):
-            newest = Mark(sequence, durable_end, base, end)
+    for mark, directory in _whole_slots(data):
+        ours = directory_crc in (None, directory)
+        if ours and (newest is None or mark.sequence > newest.sequence):
+            newest = mark
     return newest
 
 
 def is_foreign_mark(data: bytes, directory_crc: int) -> bool:
     """Whether the file's bytes are a mark, and that of another directory."""
-    return decode_marks(data, directory_crc) is None and any(
-        len(slot) == MARK_BYTES
-        and crc32(slot[: _MARK.size]) == _CRC.unpack_from(slot, _MARK.size)[0]
-        for slot in (data[at : at + MARK_BYTES] for at in (0, _SLOT_DISTANCE))
-        if any(slot)
-    )
+    directories = [directory for _, directory in _whole_slots(data)]
+    return bool(directories) and directory_crc not in directories
+
+
+def _whole_slots(data: bytes) -> Iterator[tuple[Mark, int]]:
+    """The marks in the file's bytes, each with the checksum of the directory that it is tied to."""
+    for position in (0, _SLOT_DISTANCE):
+        slot = data[position : position + MARK_BYTES]
+        if len(slot) == MARK_BYTES:
+            *fields, directory = _MARK.unpack_from(slot)
+            if crc32(slot[: _MARK.size]) == _CRC.unpack_from(slot, _MARK.size)[0]:
+                yield Mark(*fields), directory
