@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol, TypeVar
 
 import attrs
@@ -62,6 +62,7 @@ __all__ = [
     "hold",
     "parent_of",
     "put_in_place",
+    "put_parts_in_place",
     "read_file",
     "replace_file",
 ]
@@ -413,6 +414,11 @@ def replace_file(disk: Disk, path: str, data: bytes) -> None:
 
 def put_in_place(disk: Disk, path: str, data: bytes) -> None:
     """`replace_file` without its last step: if this raises, nothing has changed."""
+    put_parts_in_place(disk, path, (data,))
+
+
+def put_parts_in_place(disk: Disk, path: str, parts: Iterable[bytes]) -> None:
+    """`put_in_place` for content that need not be in memory all at once."""
     temporary = path + TMP_SUFFIX
     try:
         file = disk.open(temporary, "create")
@@ -422,7 +428,10 @@ def put_in_place(disk: Disk, path: str, data: bytes) -> None:
         file = disk.open(temporary, "create")
     try:
         try:
-            file.write_at(data, 0)
+            position = 0
+            for part in parts:
+                file.write_at(part, position)
+                position += len(part)
             file.sync_data()
         finally:
             file.close()

@@ -24,14 +24,13 @@ nobody knows which names are durable, and one that succeeds later proves nothing
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
-from danube_trio._core.disk import TMP_SUFFIX, Disk, put_in_place, read_file
+from danube_trio._core.disk import Disk, File, put_in_place, put_parts_in_place, read_file
 from danube_trio._core.files import (
     TRIM_BYTES,
     TRIM_COPIES,
@@ -178,26 +177,18 @@ def unshare(disk: Disk, path: str) -> None:
     log.warning(
         "%s has %d names (hard links): it is copied, and they keep what it was", path, links
     )
-    old, target = disk.open(path, "r"), path + TMP_SUFFIX
+    file = disk.open(path, "r")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            disk.unlink(target)
-        new = disk.open(target, "create")
-        try:
-            done = 0
-            while data := old.read_at(COPY_BYTES, done):
-                new.write_at(data, done)
-                done += len(data)
-            new.sync_data()
-        finally:
-            new.close()
-        disk.rename(target, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            disk.unlink(target)
-        raise
+        put_parts_in_place(disk, path, _content(file))
     finally:
-        old.close()
+        file.close()
+
+
+def _content(file: File) -> Iterator[bytes]:
+    position = 0
+    while data := file.read_at(COPY_BYTES, position):
+        yield data
+        position += len(data)
 
 
 def remove_each(disk: Disk, paths: Iterable[str]) -> dict[str, OSError]:
