@@ -24,7 +24,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import trio
@@ -110,6 +110,16 @@ def _naming(method: Callable[Concatenate[_Pathed, P], T]) -> Callable[Concatenat
             raise
 
     return call
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Generator[None]:
+    """What the system raises names a file in its directory, or none: now it has the path."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 class _RealFile:
@@ -311,11 +321,8 @@ class RealDisk:
 
     def _stat(self, path: str) -> os.stat_result:
         name, inside = self._at(path)
-        try:
+        with _named(path):
             found = os.stat(name, dir_fd=inside, follow_symlinks=False)
-        except OSError as error:
-            error.filename = path
-            raise
         if not stat.S_ISREG(found.st_mode):
             raise _not_regular(path)
         return found
@@ -339,11 +346,8 @@ class RealDisk:
     def unlink(self, path: str) -> None:
         _check_can_write(path)
         name, inside = self._at(path)
-        try:
+        with _named(path):
             os.unlink(name, dir_fd=inside)
-        except OSError as error:
-            error.filename = path
-            raise
 
     def sync_dir(self, path: str) -> None:
         _check_can_write(path)
@@ -362,13 +366,12 @@ class RealDisk:
         _check_can_write(path)
         fd = self._open(path, os.O_RDWR | os.O_CREAT)
         try:
-            if not try_lock(fd):
-                raise LogLockedError(path, read_holder(fd))
-            write_holder(fd, holder)
-        except BaseException as error:
+            with _named(path):
+                if not try_lock(fd):
+                    raise LogLockedError(path, read_holder(fd))
+                write_holder(fd, holder)
+        except BaseException:
             os.close(fd)
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = path
             raise
         return Descriptor(fd)
 
@@ -450,11 +453,8 @@ class _RealDirectory(RealDisk):
 
     def _open_again(self, path: str) -> int:
         """Another descriptor: one has one place in its listing, which threads would share."""
-        try:
+        with _named(path):
             return os.open(".", _DIR_FLAGS, dir_fd=self._fd)
-        except OSError as error:
-            error.filename = path
-            raise
 
     def open_dir(self, path: str) -> _RealDirectory | _UnheldDirectory:
         if self._is_own(path):
@@ -552,10 +552,8 @@ def _open_dir(path: str) -> int:
 
 
 def _sync_named(fd: int, path: str) -> None:
-    try:
+    with _named(path):
         _sync_dir(fd)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _free_bytes(place: str | int) -> int:
