@@ -6,7 +6,6 @@ and, unless `verify_uploads` is ``head``, the checksum of all bytes, read back i
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from danube_trio._core.crc import crc32
@@ -36,32 +35,25 @@ async def verify_upload(
 
     Raises CorruptDataError, or what the store raises.
     """
-    await look_twice(partial(_verify, store, key, uploaded, segment, crc, how))
 
+    async def compare() -> None:
+        if how == "head":
+            stored, found = await store.head(key), crc
+        else:
+            stored, found = await _read_back(store, key, segment.size_bytes)
+        # A read of a part need not give the tag: a directory's is a digest of all of the content.
+        tag = stored.etag if stored.etag is not None else uploaded.etag
+        if (stored.size_bytes, tag, found) != (segment.size_bytes, uploaded.etag, crc):
+            raise CorruptDataError(
+                f"the object differs from the file: size {stored.size_bytes} for "
+                f"{segment.size_bytes}, tag {stored.etag} for {uploaded.etag}, "
+                f"CRC {found:08x} for {crc:08x}",
+                path=f"{store.url}/{key}",
+                offset=segment.base,
+                advice="It is uploaded again; if this stays, the store is not to be trusted",
+            )
 
-async def _verify(
-    store: CloudStore,
-    key: str,
-    uploaded: ObjectInfo,
-    segment: Segment,
-    crc: int,
-    how: Literal["read", "head"],
-) -> None:
-    if how == "head":
-        stored, found = await store.head(key), crc
-    else:
-        stored, found = await _read_back(store, key, segment.size_bytes)
-    # A read of a part need not give the tag: a directory's is a digest of all of the content.
-    tag = stored.etag if stored.etag is not None else uploaded.etag
-    if (stored.size_bytes, tag, found) != (segment.size_bytes, uploaded.etag, crc):
-        raise CorruptDataError(
-            f"the object differs from the file: size {stored.size_bytes} for "
-            f"{segment.size_bytes}, tag {stored.etag} for {uploaded.etag}, "
-            f"CRC {found:08x} for {crc:08x}",
-            path=f"{store.url}/{key}",
-            offset=segment.base,
-            advice="It is uploaded again; if this stays, the store is not to be trusted",
-        )
+    await look_twice(compare)
 
 
 async def _read_back(store: CloudStore, key: str, size: int) -> tuple[ObjectInfo, int]:
