@@ -55,12 +55,13 @@ class Acceptor:
         self._log = engine.log
         self.queue = engine.append_queue
         self._in_memory = engine.disk is None
-        self._cloud = engine.cloud
+        self._levels = LEVELS if engine.cloud is not None else LEVELS[:-1]
         self._token = current_trio_token()
 
     def check(self, level: Durability) -> None:
         """Raise ValueError for a level that this log does not have."""
-        check_level(level, store=self._cloud is not None)
+        if level not in self._levels:
+            check_level(level, store=False)
 
     @enable_ki_protection
     async def append(

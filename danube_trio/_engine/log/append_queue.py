@@ -104,7 +104,8 @@ class AppendQueue:
         if engine.log.phase is not Phase.OPEN:
             raise engine.log.refusal()
         next_offset = engine.marks.next_offset
-        check_expected(expected_offset, next_offset)
+        if expected_offset is not None:
+            check_expected(expected_offset, next_offset)
         if not len(records):  # an empty batch: nothing becomes of it
             return next_offset
         return engine.accept(records, size_bytes)

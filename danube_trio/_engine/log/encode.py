@@ -118,8 +118,9 @@ class Encoder:
 
     def _check(self, parts: Parts) -> None:
         head, payload, tail = parts
-        size = max(len(payload), len(head) + len(tail))
-        if size > self._message_limit:
+        limit = self._message_limit
+        if len(payload) > limit or len(head) + len(tail) > limit:
+            size = max(len(payload), len(head) + len(tail))
             raise MessageTooLargeError(size, self._message_limit, "max_message_bytes")
 
     def batch(self, messages: Iterable[Appendable]) -> tuple[Records, int]:
