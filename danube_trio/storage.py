@@ -17,9 +17,9 @@ from trio.lowlevel import checkpoint
 
 from danube_trio._core.codec import DEFAULT_CODEC, get_codec
 from danube_trio._core.frame import Records
+from danube_trio._core.log import check_expected
 from danube_trio._core.stats import StorageStatistics
 from danube_trio._engine.log.accept import check_level
-from danube_trio._engine.log.append_queue import check_expected
 from danube_trio._engine.log.encode import Appendable, Encoder, parts_bytes
 from danube_trio._engine.log.wal import Wal, inside
 from danube_trio._engine.read.readable import check_start, check_wanted

@@ -30,6 +30,7 @@ from typing import Any
 
 import attrs
 import trio
+from inside import files_of
 from trio.testing import MockClock
 
 from danube_trio import (
@@ -370,7 +371,7 @@ class Script:
         rng = self.rng
         sizes = [rng.randint(0, 120) for _ in range(rng.choice([1, 1, 2, 5]))]
         if rng.random() < 0.2:
-            left = self.config.segment_bytes - wal._engine.active.size_bytes
+            left = self.config.segment_bytes - files_of(wal).active.size_bytes
             sizes = [max(0, left - rng.choice([40, 60, 64, 65, 80]))]
         made: list[bytes] = []
         for size in sizes:

@@ -330,8 +330,7 @@ async def bring_about(ending: str, wal: Wal, world: World, stack: AsyncExitStack
     elif ending == "fenced":
         wal._engine.fenced(FencedError(1, "another"))
     else:
-        assert wal._engine.cloud is not None
-        wal._engine.cloud.seal()
+        wal._engine.seal()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["waits before", "waits after"])

@@ -14,10 +14,10 @@ from danube_trio._core.cache import BlockCache
 from danube_trio._core.frame import HINT_BYTES, Block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Intake, LogState, Marks
+from danube_trio._core.meters import Histogram
 from danube_trio._core.retention import retained_start
 from danube_trio._core.route import Tier, route
 from danube_trio._core.segment import LogNames, Segment, SegmentList
-from danube_trio._core.stats import Histogram
 
 # ---- the sparse index
 

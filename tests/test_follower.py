@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from inside import files_of
 from past import Past
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -302,7 +303,7 @@ async def test_a_cursor_that_retention_overtakes_is_told() -> None:
 async def test_a_segment_that_is_missing_stays_an_error() -> None:
     disk = SimDisk()
     async with written(disk, 60) as wal, open_follower(DIR, disk=disk) as follower:
-        base = next(segment.base for segment in wal._engine.segments.sealed()[1:])
+        base = next(segment.base for segment in files_of(wal).segments.sealed()[1:])
         path = f"{DIR}/wal.{base:020d}.log"
         disk.unlink(path)
         reader = follower.reader()
@@ -335,8 +336,8 @@ async def live_and_die(disk: SimDisk) -> None:
     async with open_wal(SMALL, disk=writer) as wal:
         await append(wal, 13)
         await append(wal, 2, durability="written")
-        path = f"{DIR}/wal.{wal._engine.segments.active_base:020d}.log"
-        whole = disk.read_file(path)[: wal._engine.active.size_bytes]
+        path = f"{DIR}/wal.{files_of(wal).segments.active_base:020d}.log"
+        whole = disk.read_file(path)[: files_of(wal).active.size_bytes]
         disk.write_file(path, whole + b"half a frame %d" % wal.next_offset)
         writer.kill()
         await wal.append(b"never acknowledged")
@@ -572,8 +573,7 @@ async def test_it_changes_nothing_and_takes_no_lock() -> None:
 async def test_its_readers_get_a_disk_that_refuses_every_change() -> None:
     disk = SimDisk()
     async with written(disk, 1), open_follower(DIR, disk=disk) as follower:
-        view = follower._source.disk
-        assert view is not None
+        view = follower._source.files.disk
         path = f"{DIR}/wal.meta"
         attempts = [
             lambda: view.make_dir("/new"),

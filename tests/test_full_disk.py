@@ -174,7 +174,7 @@ async def test_retention_frees_a_full_disk_while_the_log_is_open(mounted: Path, 
         now += 3600
         with trio.fail_after(30):
             while wal.start_offset < 80:
-                inside(wal)[0].janitor_bell.ring()
+                inside(wal)[0].bells.janitor.ring()
                 await trio.sleep(0.01)
         await append(wal, 60)
 

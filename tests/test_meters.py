@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import Wal, WalConfig, WalStorage, open_wal
-from danube_trio._core.meters import Ages
-from danube_trio._core.stats import BYTES, RECORDS, SECONDS, Histogram, WalStatistics
+from danube_trio._core.meters import Ages, Histogram
+from danube_trio._core.stats import BYTES, RECORDS, SECONDS, WalStatistics
 from danube_trio.dispatch import ReliableDispatch, ReliableOptions
 from danube_trio.errors import LogBrokenError
 from danube_trio.testing import SimDisk

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from inside import files_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import (
@@ -26,9 +27,9 @@ from danube_trio import (
     open_wal,
 )
 from danube_trio._core.frame import Block
-from danube_trio._engine.files.fetch import Fetched, fetch_block
-from danube_trio._engine.read import shelves
-from danube_trio._engine.read.shelves import Passed, Piece
+from danube_trio._engine.read import file_shelf
+from danube_trio._engine.read.file_shelf import Fetched, fetch_block
+from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio.testing import SimDisk, SimStore
 
 SMALL = WalConfig(
@@ -468,13 +469,13 @@ async def test_what_does_not_hold_the_cursor_is_refused(
 async def test_a_hole_in_the_cache_is_refused_after_what_comes_before_it() -> None:
     async with open_wal(attrs.evolve(SMALL, cache_capacity=100), disk=SimDisk()) as wal:
         await fill(wal, 60)
-        del wal._engine.cache._blocks[30]
+        del wal._engine.memory._blocks[30]
         reader = wal.reader(StartPosition.offset(28))
         assert [m.offset for m in await reader.next_batch()] == [28, 29]
         for _ in range(2):
             with pytest.raises(CorruptDataError, match=r"record 30 must come \(cache tier\)"):
                 await reader.next_batch()
-        wal._engine.cache.end -= 1  # it ends before what is visible
+        wal._engine.memory.end -= 1  # it ends before what is visible
         reader = wal.reader(StartPosition.offset(59))
         with pytest.raises(CorruptDataError, match=r"records 59 to 60 are missing \(cache tier\)"):
             await reader.next_batch()
@@ -494,17 +495,17 @@ async def test_a_hole_behind_the_seam_between_two_tiers_is_refused(
     async with open_wal(config, disk=SimDisk(), store=SimStore()) as wal:
         await fill(wal, 60)
         await wal.wait_uploaded(60)
-        engine = wal._engine
-        first, second = engine.segments.sealed()[:2]
+        engine, files = wal._engine, files_of(wal)
+        first, second = files.segments.sealed()[:2]
         assert engine.tier is not None
         if tier == "cloud":  # the first segment is read from its file, the second one is not
-            fetch = engine.tier.fetch
+            fetch = engine.tier.block
 
             async def fetch_later(offset: int) -> Block:
                 return later(await fetch(offset))
 
-            monkeypatch.setattr(engine.tier, "fetch", fetch_later)
-            engine.damaged[second.base] = "as it is said"
+            monkeypatch.setattr(engine.tier, "block", fetch_later)
+            files.damaged[second.base] = "as it is said"
         else:
             read = fetch_block
 
@@ -512,8 +513,8 @@ async def test_a_hole_behind_the_seam_between_two_tiers_is_refused(
                 found = read(*args)
                 return attrs.evolve(found, found=later(found.found))
 
-            monkeypatch.setattr(shelves, "fetch_block", read_later)
-            engine.damaged[first.base] = "as it is said"
+            monkeypatch.setattr(file_shelf, "fetch_block", read_later)
+            files.damaged[first.base] = "as it is said"
         reader = wal.reader(end="current")
         seen: list[int] = []
         with pytest.raises(

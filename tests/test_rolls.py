@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import trio
+from inside import files_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import LogBrokenError, Wal, WalConfig, open_wal
@@ -73,14 +74,14 @@ async def test_what_the_checkpoint_lacks_is_found_in_the_indexes(ends: str) -> N
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:
         await roll(wal, 300)
-        known = list(wal._engine.segments)
+        known = list(files_of(wal).segments)
         if ends == "killed":
             disk = disk.crash("everything written")
     described = decode_document(disk.read_file(NAMES.checkpoint), Checkpoint).by_base()
     assert 0 < len(known) - len(described) < 10
     start = disk.op_count
     async with open_wal(CONFIG, disk=disk) as wal:
-        assert list(wal._engine.segments) == known
+        assert list(files_of(wal).segments) == known
     read = {op.path for op in disk.operations[start:] if op.name == "read"}
     assert len([path for path in read if path.endswith(".idx")]) < 10
     assert len([path for path in read if path.endswith(".log")]) == 1
@@ -89,17 +90,17 @@ async def test_what_the_checkpoint_lacks_is_found_in_the_indexes(ends: str) -> N
 async def test_no_number_of_segments_keeps_more_than_some_indexes_in_memory() -> None:
     disk = SimDisk()
     async with open_wal(CONFIG, disk=disk) as wal:
-        engine = wal._engine
+        files = files_of(wal)
         most = KEPT_BYTES // INDEX_BYTES
         # They are kept before anybody reads; what does not fit is loaded again.
         await roll(wal, most + 50)
-        assert len(engine.indexes) <= most
+        assert len(files.indexes) <= most
         disk.fail("create", path_contains=".idx", error=errno.EACCES, sticky=True)
         await roll(wal, 200)
-        assert len(engine.unindexed) <= 64
+        assert len(files.unindexed) <= 64
         read = [m.msg_id.topic_offset async for m in wal.reader(end="current")]
         assert read == list(range(most + 250))
-        assert len(engine.indexes) <= most
+        assert len(files.indexes) <= most
 
 
 def test_indexes_are_kept_by_their_size_the_latest_used_ones() -> None:

@@ -16,6 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from danube_trio import WalConfig
+from danube_trio._core.codec import get_codec
+from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.wait.waiters import WatchedMarks
+
 PACKAGE = "danube_trio"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
@@ -41,7 +46,6 @@ FACE = {"", "_version", "storage", "watch"}
 
 # Circles inside one room. A circle that is gone leaves this list; none is added.
 CIRCLES = {
-    ("_engine.log.cloud_side", "_engine.log.engine", "_engine.log.statistics"),
     ("_engine.thread.engine_thread", "_engine.thread.jobs"),
     ("cli", "cli._app", "cli._completion", "cli._machine_commands"),
     ("cli._options", "cli._where"),
@@ -214,6 +218,25 @@ def test_imports_point_down(file: str) -> None:
 
 def test_no_circle_is_added() -> None:
     assert circles() == CIRCLES
+
+
+def test_the_phase_of_a_log_is_assigned_in_one_module() -> None:
+    """A dispatch has a life of its own."""
+    assigning = {
+        file
+        for file in FILES
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and target.attr == "phase"
+    }
+    assert assigning == {"_core/life.py", "dispatch/_state.py"}
+
+
+async def test_an_engine_has_few_attributes() -> None:
+    marks, config = WatchedMarks(), WalConfig()
+    engine = Engine(config, get_codec(config.codec), marks, clock=lambda: 0.0)
+    assert len(vars(engine)) <= 15, sorted(vars(engine))
 
 
 def test_tasks_do_not_know_each_other() -> None:

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danube_trio import StorageConfig, WalConfig, blocking, open_storage, open_wal
+from danube_trio._core.meters import Histogram
 from danube_trio._core.plain import to_plain
-from danube_trio._core.stats import Histogram
 from danube_trio._engine.watch.serve import MAX_CLIENTS
 from danube_trio._engine.watch.socket import listen
 from danube_trio.cli.top import feed as _top_feed

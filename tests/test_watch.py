@@ -36,9 +36,10 @@ from danube_trio import (
     open_wal,
 )
 from danube_trio._core.disk import read_file
+from danube_trio._core.meters import Histogram
 from danube_trio._core.plain import to_plain
 from danube_trio._core.segment import LogNames
-from danube_trio._core.stats import Histogram, ReaderStatistics
+from danube_trio._core.stats import ReaderStatistics
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.watch import socket as watch_socket

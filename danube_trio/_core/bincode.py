@@ -27,6 +27,7 @@ import abc
 import reprlib
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import attrs
@@ -283,6 +284,8 @@ class WriteUint(Protocol):
 class Wire:
     """One of the two encodings: a `Reader`, and writers.
 
+    `wide` is `uint` for what is sure to be an integer from 2**32 to 2**64 - 1, and costs a third.
+
     Every writer takes a value and the field's name, and raises a `TypeError` or `ValueError` that
     names both when the value cannot be written.
     """
@@ -291,6 +294,7 @@ class Wire:
     reader: type[Reader]
     uint: WriteUint
     u32: Callable[[int, str], bytes]
+    wide: Callable[[int], bytes]
 
     def blob(self, value: object, field: str) -> bytes:
         data = check_bytes(value, field)
@@ -330,5 +334,7 @@ class Field:
     write: Callable[[Wire, Any, str], bytes]
 
 
-LEGACY: Final = Wire("legacy", LegacyReader, _legacy_uint, _legacy_u32)
-STANDARD: Final = Wire("standard", StandardReader, _standard_uint, _standard_u32)
+LEGACY: Final = Wire("legacy", LegacyReader, _legacy_uint, _legacy_u32, _LEGACY_U64.pack)
+STANDARD: Final = Wire(
+    "standard", StandardReader, _standard_uint, _standard_u32, partial(_pack_u64, 0xFD)
+)

@@ -1,8 +1,8 @@
 """The replay cache: the newest blocks of the log, so that hot reads never touch a file.
 
 Holds whole blocks, contiguous, newest at the end. Bounded by records and by bytes; when over either
-bound, the oldest blocks go (one block always stays, whatever its size). The flusher adds a block
-when it becomes visible; readers only look.
+bound, the oldest blocks go (one block always stays, whatever its size). Readers only look. A block
+that was written before readers may see it is held back until they may, in the same place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BlockCache:
     """Contiguous blocks `[start, end)`, bounded."""
 
     __slots__ = (
-        *("_blocks", "_first", "capacity_bytes", "capacity_records", "end", "size_bytes"),
+        *("_blocks", "_first", "_held", "capacity_bytes", "capacity_records", "end", "size_bytes"),
         "times_fell",
     )
 
@@ -32,6 +32,7 @@ class BlockCache:
         self.capacity_bytes = capacity_bytes
         self._blocks: list[Block] = []
         self._first = 0  # blocks before it are gone; compacted now and then
+        self._held: list[Block] = []
         self.end = end
         self.size_bytes = 0
         self.times_fell = False  # from one block to the next, ever
@@ -59,6 +60,20 @@ class BlockCache:
         if self._first > 64 and self._first * 2 > len(self._blocks):
             del self._blocks[: self._first]
             self._first = 0
+
+    def hold(self, block: Block) -> None:
+        """Keep the next block, which readers may not see yet."""
+        self._held.append(block)
+
+    def show(self) -> None:
+        """Readers may see what was held back."""
+        for block in self._held:
+            self.add(block)
+        self._held.clear()
+
+    def discard_held(self) -> None:
+        """What was held back will never be seen."""
+        self._held.clear()
 
     def _drop_first(self) -> None:
         self.size_bytes -= len(self._blocks[self._first].data)

@@ -39,12 +39,14 @@ class Codec(Decoder):
         min_body_bytes: the size of the smallest message, everything empty; no body is shorter.
         encode_uint: encodes the layout's u64, which is also its length of a string, of bytes and of
             a map. Raises `TypeError` or `ValueError`: not an int from 0 to 2**64 - 1.
+        encode_wide: the same for an int that is 2**32 at least, as times are; unchecked.
     """
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         self.name = layout.name
         self.encode_uint: WriteUint = layout.wire.uint
+        self.encode_wide = layout.wire.wide
         self._places_by_fields: dict[tuple[object, ...], bytes] = {}
         self._rests_by_fields: dict[tuple[object, ...], bytes] = {}
         self.min_body_bytes = len(self.encode(StreamMessage()))

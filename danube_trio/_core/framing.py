@@ -42,6 +42,23 @@ _SHAPES = {
 }
 
 
+@lru_cache
+def _shapes_of(encode_uint: Callable[[int], bytes]) -> list[tuple[int, bytes, str, int]]:
+    """Of each shape: the first number that has another one, what comes before, code and width."""
+    shapes: list[tuple[int, bytes, str, int]] = []
+    number = 0
+    while number < 1 << 64:
+        encoded = encode_uint(number)
+        mark_bytes, code, number = _SHAPES[len(encoded)]
+        shapes.append((number, encoded[:mark_bytes], code, len(encoded)))
+    return shapes
+
+
+@lru_cache(maxsize=4096)
+def _length_of(encode_uint: Callable[[int], bytes], payload_bytes: int) -> bytes:
+    return encode_uint(payload_bytes)
+
+
 @lru_cache(maxsize=512)
 def _packers(
     fixed_bytes: int, code: str, length_bytes: int, tail_bytes: int
@@ -87,11 +104,13 @@ def encode_block(
     hints: list[tuple[int, int, int]] = []
     next_hint = 0
 
+    shapes = _shapes_of(encode_uint)
     known_head: bytes | None = None
     known_payload_bytes = known_tail_bytes = length_bytes = -1
     known_shape: tuple[int, str, int, int] | None = None
-    new_shape_at = offset  # the offset from which on the shape of offsets must be looked up
-    length = fixed = b""
+    new_shape_at = offset_bytes = 0  # from that offset on its encoding has another shape
+    length = fixed = offset_mark = b""
+    code = ""
     around_bytes = seed = 0  # of the body: everything but the payload; the CRC of `fixed`
     header_steps = middle_steps = _HEADER_STEPS
     header_crc = middle_crc = 0  # for the low byte 0
@@ -111,16 +130,18 @@ def encode_block(
             tail_bytes = len(tail)
             if payload_bytes != known_payload_bytes:
                 known_payload_bytes = payload_bytes
-                length = encode_uint(payload_bytes)
+                length = _length_of(encode_uint, payload_bytes)
                 new_crcs_at = offset
                 if len(length) != length_bytes:
                     length_bytes = len(length)
-                    new_shape_at = offset
+                    known_head = None  # another shape
             if head is not known_head or tail_bytes != known_tail_bytes or offset >= new_shape_at:
                 known_head, known_tail_bytes = head, tail_bytes
-                encoded = encode_uint(offset)
-                mark_bytes, code, new_shape_at = _SHAPES[len(encoded)]
-                fixed = head + encoded[:mark_bytes]
+                if offset >= new_shape_at:
+                    for new_shape_at, offset_mark, code, offset_bytes in shapes:
+                        if offset < new_shape_at:
+                            break
+                fixed = head + offset_mark
                 seed = crc32(fixed)
                 shape = (len(fixed), code, length_bytes, tail_bytes)
                 if shape != known_shape:
@@ -128,7 +149,7 @@ def encode_block(
                     pack_front, pack_middle, pack_after = _packers(*shape)
                     middle_steps = _crc_steps(len(pack_middle(0, length)))
                 new_crcs_at = offset
-                around_bytes = len(head) + len(encoded) + length_bytes + tail_bytes + TRAILER_BYTES
+                around_bytes = len(head) + offset_bytes + length_bytes + tail_bytes + TRAILER_BYTES
             body_bytes = around_bytes + payload_bytes
             low = offset & 0xFF
             if offset >= new_crcs_at:

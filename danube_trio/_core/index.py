@@ -80,7 +80,7 @@ class SparseIndex:
         """A block was appended at the segment's end."""
         for offset, position, time in block.hints:
             self._hint(offset, self.size_bytes + position, time)
-        self._grow(block.end, block.size_bytes, block.last_time)
+        self._grow(block.end, len(block.data), block.last_time)
 
     def add_batch(
         self, start: int, end: int, size_bytes: int, first_time: int, last_time: int

@@ -84,6 +84,8 @@ class Life:
 
     Attributes:
         phase: for everybody to read; only `_take` changes it.
+        running: the tasks have work: the log is not being left, and not broken.
+        broken: a write or sync failed.
         failure: why the log is broken.
         fence: who took it over; stays when it is left.
     """
@@ -96,13 +98,16 @@ class Life:
         "_forked",
         "_told",
         "_vanished",
+        "broken",
         "failure",
         "fence",
         "phase",
+        "running",
     )
 
     def __init__(self) -> None:
         self.phase = Phase.OPEN
+        self.running, self.broken = True, False
         self.failure: BaseException | None = None
         self.fence: FencedError | None = None
         self._explained = False
@@ -113,16 +118,6 @@ class Life:
         self._fence_told = False
         self._forked = False
 
-    @property
-    def running(self) -> bool:
-        """Whether the tasks have work: the log is not being left, and not broken."""
-        return self.phase in (Phase.OPEN, Phase.SEALED, Phase.FENCED)
-
-    @property
-    def broken(self) -> bool:
-        """Whether a write or sync failed."""
-        return self.phase is Phase.BROKEN
-
     # ---- turns
 
     def _take(self, turn: Turn) -> bool:
@@ -131,6 +126,8 @@ class Life:
         if phase is None:
             return False
         self.phase = phase
+        self.running = phase in (Phase.OPEN, Phase.SEALED, Phase.FENCED)
+        self.broken = phase is Phase.BROKEN
         return True
 
     def seal(self) -> bool:

@@ -10,19 +10,37 @@ each is moved by exactly one owner::
 and ``uploaded_end`` moves with ``start_offset``.
 
 What phase the log is in, and what follows from it, is its `life`.
+
+**The way in** (`AppendQueue`). Every append comes through it, of whatever door and level. One rule
+makes offsets follow the order of the calls: *who finds room and nobody waiting is accepted at its
+call; who does not stands at the end of the queue, and nobody but the first in the queue is accepted
+as long as there is one.*
+
+No task serves the queue. Whatever may make room, or ends acceptance, calls `look` in the same step,
+and that accepts (or refuses) from the front, as many as it can. Therefore
+
+* an append is in the queue, or accepted, or refused, or has left, and each change is one step, in
+  which nothing else happens: there is no hand-over for a cancellation, or for the next one, to
+  fall into;
+* the queue is empty unless the log is open and has no room for the first: nobody waits in a log
+  that is left, broken, sealed or fenced;
+* how many wait is the length of the queue, and nobody counts.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
 from danube_trio._core.clocks import MAX_AHEAD, next_time
 from danube_trio._core.frame import Batch, Records
-from danube_trio._core.life import Life
+from danube_trio._core.life import Life, Phase
+from danube_trio.errors import UnexpectedOffsetError
 
-__all__ = ["Intake", "LogState", "Marks"]
+__all__ = ["AppendQueue", "Intake", "LogState", "Marks", "Newcomer", "check_expected"]
 
 
 class Marks:
@@ -65,7 +83,7 @@ class Marks:
         ), self
 
     def __repr__(self) -> str:
-        return f"Marks({', '.join(f'{n}={getattr(self, n)}' for n in self.__slots__)})"
+        return f"Marks({', '.join(f'{n}={getattr(self, n)}' for n in Marks.__slots__)})"
 
     def accept(self, count: int) -> int:
         """`count` records were accepted; returns the offset of the first."""
@@ -121,10 +139,13 @@ class _Accepted:
 
 
 class Intake:
-    """Accepted batches on their way to the writer, and the bound on them.
+    """Accepted batches on their way to the writer, and the bounds on them.
 
     ``held_bytes`` counts from acceptance until the batch was written (or the log broke), so it
     bounds what the process holds for the disk, wherever on the way it is.
+
+    Attributes:
+        held_back: nothing has room, for a reason of its own: too much waits for the object store.
 
     **Append times** do not fall when the clock goes back, unless it is far behind (`next_time`).
     What begins where they fall is a block, and a segment, of its own: inside both they never do.
@@ -135,6 +156,7 @@ class Intake:
         "_fell",
         "_queue",
         "ahead_us",
+        "held_back",
         "held_bytes",
         "last_time",
         "limit_bytes",
@@ -149,6 +171,7 @@ class Intake:
         self._before = 0
         self._fell = False
         self.ahead_us = ahead_us
+        self.held_back = False
         self.queued_bytes = 0
         self.held_bytes = 0
         self.peak_bytes = 0
@@ -160,7 +183,8 @@ class Intake:
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether a batch of this size may be accepted now. An empty intake takes any."""
-        return self.held_bytes + size_bytes <= self.limit_bytes or not self.held_bytes
+        fits = self.held_bytes + size_bytes <= self.limit_bytes or not self.held_bytes
+        return fits and not self.held_back
 
     def put(self, records: Records, size_bytes: int, now: int) -> None:
         """Queue a batch that was accepted `now` (us)."""
@@ -231,3 +255,109 @@ class LogState(Life):
     def sync_due(self) -> bool:
         """Whether somebody waits for a sync."""
         return self.sync_wanted > self.marks.durable_end
+
+
+class Newcomer(Protocol):
+    """An append that has not been accepted: what it brings, and how it is told.
+
+    Exactly one of the two methods is called, once, unless it leaves the queue before. Both belong
+    to the step of somebody else: they must neither raise nor wait.
+
+    Attributes:
+        records, size_bytes: what it brings.
+        expected_offset: accept it only if this is the next one; None is any.
+    """
+
+    @property
+    def records(self) -> Records: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def expected_offset(self) -> int | None: ...
+
+    def accepted(self, first: int) -> None:
+        """It has its offsets, from `first` on; called in the step in which it got them."""
+        ...
+
+    def refused(self, error: BaseException) -> None:
+        """It was not accepted, and never will be."""
+        ...
+
+
+def check_expected(expected_offset: int | None, next_offset: int) -> None:
+    """Raise UnexpectedOffsetError if another offset is the next one than the caller expects."""
+    if expected_offset is not None and (
+        expected_offset.__class__ is not int or expected_offset != next_offset
+    ):
+        raise UnexpectedOffsetError(expected_offset, next_offset)
+
+
+class AppendQueue:
+    """The way into one log.
+
+    Attributes:
+        peak: the most that ever waited.
+
+    Args:
+        accept: takes offsets for records that are accepted, and queues them; returns the first.
+    """
+
+    def __init__(
+        self, log: LogState, intake: Intake, accept: Callable[[Records, int], int]
+    ) -> None:
+        self._log = log
+        self._intake = intake
+        self._accept = accept
+        self._queue: OrderedDict[Newcomer, None] = OrderedDict()
+        self.peak = 0
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    def must_wait(self, size_bytes: int) -> bool:
+        """Whether an append of this size, coming now, has to stand in the queue."""
+        full = bool(self._queue) or not self._intake.has_room(size_bytes)
+        return full and self._log.phase is Phase.OPEN
+
+    def accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> int:
+        """Accept what need not wait; returns the first offset. Raises if it is refused."""
+        log = self._log
+        if log.phase is not Phase.OPEN:
+            raise log.refusal()
+        next_offset = log.marks.next_offset
+        if expected_offset is not None:
+            check_expected(expected_offset, next_offset)
+        if not len(records):  # an empty batch: nothing becomes of it
+            return next_offset
+        return self._accept(records, size_bytes)
+
+    def enter(self, newcomer: Newcomer) -> None:
+        """Accept or refuse it now, or have it stand in the queue."""
+        if self.must_wait(newcomer.size_bytes):
+            self._queue[newcomer] = None
+            self.peak = max(self.peak, len(self._queue))
+        else:
+            self._decide(newcomer)
+
+    def leave(self, newcomer: Newcomer) -> bool:
+        """Give up waiting. False if it does not wait: it was accepted or refused."""
+        if newcomer not in self._queue:
+            return False
+        del self._queue[newcomer]
+        self.look()  # the next one may be smaller
+        return True
+
+    def look(self) -> None:
+        """There may be room, or no acceptance any more: decide about who waits, in order."""
+        queue, log, fits = self._queue, self._log, self._intake.has_room
+        while queue and (log.phase is not Phase.OPEN or fits(next(iter(queue)).size_bytes)):
+            self._decide(queue.popitem(last=False)[0])
+
+    def _decide(self, newcomer: Newcomer) -> None:
+        try:
+            first = self.accept(newcomer.records, newcomer.size_bytes, newcomer.expected_offset)
+        except BaseException as error:
+            newcomer.refused(error)  # all of them, also its clock's: they belong to the caller
+        else:
+            newcomer.accepted(first)

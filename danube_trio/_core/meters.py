@@ -16,13 +16,48 @@ looks is another task of the same loop, so nothing else can be seen of it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from math import fsum
+
+import attrs
 
 from danube_trio._core.frame import Block
-from danube_trio._core.stats import BYTES, RECORDS, Histogram, TaskStatistics
+from danube_trio._core.stats import BYTES, RECORDS, SECONDS, HistogramView, TaskStatistics
 
-__all__ = ["Ages", "Meters", "TaskMeter"]
+__all__ = ["Ages", "Histogram", "Meters", "TaskMeter", "UploadCounts"]
+
+
+class Histogram:
+    """Events in buckets: durations, or sizes."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum: float = 0
+
+    def add(self, value: float) -> None:
+        """Count one event."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_since(self, times: Sequence[float], now: float) -> None:
+        """Count the ages at `now` of events that began at these times, which ascend."""
+        bounds, counts = self._bounds, self._counts
+        i, count = 0, len(times)
+        while i < count:
+            bucket = bisect_left(bounds, now - times[i])
+            # The next one that is young enough for a lower bucket.
+            j = bisect_left(times, now - bounds[bucket - 1], i + 1) if bucket else count
+            counts[bucket] += j - i
+            i = j
+        self._sum += now * count - fsum(times)  # exact: they are large numbers close together
+
+    def view(self) -> HistogramView:
+        """The state now."""
+        return HistogramView(self._bounds, tuple(self._counts), sum(self._counts), self._sum)
 
 
 class Ages:
@@ -92,6 +127,16 @@ class TaskMeter:
         return TaskStatistics(self.name, self.state, max(0.0, self._now() - self.since))
 
 
+@attrs.define(eq=False)
+class UploadCounts:
+    """What the uploader counts."""
+
+    done: int = 0
+    bytes: int = 0
+    failures: int = 0
+    seconds: Histogram = attrs.Factory(Histogram)
+
+
 class Meters:
     """The counters of one log, since it was opened. `WalStatistics` says what each means."""
 
@@ -103,7 +148,6 @@ class Meters:
         self.syncs = 0
         self.rolls = 0
         self.janitor_failures = 0
-        self.waiting_peak_appends = 0
         self.batch_records = Histogram(RECORDS)
         self.batch_bytes = Histogram(BYTES)
         self.write_seconds = Histogram()
@@ -114,7 +158,7 @@ class Meters:
 
     def wrote(self, block: Block) -> None:
         """A write returned."""
-        records, size = block.end - block.start, block.size_bytes
+        records, size = block.end - block.start, len(block.data)
         self.writes += 1
         self.appended_records += records
         self.appended_bytes += size
@@ -126,11 +170,6 @@ class Meters:
         self.syncs += 1
         self.sync_seconds.add(seconds)
         self.disk_seconds.add(disk_seconds)
-
-    def appends_wait(self, count: int) -> None:
-        """So many appends wait for room now."""
-        if count > self.waiting_peak_appends:
-            self.waiting_peak_appends = count
 
     def task(self, name: str) -> TaskMeter:
         """The meter of a task; made when it is first asked for."""

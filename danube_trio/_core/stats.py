@@ -1,10 +1,6 @@
-"""What `wal.statistics()` shows: frozen values, and the histogram they are taken from."""
+"""What `wal.statistics()` shows: frozen values. `meters` counts them."""
 
 from __future__ import annotations
-
-from bisect import bisect_left
-from collections.abc import Sequence
-from math import fsum
 
 import attrs
 
@@ -13,12 +9,10 @@ __all__ = [
     "RECORDS",
     "SECONDS",
     "CloudStatistics",
-    "Histogram",
     "HistogramView",
     "ReaderStatistics",
     "StorageStatistics",
     "TaskStatistics",
-    "UploadCounts",
     "WalStatistics",
 ]
 
@@ -55,38 +49,6 @@ class HistogramView:
         return 0.0
 
 
-class Histogram:
-    """Events in buckets: durations, or sizes."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum: float = 0
-
-    def add(self, value: float) -> None:
-        """Count one event."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def add_since(self, times: Sequence[float], now: float) -> None:
-        """Count the ages at `now` of events that began at these times, which ascend."""
-        bounds, counts = self._bounds, self._counts
-        i, count = 0, len(times)
-        while i < count:
-            bucket = bisect_left(bounds, now - times[i])
-            # The next one that is young enough for a lower bucket.
-            j = bisect_left(times, now - bounds[bucket - 1], i + 1) if bucket else count
-            counts[bucket] += j - i
-            i = j
-        self._sum += now * count - fsum(times)  # exact: they are large numbers close together
-
-    def view(self) -> HistogramView:
-        """The state now."""
-        return HistogramView(self._bounds, tuple(self._counts), sum(self._counts), self._sum)
-
-
 @attrs.frozen
 class TaskStatistics:
     """What one task of a log is doing: what it waits for, and since how many seconds.
@@ -117,16 +79,6 @@ class ReaderStatistics:
     cursor: int
     tier: str
     lag: int
-
-
-@attrs.define(eq=False)
-class UploadCounts:
-    """What the uploader counts."""
-
-    done: int = 0
-    bytes: int = 0
-    failures: int = 0
-    seconds: Histogram = attrs.Factory(Histogram)
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ class ReadOnlyDisk:
     """
 
     def __init__(
-        self, disk: Disk, refresh: Callable[[], Awaitable[None]], check: Callable[[], None]
+        self, disk: Disk, refresh: Callable[[], Awaitable[object]], check: Callable[[], None]
     ) -> None:
         self._disk = disk
         self._refresh = refresh

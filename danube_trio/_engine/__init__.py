@@ -7,6 +7,6 @@
     files/  one log's directory    wait/   how tasks wait         watch/  a program is looked at
 
 One record on its way to the catalog: `log.wal`, `log.encode`, `log.accept`, `log.writer`,
-`log.flusher`, `log.uploader`. And back to a reader: `read.reader` asks `_core.route` for the tier,
-and fetches from memory, by `files.fetch` or by `read.objects`.
+`log.flusher`, `log.uploader`. And back to a reader: `read.shelves` asks `_core.route` which shelf
+has it (`read.shelf`), and fetches it there: memory, `read.file_shelf` or `read.objects`.
 """

@@ -11,6 +11,7 @@ RECOVER = "_engine/files/recover.py"
 SPACE = "_engine/files/space.py"
 SET_ASIDE = "_engine/files/set_aside.py"
 JANITOR = "_engine/log/janitor.py"
+WAITERS = "_engine/wait/waiters.py"
 ENGINE = "_engine/log/engine.py"
 UPLOADER = "_engine/log/uploader.py"
 SWEEPER = "_engine/log/sweeper.py"
@@ -51,9 +52,9 @@ MUTANTS = (
     ),
     Mutant(
         "a written record is acknowledged as durable",
-        ENGINE,
-        "self.written.release(block.end)",
-        "self.written.release(block.end)\n        self.durable.release(block.end)",
+        WAITERS,
+        "self.on_written.release(end)",
+        "self.on_written.release(end)\n        self.on_durable.release(end)",
         (
             "test_durability_rules.py::test_rule_1_a_flush_does_not_profit_from_a_write_that_is_under_way",
         ),
@@ -233,7 +234,7 @@ MUTANTS = (
     Mutant(
         "files go before the trim is durable",
         JANITOR,
-        "            await self._save_trim(start, max(start, engine.segments.first_base))\n",
+        "            await self._save_trim(start, max(start, self._files.start))\n",
         "",
         (
             "test_housekeeping.py::test_an_opening_does_not_fail_for_a_leftover_that_cannot_be_removed",
@@ -251,10 +252,10 @@ MUTANTS = (
     Mutant(
         "pruning does not wait for fetches",
         JANITOR,
-        """            gone = engine.pruned(start)
+        """            gone = self._files.drop_before(start)
             await engine.pins.released(start, stored=False)
 """,
-        "            gone = engine.pruned(start)\n",
+        "            gone = self._files.drop_before(start)\n",
         ("test_pins.py::test_pruning_removes_no_file_while_a_block_of_it_is_fetched",),
     ),
     Mutant(
@@ -289,14 +290,14 @@ MUTANTS = (
     # ---- acceptance
     Mutant(
         "an append overtakes those that wait for room",
-        "_engine/log/append_queue.py",
-        "full = bool(self._queue) or not self._fits(size_bytes)",
-        "full = not self._fits(size_bytes)",
+        "_core/log.py",
+        "full = bool(self._queue) or not self._intake.has_room(size_bytes)",
+        "full = not self._intake.has_room(size_bytes)",
         ("test_append_queue.py::test_what_would_fit_does_not_overtake_what_waits",),
     ),
     Mutant(
         "a wrong expected_offset is accepted",
-        "_engine/log/append_queue.py",
+        "_core/log.py",
         " or expected_offset != next_offset\n",
         "\n",
         ("test_wal.py::test_expected_offset_accepts_only_the_next_one",),
@@ -327,9 +328,9 @@ MUTANTS = (
     # ---- reading
     Mutant(
         "readers see what is not durable",
-        ENGINE,
-        "self.marks.written_end if self.early_visible else self.marks.durable_end",
-        "self.marks.written_end",
+        WAITERS,
+        "self.written_end if self.early_visible else self.durable_end",
+        "self.written_end",
         ("test_reader.py::test_readers_see_only_what_is_durable_unless_asked",),
     ),
     Mutant(

@@ -109,7 +109,7 @@ async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> Res
     last = state.find(until)
     if last is None or until == last.base:
         return _cut(state, until)
-    block = await tier.fetch(until)
+    block = await tier.block(until)
     position, end, time = _place_of(last, block.start), block.start, 0
     for i, batch_time in batch_boundaries(block.data, block.positions):
         if block.start + i > until:
@@ -117,7 +117,7 @@ async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> Res
         end, position = block.start + i, _place_of(last, block.start) + block.positions[i]
         time = batch_time
     if end == block.start > max(last.base, state.start_offset):
-        time = (await tier.fetch(end - 1)).last_time
+        time = (await tier.block(end - 1)).last_time
     return _cut(state, end, last, position, time)
 
 
@@ -136,7 +136,7 @@ async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> Res
         plan, found = _cut(state, last.base), last.first_time
         if older:
             # The first record that is too late is in this stretch, or the first one after it.
-            block = await tier.fetch(max(older[-1][0], state.start_offset))
+            block = await tier.block(max(older[-1][0], state.start_offset))
             begin = _place_of(last, block.start)
             end, position, before = block.start, begin, 0
             found = next((entry[2] for entry in last.index if entry[2] >= time), last.last_time)

@@ -4,12 +4,14 @@ With room at hand (``max_pending_bytes``) the offsets are taken and the records 
 synchronous step, at the call. Before it, `Cancelled` means that nothing was accepted. After it
 nothing is interruptible: an append waits for its durability, which is bounded by the block in
 flight and its own, or, for the level "uploaded", by ``upload_timeout``. Without room, appends queue
-strictly in the order of their calls: see `append_queue`. Nothing is awaited between the call and
+strictly in the order of their calls: see `AppendQueue`. Nothing is awaited between the call and
 its place there, or its offsets, so the order of the offsets is that of the calls, whatever the
 levels.
 """
 
 from __future__ import annotations
+
+from _thread import get_ident
 
 import trio
 from trio.lowlevel import (
@@ -53,8 +55,10 @@ class Acceptor:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._log = engine.log
-        self.queue = engine.append_queue
-        self._in_memory = engine.disk is None
+        self._marks = engine.marks
+        self._thread = get_ident()
+        self.queue = engine.queue
+        self._in_memory = engine.files is None
         self._levels = LEVELS if engine.cloud is not None else LEVELS[:-1]
         self._token = current_trio_token()
 
@@ -72,8 +76,10 @@ class Acceptor:
         expected_offset: int | None,
     ) -> int:
         """Accept, and wait for the level. Returns the first offset."""
-        self._engine.run.check()
-        self.check(level)
+        if get_ident() != self._thread:  # what `OwnRun.check` does; a call less for each append
+            raise RuntimeError(BELONGS)
+        if level not in self._levels:
+            self.check(level)
         await checkpoint_if_cancelled()
         if self.queue.must_wait(size_bytes):
             first = await self._wait_for_room(records, size_bytes, level, expected_offset)
@@ -87,10 +93,10 @@ class Acceptor:
                     await cancel_shielded_checkpoint()
                     return first
                 if level == "written":
-                    await self._engine.written.wait_shielded(end)
+                    await self._marks.on_written.wait_shielded(end)
                 else:
                     self._log.want_durable(end)
-                    await self._engine.durable.wait_shielded(end)
+                    await self._marks.on_durable.wait_shielded(end)
             except (LogBrokenError, FencedError) as error:
                 self._engine.told(error, range(first, end))
                 raise
@@ -107,10 +113,10 @@ class Acceptor:
         if level == "accepted" or self._in_memory or not offsets:
             wake(waiter)
         elif level == "written":
-            self._engine.written.add(end, waiter)
+            self._marks.on_written.add(end, waiter)
         else:
             self._log.want_durable(end)
-            self._engine.durable.add(end, waiter)
+            self._marks.on_durable.add(end, waiter)
 
     async def wait_uploaded(self, offsets: range) -> None:
         """Wait for the store, not to be interrupted, but no longer than the settings say."""

@@ -1,8 +1,9 @@
 """Opening under an object store: make directory and catalog agree, and take the next epoch.
 
-Synchronous; runs in the log's lane with its lock held, between reading the catalog and publishing
-the take-over. Both are the caller's: when somebody else published in between, all of this is done
-again with what the catalog says then. Each step is durable before the next, and may be repeated:
+`attach` is synchronous; it runs in the log's lane with its lock held, between reading the catalog
+and publishing the take-over. Both are done by `take_over`: when somebody else published in between,
+all of `attach` is done again with what the catalog says then. Each step is durable before the next,
+and may be repeated:
 
 1. *Whose is it?* Settings, directory and catalog must be of one log (`identity`). If the directory
    does not own the log any more, or went on apart from it, its tail is set aside.
@@ -14,10 +15,14 @@ again with what the catalog says then. Each step is durable before the next, and
 
 from __future__ import annotations
 
+import secrets
+import uuid
+
 import attrs
+import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, OpenDirectory
+from danube_trio._core.disk import Disk, Lane, OpenDirectory
 from danube_trio._core.files import Meta, Trim, encode_document
 from danube_trio._core.identity import check_log, check_topic
 from danube_trio._core.segment import LogNames, SegmentList
@@ -25,12 +30,78 @@ from danube_trio._engine.files.directory import directory_crc, read_document, re
 from danube_trio._engine.files.recover import Cover, Recovered, recover
 from danube_trio._engine.files.set_aside import belongs, disown, set_aside, went_on_apart
 from danube_trio._engine.files.space import replace_with_room
-from danube_trio.catalog import Catalog
+from danube_trio.catalog import Catalog, CatalogSession, acquire
 from danube_trio.catalog._base import SharedCatalog, other_codec
+from danube_trio.catalog._claim import claim_prefix, refuse_beginning, refuse_older
+from danube_trio.catalog._default import probe_once
+from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import CorruptDataError, StoreUnavailableError
 
-__all__ = ["aligned_start", "attach"]
+__all__ = ["aligned_start", "attach", "take_over"]
+
+
+async def take_over(
+    lane: Lane,
+    disk: OpenDirectory,
+    config: WalConfig,
+    cloud: tuple[CloudStore, Catalog],
+    holder: str,
+) -> tuple[Recovered, CatalogSession]:
+    """Have the log be this directory's, in store and catalog.
+
+    Raises what `attach` does, FencedError, and StoreUnavailableError if the store does not answer
+    within ``open_timeout``, in which what the directory takes is not counted.
+    """
+    store, catalog = cloud
+    timeout = config.cloud.open_timeout
+    asking = trio.CancelScope(deadline=trio.current_time() + timeout)
+    recovered: Recovered | None = None
+
+    def attach_once(state: CatalogState | None) -> CatalogState:
+        nonlocal recovered
+        told: list[str] = []
+        if recovered is not None:  # somebody published meanwhile: all of it again
+            told, before = recovered.notes, recovered
+            recovered = None
+            before.tail.abandon()
+        unique = f"{holder}, opening {secrets.token_hex(4)}"
+        recovered, after = attach(disk, config, uuid.uuid4().hex, unique, catalog, state)
+        recovered.notes[:0] = told
+        return after
+
+    async def settle(state: CatalogState | None) -> CatalogState:
+        """Make the directory agree with this state; returns the one that takes the next epoch."""
+        if state is None:
+            await refuse_beginning(*cloud)
+        else:
+            await refuse_older(*cloud, state)
+            if state.log and not state.place:
+                await claim_prefix(*cloud, state)
+        left = asking.deadline - trio.current_time()
+        asking.deadline = float("inf")
+        try:
+            return await lane.run(attach_once, state)
+        finally:
+            asking.deadline = trio.current_time() + left
+
+    try:
+        with asking:
+            await probe_once(store)
+            state = await acquire(catalog, settle)
+            if not state.place:
+                await claim_prefix(*cloud, state)
+            assert recovered is not None  # nothing is acquired before it was settled
+            return recovered, CatalogSession(catalog, state)
+        raise StoreUnavailableError(
+            f"opening {config.dir}: {store.url} and {catalog.url} did not answer within "
+            f"cloud.open_timeout={timeout:g} s; open it again when they do"
+        )
+    except BaseException:
+        if recovered is not None:
+            with trio.CancelScope(shield=True):
+                await lane.run(recovered.tail.abandon)
+        raise
 
 
 def attach(

@@ -30,20 +30,22 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.life import Phase
-from danube_trio._core.stats import CloudStatistics, UploadCounts
+from danube_trio._core.log import AppendQueue, Intake, LogState
+from danube_trio._core.meters import Meters, UploadCounts
+from danube_trio._core.stats import CloudStatistics
+from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio._engine.read.objects import CloudTier
+from danube_trio._engine.wait.waiters import Bells, WatchedMarks
 from danube_trio.catalog import Outage
+from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError, DanubeError
-
-if TYPE_CHECKING:
-    from danube_trio._engine.log.engine import Engine
 
 __all__ = ["CloudSide"]
 
@@ -67,14 +69,23 @@ class CloudSide:
         checksums: of whole local segments by base, as they were written.
         left_sealed: the catalog says that the log was left sealed.
         over: set when nothing will be uploaded any more, for whatever reason.
-        full: as much waits for the store as ``max_local_bytes`` allows.
         wanted_start: retention wants the catalog to begin here.
         held: makes the error that says why the segment that comes next cannot be uploaded, nor
             what follows it: it is damaged. None if it is not.
         untidy: the sweeper has not done all that it could.
     """
 
-    def __init__(self, engine: Engine, tier: CloudTier) -> None:
+    def __init__(
+        self,
+        tier: CloudTier,
+        config: WalConfig,
+        state: LogState,
+        marks: WatchedMarks,
+        files: LocalFiles,
+        way_in: tuple[Intake, AppendQueue],
+        bells: Bells,
+        meters: Meters,
+    ) -> None:
         self.tier = tier
         self.objects = tier.objects
         self.uploads = UploadCounts()
@@ -82,7 +93,6 @@ class CloudSide:
         self.checksums: dict[int, int] = {}
         self.left_sealed = False
         self.over = trio.Event()
-        self.full = False
         self.wanted_start = 0
         self.held: Callable[[], CorruptDataError] | None = None
         self._held_base = 0
@@ -92,38 +102,46 @@ class CloudSide:
         # before them at most. What was here at opening waits since then.
         self._waiting_since: deque[tuple[int, float]] = deque()
         self._asking: set[trio.CancelScope] = set()
-        self._engine = engine
-        if engine.marks.uploaded_end < engine.active.base:
-            self._waiting_since.append((engine.marks.uploaded_end, trio.current_time()))
+        self._state = state
+        self._marks = marks
+        self._files = files
+        self._intake, self._queue = way_in
+        self._bells = bells
+        self._meters = meters
+        self._limit_bytes = config.cloud.max_local_bytes
+        if marks.uploaded_end < files.active.base:
+            self._waiting_since.append((marks.uploaded_end, trio.current_time()))
         self.look_at_room()
 
     def want_uploaded(self, end: int) -> None:
         """Ask the uploader for everything below `end`."""
-        engine = self._engine
-        if end > engine.log.upload_wanted:
-            engine.log.upload_wanted = end
-            engine.uploader_bell.ring()
+        if end > self._state.upload_wanted:
+            self._state.upload_wanted = end
+            self._bells.uploader.ring()
 
     def want_start(self, start: int) -> None:
         """Ask the uploader to have the catalog begin here; the janitor does the rest then."""
         if start > self.wanted_start:
             self.wanted_start = start
-            self._engine.uploader_bell.ring()
+            self._bells.uploader.ring()
 
-    def seal(self) -> None:
-        """The log accepts nothing more; what it has goes to the object store, all of it."""
-        engine = self._engine
-        if not engine.log.seal():
-            return
-        engine.log.want_durable(engine.marks.next_offset)
-        self.want_uploaded(engine.marks.next_offset)
-        engine.tell_who_waits_in_vain()
+    def segment_start(self, offset: int) -> int:
+        """Where the segment or object begins that holds `offset`."""
+        if offset >= self._files.start:
+            return self._files.base_of(offset)
+        found = self.objects.find(offset)
+        return found.base if found is not None else self._marks.start_offset
+
+    @property
+    def full(self) -> bool:
+        """As much waits for the store as ``max_local_bytes`` allows: appends wait, too."""
+        return self._intake.held_back
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of the local files that are not in the object store."""
-        engine = self._engine
-        return engine.segments.size_from(engine.marks.uploaded_end) + engine.active.size_bytes
+        files = self._files
+        return files.segments.size_from(self._marks.uploaded_end) + files.active.size_bytes
 
     @property
     def waiting_seconds(self) -> float:
@@ -136,7 +154,7 @@ class CloudSide:
         """Why the last try to upload failed; "" if it did not."""
         if self.outage is not None and self.outage.error:
             return self.outage.error
-        doing = self._engine.meters.task("uploader").view()
+        doing = self._meters.task("uploader").view()
         if doing.state in ASKING and doing.seconds > SILENT_SECONDS:
             return f"the store has not answered for {doing.seconds:.0f} s ({doing.state})"
         return ""
@@ -148,83 +166,80 @@ class CloudSide:
 
     def look_at_room(self) -> None:
         """Whether appends have to wait for the store, or somebody waits for what is there now."""
-        if self._engine.log.upload_wanted > self._engine.marks.uploaded_end:
-            self._engine.uploader_bell.ring()
-        active, since = self._engine.active, self._waiting_since
+        uploaded_end = self._marks.uploaded_end
+        if self._state.upload_wanted > uploaded_end:
+            self._bells.uploader.ring()
+        active, since = self._files.active, self._waiting_since
         if active.size_bytes and (not since or since[-1][0] < active.base):
             since.append((active.base, trio.current_time()))
-        while len(since) > 1 and since[1][0] <= self._engine.marks.uploaded_end:
+        while len(since) > 1 and since[1][0] <= uploaded_end:
             since.popleft()
-        limit = self._engine.config.cloud.max_local_bytes
-        if limit is None:
+        if self._limit_bytes is None:
             return
-        full = self.waiting_bytes >= limit
+        full = self.waiting_bytes >= self._limit_bytes
         if full and not self.full:
             log.warning(
                 "%s: %d bytes wait for the object store, which is all that max_local_bytes "
                 "allows: appends wait",
-                self._engine.config.dir,
+                self._files.names.directory,
                 self.waiting_bytes,
             )
-            self._engine.uploader_bell.ring()
-        self.full = full
+            self._bells.uploader.ring()
+        self._intake.held_back = full
 
     # ---- the catalog
 
     def published(self, state: CatalogState) -> None:
         """The catalog's newest state: it names more objects, or begins later."""
-        engine, marks = self._engine, self._engine.marks
         self._look_at_peak()
         self.objects.published(state)
         if state.end > self._held_base:
             self.held = None  # it was trimmed
-        if state.end > marks.uploaded_end:
-            marks.uploaded(state.end)
-        engine.uploaded.release(marks.uploaded_end)
+        if state.end > self._marks.uploaded_end:
+            self._marks.uploaded(state.end)
         for base in [base for base in self.checksums if base < state.end]:
             del self.checksums[base]
         self.look_at_room()
-        engine.append_queue.look()
-        engine.janitor_bell.ring()
-        engine.sweeper_bell.ring()
+        self._queue.look()
+        self._bells.janitor.ring()
+        self._bells.sweeper.ring()
 
     def trimmed(self, state: CatalogState, before: int) -> CatalogState:
         """The state that begins at `before`; the same one if it does already.
 
         Beyond what is uploaded a log can begin only where a segment does.
         """
-        start = min(before, self._engine.marks.sealed_end)
+        start = min(before, self._marks.sealed_end)
         if start > state.end:
-            start = self._engine.segment_start(start)
+            start = self.segment_start(start)
         return state.trimmed(start) if start > state.start_offset else state
 
     # ---- waits, and their ends
 
     async def wait_uploaded(self, end: int) -> None:
         """Wait until everything below `end` is uploaded; see `Wal.wait_uploaded`."""
-        engine = self._engine
-        if engine.marks.uploaded_end >= end:
+        if self._marks.uploaded_end >= end:
             await checkpoint()
             return
-        self.want_uploaded(min(end, engine.marks.next_offset))
+        self.want_uploaded(min(end, self._marks.next_offset))
         error = self._never_uploaded(end)
         if error is not None:
             await checkpoint()
             raise error
-        await engine.uploaded.wait(end)
+        await self._marks.on_uploaded.wait(end)
 
     def _never_uploaded(self, end: int) -> DanubeError | None:
-        engine = self._engine
-        if engine.log.phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
-            return engine.log.refusal()
-        if engine.log.phase is not Phase.OPEN and end > engine.marks.next_offset:
-            return engine.log.refusal()
+        phase = self._state.phase
+        if phase in (Phase.BROKEN, Phase.FENCED, Phase.CLOSED):
+            return self._state.refusal()
+        if phase is not Phase.OPEN and end > self._marks.next_offset:
+            return self._state.refusal()
         return self.held() if self.held is not None else None
 
     def hold(self, base: int, make_error: Callable[[], CorruptDataError]) -> None:
         """The segment that comes next is damaged: nothing is uploaded until it is as it was."""
         self.held, self._held_base = make_error, base
-        self._engine.uploaded.fail(make_error)
+        self._marks.on_uploaded.fail(make_error)
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Ask the store for a caller, who gets the log's refusal if that comes first."""
@@ -234,21 +249,21 @@ class CloudSide:
                 return await call()
             finally:
                 self._asking.discard(scope)
-        raise self._engine.log.refusal()
+        raise self._state.refusal()
 
     def stop_asking(self) -> None:
         """No trim will come to its end any more."""
         for scope in self._asking:
             scope.cancel()
 
-    def statistics(self) -> CloudStatistics:
-        """Everything that can be counted, now."""
+    def statistics(self, pins: int) -> CloudStatistics:
+        """Everything that can be counted, now; so many fetches are under way."""
         state, reading = self.objects.state, self.tier.statistics()
         return CloudStatistics(
             epoch=state.epoch,
             objects=len(state.segments),
             object_bytes=sum(d.size_bytes for d in state.segments),
-            local_start=self._engine.local_start,
+            local_start=self._files.start,
             waiting_bytes=self.waiting_bytes,
             waiting_peak_bytes=self._look_at_peak(),
             waiting_seconds=self.waiting_seconds,
@@ -261,5 +276,5 @@ class CloudSide:
             fetches=reading.fetches,
             fetched_bytes=reading.fetched_bytes,
             cached_bytes=reading.cached_bytes,
-            pins=len(self._engine.pins),
+            pins=pins,
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import cast
 
+from danube_trio._core.bincode import U32_MAX, U64_MAX
 from danube_trio._core.codec import Codec
 from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Parts, Records
 from danube_trio.config import WalConfig
@@ -65,7 +66,9 @@ class Encoder:
         now = int(self._clock() * 1000)
         time, tail = self._tail
         if now != time:
-            tail = self._codec.encode_uint(now) + self._rest
+            wide = U32_MAX < now <= U64_MAX
+            encode = self._codec.encode_wide if wide else self._codec.encode_uint
+            tail = encode(now) + self._rest
             self._tail = (now, tail)
         return tail
 

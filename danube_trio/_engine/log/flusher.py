@@ -45,7 +45,9 @@ async def run_flusher(
 
 class _Flusher:
     def __init__(self, engine: Engine, lane: Lane, tail: Tail) -> None:
+        assert engine.files is not None
         self._engine = engine
+        self._files = engine.files
         self._lane = lane
         self._tail = tail
         self._interval = engine.config.fsync_interval_ms / 1000
@@ -79,9 +81,9 @@ class _Flusher:
             if work is not None:
                 block, accepted_bytes = work
                 full = tail.position + len(block.data) > self._segment_limit
-                falls = block.first_time < self._engine.active.last_time
+                falls = block.first_time < self._files.active.last_time
                 if falls:
-                    self._engine.times_fall(block.first_time)
+                    self._files.times_fall(block.first_time)
                 if tail.position and (full or falls or log.roll_wanted):
                     await self._roll()
                 await self._write(block, accepted_bytes)

@@ -54,11 +54,11 @@ from danube_trio._core.retention import retained_start
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._core.times import moment
 from danube_trio._engine.files.presence import LostFileError
-from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.files.space import give_back, no_space, remove_each, save_trim
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio.catalog import CatalogSession
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
@@ -82,16 +82,16 @@ class Janitor:
     def __init__(
         self,
         engine: Engine,
-        disk: Disk,
-        names: LogNames,
+        files: LocalFiles,
         lane: Lane,
         tail: Tail,
         session: CatalogSession | None = None,
     ) -> None:
         self._session = session
         self._engine = engine
-        self._disk = disk
-        self._names = names
+        self._files = files
+        self._disk = files.disk
+        self._names = files.names
         self._lane = lane
         self._tail = tail
         self._lock = trio.Lock()
@@ -106,10 +106,10 @@ class Janitor:
         if engine.config.retain_age is not None:
             ahead, newest = engine.config.max_clock_ahead, engine.intake.last_time / 1e6
             self._clock = SteadyClock(engine.clock, engine.meters.now, ahead, newest)
-        if self._segment_age is not None and engine.active.size_bytes:
+        if self._segment_age is not None and files.active.size_bytes:
             # What an earlier opening began: of its age only the wall clock knows, and may be wrong.
-            age = max(0.0, engine.clock() - engine.active.first_time / 1e6)
-            engine.active_since = engine.meters.now() - age
+            age = max(0.0, engine.clock() - files.active.first_time / 1e6)
+            files.active_since = engine.meters.now() - age
 
     async def run(self) -> None:
         """Go round until the log leaves the OPEN phase."""
@@ -120,7 +120,7 @@ class Janitor:
             age = self._segment_age
             pause = min(ROUND_SECONDS, max(age if age is not None else ROUND_SECONDS, 0.05))
             with trio.move_on_after(pause):
-                await engine.janitor_bell.wait()
+                await engine.bells.janitor.wait()
             if not engine.log.running:
                 return
             doing.enter("marking")
@@ -146,18 +146,18 @@ class Janitor:
         self._marked = end
         for lost in wrong:
             # What was trimmed or pruned meanwhile is gone from the list before its file goes.
-            if lost.base is None or not engine.segments.first_base <= lost.base:
+            if lost.base is None or not self._files.start <= lost.base:
                 continue
-            segment = engine.segments.find(lost.base)
+            segment = self._files.segments.find(lost.base)
             if segment is not None and segment.end <= engine.marks.uploaded_end:
-                await engine.heal(segment.base, str(lost))
+                await self._files.heal(segment.base, str(lost))
             else:
                 engine.break_(lost)
         return not engine.log.broken
 
     def _next_to_look_at(self) -> list[Segment]:
-        sealed = self._engine.segments.sealed()
-        sealed = [segment for segment in sealed if segment.base not in self._engine.damaged]
+        sealed = self._files.segments.sealed()
+        sealed = [segment for segment in sealed if segment.base not in self._files.damaged]
         if len(sealed) > LOOK_AT:
             first = bisect_right(sealed, self._looked, key=attrgetter("base"))
             sealed = (sealed[first:] or sealed)[:LOOK_AT]
@@ -189,7 +189,7 @@ class Janitor:
                 if engine.log.broken:
                     return
         if cloud is not None and cloud.untidy:
-            engine.sweeper_bell.ring()
+            engine.bells.sweeper.ring()
 
     async def _follow_and_prune(self, cloud: CloudSide) -> None:
         async with self._lock:
@@ -213,7 +213,7 @@ class Janitor:
         now = self._now()
         start = retained_start(
             self._extents(),
-            active_bytes=engine.active.size_bytes,
+            active_bytes=self._files.active.size_bytes,
             max_bytes=config.retain_bytes,
             max_age=config.retain_age if now is not None else None,
             now=now or 0.0,
@@ -243,7 +243,7 @@ class Janitor:
     def _extents(self) -> list[Segment]:
         """Every sealed segment once, wherever it is, oldest first."""
         engine = self._engine
-        local = engine.segments.sealed()
+        local = self._files.segments.sealed()
         if engine.cloud is None:
             return local
         end = engine.cloud.objects.state.end
@@ -261,21 +261,23 @@ class Janitor:
         keep = engine.config.cloud.keep_local_bytes
         if cloud.left_sealed:
             keep = 0  # whoever opens it next has the objects
-        start = engine.segments.first_base
-        total = engine.segments.size_bytes
-        last_damaged = max(engine.damaged, default=-1)
-        for segment in engine.segments:
+        start = self._files.start
+        total = self._files.segments.size_bytes
+        last_damaged = max(self._files.damaged, default=-1)
+        for segment in self._files.segments:
             covered = segment.end <= engine.marks.uploaded_end
             if not covered or (total <= keep and segment.base > last_damaged):
                 break
             total -= segment.size_bytes
             start = segment.end
-        if start == engine.segments.first_base:
+        if start == self._files.start:
             return
         with trio.CancelScope(shield=True):
-            damaged = [base for base in engine.damaged if base < start]
+            damaged = [base for base in self._files.damaged if base < start]
             await self._save_trim(engine.marks.start_offset, start)
-            gone = engine.pruned(start)
+            # What goes is in verified objects, or else it would be nowhere.
+            assert start <= engine.marks.uploaded_end, (start, engine.marks)
+            gone = self._files.drop_before(start)
             await engine.pins.released(start, stored=False)
             if damaged:
                 await self._disk.run(_keep_damaged, self._disk, self._names, damaged)
@@ -283,23 +285,22 @@ class Janitor:
 
     async def _learn_times(self) -> None:
         """Find the times of sealed segments that no checkpoint described; each is tried once."""
-        engine = self._engine
-        for segment in engine.segments.sealed():
+        files = self._files
+        for segment in files.segments.sealed():
             if segment.last_time or segment.base in self._tried:
                 continue
-            if not engine.log.running:
+            if not self._engine.log.running:
                 return
             self._tried.add(segment.base)
-            load = partial(load_index, trailer=True)
             try:
-                index = await self._disk.run(load, self._disk, self._names, segment)
+                index = await files.load_index(segment)
             except OSError as error:
                 self._failed(error)
                 return
-            engine.segments.replace(
+            files.segments.replace(
                 attrs.evolve(segment, first_time=index.first_time, last_time=index.last_time)
             )
-            engine.undescribed += 1
+            files.undescribed += 1
 
     def _failed(self, error: Exception) -> None:
         self._engine.meters.janitor_failures += 1
@@ -307,10 +308,10 @@ class Janitor:
 
     def _age_segment(self) -> None:
         """Ask the flusher to seal an active segment that is old enough."""
-        engine, age = self._engine, self._segment_age
-        if age is None or not engine.active.size_bytes:
+        engine, files, age = self._engine, self._files, self._segment_age
+        if age is None or not files.active.size_bytes:
             return
-        if engine.meters.now() - engine.active_since >= age:
+        if engine.meters.now() - files.active_since >= age:
             engine.ask_for_roll()
 
     @property
@@ -323,20 +324,20 @@ class Janitor:
 
     async def tidy(self) -> None:
         """Write the hints that are due. A failure here costs a later open some time, no more."""
-        engine = self._engine
+        files = self._files
         try:
-            while engine.unindexed:
-                index = engine.unindexed[0]
+            while files.unindexed:
+                index = files.unindexed[0]
                 self._hinted = True
                 await self._disk.run(_write_index, self._disk, self._names, index)
-                if engine.unindexed and engine.unindexed[0] is index:
-                    engine.unindexed.popleft()
-            lacks = engine.undescribed
-            if lacks and lacks * DESCRIBED >= len(engine.segments):
+                if files.unindexed and files.unindexed[0] is index:
+                    files.unindexed.popleft()
+            lacks = files.undescribed
+            if lacks and lacks * DESCRIBED >= len(self._files.segments):
                 self._hinted = True
-                base, sealed = engine.segments.active_base, engine.segments.sealed()
+                base, sealed = self._files.segments.active_base, self._files.segments.sealed()
                 await self._disk.run(_write_checkpoint, self._disk, self._names, base, sealed)
-                engine.undescribed -= lacks
+                files.undescribed -= lacks
         except OSError as error:
             self._failed(error)
 
@@ -386,7 +387,7 @@ class Janitor:
         start = cloud.objects.state.start_offset
         if start > self._engine.marks.start_offset:
             await self._begin_at(start)
-            self._engine.sweeper_bell.ring()  # there may be objects to delete
+            self._engine.bells.sweeper.ring()  # there may be objects to delete
 
     async def _begin_at(self, start: int) -> None:
         """The local part of a trim. With the lock held.
@@ -397,7 +398,7 @@ class Janitor:
         if start <= engine.marks.start_offset:
             return
         with trio.CancelScope(shield=True):
-            await self._save_trim(start, max(start, engine.segments.first_base))
+            await self._save_trim(start, max(start, self._files.start))
             gone = engine.trimmed(start)
             await engine.pins.released(start, stored=False)
             await self._remove(_files_of(self._names, gone))
@@ -425,7 +426,7 @@ class Janitor:
                 self._engine.break_(error)
                 raise self._engine.log.refusal() from error
         await self._disk.run(give_back, self._disk, self._names)
-        self._engine.undescribed = len(self._engine.segments)  # to be written again
+        self._files.undescribed = len(self._files.segments)  # to be written again
 
     async def _remove_left(self) -> None:
         """What could not be removed is tried again."""

@@ -16,51 +16,52 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import time
 import uuid
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from types import TracebackType
 
+import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from danube_trio._core.catalog import CatalogState
+from danube_trio._core.clocks import too_far_ahead
 from danube_trio._core.codec import get_codec
 from danube_trio._core.disk import Disk, Lane, OpenDirectory
 from danube_trio._core.life import Phase
-from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames
+from danube_trio._core.times import LATEST_US, moment
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio._engine.files.presence import LostFileError
 from danube_trio._engine.files.recover import Recovered, recover
 from danube_trio._engine.files.space import has_room
 from danube_trio._engine.files.tail import Tail
-from danube_trio._engine.log.attach import attach
+from danube_trio._engine.log.attach import take_over
+from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine, Work
 from danube_trio._engine.log.flusher import run_flusher
 from danube_trio._engine.log.janitor import Janitor
+from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio._engine.log.uploader import Uploader
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.log.writer import run_writer
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.wait.leaving import leave_nursery, to_its_end
 from danube_trio._engine.wait.running import require_trio
+from danube_trio._engine.wait.waiters import WatchedMarks
 from danube_trio._engine.watch.offer import offer_log
 from danube_trio._engine.watch.serve import StatisticsSource, Watch
-from danube_trio._engine.watch.socket import Offer
-from danube_trio.catalog import Catalog, CatalogSession, acquire
-from danube_trio.catalog._claim import claim_prefix, refuse_beginning, refuse_older
-from danube_trio.catalog._default import default_catalog, probe_once
+from danube_trio.catalog import Catalog, CatalogSession
+from danube_trio.catalog._default import default_catalog
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import DanubeError, LogBrokenError, StoreUnavailableError, add_note
+from danube_trio.errors import DanubeError, LogBrokenError, add_note
 
 __all__ = ["open_wal"]
 
@@ -131,42 +132,27 @@ def open_wal(
             "watch=True needs a directory for its socket: a log in memory can be offered with "
             "danube_trio.watch.serve_statistics(wal, path)"
         )
-    if store is not None and catalog is None:
-        catalog = default_catalog(config, store)
-    cloud = (store, catalog) if store is not None and catalog is not None else None
-    return _OpenWal(config, disk, clock, cloud)
+    if config.dir is None:
+        return _OpenWal(config, partial(_in_memory, config, clock))
+    disk = disk if disk is not None else RealDisk()
+    cloud = None
+    if store is not None:
+        cloud = (store, catalog if catalog is not None else default_catalog(config, store))
+    return _OpenWal(config, partial(_in_directory, config, clock, disk, cloud))
 
 
 class _OpenWal(AbstractAsyncContextManager[Wal]):
-    """The block: everything that must be undone on leaving."""
+    """The block: entering it makes the log, by its recipe, and leaving takes it down."""
 
     def __init__(
-        self,
-        config: WalConfig,
-        disk: Disk | None,
-        clock: Callable[[], float],
-        cloud: tuple[CloudStore, Catalog] | None,
+        self, config: WalConfig, recipe: Callable[[], Awaitable[_InMemory | _InDirectory]]
     ) -> None:
         self._config = config
-        self._cloud = cloud
-        self._asking = trio.CancelScope()
-        self._uploader: Uploader | None = None
-        self._disk = disk
-        self._clock = clock
-        self._engine: Engine | None = None
-        self._janitor: Janitor | None = None
-        self._lane: Lane | None = None
-        self._directory: OpenDirectory | None = None  # held, and locked
-        self._recovered: Recovered | None = None
-        self._offer: Offer | None = None
-        self._watch: Watch | None = None
-        self._running = 0
-        self._bugs: list[BaseException] = []
-        self._drained = trio.Event()
-        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._recipe = recipe
+        self._made: _InMemory | _InDirectory | None = None
 
     def __del__(self) -> None:
-        if self._engine is not None and self._engine.log.phase is Phase.OPEN:
+        if self._made is not None and self._made.engine.log.phase is Phase.OPEN:
             warnings.warn(
                 f"log {self._config.dir} was never closed: leave its 'async with' block",
                 ResourceWarning,
@@ -176,213 +162,12 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Wal:
-        if self._engine is not None:
+        if self._made is not None:
             raise RuntimeError("open_wal(...) can be entered once: call it again")
         require_trio("open_wal", "danube_trio.anyio")
         await trio.lowlevel.checkpoint()
-        config = self._config
-        if config.dir is None:
-            codec = get_codec(config.codec)
-            own = uuid.uuid4().hex
-            self._engine = Engine(config, codec, Marks(), clock=self._clock, log_id=own)
-            return Wal(self._engine, None)
-        disk = self._disk if self._disk is not None else RealDisk()
-        self._lane = lane = disk.open_lane()
-        try:
-            # From here on it is the disk: paths in the directory are names in what is held.
-            disk = held = await lane.run(self._acquire, disk)
-            session = None
-            if self._cloud is None:
-                await lane.run(self._recover, held)
-            else:
-                session = await self._take_over(lane, held, self._cloud)
-            assert self._recovered is not None
-            engine = self._engine_of(disk, session)
-            names, tail = self._recovered.directory.names, self._recovered.tail
-            janitor = Janitor(engine, disk, names, lane, tail, session)
-            if self._cloud is not None and session is not None and engine.cloud is not None:
-                session.on_change = engine.cloud.published
-                self._uploader = Uploader(engine, disk, names, self._cloud[0], session)
-            wal = Wal(engine, janitor)
-            await janitor.make_room()
-            if config.watch:
-                self._offer = await lane.run(offer_log, names.watch)
-            self._nursery = trio.open_nursery()
-            nursery = await self._nursery.__aenter__()
-        except BaseException:
-            await lane.run(self._give_up)
-            await lane.aclose()
-            raise
-        self._engine, self._janitor = engine, janitor
-        _open_engines.add(engine)
-        self._start(nursery, engine, janitor, lane, tail)
-        if self._offer is not None:
-            source = StatisticsSource("wal", names.directory, wal.statistics)
-            self._watch = Watch(self._offer, source, lane.run)
-            self._watch.start(nursery)
-        return wal
-
-    async def _take_over(
-        self, lane: Lane, disk: OpenDirectory, cloud: tuple[CloudStore, Catalog]
-    ) -> CatalogSession:
-        """Have the log be this directory's, in store and catalog."""
-        timeout = self._config.cloud.open_timeout
-        self._asking.deadline = trio.current_time() + timeout
-        with self._asking:
-            await probe_once(cloud[0])
-            state = await acquire(cloud[1], partial(self._settle, lane, disk))
-            if not state.place:
-                await claim_prefix(*cloud, state)
-            return CatalogSession(cloud[1], state)
-        raise StoreUnavailableError(
-            f"opening {self._config.dir}: {cloud[0].url} and {cloud[1].url} did not answer within "
-            f"cloud.open_timeout={timeout:g} s; open it again when they do"
-        )
-
-    def _acquire(self, disk: Disk) -> OpenDirectory:
-        """Hold the directory, and lock it; runs in the lane."""
-        config = self._config
-        assert config.dir is not None
-        names = LogNames.of(config.dir, config.file_name)
-        disk.make_dir(config.dir)
-        self._directory = held = disk.open_dir(config.dir)
-        refuse_foreign(held, names)  # before the lock file could be made
-        held.lock(names.lock, _holder())
-        return held
-
-    def _recover(self, disk: OpenDirectory) -> None:
-        self._recovered = recover(disk, self._config, uuid.uuid4().hex)
-        if place := self._recovered.directory.meta.place:
-            log.warning(
-                "%s: opened without the object store that has its objects, below %s. What is "
-                "appended is set aside if another directory, or a copy, uses the store meanwhile",
-                *(self._config.dir, place),
-            )
-        self._know_small_files()
-
-    def _know_small_files(self) -> None:
-        """From here on whoever touches them is noticed: nobody replaces them any more."""
-        assert self._recovered is not None
-        tail = self._recovered.tail
-        tail.presence.know(tail.names.meta)
-        if has_room(tail.disk, tail.names):
-            tail.presence.know(tail.names.trim)
-
-    async def _settle(
-        self, lane: Lane, disk: OpenDirectory, state: CatalogState | None
-    ) -> CatalogState:
-        """Make the directory agree with this state; returns the one that takes the next epoch."""
-        assert self._cloud is not None
-        if state is None:
-            await refuse_beginning(*self._cloud)
-        else:
-            await refuse_older(*self._cloud, state)
-            if state.log and not state.place:
-                await claim_prefix(*self._cloud, state)
-        left = self._asking.deadline - trio.current_time()
-        self._asking.deadline = float("inf")
-        try:
-            return await lane.run(self._attach, disk, state)
-        finally:
-            self._asking.deadline = trio.current_time() + left
-
-    def _attach(self, disk: OpenDirectory, state: CatalogState | None) -> CatalogState:
-        told: list[str] = []
-        if self._recovered is not None:  # somebody published meanwhile: all of it again
-            told = self._recovered.notes
-            self._recovered.tail.abandon()
-            self._recovered = None
-        directory_id, tag = uuid.uuid4().hex, secrets.token_hex(4)
-        holder = f"{_holder()}, opening {tag}"
-        assert self._cloud is not None
-        catalog = self._cloud[1]
-        self._recovered, after = attach(disk, self._config, directory_id, holder, catalog, state)
-        self._recovered.notes[:0] = told
-        self._know_small_files()
-        return after
-
-    def _give_up(self) -> None:
-        """Close what opening opened; runs in the lane."""
-        if self._recovered is not None:
-            self._recovered.tail.abandon()
-        if self._offer is not None:
-            self._offer.close()
-        self._release()
-
-    def _engine_of(self, disk: Disk, session: CatalogSession | None) -> Engine:
-        recovered, config = self._recovered, self._config
-        assert recovered is not None
-        directory, tier, uploaded_end = recovered.directory, None, 0
-        if session is not None and self._cloud is not None:
-            store, catalog = self._cloud
-            tier = CloudTier.of(store, catalog, session.state, config.cloud, disk.run)
-            uploaded_end = session.state.end
-        else:
-            # What is in a store only is not ours to free; nobody uploads.
-            uploaded_end = directory.local_start
-        marks = Marks(
-            directory.start_offset,
-            recovered.segments.active_base,
-            recovered.next_offset,
-            uploaded_end=uploaded_end,
-        )
-        engine = Engine(
-            config,
-            get_codec(directory.meta.codec),
-            marks,
-            clock=self._clock,
-            disk=disk,
-            names=directory.names,
-            segments=recovered.segments,
-            active=recovered.active,
-            times=_times(recovered, tier),
-            notes=recovered.notes,
-            tier=tier,
-            log_id=directory.meta.log,
-        )
-        for index in recovered.unindexed:
-            engine.unindexed.append(index)
-            engine.indexes.keep(index)
-        engine.undescribed = directory.undescribed(recovered.segments)
-        return engine
-
-    def _start(
-        self, nursery: trio.Nursery, engine: Engine, janitor: Janitor, lane: Lane, tail: Tail
-    ) -> None:
-        send, receive = trio.open_memory_channel[Work](0)
-        tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("writer", lambda: run_writer(engine, send)),
-            ("flusher", lambda: run_flusher(engine, receive, lane, tail)),
-            ("janitor", janitor.run),
-        ]
-        if self._uploader is not None and engine.tier is not None:
-            tasks += [
-                ("uploader", self._uploader.run),
-                ("sweeper", self._uploader.sweeper.run),
-                ("readahead", engine.tier.serve),
-            ]
-        for name, task in tasks:
-            self._running += 1
-            nursery.start_soon(
-                self._supervise, name, task, name=f"danube_trio {name} {engine.config.dir}"
-            )
-
-    # Ctrl-C is for the body, not for a task in the middle of a block: the log then drains.
-    @enable_ki_protection
-    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
-        assert self._engine is not None
-        try:
-            with trio.CancelScope(shield=True):
-                await task()
-        except BaseException as bug:
-            self._bugs.append(bug)
-            self._engine.break_(bug)
-            raise
-        finally:
-            self._engine.meters.ended(name)
-            self._running -= 1
-            if not self._running:
-                self._drained.set()
+        self._made = made = await self._recipe()
+        return made.wal
 
     @enable_ki_protection
     async def __aexit__(
@@ -391,31 +176,11 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        engine = self._engine
-        assert engine is not None
+        assert self._made is not None
+        engine = self._made.engine
         engine.close_acceptance()
-        if self._uploader is not None and engine.tier is not None:
-            self._uploader.stop()
-            engine.tier.close()
-        interrupt: KeyboardInterrupt | None = None
-        if self._lane is not None and self._janitor is not None:
-            steps = (
-                self._drained.wait,
-                self._janitor.finish,
-                self._end_watch,
-                partial(self._lane.run, self._release),
-                self._lane.aclose,
-            )
-            with trio.CancelScope(shield=True):
-                for step in steps:
-                    interrupt = await to_its_end(step) or interrupt
-        engine.closed()
-        if self._lane is not None:
-            assert self._nursery is not None
-            await leave_nursery(self._nursery, self._bugs, exc)
-        else:
-            await trio.lowlevel.checkpoint()
-        untold = self._untold(engine)
+        interrupt = await self._made.leave(exc)
+        untold = _untold(engine)
         if untold is not None:
             if exc is None or isinstance(exc, trio.Cancelled):
                 raise untold
@@ -423,27 +188,10 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         if interrupt is not None:
             raise interrupt
 
-    async def _end_watch(self) -> None:
-        if self._watch is not None:
-            await self._watch.aclose("the log was left")
 
-    def _release(self) -> None:
-        if self._engine is not None:
-            self._engine.unlocked = True  # before it is so: our readers read our files only
-        if self._directory is not None:
-            self._directory.close()
-
-    def _untold(self, engine: Engine) -> DanubeError | None:
-        """What a caller should know, and none was told."""
-        if engine.log.lost:
-            return self._lost(engine)
-        failure = engine.log.untold_failure
-        if isinstance(failure, LostFileError) and failure.moved:
-            # Nothing is lost, and nobody would look for it where it is.
-            return engine.log.refusal()
-        return engine.untold_fence
-
-    def _lost(self, engine: Engine) -> LogBrokenError:
+def _untold(engine: Engine) -> DanubeError | None:
+    """What a caller should know, and none was told."""
+    if engine.log.lost:
         error = LogBrokenError(
             f"{engine.log.lost} accepted records may be lost, and no caller was told: "
             f"{engine.log.failure}. Append what is missing again after reopening",
@@ -451,6 +199,240 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         )
         error.__cause__ = engine.log.failure
         return error
+    failure = engine.log.untold_failure
+    if isinstance(failure, LostFileError) and failure.moved:
+        # Nothing is lost, and nobody would look for it where it is.
+        return engine.log.refusal()
+    return engine.untold_fence
+
+
+# ---- in memory
+
+
+@attrs.frozen
+class _InMemory:
+    engine: Engine
+    wal: Wal
+
+    async def leave(self, exc: BaseException | None) -> KeyboardInterrupt | None:
+        self.engine.closed()
+        await trio.lowlevel.checkpoint()
+        return None
+
+
+async def _in_memory(config: WalConfig, clock: Callable[[], float]) -> _InMemory:
+    engine = Engine(config, get_codec(config.codec), WatchedMarks(), clock=clock)
+    return _InMemory(engine, Wal(engine, None, uuid.uuid4().hex))
+
+
+# ---- in a directory, with or without a store
+
+
+class _InDirectory:
+    """A log with its tasks, each behind a shield."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        wal: Wal,
+        janitor: Janitor,
+        lane: Lane,
+        directory: OpenDirectory,
+        nursery: AbstractAsyncContextManager[trio.Nursery],
+    ) -> None:
+        self.engine = engine
+        self.wal = wal
+        self._janitor = janitor
+        self._lane = lane
+        self._directory = directory
+        self._nursery = nursery
+        self._running = 0
+        self._bugs: list[BaseException] = []
+        self._drained = trio.Event()
+        # What makes tasks end that do not end by themselves when acceptance does; then, when all
+        # are done, what is left to do before the lock is given back.
+        self.stops: list[Callable[[], None]] = []
+        self.last_steps: list[Callable[[], Awaitable[object]]] = []
+
+    def start(self, nursery: trio.Nursery, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        self._running += 1
+        nursery.start_soon(
+            self._supervise, name, task, name=f"danube_trio {name} {self.engine.config.dir}"
+        )
+
+    # Ctrl-C is for the body, not for a task in the middle of a block: the log then drains.
+    @enable_ki_protection
+    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await task()
+        except BaseException as bug:
+            self._bugs.append(bug)
+            self.engine.break_(bug)
+            raise
+        finally:
+            self.engine.meters.ended(name)
+            self._running -= 1
+            if not self._running:
+                self._drained.set()
+
+    async def leave(self, exc: BaseException | None) -> KeyboardInterrupt | None:
+        for stop in self.stops:
+            stop()
+        steps: list[Callable[[], Awaitable[object]]] = [
+            self._drained.wait,
+            self._janitor.finish,
+            *self.last_steps,
+            partial(self._lane.run, self._release),
+            self._lane.aclose,
+        ]
+        interrupt: KeyboardInterrupt | None = None
+        with trio.CancelScope(shield=True):
+            for step in steps:
+                interrupt = await to_its_end(step) or interrupt
+        self.engine.closed()
+        await leave_nursery(self._nursery, self._bugs, exc)
+        return interrupt
+
+    def _release(self) -> None:
+        assert self.engine.files is not None
+        self.engine.files.unlocked = True  # before it is so: our readers read our files only
+        self._directory.close()
+
+
+async def _in_directory(
+    config: WalConfig,
+    clock: Callable[[], float],
+    disk: Disk,
+    cloud: tuple[CloudStore, Catalog] | None,
+) -> _InDirectory:
+    lane = disk.open_lane()
+    undo = ExitStack()  # in the lane, as all that it undoes
+    try:
+        held = await lane.run(_hold, disk, config)
+        undo.callback(held.close)
+        session = None
+        if cloud is None:
+            recovered = await lane.run(_recover, held, config)
+        else:
+            recovered, session = await take_over(lane, held, config, cloud, _holder())
+        undo.callback(recovered.tail.abandon)
+        await lane.run(_know_small_files, recovered.tail)
+        engine, files = _engine_of(config, clock, held, recovered, cloud, session)
+        janitor = Janitor(engine, files, lane, recovered.tail, session)
+        uploader = None
+        if cloud is not None and session is not None and engine.cloud is not None:
+            session.on_change = engine.cloud.published
+            uploader = Uploader(engine, engine.cloud, files, cloud[0], session)
+        wal = Wal(engine, janitor, recovered.directory.meta.log)
+        await janitor.make_room()
+        offer = None
+        if config.watch:
+            offer = await lane.run(offer_log, files.names.watch)
+            if offer is not None:
+                undo.callback(offer.close)
+        block = trio.open_nursery()
+        nursery = await block.__aenter__()
+    except BaseException:
+        await lane.run(undo.close)
+        await lane.aclose()
+        raise
+    made = _InDirectory(engine, wal, janitor, lane, held, block)
+    _open_engines.add(engine)
+    send, receive = trio.open_memory_channel[Work](0)
+    made.start(nursery, "writer", lambda: run_writer(engine, send))
+    made.start(nursery, "flusher", lambda: run_flusher(engine, receive, lane, recovered.tail))
+    made.start(nursery, "janitor", janitor.run)
+    if uploader is not None and engine.tier is not None:
+        made.start(nursery, "uploader", uploader.run)
+        made.start(nursery, "sweeper", uploader.sweeper.run)
+        made.start(nursery, "readahead", engine.tier.serve)
+        made.stops += [uploader.stop, engine.tier.close]
+    if offer is not None:
+        source = StatisticsSource("wal", files.names.directory, wal.statistics)
+        watch = Watch(offer, source, lane.run)
+        watch.start(nursery)
+        made.last_steps.append(partial(watch.aclose, "the log was left"))
+    return made
+
+
+def _hold(disk: Disk, config: WalConfig) -> OpenDirectory:
+    """Hold the directory, and lock it: from here on paths in it are names in what is held."""
+    assert config.dir is not None
+    names = LogNames.of(config.dir, config.file_name)
+    disk.make_dir(config.dir)
+    held = disk.open_dir(config.dir)
+    try:
+        refuse_foreign(held, names)  # before the lock file could be made
+        held.lock(names.lock, _holder())
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def _recover(disk: OpenDirectory, config: WalConfig) -> Recovered:
+    recovered = recover(disk, config, uuid.uuid4().hex)
+    if place := recovered.directory.meta.place:
+        log.warning(
+            "%s: opened without the object store that has its objects, below %s. What is "
+            "appended is set aside if another directory, or a copy, uses the store meanwhile",
+            *(config.dir, place),
+        )
+    return recovered
+
+
+def _know_small_files(tail: Tail) -> None:
+    """From here on whoever touches them is noticed: nobody replaces them any more."""
+    tail.presence.know(tail.names.meta)
+    if has_room(tail.disk, tail.names):
+        tail.presence.know(tail.names.trim)
+
+
+def _engine_of(
+    config: WalConfig,
+    clock: Callable[[], float],
+    disk: OpenDirectory,
+    recovered: Recovered,
+    cloud: tuple[CloudStore, Catalog] | None,
+    session: CatalogSession | None,
+) -> tuple[Engine, LocalFiles]:
+    """The engine of what was recovered, with its shelves."""
+    directory, segments = recovered.directory, recovered.segments
+    tier = None
+    if session is not None and cloud is not None:
+        tier = CloudTier.of(*cloud, session.state, config.cloud, disk.run)
+    marks = WatchedMarks(
+        directory.start_offset,
+        segments.active_base,
+        recovered.next_offset,
+        # What is in a store only is not ours to free without it; nobody uploads then.
+        uploaded_end=tier.end if tier is not None else directory.local_start,
+        early_visible=config.visibility == "written",
+    )
+    last_time = _believed(_times(recovered, tier), config, clock)
+    codec = get_codec(directory.meta.codec)
+    engine = Engine(config, codec, marks, clock=clock, last_time=last_time)
+    files = engine.files = LocalFiles(
+        disk,
+        directory.names,
+        segments,
+        recovered.active,
+        fetch_bytes=config.read_block_bytes,
+        state=engine.log,
+        janitor_bell=engine.bells.janitor,
+        unindexed=recovered.unindexed,
+        undescribed=directory.undescribed(segments),
+        notes=recovered.notes,
+    )
+    assert files.start <= marks.sealed_end == files.active.base, (files.start, marks)
+    assert files.end == marks.next_offset, (files.end, marks)
+    if tier is not None:
+        way_in = engine.intake, engine.queue
+        engine.cloud = CloudSide(
+            tier, config, engine.log, marks, files, way_in, engine.bells, engine.meters
+        )
+    return engine, files
 
 
 def _times(recovered: Recovered, tier: CloudTier | None) -> list[int]:
@@ -458,6 +440,25 @@ def _times(recovered: Recovered, tier: CloudTier | None) -> list[int]:
     runs = [*recovered.segments, recovered.active, *(tier.objects if tier is not None else ())]
     times = [time for run in runs for time in (run.first_time, run.last_time)]
     return [time for time in (recovered.last_time, *times) if time]
+
+
+def _believed(times: Sequence[int], config: WalConfig, clock: Callable[[], float]) -> int:
+    """The newest of these append times (us) that the log can go on from."""
+    if not times:
+        return 0
+    now, newest, ahead = clock(), max(times), config.max_clock_ahead
+    if not 0 <= now < LATEST_US / 1e6:
+        return newest  # no time at all: appends will be refused
+    now_us, ahead_us = round(now * 1e6), round(ahead * 1e6)
+    believed = max((t for t in times if not too_far_ahead(t, now_us, ahead_us)), default=0)
+    if believed < newest:
+        log.warning(
+            "%s: records have append times up to %s, and the clock says %s: those further "
+            "ahead of it than max_clock_ahead=%s s are taken for unknown. If it is the clock "
+            "that is wrong, set it; if it was, `danube-trio repair` mends what is only here",
+            *(config.dir, moment(newest / 1e6), moment(now), ahead),
+        )
+    return believed
 
 
 def _holder() -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from danube_trio._core.stats import WalStatistics
-
-if TYPE_CHECKING:
-    from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.engine import Engine
 
 __all__ = ["statistics_of"]
 
 
 def statistics_of(engine: Engine) -> WalStatistics:
     """Look at everything."""
-    marks, meters, on_disk = engine.marks, engine.meters, engine.disk is not None
+    marks, meters, files = engine.marks, engine.meters, engine.files
     return WalStatistics(
         phase=engine.log.phase.value,
         start_offset=marks.start_offset,
@@ -23,14 +19,14 @@ def statistics_of(engine: Engine) -> WalStatistics:
         durable_end=marks.durable_end,
         written_end=marks.written_end,
         next_offset=marks.next_offset,
-        segments=len(engine.segments) + 1 if on_disk else 0,
-        size_bytes=engine.segments.size_bytes + engine.active.size_bytes,
+        segments=len(files.segments) + 1 if files is not None else 0,
+        size_bytes=files.size_bytes if files is not None else 0,
         pending_bytes=engine.intake.held_bytes,
         pending_peak_bytes=engine.intake.peak_bytes,
         pending_appends=len(meters.ages),
         durable_lag_seconds=meters.ages.oldest,
-        cached_records=engine.cache.end - engine.cache.start,
-        cached_bytes=engine.cache.size_bytes,
+        cached_records=engine.memory.end - engine.memory.start,
+        cached_bytes=engine.memory.size_bytes,
         appended_records=meters.appended_records,
         appended_bytes=meters.appended_bytes,
         writes=meters.writes,
@@ -43,10 +39,10 @@ def statistics_of(engine: Engine) -> WalStatistics:
         sync_seconds=meters.sync_seconds.view(),
         disk_seconds=meters.disk_seconds.view(),
         readers=tuple(r.statistics() for r in engine.readers if not r.closed),
-        waiting_appends=len(engine.append_queue),
-        waiting_peak_appends=meters.waiting_peak_appends,
+        waiting_appends=len(engine.queue),
+        waiting_peak_appends=engine.queue.peak,
         janitor_failures=meters.janitor_failures,
         tasks=meters.tasks(),
-        notes=engine.notes,
-        cloud=engine.cloud.statistics() if engine.cloud is not None else None,
+        notes=files.notes if files is not None else (),
+        cloud=engine.cloud.statistics(len(engine.pins)) if engine.cloud is not None else None,
     )

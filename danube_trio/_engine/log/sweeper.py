@@ -28,6 +28,7 @@ import trio
 
 from danube_trio._core.catalog import Descriptor
 from danube_trio._core.life import Phase
+from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio.catalog import CatalogSession, object_parts
 from danube_trio.cloud import CloudStore
@@ -51,10 +52,11 @@ AT_A_TIME = 8
 class Sweeper:
     """The task."""
 
-    def __init__(self, engine: Engine, store: CloudStore, session: CatalogSession) -> None:
-        assert engine.cloud is not None
+    def __init__(
+        self, engine: Engine, cloud: CloudSide, store: CloudStore, session: CatalogSession
+    ) -> None:
         self._engine = engine
-        self._cloud = engine.cloud
+        self._cloud = cloud
         self._store = store
         self._session = session
         self._catalog = session.catalog
@@ -75,7 +77,7 @@ class Sweeper:
                 left = [step for step in steps if not await self._tidy(step)]
                 self._cloud.untidy = bool(left)  # the janitor rings then
                 self._meter.enter("idle")
-                await self._engine.sweeper_bell.wait()
+                await self._engine.bells.sweeper.wait()
 
     @property
     def _running(self) -> bool:

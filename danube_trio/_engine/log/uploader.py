@@ -35,12 +35,14 @@ import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File
+from danube_trio._core.disk import File
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.life import Phase
-from danube_trio._core.segment import LogNames, Segment
-from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc, load_index
+from danube_trio._core.segment import Segment
+from danube_trio._engine.files.segments import CHUNK_BYTES, build_index, file_crc
+from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio._engine.log.sweeper import Sweeper
 from danube_trio._engine.log.verify_upload import verify_upload
 from danube_trio.catalog import Backoff, CatalogSession, Outage, new_object_id
@@ -75,19 +77,19 @@ class Uploader:
     def __init__(
         self,
         engine: Engine,
-        disk: Disk,
-        names: LogNames,
+        cloud: CloudSide,
+        files: LocalFiles,
         store: CloudStore,
         session: CatalogSession,
     ) -> None:
-        assert engine.cloud is not None
         self._engine = engine
-        self._cloud = engine.cloud
-        self._disk = disk
-        self._names = names
+        self._cloud = cloud
+        self._files = files
+        self._disk = files.disk
+        self._names = files.names
         self._store = store
         self._session = session
-        self.sweeper = Sweeper(engine, store, session)
+        self.sweeper = Sweeper(engine, cloud, store, session)
         self._settings = engine.config.cloud
         self._epoch = session.state.epoch
         self._scope = trio.CancelScope()
@@ -136,7 +138,7 @@ class Uploader:
 
     async def _left(self) -> None:
         while self._engine.log.running:
-            await self._engine.uploader_bell.wait()
+            await self._engine.bells.uploader.wait()
 
     def _failed(self, error: Exception) -> float:
         """Returns how long to wait before the next try, in seconds."""
@@ -154,10 +156,10 @@ class Uploader:
         end = engine.marks.uploaded_end
         if engine.log.phase is Phase.SEALED and end == engine.marks.next_offset:
             await self._leave_sealed()
-        elif (engine.log.upload_wanted > end or self._cloud.full) and engine.active.size_bytes:
+        elif (engine.log.upload_wanted > end or self._cloud.full) and self._files.active.size_bytes:
             engine.ask_for_roll()
         self._meter.enter("idle")
-        await engine.uploader_bell.wait()
+        await engine.bells.uploader.wait()
 
     def _next(self) -> Segment | None:
         """The first sealed segment that is not uploaded."""
@@ -166,7 +168,7 @@ class Uploader:
         end = self._cloud.objects.state.end
         if engine.marks.sealed_end <= end:
             return None
-        segment = engine.segments.find(end)
+        segment = self._files.segments.find(end)
         assert segment is not None and segment.base == end, (segment, end, engine.marks)
         return segment
 
@@ -211,11 +213,8 @@ class Uploader:
         elif self._cloud.held is not None:  # rather than send it, and find out at its end
             await self._disk.run(deque, self._chunks(segment, crc), 0)
         self._cloud.held = None
-        index = self._engine.indexes.get(segment.base)
-        if index is None:
-            load = partial(load_index, trailer=True)
-            index = await self._disk.run(load, self._disk, self._names, segment)
-        return index, crc
+        index = self._files.indexes.get(segment.base)
+        return index if index is not None else await self._files.load_index(segment), crc
 
     def _hold(self, segment: Segment, error: CorruptDataError) -> CorruptDataError:
         """The segment's file is not what was written; returns the error that says so."""
@@ -330,7 +329,7 @@ class Uploader:
         await self._change(lambda state: state if state.sealed else state.left_sealed())
         self._cloud.left_sealed = True
         self._cloud.over.set()
-        self._engine.janitor_bell.ring()
+        self._engine.bells.janitor.ring()
 
     # ---- objects that no catalog names
 

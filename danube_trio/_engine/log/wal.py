@@ -18,6 +18,7 @@ from danube_trio._engine.log.accept import Acceptor
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.encode import Appendable, Encoder, parts_bytes
 from danube_trio._engine.log.engine import Engine
+from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.readable import Readable
 from danube_trio._engine.wait.waiters import OffsetWaiters
 from danube_trio.config import Durability
@@ -60,15 +61,15 @@ class Receipt:
     async def written(self) -> range:
         """Wait until write returned: the records survive a crash of the process."""
         engine = self._engine
-        return await self._wait(engine.written, engine.marks.written_end)
+        return await self._wait(engine.marks.on_written, engine.marks.written_end)
 
     async def durable(self) -> range:
         """Wait until fdatasync returned. Asks for a sync now instead of at the next interval."""
         engine = self._engine
         engine.run.check()
         engine.log.want_durable(self.offsets.stop)
-        engine.writer_bell.ring()
-        return await self._wait(engine.durable, engine.marks.durable_end)
+        engine.bells.writer.ring()
+        return await self._wait(engine.marks.on_durable, engine.marks.durable_end)
 
     async def uploaded(self) -> range:
         """Wait until the records are in the object store: they survive the loss of the directory.
@@ -105,10 +106,11 @@ class Receipt:
 class Wal(Readable):
     """An open log. Made by `open_wal`; all methods belong to the trio run that opened it."""
 
-    def __init__(self, engine: Engine, janitor: Janitor | None) -> None:
+    def __init__(self, engine: Engine, janitor: Janitor | None, log_id: str) -> None:
         super().__init__(engine, engine.readers)
         self._engine = engine
         self._janitor = janitor
+        self._log_id = log_id
         self._acceptor = Acceptor(engine)
         self._encoder = Encoder(engine.config, engine.codec, engine.clock)
         self._level: Durability = engine.config.durability
@@ -129,7 +131,7 @@ class Wal(Readable):
 
         "" for a log of an older version that was opened without its object store.
         """
-        return self._engine.log_id
+        return self._log_id
 
     # ---- marks
 
@@ -258,11 +260,11 @@ class Wal(Readable):
             await checkpoint()
             return
         engine.log.want_durable(min(end, engine.marks.next_offset))
-        engine.writer_bell.ring()
+        engine.bells.writer.ring()
         with engine.telling(range(end)):
             await checkpoint_if_cancelled()
             engine.refuse_to_wait(end)
-            await engine.durable.wait(end)
+            await engine.marks.on_durable.wait(end)
 
     async def wait_uploaded(self, end: int) -> None:
         """Wait until everything below offset `end` is in the object store.
@@ -286,7 +288,7 @@ class Wal(Readable):
         """
         engine = self._engine
         cloud = _check_store(engine)
-        cloud.seal()
+        engine.seal()
         end = engine.marks.next_offset
         await self.wait_durable(end)
         await self.wait_uploaded(end)
@@ -336,7 +338,7 @@ class Wal(Readable):
 
     def statistics(self) -> WalStatistics:
         """Everything that can be counted, at this moment."""
-        return self._engine.statistics()
+        return statistics_of(self._engine)
 
 
 def _check_store(engine: Engine) -> CloudSide:

@@ -30,7 +30,7 @@ async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> No
         async with outbox:
             told = 0  # the flusher knows that somebody waits for a sync up to here
             while True:
-                engine.writer_bell.clear()
+                engine.bells.writer.clear()
                 batches, size = intake.take(limit)
                 if batches:
                     block = encode_block(batches, offset, engine.codec.encode_uint)
@@ -44,7 +44,7 @@ async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> No
                     told = log.sync_wanted
                     await _send(outbox, None, doing)
                 doing.enter("idle")
-                await engine.writer_bell.wait()
+                await engine.bells.writer.wait()
     except trio.BrokenResourceError:
         return  # the flusher broke the log and left; everyone was told
 

@@ -26,18 +26,18 @@ from typing import Any, Literal
 
 import attrs
 
-from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.disk import Disk, OpenDirectory, Watch
 from danube_trio._core.identity import check_log
-from danube_trio._core.index import KeptIndexes, SparseIndex
+from danube_trio._core.index import SparseIndex
 from danube_trio._core.log import Marks
 from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._disk.read_only import ReadOnlyDisk
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import Directory
+from danube_trio._engine.read.file_shelf import FileShelf
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_log
 from danube_trio._engine.read.poller import Poller
@@ -95,8 +95,57 @@ class _Waiting:
                 raise ValueError(f"{name}={value!r} must be above 0 and at most 3600")
 
 
+class _FollowedFiles(FileShelf):
+    """The files as the last look found them."""
+
+    def __init__(
+        self,
+        disk: OpenDirectory,
+        names: LogNames,
+        poller: Poller,
+        observer: Observer,
+        fetch_bytes: int,
+    ) -> None:
+        self.view = NOTHING_SEEN
+        self._poller = poller
+        self._observer = observer
+        super().__init__(
+            ReadOnlyDisk(disk, poller.look, self._check),
+            names,
+            SegmentList([], 0),
+            SparseIndex(0),
+            fetch_bytes=fetch_bytes,
+        )
+
+    def _check(self) -> None:
+        """In the thread that has read: what was read is of what was followed."""
+        self._observer.check(self.view)
+
+    def check_ours(self) -> None:
+        """What is read is checked where it is read; when this is left, nothing is."""
+        self._poller.check()
+
+    async def heal(self, base: int, reason: str) -> None:
+        """Nothing is changed here; readers go on with the store, if that has the same log."""
+        await self._poller.look()
+        await super().heal(base, reason)
+
+    def apply(self, view: View) -> None:
+        """Record what was seen."""
+        before, self.view = self.view, view
+        if view.active_base != self.active.base:
+            self.active = SparseIndex(view.active_base)
+        for run in view.runs:
+            self.active.add_batch(*run)
+        if view.active_base != before.active_base or view.sealed is not before.sealed:
+            self.segments = SegmentList(list(view.sealed), view.active_base)
+            self.indexes.drop_before(self.segments.first_base)
+
+
 class _FollowedSource:
     """The `ReaderSource` of a follower: what was seen last, and the ways to see more."""
+
+    memory = None
 
     def __init__(
         self,
@@ -109,21 +158,13 @@ class _FollowedSource:
     ) -> None:
         self.config = config
         self.clock = time.time
-        self._catalog = cloud[1] if cloud is not None else None
-        self._meta = directory.meta
         self.codec = CODECS[directory.meta.codec]
-        self.names: LogNames | None = directory.names
-        self.disk: Disk | None = ReadOnlyDisk(disk, self.refresh, self._check)
-        self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
-        self.indexes = KeptIndexes()
-        # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
-        self.tier = CloudTier.of(*cloud, CatalogState(), config.cloud, disk.run) if cloud else None
         self.pins = Pins()
-        self.damaged: dict[int, str] = {}
-        self.outage = Outage(log, f"reading {cloud[1].url}", Backoff()) if cloud else None
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.looks = 0
-        self._own_disk = disk
+        self.marks = Marks()
+        self._meta = directory.meta
+        self._disk = disk
         self._observer = Observer(disk, directory, disk.strayed)
         self.poller = Poller(
             self._look,
@@ -132,45 +173,34 @@ class _FollowedSource:
             watch=watch,
             recheck_seconds=waiting.recheck_seconds,
         )
-        self._view = NOTHING_SEEN
-        self.marks = Marks()
-        self.segments = SegmentList([], 0)
-        self.active = SparseIndex(0)
+        self.files = _FollowedFiles(
+            disk, directory.names, self.poller, self._observer, config.read_block_bytes
+        )
+        self._catalog = cloud[1] if cloud is not None else None
+        self.tier: CloudTier | None = None
+        if cloud is not None:
+            outage = Outage(log, f"reading {cloud[1].url}", Backoff())
+            # Nobody runs its task, so nothing is fetched ahead: a follower has no tasks of its own.
+            self.tier = CloudTier.of(*cloud, CatalogState(), config.cloud, disk.run, outage)
 
     @property
     def visible_end(self) -> int:
         return self.marks.durable_end
 
-    @property
-    def local_start(self) -> int:
-        return self.segments.first_base
-
     async def look_again(self) -> None:
         """See what the writer did."""
-        await self.refresh()
+        await self.poller.look()
         if self._catalog is not None:
             await self._look_at_catalog()
 
-    def check_ours(self) -> None:
-        """What is read is checked where it is read, see `_check`; when left, nothing is."""
-        self.poller.check()
-
-    async def heal(self, base: int, reason: str) -> None:
-        """A follower changes nothing; it just goes on with the store, if that has the same log."""
-        await self.refresh()
-        self.damaged[base] = reason
-
-    async def refresh(self) -> None:
-        """Look at the directory now."""
-        await self.poller.look()
-
-    def _check(self) -> None:
-        self._observer.check(self._view)
-
     async def _look(self) -> bool:
-        before = self._view
-        view = await self._own_disk.run(self._arm_and_look, before, self.active)
-        self._apply(view)
+        before = self.files.view
+        view = await self._disk.run(self._arm_and_look, before, self.files.active)
+        self.looks += 1
+        self.marks = Marks(
+            view.log_start, max(view.start, view.active_base), view.end, uploaded_end=view.start
+        )
+        self.files.apply(view)
         return view.mark != before.mark or view.active_base != before.active_base
 
     def _arm_and_look(self, before: View, index: SparseIndex) -> View:
@@ -184,24 +214,8 @@ class _FollowedSource:
         assert self.tier is not None
         state = await latest_state(self._catalog)
         if state is not None:
-            assert self.names is not None
-            check_log(self._meta, state, self.names.meta)
+            check_log(self._meta, state, self.files.names.meta)
             self.tier.objects.state = state
-
-    def _apply(self, view: View) -> None:
-        """Record what was seen, in one step."""
-        before, self._view = self._view, view
-        self.looks += 1
-        self.marks = Marks(
-            view.log_start, max(view.start, view.active_base), view.end, uploaded_end=view.start
-        )
-        if view.active_base != self.active.base:
-            self.active = SparseIndex(view.active_base)
-        for run in view.runs:
-            self.active.add_batch(*run)
-        if view.active_base != before.active_base or view.sealed is not before.sealed:
-            self.segments = SegmentList(list(view.sealed), view.active_base)
-            self.indexes.drop_before(self.segments.first_base)
 
     async def wait_visible(self, end: int) -> None:
         """Wait until the record before `end` may be seen; raises LogClosedError on leaving."""
@@ -210,7 +224,7 @@ class _FollowedSource:
     def close(self) -> None:
         """Wake everybody who waits; they are told."""
         self.poller.close()
-        self._own_disk.close()
+        self._disk.close()
         if self.tier is not None:
             self.tier.close()
 
@@ -237,8 +251,8 @@ class Follower(Observed):
         return FollowerStatistics(
             start_offset=self.start_offset,
             durable_end=self.durable_end,
-            segments=len(source.segments) + 1,
-            size_bytes=source.segments.size_bytes + source.active.size_bytes,
+            segments=len(source.files.segments) + 1,
+            size_bytes=source.files.size_bytes,
             looks=source.looks,
             notifications=source.poller.notifications,
             by=source.poller.by,

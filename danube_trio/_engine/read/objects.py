@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,10 +28,12 @@ import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
+from danube_trio._core.clocks import Run
 from danube_trio._core.frame import Block, frame_time, scan
 from danube_trio._core.segment import latest_times
 from danube_trio._core.stored import StoredObjects
-from danube_trio.catalog import Catalog, look_twice
+from danube_trio._engine.read.shelf import Piece
+from danube_trio.catalog import Catalog, Outage, look_twice
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
 from danube_trio.errors import CorruptDataError, DanubeError, OffsetTrimmedError, StoreError
@@ -44,7 +46,7 @@ T = TypeVar("T")
 # (object id, number of the stretch in it)
 _Key = tuple[str, int]
 # Where blocking work runs: `Disk.run`.
-Run = Callable[..., Awaitable[Any]]
+RunBlocking = Callable[..., Awaitable[Any]]
 
 # Fetches ahead under way for all readers together. A guess: enough to hide the latency of a store
 # behind a few readers, and few enough not to fill the threads with what nobody waits for.
@@ -75,6 +77,7 @@ class CloudTier:
 
     Attributes:
         objects: which ones there are.
+        outage: readers without an end ride one out; None: they are told.
     """
 
     def __init__(
@@ -83,11 +86,13 @@ class CloudTier:
         object_key: Callable[[str], str],
         objects: StoredObjects,
         *,
-        run: Run,
+        run: RunBlocking,
         cache_bytes: int,
         readahead: int,
+        outage: Outage | None = None,
     ) -> None:
         self.objects = objects
+        self.outage = outage
         self._store = store
         self._object_key = object_key
         self._run = run
@@ -111,7 +116,8 @@ class CloudTier:
         catalog: Catalog,
         state: CatalogState,
         settings: CloudConfig,
-        run: Run,
+        run: RunBlocking,
+        outage: Outage | None = None,
     ) -> CloudTier:
         """The tier of one log, with these settings."""
         return cls(
@@ -121,6 +127,7 @@ class CloudTier:
             run=run,
             cache_bytes=settings.cache_bytes,
             readahead=settings.readahead,
+            outage=outage,
         )
 
     async def serve(self) -> None:
@@ -166,7 +173,26 @@ class CloudTier:
             self._timed, self._latest = segments, latest_times(segments)
             self._latest_time = max((d.last_time for d in segments), default=0)
 
-    async def fetch(self, offset: int) -> Block:
+    @property
+    def start(self) -> int:
+        """The first offset that the catalog names."""
+        return self.objects.state.start_offset
+
+    @property
+    def end(self) -> int:
+        """Behind the last record that the catalog names."""
+        return self.objects.state.end
+
+    def runs(self) -> Iterator[Run]:
+        """See `Shelf`."""
+        for descriptor in self.objects:
+            yield descriptor.base, descriptor.first_time, descriptor.last_time
+
+    async def fetch(self, cursor: int, stop: int, time: int) -> Sequence[Piece]:
+        """See `Shelf`, and `block`. All of an object may be seen."""
+        return [await self.block(cursor)]
+
+    async def block(self, offset: int) -> Block:
         """The verified stretch that holds `offset`. Always a checkpoint.
 
         Raises:
@@ -179,8 +205,8 @@ class CloudTier:
         descriptor = self.objects.find(offset)
         if descriptor is None:
             # A follower may learn of a trim from the catalog before it does from the directory.
-            if offset < self.objects.state.start_offset:
-                raise OffsetTrimmedError(offset, self.objects.state.start_offset)
+            if offset < self.start:
+                raise OffsetTrimmedError(offset, self.start)
             raise LookupError(offset)
         number = _stretch_of(descriptor, offset)
         key = (descriptor.object_id, number)

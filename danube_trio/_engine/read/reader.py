@@ -35,7 +35,8 @@ import trio
 from danube_trio._core.frame import Block, frame_time
 from danube_trio._core.route import Tier
 from danube_trio._core.stats import ReaderStatistics
-from danube_trio._engine.read.shelves import Piece, Shelves
+from danube_trio._engine.read.shelf import Piece
+from danube_trio._engine.read.shelves import Shelves
 from danube_trio._engine.read.source import ReaderSource, StartPosition, pass_by, resolve
 from danube_trio._engine.wait.running import OwnRun
 from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
@@ -178,7 +179,8 @@ class Reader(trio.abc.ReceiveChannel[T_co]):
             self._busy = False
 
     async def _fetch(self) -> Sequence[Piece]:
-        outage = self._source.outage
+        tier = self._source.tier
+        outage = tier.outage if tier is not None else None
         if outage is None or self._end != NO_LIMIT:
             return await self._shelves.fetch(self._cursor, self._time)
         while True:

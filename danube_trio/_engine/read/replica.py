@@ -23,13 +23,9 @@ from typing import Any
 import attrs
 import trio
 
-from danube_trio._core.cache import BlockCache
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
-from danube_trio._core.disk import Disk
-from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Marks
-from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.stats import ReaderStatistics
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.read.poller import Poller
@@ -76,7 +72,9 @@ class ReplicaStatistics:
 
 
 class _ReplicaSource:
-    """The `ReaderSource` of a replica: everything is in the CLOUD tier."""
+    """The `ReaderSource` of a replica: it has the shelf of objects only."""
+
+    memory = files = None
 
     def __init__(
         self,
@@ -88,50 +86,32 @@ class _ReplicaSource:
     ) -> None:
         self.config = config
         self.clock = time.time
-        self.disk: Disk | None = None
-        self.names: LogNames | None = None
         self.codec = CODECS[state.codec]
-        self.cache = BlockCache(1, 1, 1 << 63)  # empty, and it begins beyond any offset
-        self.indexes = KeptIndexes()
         self.pins = Pins()
-        self.damaged: dict[int, str] = {}
-        self.outage: Outage | None = Outage(
-            log, f"reading {catalog.url}", Backoff(limit_seconds=poll_seconds)
-        )
         self.readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
         self.looks = 0
         self._catalog = catalog
-        self.reading = CloudTier.of(store, catalog, state, config.cloud, _run_in_thread)
-        self.tier: CloudTier | None = self.reading
+        outage = Outage(log, f"reading {catalog.url}", Backoff(limit_seconds=poll_seconds))
+        self.tier = CloudTier.of(store, catalog, state, config.cloud, _run_in_thread, outage)
         self.poller = Poller(self._look, poll_seconds, "replica")
-        self.marks = Marks()
-        self.segments = SegmentList([], 0)
-        self.active = SparseIndex(0)
         self._apply(state)
 
     @property
     def visible_end(self) -> int:
-        return self.marks.durable_end
-
-    @property
-    def local_start(self) -> int:
-        return self.marks.durable_end
+        return self.tier.end
 
     async def _look(self) -> bool:
         state = await self._catalog.latest()
-        found = state is not None and state.sequence > self.reading.objects.state.sequence
-        if found:
-            assert state is not None
-            self._apply(state)
-        return found
+        if state is None or state.sequence <= self.tier.objects.state.sequence:
+            return False
+        self._apply(state)
+        return True
 
     def _apply(self, state: CatalogState) -> None:
         """Record what was seen, in one step."""
         self.looks += 1
-        end = state.end
-        self.reading.objects.state = state
-        self.marks = Marks(state.start_offset, end, end, uploaded_end=end)
-        self.segments, self.active = SegmentList([], end), SparseIndex(end)
+        self.tier.objects.state = state
+        self.marks = Marks(state.start_offset, state.end, state.end, uploaded_end=state.end)
 
     async def wait_visible(self, end: int) -> None:
         """Wait until the record before `end` may be seen; raises LogClosedError on leaving."""
@@ -141,17 +121,10 @@ class _ReplicaSource:
         """See what the owner did."""
         await self.poller.look()
 
-    def check_ours(self) -> None:
-        """There are no local files."""
-
-    async def heal(self, base: int, reason: str) -> None:
-        """There are no local files."""
-        raise AssertionError((base, reason))
-
     def close(self) -> None:
         """Wake everybody who waits; they are told."""
         self.poller.close()
-        self.reading.close()
+        self.tier.close()
 
 
 class Replica(Observed):
@@ -168,8 +141,8 @@ class Replica(Observed):
 
     def statistics(self) -> ReplicaStatistics:
         """Everything that can be counted, at this moment."""
-        source, state = self._source, self._source.reading.objects.state
-        reading = source.reading.statistics()
+        source, state = self._source, self._source.tier.objects.state
+        reading = source.tier.statistics()
         return ReplicaStatistics(
             start_offset=self.start_offset,
             durable_end=self.durable_end,
@@ -246,7 +219,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
         )
         self._nursery = trio.open_nursery()
         nursery = await self._nursery.__aenter__()
-        nursery.start_soon(source.reading.serve, name=f"danube_trio readahead {self._catalog.url}")
+        nursery.start_soon(source.tier.serve, name=f"danube_trio readahead {self._catalog.url}")
         return Replica(source, self._catalog.url)
 
     async def __aexit__(

@@ -1,7 +1,7 @@
 """Where readers read from, and where they begin.
 
-A `ReaderSource` is an open log, or a follower of the log of another process: marks, cache, segments
-and their indexes. `resolve` turns a `StartPosition` into a cursor.
+A `ReaderSource` is an open log, a follower of the log of another process, or a replica: marks, and
+the shelves that it has. `resolve` turns a `StartPosition` into a cursor.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ from typing import Protocol
 
 import attrs
 
-from danube_trio._core.cache import BlockCache
 from danube_trio._core.clocks import Run, find_time, latest_believed
 from danube_trio._core.codec import Codec
-from danube_trio._core.disk import Disk
-from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.log import Marks
-from danube_trio._core.segment import LogNames, SegmentList
 from danube_trio._core.times import microseconds
+from danube_trio._engine.read.file_shelf import FileShelf
 from danube_trio._engine.read.objects import CloudTier
+from danube_trio._engine.read.shelf import MemoryShelf, Shelf
 from danube_trio._engine.wait.pins import Pins
-from danube_trio.catalog import Outage
 from danube_trio.config import WalConfig
 from danube_trio.errors import OffsetTrimmedError
 
-__all__ = ["ReaderSource", "StartPosition", "pass_by", "resolve"]
+__all__ = ["ReaderSource", "StartPosition", "local_start", "pass_by", "resolve"]
 
 
 @attrs.frozen
@@ -67,39 +64,37 @@ class StartPosition:
 
 
 class ReaderSource(Protocol):
-    """What a reader reads from: an open log, or a follower of another process's log."""
+    """What a reader reads from: an open log, or a follower of another process's log, or a replica.
+
+    It has the shelves that there are: see `shelf`.
+    """
 
     config: WalConfig
     clock: Callable[[], float]
     codec: Codec
-    marks: Marks
-    disk: Disk | None
-    names: LogNames | None
-    cache: BlockCache
-    segments: SegmentList
-    active: SparseIndex
-    indexes: KeptIndexes
-    tier: CloudTier | None
     pins: Pins
-    damaged: dict[int, str]
-    outage: Outage | None  # readers without an end ride it out; None: they are told
 
     @property
-    def visible_end(self) -> int: ...
+    def marks(self) -> Marks: ...
     @property
-    def local_start(self) -> int: ...
+    def memory(self) -> MemoryShelf | None: ...
+    @property
+    def files(self) -> FileShelf | None: ...
+    @property
+    def tier(self) -> CloudTier | None: ...
+    @property
+    def visible_end(self) -> int: ...
     async def wait_visible(self, end: int) -> None: ...
     async def look_again(self) -> None:
         """Something that should be there is gone: see what is there now."""
         ...
 
-    def check_ours(self) -> None:
-        """Raise if the files may be another writer's by now: nothing read from them counts."""
-        ...
 
-    async def heal(self, base: int, reason: str) -> None:
-        """This local segment is damaged, and its records are in the object store."""
-        ...
+def local_start(source: ReaderSource) -> int:
+    """The first offset that is not in objects only."""
+    if source.files is not None:
+        return source.files.start
+    return source.memory.start if source.memory is not None else source.visible_end
 
 
 def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
@@ -135,37 +130,36 @@ def pass_by(source: ReaderSource, offset: int, found: int, time: int) -> int:
 
 def _runs(source: ReaderSource) -> Iterator[Run]:
     """All that there is, in order, in parts in which append times do not fall."""
-    if source.disk is None and source.tier is None:
-        for block in source.cache.blocks():
-            yield block.start, block.first_time, block.last_time
-        return
+    shelves: list[Shelf | None] = [source.tier, source.files]
+    if source.files is None and source.tier is None:
+        shelves = [source.memory]  # else it has only copies
     end = 0
-    for descriptor in source.tier.objects if source.tier is not None else ():
-        yield descriptor.base, descriptor.first_time, descriptor.last_time
-        end = descriptor.end
-    for segment in source.segments:
-        if segment.base >= end:
-            yield segment.base, segment.first_time, segment.last_time
-    if len(source.active):
-        yield source.active.base, source.active.first_time, source.active.last_time
+    for shelf in shelves:
+        if shelf is not None:
+            yield from (run for run in shelf.runs() if run[0] >= end)
+            end = shelf.end
 
 
 def _cursor_for_time(source: ReaderSource, time: int) -> int:
     """The newest known offset that all before it is older than `time` (us)."""
-    active, tier = source.active, source.tier
-    in_memory = source.disk is None and tier is None
-    newest = max(source.segments.latest_time, tier.latest_time if tier is not None else 0)
+    memory, files, tier = source.memory, source.files, source.tier
+    newest = max(shelf.latest_time if shelf is not None else 0 for shelf in (files, tier))
     latest = latest_believed(time, source.clock(), source.config.max_clock_ahead)
-    if newest > latest or (in_memory and source.cache.times_fell):
+    if files is None and tier is None:
+        assert memory is not None  # a source has a shelf
+        found = (
+            find_time(_runs(source), time, latest, source.visible_end)
+            if memory.times_fell
+            else memory.before_time(time)
+        )
+    elif newest > latest:
         found = find_time(_runs(source), time, latest, source.visible_end)
         object_ = tier.objects.find(found) if tier is not None else None
         if tier is not None and object_ is not None:
             found = tier.before_time_in(object_, time)
-    elif in_memory:  # all that there is is in memory
-        found = source.cache.before_time(time)
     else:
-        found = source.segments.base_for_time(time, active.first_time if len(active) else 0)
-        if source.tier is not None:
-            stored = source.tier.before_time(time)
-            found = stored if stored is not None else max(found, source.tier.objects.state.end)
+        found = files.base_for_time(time) if files is not None else 0
+        if tier is not None:
+            stored = tier.before_time(time)
+            found = stored if stored is not None else max(found, tier.end)
     return min(max(found, source.marks.start_offset), source.visible_end)

@@ -1,6 +1,6 @@
 """Appends on behalf of other threads: they cost no task of trio's.
 
-A job enters the log's own queue (`append_queue`) in the step in which the thread takes it, so
+A job enters the log's own queue (`AppendQueue`) in the step in which the thread takes it, so
 appends of all doors stand in one queue, in the order of their calls. Accepted, it is told by the
 mark that it waits for, in the order of the offsets. Only in the queue can it be withdrawn. That is
 the door's part of exact cancellation: before acceptance `Withdrawn` and no record, after it the

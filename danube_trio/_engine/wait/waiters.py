@@ -1,5 +1,8 @@
 """Waiting for a mark, and waking one task: the two primitives of the hot path.
 
+`WatchedMarks` are the marks of an open log with those who wait for each: to move one wakes them, in
+the same step, so no mark can move without.
+
 Between being listed as waiting and waiting no KeyboardInterrupt may strike: hence the protection.
 Both sit directly on `trio.lowlevel`, because they run once per append: an `AsyncValue` with 1000
 waiters costs about 100 us an assignment, an `Event` per append an object and two calls more.
@@ -12,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import attrs
 import outcome
 import trio
 import trio_util  # pyright: ignore[reportMissingTypeStubs]  # wrapped here, once
@@ -24,7 +28,18 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["Doorbell", "OffsetWaiters", "RepeatedEvent", "Waiter", "repeated_event", "wake"]
+from danube_trio._core.log import Marks
+
+__all__ = [
+    "Bells",
+    "Doorbell",
+    "OffsetWaiters",
+    "RepeatedEvent",
+    "Waiter",
+    "WatchedMarks",
+    "repeated_event",
+    "wake",
+]
 
 # Who waits where nothing can be cancelled: a task, or a function that is told in its stead, with
 # None or an error; in the step of somebody else, so it must not raise.
@@ -102,6 +117,21 @@ class Doorbell:
         await wait_task_rescheduled(abort)
 
 
+@attrs.frozen
+class Bells:
+    """One for each task of a log."""
+
+    writer: Doorbell = attrs.Factory(Doorbell)
+    janitor: Doorbell = attrs.Factory(Doorbell)
+    uploader: Doorbell = attrs.Factory(Doorbell)
+    sweeper: Doorbell = attrs.Factory(Doorbell)
+
+    def ring_all(self) -> None:
+        """Wake every task, to look at what changed."""
+        for bell in (self.writer, self.janitor, self.uploader, self.sweeper):
+            bell.ring()
+
+
 class OffsetWaiters:
     """Who waits until a mark reaches an offset.
 
@@ -173,3 +203,60 @@ class OffsetWaiters:
         heapq.heapify(self._heap)
         for waiter in failed:
             wake(waiter, make_error())
+
+
+class WatchedMarks(Marks):
+    """The axis of an open log, and who waits for each mark.
+
+    Attributes:
+        early_visible: readers may see what is written, before it is durable.
+        on_written, on_durable, on_visible, on_uploaded: who waits.
+    """
+
+    __slots__ = ("early_visible", "on_durable", "on_uploaded", "on_visible", "on_written")
+
+    def __init__(
+        self,
+        start_offset: int = 0,
+        sealed_end: int = 0,
+        next_offset: int = 0,
+        *,
+        uploaded_end: int = 0,
+        early_visible: bool = False,
+    ) -> None:
+        super().__init__(start_offset, sealed_end, next_offset, uploaded_end=uploaded_end)
+        self.early_visible = early_visible
+        self.on_written = OffsetWaiters()
+        self.on_durable = OffsetWaiters()
+        self.on_visible = OffsetWaiters()
+        self.on_uploaded = OffsetWaiters()
+
+    @property
+    def visible_end(self) -> int:
+        """Readers may see records below it."""
+        return self.written_end if self.early_visible else self.durable_end
+
+    def written(self, end: int) -> None:
+        """Write returned for everything below `end`."""
+        super().written(end)
+        self.on_written.release(end)
+        if self.early_visible:
+            self.on_visible.release(end)
+
+    def durable(self, end: int) -> None:
+        """Sync returned for everything below `end`."""
+        super().durable(end)
+        if not self.early_visible:
+            self.on_visible.release(end)
+        self.on_durable.release(end)
+
+    def uploaded(self, end: int) -> None:
+        """The catalog names verified objects for everything below `end`."""
+        super().uploaded(end)
+        self.on_uploaded.release(end)
+
+    def settle_in_memory(self, start: int) -> None:
+        """A log without a directory: acceptance moves all marks; memory holds all from `start`."""
+        super().settle_in_memory(start)
+        for waiters in (self.on_written, self.on_durable, self.on_visible):
+            waiters.release(self.next_offset)
