@@ -44,6 +44,6 @@ async def test_a_durable_append_enters_few_modules(tmp_path: Path) -> None:
         finally:
             sys.setprofile(before)
     for file, functions in sorted(entered.items()):
-        print(f"{file:32} {' '.join(sorted(functions))}")
+        sys.stdout.write(f"{file:32} {' '.join(sorted(functions))}\n")
     assert {"_engine/log/wal.py", "_engine/log/engine.py", "_disk/lane.py"} <= set(entered)
     assert len(entered) <= MOST, sorted(entered)
