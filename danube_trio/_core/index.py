@@ -77,10 +77,10 @@ class SparseIndex:
         return kept
 
     def add_block(self, block: Block) -> None:
-        """A block was appended at the segment's end."""
+        """A block was appended at the segment's end. Its data begin with its first frame."""
         for offset, position, time in block.hints:
             self._hint(offset, self.size_bytes + position, time)
-        self._grow(block.end, len(block.data), block.last_time)
+        self._grow(block.end, block.positions[-1], block.last_time)
 
     def add_batch(
         self, start: int, end: int, size_bytes: int, first_time: int, last_time: int

@@ -158,7 +158,7 @@ class Meters:
 
     def wrote(self, block: Block) -> None:
         """A write returned."""
-        records, size = block.end - block.start, len(block.data)
+        records, size = block.end - block.start, block.positions[-1]
         self.writes += 1
         self.appended_records += records
         self.appended_bytes += size

@@ -63,7 +63,7 @@ async def take_over(
         told: list[str] = []
         if recovered is not None:  # somebody published meanwhile: all of it again
             told, before = recovered.notes, recovered
-            recovered = None
+            recovered = None  # whatever happens next, it is not abandoned twice
             before.tail.abandon()
         unique = f"{holder}, opening {secrets.token_hex(4)}"
         recovered, after = attach(disk, config, uuid.uuid4().hex, unique, catalog, state)
@@ -78,6 +78,7 @@ async def take_over(
             await refuse_older(*cloud, state)
             if state.log and not state.place:
                 await claim_prefix(*cloud, state)
+        # Recovering a large directory is not the store's silence.
         left = asking.deadline - trio.current_time()
         asking.deadline = float("inf")
         try:
@@ -182,6 +183,7 @@ def _take_over(
     writers = [(epoch, writer) for epoch, writer in meta.writers if epoch >= before.epoch]
     writers.append((after.epoch, after.writer))
     meta = attrs.evolve(meta, epochs=epochs, writers=tuple(writers), place=place)
+    # Before the state is published: a directory that lost its own epoch could not say whose it is.
     replace_with_room(disk, directory.names, directory.names.meta, encode_document(meta))
     recovered.directory = attrs.evolve(directory, meta=meta)
     return after

@@ -191,7 +191,7 @@ class CloudSide:
 
     def published(self, state: CatalogState) -> None:
         """The catalog's newest state: it names more objects, or begins later."""
-        self._look_at_peak()
+        self._look_at_peak()  # before less waits
         self.objects.published(state)
         if state.end > self._held_base:
             self.held = None  # it was trimmed
@@ -221,6 +221,7 @@ class CloudSide:
         if self._marks.uploaded_end >= end:
             await checkpoint()
             return
+        # Also if it is in vain: the uploader may be idle with a segment that could go.
         self.want_uploaded(min(end, self._marks.next_offset))
         error = self._never_uploaded(end)
         if error is not None:

@@ -166,6 +166,7 @@ class Engine:
         now = int(self.clock() * 1e6)
         if not 0 <= now < LATEST_US:
             microseconds(now / 1e6, "the clock's time")
+        # Nothing below may fail: from here on the offsets are taken.
         first = self.marks.accept(len(records))
         self.intake.put(records, size_bytes, now)
         if self.files is None:
@@ -191,6 +192,7 @@ class Engine:
             return
         files = self.files
         assert files is not None
+        assert block.start == files.end, (block.start, files.end)
         files.add(block, self.meters.now())
         self.intake.release(accepted_bytes)
         if self.marks.early_visible:
@@ -201,6 +203,7 @@ class Engine:
         self.marks.written(block.end)
         if self.cloud is not None:
             self.cloud.look_at_room()
+        # Last: whoever is accepted now finds everything as it is after this write.
         self.queue.look()
 
     def synced(self) -> None:
@@ -217,6 +220,7 @@ class Engine:
         if self.log.broken:
             return
         assert self.files is not None
+        assert self.marks.durable_end == self.files.end, "it was synced before it is sealed"
         segment = self.files.rolled()
         if crc is not None and self.cloud is not None:
             self.cloud.checksums[segment.base] = crc
@@ -296,6 +300,8 @@ class Engine:
 
     def trimmed(self, start: int) -> list[Segment]:
         """`start` is durable as the new start offset; returns the segments to unlink."""
+        # With a store the catalog begins there already, and has moved that mark.
+        assert self.cloud is None or start <= self.marks.uploaded_end, (start, self.marks)
         self.marks.trimmed(start)
         self.memory.trim(start)
         return self.files.drop_before(start) if self.files is not None else []
@@ -304,6 +310,7 @@ class Engine:
 
     def break_(self, failure: BaseException) -> None:
         """A write or sync failed: everyone who waits is told, nothing is retried."""
+        # What failed is what had no sync, at the first failure; later ones change nothing of it.
         failed = range(self.marks.durable_end, self.marks.next_offset)
         vanished, explained = self._vanished(failure), isinstance(failure, LostFileError)
         if self.log.break_(failure, failed, vanished=vanished, explained=explained):
@@ -325,6 +332,7 @@ class Engine:
 
     def close_acceptance(self) -> None:
         """Nothing more is accepted; what was accepted drains."""
+        # First the phase: who is woken below must not find a log that takes appends.
         self.log.leave()
         self.log.want_durable(self.marks.next_offset)
         self.tell_who_waits_in_vain()

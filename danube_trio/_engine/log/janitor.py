@@ -347,6 +347,7 @@ class Janitor:
             self._finished = True
             if not self._engine.log.broken:
                 await self.tidy()
+            # Tidying may have found the disk broken.
             if self._hinted and not self._engine.log.broken:
                 with contextlib.suppress(LogBrokenError):  # nothing of it was acknowledged
                     await self._sync_directory()
@@ -362,6 +363,7 @@ class Janitor:
             await self._trim_catalog(cloud, before)
         async with self._lock:
             sealed = cloud is not None and engine.log.phase is Phase.SEALED
+            # Asked again: the lock, and the catalog, may have taken long.
             if self._finished or not (sealed or engine.may_trim(before)):
                 raise engine.log.refusal()
             if cloud is not None:
@@ -400,6 +402,7 @@ class Janitor:
         with trio.CancelScope(shield=True):
             await self._save_trim(start, max(start, self._files.start))
             gone = engine.trimmed(start)
+            # No new fetch begins below the start, so these are the last ones.
             await engine.pins.released(start, stored=False)
             await self._remove(_files_of(self._names, gone))
 
@@ -441,6 +444,7 @@ class Janitor:
         self._tail.presence.forget(paths)
         failed = await self._disk.run(remove_each, self._disk, paths)
         self._left += failed
+        # Also if some stayed: those that went must not come back with a power cut.
         await self._sync_directory()
         for error in failed.values():
             raise error

@@ -325,12 +325,14 @@ async def _in_directory(
             session.on_change = engine.cloud.published
             uploader = Uploader(engine, engine.cloud, files, cloud[0], session)
         wal = Wal(engine, janitor, recovered.directory.meta.log)
+        # While nobody can append yet: a full disk is freed before it is written to.
         await janitor.make_room()
         offer = None
         if config.watch:
             offer = await lane.run(offer_log, files.names.watch)
             if offer is not None:
                 undo.callback(offer.close)
+        # Last, since it cannot be undone like the others: from here on the tasks are left.
         block = trio.open_nursery()
         nursery = await block.__aenter__()
     except BaseException:

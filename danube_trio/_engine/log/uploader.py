@@ -186,6 +186,7 @@ class Uploader:
             index, crc = await self._read(segment)
             if engine.log.phase is Phase.FENCED:
                 return  # a trim found out
+            # Before the upload: an answer that is lost leaves an object, too.
             self._rubbish.add(key)
             doing.enter("uploading")
             info = await self._store.upload(key, partial(self._chunks, segment, crc))
@@ -195,6 +196,7 @@ class Uploader:
             raise self._hold(segment, error) from error
         doing.enter("verifying")
         how = self._settings.verify_uploads
+        # The catalog is what makes it count, so this comes before.
         await verify_upload(self._store, key, info, segment, crc, how)
         descriptor = self._describe(segment, index, object_id, crc, info)
         state = await self._change(partial(self._commit, descriptor=descriptor))

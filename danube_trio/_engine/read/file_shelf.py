@@ -143,6 +143,7 @@ class FileShelf:
                 advice="Restore the file from a copy of the directory",
             ) from error
         finally:
+            # After the read, and also if it failed: damage in another's file is not ours.
             self.check_ours()
         self._places[offset] = (base, position)
         if len(self._places) > PLACES:

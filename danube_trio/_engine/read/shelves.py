@@ -95,8 +95,9 @@ class Shelves:
     async def _fetch_file(self, cursor: int, time: int) -> Sequence[Piece]:
         source, files = self._source, self._source.files
         assert files is not None  # says `route`
+        # What is stored is not stepped over: the store has the records.
         skip = source.config.on_corruption == "skip" and not self._stored(cursor)
-        sealed = files.segments.find(cursor)
+        sealed = files.segments.find(cursor)  # now: it may be pruned while it is read
         try:
             return await files.fetch(cursor, source.visible_end, time, skip=skip)
         except CorruptDataError as error:
@@ -114,7 +115,7 @@ class Shelves:
                 f"records {cursor} to {local_start(source)} are in the object store only: "
                 f"open the log with its store to read them"
             )
-        known = tier.objects.find(cursor)
+        known = tier.objects.find(cursor)  # to see whether looking again found another
         try:
             return await tier.fetch(cursor, source.visible_end, time)
         except (LookupError, ObjectNotFoundError) as error:
