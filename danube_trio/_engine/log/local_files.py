@@ -72,6 +72,7 @@ class LocalFiles(FileShelf):
 
     def add(self, block: Block, now: float) -> None:
         """Write returned for the next block of the active segment."""
+        assert block.start == self.active.end, (block.start, self.active.end)
         if block.start == self.active.base:
             self.active_since = now
         self.active.add_block(block)
