@@ -40,9 +40,9 @@ nothing, and a change that another machine made to a network file system may com
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from typing import Literal, Protocol, TypeVar
 
 import attrs
@@ -386,16 +386,13 @@ def read_file(disk: Disk, path: str, limit: int) -> bytes:
     Raises CorruptDataError, before anything is allocated, if it is larger than `limit` bytes, and
     OSError(EIO) if it ends before the size that it had when it was opened.
     """
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         if size > limit:
             raise CorruptDataError(
                 f"the file has {size} bytes where at most {limit} are expected", path=path
             )
         data = file.read_at(size, 0)
-    finally:
-        file.close()
     if len(data) != size:
         raise OSError(errno.EIO, f"only {len(data)} of {size} bytes could be read", path)
     return data
@@ -427,17 +424,15 @@ def put_parts_in_place(disk: Disk, path: str, parts: Iterable[bytes]) -> None:
         disk.unlink(temporary)
         file = disk.open(temporary, "create")
     try:
-        try:
+        with closing(file):
             position = 0
             for part in parts:
                 file.write_at(part, position)
                 position += len(part)
             file.sync_data()
-        finally:
-            file.close()
         disk.rename(temporary, path)
     except OSError:
         # On a full disk the temporary holds space that somebody needs; the first error counts.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             disk.unlink(temporary)
         raise

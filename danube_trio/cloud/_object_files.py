@@ -36,6 +36,7 @@ import errno
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import accumulate
 
@@ -258,11 +259,9 @@ class ObjectFiles:
                 raise
             self._place.check()
             raise ObjectNotFoundError(f"there is no {key!r}") from None
-        try:
+        with closing(file):
             self._place.check()
             yield file
-        finally:
-            file.close()
 
     def read_dir(self, prefix: str, after: str) -> tuple[list[ObjectInfo], list[str]]:
         """Return the objects and the prefixes one level below a prefix, as far as above `after`."""
@@ -377,10 +376,8 @@ class ObjectFiles:
     def _lock(self) -> Generator[None]:
         self._place.check()  # before it makes a file
         held = hold(self._disk, f"{self._root}/{LOCK}", HOLDER)
-        try:
+        with closing(held):
             yield
-        finally:
-            held.close()
 
     def _prepare(self, directory: str) -> None:
         """Make the directory, durably, and remove the leftovers there; once."""

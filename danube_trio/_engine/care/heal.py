@@ -19,6 +19,7 @@ that.
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import closing
 from itertools import pairwise
 
 import attrs
@@ -122,11 +123,8 @@ def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
 
 def _is_whole(disk: Disk, path: str, base: int) -> bool:
     """Nothing is wrong with it; what follows it is missing."""
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         index, walk = build_index(file, base, size=file.size())
-    finally:
-        file.close()
     whole = walk.fault is None or walk.fault.only_zeros
     return whole and walk.left < 0 and index.end > base
 

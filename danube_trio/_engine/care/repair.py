@@ -16,6 +16,7 @@ all else is whole (`retime`). What is rebuilt comes last.
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import pairwise
 from typing import Literal
 
@@ -101,8 +102,7 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
     replace_file(disk, names.checkpoint, encode_document(checkpoint))
     path = names.segment(damage.base)
     unshare(disk, path)
-    file = disk.open(path, "rw")
-    try:
+    with closing(disk.open(path, "rw")) as file:
         size = file.size()
         if size > damage.position:
             save_cut_bytes(disk, names, file, damage.base, damage.position, size, "corrupt", notes)
@@ -114,8 +114,6 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
             _set_aside(disk, names, base, notes)
         file.truncate(damage.position)
         file.sync_data()
-    finally:
-        file.close()
 
 
 def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: list[str]) -> None:
@@ -125,12 +123,10 @@ def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: li
         file = disk.open(names.segment(base), "rw")
     except FileNotFoundError:
         return  # the log was truncated before it
-    try:
+    with closing(file):
         save_cut_bytes(disk, names, file, base, position, file.size(), "corrupt", notes)
         file.truncate(position)
         file.sync_data()
-    finally:
-        file.close()
 
 
 def _set_aside(disk: Disk, names: LogNames, base: int, notes: list[str]) -> None:
@@ -153,12 +149,9 @@ def _reopen(
         on_corruption=policy,
         preallocate_bytes=0,
     )
-    held = disk.open_dir(names.directory)
-    try:
+    with closing(disk.open_dir(names.directory)) as held:
         recovered = recover(held, config, "")
         recovered.tail.close(recovered.next_offset)
-    finally:
-        held.close()
     notes += recovered.notes
 
 
@@ -172,12 +165,9 @@ def _rebuild(disk: Disk, names: LogNames, wanted: frozenset[str], notes: list[st
         path = names.index(base)
         if names.checkpoint not in wanted and path not in wanted:
             continue
-        file = disk.open(names.segment(base), "r")
-        try:
+        with closing(disk.open(names.segment(base), "r")) as file:
             size = file.size()
             index, walk = build_index(file, base, size=size)
-        finally:
-            file.close()
         if index.end != end or walk.left >= 0 or index.size_bytes != size:
             continue  # what is not whole is read without an index
         hints.append(Segment(base, end, size, index.first_time, index.last_time))

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import closing
 from typing import Literal
 
 import attrs
@@ -306,12 +307,9 @@ class _Planner:
 
     def _readable_behind(self, path: str, expected: Preview) -> int | None:
         """The first offset after the bad frame of a tail that can still be read."""
-        file = self._disk.open(path, "r")
-        try:
+        with closing(self._disk.open(path, "r")) as file:
             at, lowest = expected.cut_position + 1, expected.next_offset
             found = find_after(file, at, lowest, size=file.size())
-        finally:
-            file.close()
         return None if found is None else found[1]
 
     def _bad_messages(self, damage: Damage | None) -> None:

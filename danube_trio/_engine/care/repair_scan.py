@@ -7,6 +7,7 @@ chunk and the index of one segment.
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import pairwise
 
 import attrs
@@ -102,8 +103,7 @@ class SegmentScan:
         In the last one, only what is below the mark is damage: the rest is a torn tail.
         """
         path, mark = self._names.segment(base), self._directory.mark
-        file = self._disk.open(path, "r")
-        try:
+        with closing(self._disk.open(path, "r")) as file:
             size = file.size()
             index, walk = build_index(file, base, size=size)
             place = (base, index.end, index.size_bytes)
@@ -119,8 +119,6 @@ class SegmentScan:
                 return place, [], index.end
             end = after if after is not None else max(walk.offset, here.durable_end if here else 0)
             return place, _gaps(file, size, walk, end), end
-        finally:
-            file.close()
 
     def _check_whole(
         self, file: File, size: int, index: SparseIndex, after: int | None, mark: Mark | None

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, cast
 
 import attrs
@@ -64,12 +65,10 @@ class Rescue:
             file = MarkFile(
                 disk.open(self.names.mark, "rw"), directory_crc(self.meta), self.mark.sequence
             )
-            try:
+            with closing(file):
                 for _ in range(2):  # both slots: the old id is not found again
                     file.put(self.mark.durable_end, self.mark.base, self.mark.position)
                 file.sync()
-            finally:
-                file.close()
         listing = disk.list_dir(self.names.directory)
         if meta.rpartition("/")[2] in listing:
             number = 0
@@ -116,12 +115,9 @@ def fitting_codecs(disk: Disk, names: LogNames) -> list[str]:
     bases = names.segment_bases(disk.list_dir(names.directory))
     step = max(1, len(bases) // MOST_SEGMENTS)
     for base in [*bases[::step], *bases[-1:]]:
-        file = disk.open(names.segment(base), "r")
-        try:
+        with closing(disk.open(names.segment(base), "r")) as file:
             for offset, body in _first_bodies(file, base):
                 fits = [name for name in fits if _fits(name, offset, body)]
-        finally:
-            file.close()
     return fits
 
 

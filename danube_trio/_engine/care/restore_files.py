@@ -22,6 +22,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -155,12 +156,10 @@ class Staging:
             file = self.disk.open(self.names.segment(wanted.base), "r")
         except FileNotFoundError:
             return None
-        try:
+        with closing(file):
             if file.size() != wanted.size_bytes or file_crc(file) != wanted.crc32:
                 return None
             index = _verified(file, wanted, source)
-        finally:
-            file.close()
         put_in_place(self.disk, self.names.index(wanted.base), index.encode())
         # Its name may have been lost by a sync that failed, and no later one makes up for that: so
         # it is given once more.

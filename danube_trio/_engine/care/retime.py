@@ -9,6 +9,7 @@ meanwhile is whole, with the old times or the new ones. The hints that know them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import pairwise
 
 from danube_trio._core.disk import TMP_SUFFIX, Disk, File, parent_of
@@ -40,15 +41,12 @@ def retime(
         if base not in late and following not in late:
             continue  # its last time is not needed either
         path = names.segment(base)
-        file = disk.open(path, "r")
-        try:
+        with closing(disk.open(path, "r")) as file:
             if base in late:
                 count, first = _rewrite(disk, file, base, latest, first)
                 notes.append(f"{path}: {count} records have another append time now")
             else:
                 _, first = _copy(file, None, base, latest, first)
-        finally:
-            file.close()
     return notes
 
 
@@ -56,12 +54,9 @@ def _rewrite(disk: Disk, file: File, base: int, latest: int, first: int) -> tupl
     temporary = file.path + TMP_SUFFIX
     for error in remove_each(disk, [temporary]).values():
         raise error
-    copy = disk.open(temporary, "create")
-    try:
+    with closing(disk.open(temporary, "create")) as copy:
         done = _copy(file, copy, base, latest, first)
         copy.sync_data()
-    finally:
-        copy.close()
     disk.rename(temporary, file.path)
     disk.sync_dir(parent_of(file.path))
     return done

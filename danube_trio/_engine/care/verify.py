@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from operator import itemgetter
 from time import time as wall_clock
@@ -299,7 +300,7 @@ class Verification:
             if trim is None or end is None or trim.first_local < end:
                 yield Finding("problem", "the segment is missing", path, offset=base)
             return None
-        try:
+        with closing(file):
             index = None
             if end is not None:
                 index = yield from self._index(base, end, file.size())
@@ -319,8 +320,6 @@ class Verification:
             else:
                 found = self._last(small, check, file)
             yield from _each_position_once(found)
-        finally:
-            file.close()
         self.segments += 1
         self.records += check.records
         self.end_offset = max(self.end_offset, check.offset)

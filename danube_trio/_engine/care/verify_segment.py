@@ -8,6 +8,7 @@ the sparse index.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Literal
 
 import attrs
@@ -264,13 +265,10 @@ def preview(disk: Disk, directory: Directory) -> Preview | None:
     base, mark = directory.bases[-1], directory.mark
     path = directory.names.segment(base)
     check = SegmentCheck(path, base, None)
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         for _ in check.run(file, size, tolerant=True):
             pass
-    finally:
-        file.close()
     here = mark if mark is not None and mark.base == base else None
     reason, damage, kept = torn_reason(check), None, 0
     if mark is not None:

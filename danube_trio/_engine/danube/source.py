@@ -224,8 +224,7 @@ class DanubeSource:
         if start >= end:
             return
         offset, position = run.hint(start)
-        file = self._disk.open(run.file.path, "r")
-        try:
+        with closing(self._disk.open(run.file.path, "r")) as file:
             walk = open_walk(file, run.file, (run.codec,), position=position, stop=run.stop)
             for item in walk:
                 if isinstance(item, Damage):
@@ -241,8 +240,6 @@ class DanubeSource:
                 offset += 1
                 if offset >= end:
                     return
-        finally:
-            file.close()
 
     def _same(self, one: Run, other: Run, start: int, end: int) -> bool:
         """Whether two runs have the same bytes for these offsets."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -153,8 +154,7 @@ class FileSurvey:
         source = self._source
         if source.size <= source.header_bytes and source.format == "frames":
             return  # the engine leaves empty files behind when it rotates
-        file = disk.open(source.path, "r")
-        try:
+        with closing(disk.open(source.path, "r")) as file:
             codecs = (self._codec,) if self._codec is not None else SHIPPED
             if source.format == "segment":
                 codecs = (self._segment_codec(file),)
@@ -163,8 +163,6 @@ class FileSurvey:
                     yield from self._limited(finding)
             yield from self._heal()
             yield from self._ends(file)
-        finally:
-            file.close()
 
     def _item(self, item: Frame | Damage) -> Iterator[Finding]:
         size = item.stop - item.position

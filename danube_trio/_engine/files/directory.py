@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import closing
 from typing import TypeVar
 
 import attrs
@@ -351,7 +352,5 @@ def read_mark(disk: Disk, names: LogNames, directory_crc: int) -> Mark | None:
         file = disk.open(names.mark, "r")
     except FileNotFoundError:
         return None
-    try:
+    with closing(file):
         return decode_marks(file.read_at(MARK_FILE_BYTES, 0), directory_crc)
-    finally:
-        file.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import attrs
 
 from danube_trio._core.disk import Disk
@@ -26,8 +28,7 @@ def fetch_block(
     disk: Disk, path: str, position: int, offset: int, stop: int, limit: int, skip: bool
 ) -> Fetched:
     """Read and verify one block of `[offset, stop)`; all of these records must be there."""
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         walk = SegmentWalk(file, position, offset, size=size, stop_offset=stop, chunk_bytes=limit)
         for stretch in walk:
@@ -48,5 +49,3 @@ def fetch_block(
         onward, end = found if found is not None else (size, stop)
         gap = Gap(offset, min(end, stop), f"{path}: {reason} at byte {walk.position}")
         return Fetched(gap, end, onward)
-    finally:
-        file.close()

@@ -21,7 +21,7 @@ what is given back for the few bytes and names that are needed here.
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 
 import attrs
@@ -457,8 +457,7 @@ def save_cut_bytes(
 
 
 def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> int:
-    copy = disk.open(target, "create")
-    try:
+    with closing(disk.open(target, "create")) as copy:
         done = kept = position
         while done < size:
             data = file.read_at(min(CHUNK_BYTES, size - done), done)
@@ -470,21 +469,16 @@ def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> i
                 kept = done - len(data) + len(stripped)
         copy.truncate(kept - position)
         copy.sync_data()
-    finally:
-        copy.close()
     return kept - position
 
 
 def lower_mark(disk: Disk, directory: Directory, index: SparseIndex, *, taken_back: bool) -> None:
     """Before a cut below the mark: lower it, durably, so that a crash in between is harmless."""
-    mark_file = MarkFile.open(disk, directory.names, directory.directory_crc)
-    try:
+    with closing(MarkFile.open(disk, directory.names, directory.directory_crc)) as mark_file:
         # Both slots, so that no old mark can win later.
         mark_file.put(index.end, index.base, index.size_bytes, taken_back=taken_back)
         mark_file.put(index.end, index.base, index.size_bytes)
         mark_file.sync()
-    finally:
-        mark_file.close()
 
 
 def _unlink_if_there(disk: Disk, path: str) -> None:

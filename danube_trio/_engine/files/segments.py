@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 
 import attrs
 
@@ -220,11 +221,8 @@ def build_index(
 
 def reach(disk: Disk, names: LogNames, base: int, *, trailer: bool = True) -> int:
     """The offset after the last whole batch that can be read from the beginning of a segment."""
-    file = disk.open(names.segment(base), "r")
-    try:
+    with closing(disk.open(names.segment(base), "r")) as file:
         return build_index(file, base, size=file.size(), trailer=trailer)[0].end
-    finally:
-        file.close()
 
 
 def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> SparseIndex:
@@ -233,11 +231,8 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
     if index is not None and index.size_bytes == segment.size_bytes:
         return index
     log.info("rebuilding the sparse index %s", names.index(segment.base))
-    file = disk.open(names.segment(segment.base), "r")
-    try:
+    with closing(disk.open(names.segment(segment.base), "r")) as file:
         return build_index(file, segment.base, size=file.size(), trailer=trailer)[0]
-    finally:
-        file.close()
 
 
 def read_index(disk: Disk, names: LogNames, base: int, segment_bytes: int) -> SparseIndex | None:
@@ -281,8 +276,7 @@ def _before_zeros(
     disk: Disk, names: LogNames, segment: Segment, *, trailer: bool
 ) -> SparseIndex | None:
     """The index of the records, if they are all there and zeros follow them; else None."""
-    file = disk.open(names.segment(segment.base), "r")
-    try:
+    with closing(disk.open(names.segment(segment.base), "r")) as file:
         size = segment.size_bytes
         # The last four bytes of a frame are a checksum: of 256 segments one ends in a zero.
         if not size or file.read_at(1, size - 1) != b"\0":
@@ -290,17 +284,12 @@ def _before_zeros(
         index, walk = build_index(file, segment.base, size=size, trailer=trailer)
         zeros = walk.fault is not None and walk.fault.only_zeros and walk.left < 0
         return index if zeros and index.end == segment.end else None
-    finally:
-        file.close()
 
 
 def _cut(disk: Disk, path: str, size: int, end: int) -> None:
-    file = disk.open(path, "rw")
-    try:
+    with closing(disk.open(path, "rw")) as file:
         file.truncate(end)
         file.sync_data()
-    finally:
-        file.close()
     log.info("%s: cut %d zero bytes off, which no record had filled", path, size - end)
 
 

@@ -29,6 +29,7 @@ what goes, before the mark says so, durably.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from itertools import zip_longest
 
 import attrs
@@ -83,15 +84,12 @@ def same_records(disk: Disk, path: str, base: int, end: int, covering: Descripto
     None if it has no records, or fewer than `end` says that it must have: then it is damaged, and
     tells nothing.
     """
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         begins_alike = covering.base == base and size >= covering.size_bytes
         if begins_alike and file_crc(file, covering.size_bytes) == covering.crc32:
             return True
         index = build_index(file, base, size=size)[0]
-    finally:
-        file.close()
     return None if index.end < end else False
 
 
@@ -165,34 +163,25 @@ def _ranges(pieces: list[tuple[int, int]]) -> str:
 
 
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size, end = file.size(), descriptor.size_bytes
         return (
             size >= end
             and file_crc(file, end) == descriptor.crc32
             and only_zeros(file, end, size)  # space that was reserved, and never filled
         )
-    finally:
-        file.close()
 
 
 def _end_of(disk: Disk, path: str, base: int) -> int:
     """The offset after the last whole batch; for the report."""
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         return build_index(file, base, size=file.size())[0].end
-    finally:
-        file.close()
 
 
 def _sync(disk: Disk, path: str) -> None:
     """What a killed process wrote last may never have been synced, and is said to be kept."""
-    file = disk.open(path, "rw")
-    try:
+    with closing(disk.open(path, "rw")) as file:
         file.sync_data()
-    finally:
-        file.close()
 
 
 def _free_name(names: LogNames, base: int, listing: set[str]) -> str:
@@ -210,12 +199,9 @@ def _tell_followers(
     seen = mark if mark is not None else Mark(0, last_base, last_base, 0)
     if start >= seen.durable_end:
         return
-    file = MarkFile.open(disk, names, directory_crc(meta))
-    try:
+    with closing(MarkFile.open(disk, names, directory_crc(meta))) as file:
         file.put(seen.durable_end, seen.base, seen.position, taken_back=True)
         file.sync()
-    finally:
-        file.close()
     disk.sync_dir(names.directory)
 
 
@@ -225,13 +211,10 @@ def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> N
     # As a whole, not in place: the catalog may begin before what was trimmed here.
     replace_with_room(disk, names, names.trim, encode_trim(trim))
     if names.mark.rpartition("/")[2] in disk.list_dir(names.directory):
-        file = MarkFile.open(disk, names, directory_crc(meta))
-        try:
+        with closing(MarkFile.open(disk, names, directory_crc(meta))) as file:
             for _ in range(2):  # both slots
                 file.put(state.end, state.end, 0)
             file.sync()
-        finally:
-            file.close()
     if names.checkpoint.rpartition("/")[2] in disk.list_dir(names.directory):
         disk.unlink(names.checkpoint)
     disk.sync_dir(names.directory)

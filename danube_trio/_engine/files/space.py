@@ -27,6 +27,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
@@ -80,13 +81,10 @@ def save_trim(disk: Disk, names: LogNames, trim: Trim) -> bool:
         return True
     unshare(disk, names.trim)
     copy = encode_trim_copy(trim)
-    file = disk.open(names.trim, "rw")
-    try:
+    with closing(disk.open(names.trim, "rw")) as file:
         for position in _in_doubt_first(data):
             file.write_at(copy, position)
             file.sync_data()
-    finally:
-        file.close()
     return False
 
 
@@ -177,11 +175,8 @@ def unshare(disk: Disk, path: str) -> None:
     log.warning(
         "%s has %d names (hard links): it is copied, and they keep what it was", path, links
     )
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         put_parts_in_place(disk, path, _content(file))
-    finally:
-        file.close()
 
 
 def _content(file: File) -> Iterator[bytes]:

@@ -16,6 +16,8 @@ are in some segment at all, and in no more than one.
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import attrs
 
 from danube_trio._core.disk import Disk, FileStat
@@ -81,11 +83,8 @@ def _read(
 ) -> CorruptDataError | None:
     """What is wrong with a segment that must end at `end`; None if it is only damaged, or right."""
     names = directory.names
-    file = disk.open(names.segment(base), "r")
-    try:
+    with closing(disk.open(names.segment(base), "r")) as file:
         index, walk = build_index(file, base, size=stat.size_bytes, trailer=directory.trailer)
-    finally:
-        file.close()
     if index.end > end:
         return stray_error(names, end, base, index.end)
     if index.end == end or (walk.fault is not None and not walk.fault.only_zeros):

@@ -25,6 +25,7 @@ import os
 import re
 import socket
 import uuid
+from contextlib import closing
 
 import attrs
 import trio
@@ -101,14 +102,12 @@ def finish_deletion(disk: Disk, config: WalConfig) -> None:
         return
     names = _names(config)
     held = hold(disk, names.lock, _holder())
-    try:
+    with closing(held):
         end = _end_of(held, config)
         if found is None or end <= int(found[1]):  # else it went on since
             _erase(held, config, end)
         held.unlink(marker)
         held.sync_dir(names.directory)
-    finally:
-        held.close()
 
 
 # ---- the local log
