@@ -41,8 +41,9 @@ nothing, and a change that another machine made to a network file system may com
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from itertools import count
 from typing import Literal, Protocol, TypeVar
 
 import attrs
@@ -59,16 +60,23 @@ __all__ = [
     "OpenMode",
     "Stray",
     "Watch",
+    "free_path",
     "hold",
+    "list_if_there",
+    "name_of",
+    "open_anew",
     "parent_of",
+    "pieces_of",
     "put_in_place",
     "put_parts_in_place",
     "read_file",
+    "read_if_there",
     "replace_file",
 ]
 
 OpenMode = Literal["r", "rw", "create"]
 TMP_SUFFIX = ".tmp"
+PIECE_BYTES = 1 << 20  # of what is read to the end, a piece at a time
 T = TypeVar("T")
 
 
@@ -369,6 +377,17 @@ def parent_of(path: str) -> str:
     return (head.rstrip("/") or "/") if slash or path.startswith("/") else "."
 
 
+def name_of(path: str) -> str:
+    """Return the name that `path` has in its directory."""
+    return path.rpartition("/")[2]
+
+
+def free_path(listing: Iterable[str], path_of: Callable[[int], str]) -> str:
+    """Return the first of the paths for 0, 1, 2 and so on whose name is not in the listing."""
+    taken = set(listing)
+    return next(path for path in map(path_of, count()) if name_of(path) not in taken)
+
+
 def hold(disk: Disk, path: str, holder: str) -> OpenDirectory:
     """Open the directory of the lock file `path`, and lock both. Raises as `OpenDirectory.lock`."""
     held = disk.open_dir(parent_of(path))
@@ -398,6 +417,42 @@ def read_file(disk: Disk, path: str, limit: int) -> bytes:
     return data
 
 
+def read_if_there(disk: Disk, path: str, limit: int) -> bytes | None:
+    """`read_file`; None if there is no such file."""
+    try:
+        return read_file(disk, path, limit)
+    except FileNotFoundError:
+        return None
+
+
+def list_if_there(disk: Disk, path: str) -> list[str]:
+    """The names in a directory; none if there is no such directory."""
+    try:
+        return disk.list_dir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def pieces_of(
+    file: File, position: int = 0, end: int = 1 << 63, size: int = PIECE_BYTES
+) -> Iterator[tuple[int, bytes]]:
+    """What is in `[position, end)` of a file, in order, each piece with its position."""
+    while position < end and (data := file.read_at(min(size, end - position), position)):
+        yield position, data
+        position += len(data)
+
+
+def open_anew(disk: Disk, path: str) -> File:
+    """Create a file whose name a crash, or a try before, may have left.
+
+    It is a new one: the old one may have unsynced writes of its own.
+    """
+    with suppress(FileExistsError):
+        return disk.open(path, "create")
+    disk.unlink(path)
+    return disk.open(path, "create")
+
+
 def replace_file(disk: Disk, path: str, data: bytes) -> None:
     """Make `data` the whole content of `path`, durably: after a crash it is the old or the new.
 
@@ -417,12 +472,7 @@ def put_in_place(disk: Disk, path: str, data: bytes) -> None:
 def put_parts_in_place(disk: Disk, path: str, parts: Iterable[bytes]) -> None:
     """`put_in_place` for content that need not be in memory all at once."""
     temporary = path + TMP_SUFFIX
-    try:
-        file = disk.open(temporary, "create")
-    except FileExistsError:
-        # Left by a crash. A new file, because the old one may have unsynced writes of its own.
-        disk.unlink(temporary)
-        file = disk.open(temporary, "create")
+    file = open_anew(disk, temporary)
     try:
         with closing(file):
             position = 0

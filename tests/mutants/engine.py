@@ -130,17 +130,18 @@ MUTANTS = (
     ),
     Mutant(
         "only one slot of the mark is lowered before a cut",
-        RECOVER,
-        "        mark_file.put(index.end, index.base, index.size_bytes)\n        mark_file.sync()",
-        "        mark_file.sync()",
+        TAIL,
+        "        file.put(end, base, position)\n        file.sync()",
+        "        file.sync()",
         (
             "test_durability_recovery.py::test_rule_12_a_cut_lowers_the_mark_durably_before_it_truncates",
+            "test_fencing.py::test_both_slots_of_the_mark_speak_of_the_log_after_a_tail_was_set_aside",
         ),
     ),
     Mutant(
         "the mark is not lowered before a cut below it",
         RECOVER,
-        "        lower_mark(disk, directory, index, taken_back=not covered)\n",
+        "        put_mark(disk, names, directory.directory_crc, *place, taken_back=not covered)\n",
         "",
         (
             "test_durability_recovery.py::test_rule_12_a_cut_lowers_the_mark_durably_before_it_truncates",
@@ -432,15 +433,6 @@ MUTANTS = (
         "            pass\n",
         (
             "test_fencing.py::test_a_tail_that_is_set_aside_is_synced_before_its_name_says_that_it_is_kept",
-        ),
-    ),
-    Mutant(
-        "a tail is set aside with one slot of the mark",
-        SET_ASIDE,
-        "for _ in range(2):  # both slots",
-        "for _ in range(1):",
-        (
-            "test_fencing.py::test_both_slots_of_the_mark_speak_of_the_log_after_a_tail_was_set_aside",
         ),
     ),
     # ---- uploading

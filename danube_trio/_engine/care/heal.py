@@ -29,6 +29,7 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.files import Trim
 from danube_trio._core.identity import check_log
 from danube_trio._core.segment import LogNames
+from danube_trio._engine.care.repair import set_segment_aside
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import build_index
@@ -135,13 +136,7 @@ def apply_heal(disk: Disk, heal: Heal) -> list[str]:
     names = directory.names
     notes: list[str] = []
     for base in reversed(heal.damaged):
-        listing = set(disk.list_dir(names.directory))
-        number = 0
-        while (target := names.cut_bytes(base, 0, "corrupt", number)).rpartition("/")[2] in listing:
-            number += 1
-        disk.rename(names.segment(base), target)
-        notes.append(f"{names.segment(base)}: kept in {target}")
-    disk.sync_dir(names.directory)
+        set_segment_aside(disk, names, base, notes)
     trim = Trim(directory.start_offset, heal.local_start)
     renew_trim(disk, names, trim)
     notes.append(f"{names.trim}: the local files begin at {heal.local_start}")

@@ -17,25 +17,26 @@ all else is whole (`retime`). What is rebuilt comes last.
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
 import attrs
 
-from danube_trio._core.disk import Disk, read_file, replace_file
+from danube_trio._core.disk import Disk, free_path, name_of, read_file, replace_file
 from danube_trio._core.files import MARK_FILE_BYTES, Checkpoint, encode_document
-from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.repair_plan import Plan
 from danube_trio._engine.care.repair_scan import Damage
 from danube_trio._engine.care.retime import retime
 from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, Directory, look, read_mark
-from danube_trio._engine.files.recover import lower_mark, recover, save_cut_bytes
+from danube_trio._engine.files.recover import recover, save_cut_bytes
 from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.space import unshare
+from danube_trio._engine.files.tail import put_mark
 from danube_trio.config import WalConfig
 
-__all__ = ["apply_repair"]
+__all__ = ["apply_repair", "set_segment_aside"]
 
 
 def apply_repair(disk: Disk, plan: Plan) -> list[str]:
@@ -49,7 +50,7 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
     notes: list[str] = []
     names = directory.names
     for stray in directory.strays:
-        _set_aside(disk, names, stray, notes)
+        set_segment_aside(disk, names, stray, notes)
     for path in sorted(plan.rebuild):
         _keep_beside(disk, names, directory.directory_crc, path, notes)
     if plan.damage is not None and any(step.action == "truncate" for step in plan.steps):
@@ -71,12 +72,10 @@ def _keep_beside(
     disk: Disk, names: LogNames, directory_crc: int, path: str, notes: list[str]
 ) -> None:
     """Rename a damaged small file. A mark that is right in part stays, and is copied."""
-    listing = set(disk.list_dir(names.directory))
-    if path.rpartition("/")[2] not in listing:
+    listing = disk.list_dir(names.directory)
+    if name_of(path) not in listing:
         return
-    number = 0
-    while (target := f"{path}.{number}.corrupt").rpartition("/")[2] in listing:
-        number += 1
+    target = free_path(listing, f"{path}.{{}}.corrupt".format)
     if path == names.mark and read_mark(disk, names, directory_crc) is not None:
         data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
         replace_file(disk, target, data)
@@ -106,12 +105,11 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
         size = file.size()
         if size > damage.position:
             save_cut_bytes(disk, names, file, damage.base, damage.position, size, "corrupt", notes)
-        index = SparseIndex(damage.base)
-        index.add_batch(damage.base, damage.end, damage.position, 0, 0)
-        lower_mark(disk, directory, index, taken_back=True)
+        place = (damage.end, damage.base, damage.position)
+        put_mark(disk, names, directory.directory_crc, *place, taken_back=True)
         disk.sync_dir(names.directory)
         for base in reversed(later):
-            _set_aside(disk, names, base, notes)
+            set_segment_aside(disk, names, base, notes)
         file.truncate(damage.position)
         file.sync_data()
 
@@ -129,11 +127,10 @@ def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: li
         file.sync_data()
 
 
-def _set_aside(disk: Disk, names: LogNames, base: int, notes: list[str]) -> None:
-    listing = set(disk.list_dir(names.directory))
-    number = 0
-    while (target := names.cut_bytes(base, 0, "corrupt", number)).rpartition("/")[2] in listing:
-        number += 1
+def set_segment_aside(disk: Disk, names: LogNames, base: int, notes: list[str]) -> None:
+    """Keep a segment beside, durably, under a name that does not count."""
+    path_of = partial(names.cut_bytes, base, 0, "corrupt")
+    target = free_path(disk.list_dir(names.directory), path_of)
     disk.rename(names.segment(base), target)
     disk.sync_dir(names.directory)
     notes.append(f"{names.segment(base)}: kept in {target}")

@@ -21,7 +21,7 @@ what is given back for the few bytes and names that are needed here.
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import attrs
@@ -31,7 +31,9 @@ from danube_trio._core.disk import (
     File,
     FileStat,
     OpenDirectory,
+    free_path,
     parent_of,
+    pieces_of,
     put_in_place,
     replace_file,
 )
@@ -47,7 +49,6 @@ from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.presence import Presence
 from danube_trio._engine.files.segments import (
-    CHUNK_BYTES,
     SegmentWalk,
     build_index,
     describe,
@@ -62,12 +63,12 @@ from danube_trio._engine.files.space import (
     unshare,
     with_room,
 )
-from danube_trio._engine.files.tail import MarkFile, Tail
+from danube_trio._engine.files.tail import MarkFile, Tail, put_mark
 from danube_trio._engine.files.tiling import check_tiling
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Cover", "Recovered", "lower_mark", "recover", "save_cut_bytes"]
+__all__ = ["Cover", "Recovered", "recover", "save_cut_bytes"]
 
 log = logging.getLogger("danube_trio.recover")
 
@@ -286,13 +287,9 @@ def _write_again(file: File, directory: Directory, index: SparseIndex) -> None:
     disk, and the next sync succeeds without writing them. Written again, they are dirty again.
     """
     mark = directory.mark
-    position = mark.position if mark is not None and mark.base == index.base else 0
-    while position < index.size_bytes:
-        data = file.read_at(min(CHUNK_BYTES, index.size_bytes - position), position)
-        if not data:
-            break
+    begin = mark.position if mark is not None and mark.base == index.base else 0
+    for position, data in pieces_of(file, begin, index.size_bytes):
         file.write_at(data, position)
-        position += len(data)
 
 
 def _renew(disk: Disk, path: str, document: object, notes: list[str]) -> None:
@@ -381,7 +378,9 @@ def _settle(
         if config.on_corruption == "skip" and not covered:
             return _last_readable(file, size, walk, here, trailer=directory.trailer)
         save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
-        lower_mark(disk, directory, index, taken_back=not covered)
+        place = (index.end, index.base, index.size_bytes)
+        # Before the cut, so that a crash in between leaves a torn tail and not damage.
+        put_mark(disk, names, directory.directory_crc, *place, taken_back=not covered)
     elif mark is not None and mark.base < index.base and index.end < mark.durable_end:
         _miss_before_mark(config, mark, path, index, notes, covered_end)
         return max(index.end, mark.durable_end) if config.on_corruption == "skip" else index.end
@@ -437,15 +436,14 @@ def save_cut_bytes(
     notes: list[str],
 ) -> None:
     """Copy what is cut to a file beside, durably, in bounded memory; without zeros at the end."""
-    number = 0
-    listing = set(disk.list_dir(names.directory))
-    while (target := names.cut_bytes(base, position, kind, number)).rpartition("/")[2] in listing:
-        number += 1
+    path_of = partial(names.cut_bytes, base, position, kind)
+    target = free_path(disk.list_dir(names.directory), path_of)
     what = f"{names.segment(base)}: cut at byte {position}"
     try:
         kept = _copy_to(disk, file, position, size, target)
     except OSError as error:
-        _unlink_if_there(disk, target)
+        with suppress(FileNotFoundError):
+            disk.unlink(target)
         # What was never acknowledged must not keep a full disk from being opened, and trimmed.
         if kind != "torn" or not no_space(error):
             raise
@@ -458,31 +456,11 @@ def save_cut_bytes(
 
 def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> int:
     with closing(disk.open(target, "create")) as copy:
-        done = kept = position
-        while done < size:
-            data = file.read_at(min(CHUNK_BYTES, size - done), done)
-            if not data:
-                break
-            copy.write_at(data, done - position)
-            done += len(data)
+        kept = 0
+        for at, data in pieces_of(file, position, size):
+            copy.write_at(data, at - position)
             if stripped := data.rstrip(b"\0"):
-                kept = done - len(data) + len(stripped)
-        copy.truncate(kept - position)
+                kept = at - position + len(stripped)
+        copy.truncate(kept)
         copy.sync_data()
-    return kept - position
-
-
-def lower_mark(disk: Disk, directory: Directory, index: SparseIndex, *, taken_back: bool) -> None:
-    """Before a cut below the mark: lower it, durably, so that a crash in between is harmless."""
-    with closing(MarkFile.open(disk, directory.names, directory.directory_crc)) as mark_file:
-        # Both slots, so that no old mark can win later.
-        mark_file.put(index.end, index.base, index.size_bytes, taken_back=taken_back)
-        mark_file.put(index.end, index.base, index.size_bytes)
-        mark_file.sync()
-
-
-def _unlink_if_there(disk: Disk, path: str) -> None:
-    try:
-        disk.unlink(path)
-    except FileNotFoundError:
-        log.debug("%s was gone already", path)
+    return kept

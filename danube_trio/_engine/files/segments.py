@@ -14,7 +14,7 @@ from contextlib import closing
 import attrs
 
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File, read_file
+from danube_trio._core.disk import Disk, File, pieces_of, read_file
 from danube_trio._core.frame import (
     ANY_LEFT,
     HEADER_BYTES,
@@ -135,7 +135,8 @@ class SegmentWalk:
                 continue
             reason = result.reason or "the frame reaches beyond the end of the file"
             zeros = result.zeros or (remaining < HEADER_BYTES and result.reason is None)
-            self.fault = Fault(self.position, self.offset, reason, zeros and self._rest_is_zero())
+            zeros = zeros and only_zeros(self._file, self.position, self._size)
+            self.fault = Fault(self.position, self.offset, reason, zeros)
             return
 
     def _read(self, size: int) -> bytes:
@@ -153,20 +154,10 @@ class SegmentWalk:
                 return data[:size]
         raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
-    def _rest_is_zero(self) -> bool:
-        return only_zeros(self._file, self.position, self._size)
-
 
 def only_zeros(file: File, position: int, end: int) -> bool:
     """Whether `[position, end)` holds nothing else."""
-    while position < end:
-        data = file.read_at(min(CHUNK_BYTES, end - position), position)
-        if not data:
-            break
-        if data.count(0) != len(data):
-            return False
-        position += len(data)
-    return True
+    return all(data.count(0) == len(data) for _, data in pieces_of(file, position, end))
 
 
 def find_after(
@@ -295,8 +286,7 @@ def _cut(disk: Disk, path: str, size: int, end: int) -> None:
 
 def file_crc(file: File, end: int = 1 << 63) -> int:
     """CRC-32 of what is in the file, or of its first `end` bytes."""
-    crc = position = 0
-    while data := file.read_at(min(CHUNK_BYTES, end - position), position):
+    crc = 0
+    for _, data in pieces_of(file, 0, end):
         crc = crc32(data, crc)
-        position += len(data)
     return crc

@@ -29,19 +29,20 @@ what goes, before the mark says so, durably.
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from itertools import zip_longest
 
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.disk import Disk, replace_file
+from danube_trio._core.disk import Disk, free_path, name_of, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, encode_trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
 from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
 from danube_trio._engine.files.space import replace_with_room
-from danube_trio._engine.files.tail import MarkFile
+from danube_trio._engine.files.tail import put_mark
 
 __all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]
 
@@ -104,8 +105,8 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
     """Take everything out of the way that the catalog does not hold. Returns what to tell."""
     mark = read_mark(disk, names, directory_crc(meta))
     trim = read_document(disk, names.trim, Trim) or Trim(0)
-    listing = set(disk.list_dir(names.directory))
-    bases = names.segment_bases(sorted(listing))
+    listing = disk.list_dir(names.directory)
+    bases = names.segment_bases(listing)
     moved: list[tuple[int, int]] = []
     targets: list[str] = []
     spare: list[int] = []  # trimmed here, or empty, or a copy of an object
@@ -128,7 +129,7 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
         path = names.segment(base)
         known = mark.durable_end if mark is not None else 0
         end = following if following != _LAST else max(_end_of(disk, path, base), known)
-        targets.append(_free_name(names, base, listing))
+        targets.append(free_path(listing, partial(names.cut_bytes, base, 0, "fenced")))
         if following == _LAST:
             _sync(disk, path)
         disk.rename(path, targets[-1])
@@ -184,13 +185,6 @@ def _sync(disk: Disk, path: str) -> None:
         file.sync_data()
 
 
-def _free_name(names: LogNames, base: int, listing: set[str]) -> str:
-    number = 0
-    while (target := names.cut_bytes(base, 0, "fenced", number)).rpartition("/")[2] in listing:
-        number += 1
-    return target
-
-
 def _tell_followers(
     disk: Disk, names: LogNames, meta: Meta, mark: Mark | None, start: int, last_base: int
 ) -> None:
@@ -199,10 +193,9 @@ def _tell_followers(
     seen = mark if mark is not None else Mark(0, last_base, last_base, 0)
     if start >= seen.durable_end:
         return
-    with closing(MarkFile.open(disk, names, directory_crc(meta))) as file:
-        file.put(seen.durable_end, seen.base, seen.position, taken_back=True)
-        file.sync()
-    disk.sync_dir(names.directory)
+    place = (seen.durable_end, seen.base, seen.position)
+    put_mark(disk, names, directory_crc(meta), *place, taken_back=True)
+    disk.sync_dir(names.directory)  # without a mark there was no such file
 
 
 def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
@@ -210,11 +203,8 @@ def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> N
     trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
     # As a whole, not in place: the catalog may begin before what was trimmed here.
     replace_with_room(disk, names, names.trim, encode_trim(trim))
-    if names.mark.rpartition("/")[2] in disk.list_dir(names.directory):
-        with closing(MarkFile.open(disk, names, directory_crc(meta))) as file:
-            for _ in range(2):  # both slots
-                file.put(state.end, state.end, 0)
-            file.sync()
-    if names.checkpoint.rpartition("/")[2] in disk.list_dir(names.directory):
+    if name_of(names.mark) in disk.list_dir(names.directory):
+        put_mark(disk, names, directory_crc(meta), state.end, state.end, 0)
+    with suppress(FileNotFoundError):
         disk.unlink(names.checkpoint)
     disk.sync_dir(names.directory)
