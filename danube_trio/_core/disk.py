@@ -58,6 +58,7 @@ __all__ = [
     "Lock",
     "OpenDirectory",
     "OpenMode",
+    "Readable",
     "Stray",
     "Watch",
     "free_path",
@@ -119,12 +120,8 @@ class Stray:
         return what + (", and another one is in its place" if self.replaced else "")
 
 
-class File(Protocol):
-    """An open regular file. Positions and sizes are in bytes; there is no current position.
-
-    Every method raises `OSError`; with errno EBADF after `close`, and for a change to a file that
-    was opened with mode "r".
-    """
+class Readable(Protocol):
+    """What reading takes. A file has it, and an object that is read like one."""
 
     @property
     def path(self) -> str:
@@ -134,6 +131,18 @@ class File(Protocol):
     def read_at(self, size: int, position: int) -> bytes:
         """Read exactly `size` bytes; fewer only where the file ends. Loops on short reads."""
         ...
+
+    def size(self) -> int:
+        """Return the size in bytes."""
+        ...
+
+
+class File(Readable, Protocol):
+    """An open regular file. Positions and sizes are in bytes; there is no current position.
+
+    Every method raises `OSError`; with errno EBADF after `close`, and for a change to a file that
+    was opened with mode "r".
+    """
 
     def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
         """Write all of `data`, extending the file (with zeros before `position`) as needed.
@@ -149,10 +158,6 @@ class File(Protocol):
         The same as a write and a sync, in one call of the system where it has one. It speaks of
         these bytes and the size only: what was written before may still be lost.
         """
-        ...
-
-    def size(self) -> int:
-        """Return the size in bytes."""
         ...
 
     def stat(self) -> FileStat:
@@ -434,7 +439,7 @@ def list_if_there(disk: Disk, path: str) -> list[str]:
 
 
 def pieces_of(
-    file: File, position: int = 0, end: int = 1 << 63, size: int = PIECE_BYTES
+    file: Readable, position: int = 0, end: int = 1 << 63, size: int = PIECE_BYTES
 ) -> Iterator[tuple[int, bytes]]:
     """What is in `[position, end)` of a file, in order, each piece with its position."""
     while position < end and (data := file.read_at(min(size, end - position), position)):

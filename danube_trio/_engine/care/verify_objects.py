@@ -15,7 +15,6 @@ import errno
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from time import time as wall_clock
-from typing import NoReturn
 
 import attrs
 import trio
@@ -24,7 +23,7 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, FileStat
+from danube_trio._core.disk import Disk
 from danube_trio._core.identity import check_log
 from danube_trio._core.index import SparseIndex
 from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
@@ -237,7 +236,7 @@ def _check(
 
 
 class ObjectFile:
-    """An object, read like a file from a thread of trio's; keeps the last two pieces.
+    """An object, read like a file (`Readable`) from a thread of trio's; keeps two pieces.
 
     The CRC of all bytes is computed on the way, as far as they are read in order.
     """
@@ -282,9 +281,6 @@ class ObjectFile:
             self._fetch(self._crc_end // PIECE_BYTES)
         return self._crc
 
-    def close(self) -> None:
-        self._pieces.clear()
-
     def _fetch(self, number: int) -> int:
         """Get one piece; returns the size of the object."""
         start = number * PIECE_BYTES
@@ -304,27 +300,3 @@ class ObjectFile:
             if not data and start < self._size:
                 raise OSError(errno.EIO, "the object became shorter while it was read", self._path)
         return info.size_bytes
-
-    def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
-        self._refuse()
-
-    def write_durable_at(self, data: bytes, position: int) -> None:
-        self._refuse()
-
-    def stat(self) -> FileStat:
-        self._refuse()
-
-    def holds(self, data: bytes, position: int) -> bool:
-        return self.read_at(len(data), position) == data
-
-    def allocate(self, end: int) -> bool:
-        self._refuse()
-
-    def truncate(self, size: int) -> None:
-        self._refuse()
-
-    def sync_data(self) -> None:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise OSError(errno.EROFS, "an object is only read here", self._path)

@@ -16,7 +16,7 @@ import attrs
 from danube_trio._core.bincode import DecodeError
 from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.codec import Codec
-from danube_trio._core.disk import Disk, File
+from danube_trio._core.disk import Disk, Readable
 from danube_trio._core.frame import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -124,7 +124,7 @@ class SegmentCheck:
         return self.fault is not None and self.fault.only_zeros
 
     def run(
-        self, file: File, size: int, *, stop_offset: int | None = None, tolerant: bool = False
+        self, file: Readable, size: int, *, stop_offset: int | None = None, tolerant: bool = False
     ) -> Iterator[Finding]:
         """Check `[position, size)`. A bad frame is a problem, or, if `tolerant`, just the end."""
         while True:

@@ -14,7 +14,7 @@ from contextlib import closing
 import attrs
 
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File, pieces_of, read_file
+from danube_trio._core.disk import Disk, Readable, pieces_of, read_file
 from danube_trio._core.frame import (
     ANY_LEFT,
     HEADER_BYTES,
@@ -86,7 +86,7 @@ class SegmentWalk:
 
     def __init__(
         self,
-        file: File,
+        file: Readable,
         position: int,
         offset: int,
         *,
@@ -155,13 +155,13 @@ class SegmentWalk:
         raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
 
-def only_zeros(file: File, position: int, end: int) -> bool:
+def only_zeros(file: Readable, position: int, end: int) -> bool:
     """Whether `[position, end)` holds nothing else."""
     return all(data.count(0) == len(data) for _, data in pieces_of(file, position, end))
 
 
 def find_after(
-    file: File, position: int, lowest: int, *, size: int, trailer: bool = True
+    file: Readable, position: int, lowest: int, *, size: int, trailer: bool = True
 ) -> tuple[int, int] | None:
     """The next valid frame after damage at `position`: `(position, offset)`; None if there is none.
 
@@ -187,7 +187,7 @@ def find_after(
 
 
 def build_index(
-    file: File, base: int, *, size: int, trailer: bool = True
+    file: Readable, base: int, *, size: int, trailer: bool = True
 ) -> tuple[SparseIndex, SegmentWalk]:
     """Scan a whole segment: its index up to the last whole batch, and the finished walk."""
     index = SparseIndex(base)
@@ -284,7 +284,7 @@ def _cut(disk: Disk, path: str, size: int, end: int) -> None:
     log.info("%s: cut %d zero bytes off, which no record had filled", path, size - end)
 
 
-def file_crc(file: File, end: int = 1 << 63) -> int:
+def file_crc(file: Readable, end: int = 1 << 63) -> int:
     """CRC-32 of what is in the file, or of its first `end` bytes."""
     crc = 0
     for _, data in pieces_of(file, 0, end):
