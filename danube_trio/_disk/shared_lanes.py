@@ -53,6 +53,7 @@ class _Share:
             return
         self._closed = True
         self._common.shares -= 1
+        assert self._common.shares >= 0
         await self._lane.run(_nothing)
 
 

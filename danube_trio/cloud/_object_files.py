@@ -42,7 +42,7 @@ from itertools import accumulate
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, hold, parent_of
+from danube_trio._core.disk import Disk, File, hold, list_if_there, parent_of
 from danube_trio.cloud._keys import is_key, start_of
 from danube_trio.cloud._leftovers import RESERVED, Writer
 from danube_trio.cloud._root import Root
@@ -298,8 +298,7 @@ class ObjectFiles:
         self._settle(path)
         names: list[str] = []
         if not any(self._is_link(self.path_of(above)) for above in _way_to(prefix)):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                names = self._disk.list_dir(path)
+            names = list_if_there(self._disk, path)
         for name in names:
             key = f"{prefix}/{name}" if prefix else name
             if not name.startswith(RESERVED) and is_key(key):
