@@ -26,7 +26,7 @@ from danube_trio import (
     open_wal,
 )
 from danube_trio._core.frame import Block
-from danube_trio._engine.files.fetch import Fetched, fetch_block
+from danube_trio._engine.files.segments import Fetched, fetch_block
 from danube_trio._engine.read import shelves
 from danube_trio._engine.read.shelves import Passed, Piece
 from danube_trio.testing import SimDisk, SimStore

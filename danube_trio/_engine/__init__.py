@@ -8,5 +8,5 @@
 
 One record on its way to the catalog: `log.wal`, `log.encode`, `log.accept`, `log.writer`,
 `log.flusher`, `log.uploader`. And back to a reader: `read.reader` asks `_core.route` for the tier,
-and fetches from memory, by `files.fetch` or by `read.objects`.
+and fetches from memory, by `files.segments` or by `read.objects`.
 """

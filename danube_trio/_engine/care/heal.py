@@ -19,7 +19,6 @@ that.
 from __future__ import annotations
 
 from bisect import bisect_left
-from contextlib import closing
 from itertools import pairwise
 
 import attrs
@@ -32,7 +31,6 @@ from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair import set_segment_aside
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
-from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.set_aside import belongs, went_on_apart
 from danube_trio._engine.files.space import remove_each, renew_trim
 
@@ -100,7 +98,8 @@ def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
             "the store has other records at the offsets of those that are here: the directory and "
             "a copy of it went on apart, or it was restored from a copy. Repair it without --store"
         )
-    damage = SegmentScan(disk, directory).run()
+    scan = SegmentScan(disk, directory)
+    damage = scan.run()
     if damage is None:
         return None
     bases = directory.bases
@@ -111,23 +110,15 @@ def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
         return None
     local_start = max(start for _, start in covered)
     gaps = tuple(gap for gap, _ in covered)
+    assert local_start in bases, (local_start, bases)
     gone = [(base, after) for base, after in pairwise(bases) if base < local_start]
     damaged = tuple(
         base
         for base, after in gone
-        if any(low < after and base < high for low, high in gaps)
-        and not _is_whole(disk, names.segment(base), base)
+        if base not in scan.sound and any(low < after and base < high for low, high in gaps)
     )
     copies = tuple(base for base, _ in gone if base not in damaged)
     return Heal(state, directory, local_start, gaps, damaged, copies)
-
-
-def _is_whole(disk: Disk, path: str, base: int) -> bool:
-    """Nothing is wrong with it; what follows it is missing."""
-    with closing(disk.open(path, "r")) as file:
-        index, walk = build_index(file, base, size=file.size())
-    whole = walk.fault is None or walk.fault.only_zeros
-    return whole and walk.left < 0 and index.end > base
 
 
 def apply_heal(disk: Disk, heal: Heal) -> list[str]:
@@ -137,6 +128,7 @@ def apply_heal(disk: Disk, heal: Heal) -> list[str]:
     notes: list[str] = []
     for base in reversed(heal.damaged):
         set_segment_aside(disk, names, base, notes)
+    # Before the copies go: a missing segment at or above the start would be corruption.
     trim = Trim(directory.start_offset, heal.local_start)
     renew_trim(disk, names, trim)
     notes.append(f"{names.trim}: the local files begin at {heal.local_start}")

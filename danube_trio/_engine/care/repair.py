@@ -31,7 +31,7 @@ from danube_trio._engine.care.repair_scan import Damage
 from danube_trio._engine.care.retime import retime
 from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, Directory, look, read_mark
 from danube_trio._engine.files.recover import recover, save_cut_bytes
-from danube_trio._engine.files.segments import build_index
+from danube_trio._engine.files.segments import scan_segment
 from danube_trio._engine.files.space import unshare
 from danube_trio._engine.files.tail import put_mark
 from danube_trio.config import WalConfig
@@ -75,7 +75,7 @@ def _keep_beside(
     listing = disk.list_dir(names.directory)
     if name_of(path) not in listing:
         return
-    target = free_path(listing, f"{path}.{{}}.corrupt".format)
+    target = free_path(listing, lambda number: f"{path}.{number}.corrupt")
     if path == names.mark and read_mark(disk, names, directory_crc) is not None:
         data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
         replace_file(disk, target, data)
@@ -102,13 +102,12 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
     path = names.segment(damage.base)
     unshare(disk, path)
     with closing(disk.open(path, "rw")) as file:
-        size = file.size()
-        if size > damage.position:
-            save_cut_bytes(disk, names, file, damage.base, damage.position, size, "corrupt", notes)
+        if file.size() > damage.position:
+            save_cut_bytes(disk, names, file, damage.base, damage.position, "corrupt", notes)
         place = (damage.end, damage.base, damage.position)
         put_mark(disk, names, directory.directory_crc, *place, taken_back=True)
-        disk.sync_dir(names.directory)
-        for base in reversed(later):
+        disk.sync_dir(names.directory)  # the mark may be a new file
+        for base in reversed(later):  # so that no hole is left by a crash in between
             set_segment_aside(disk, names, base, notes)
         file.truncate(damage.position)
         file.sync_data()
@@ -122,7 +121,7 @@ def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: li
     except FileNotFoundError:
         return  # the log was truncated before it
     with closing(file):
-        save_cut_bytes(disk, names, file, base, position, file.size(), "corrupt", notes)
+        save_cut_bytes(disk, names, file, base, position, "corrupt", notes)
         file.truncate(position)
         file.sync_data()
 
@@ -162,9 +161,8 @@ def _rebuild(disk: Disk, names: LogNames, wanted: frozenset[str], notes: list[st
         path = names.index(base)
         if names.checkpoint not in wanted and path not in wanted:
             continue
-        with closing(disk.open(names.segment(base), "r")) as file:
-            size = file.size()
-            index, walk = build_index(file, base, size=size)
+        index, walk = scan_segment(disk, names.segment(base), base)
+        size = disk.file_size(names.segment(base))
         if index.end != end or walk.left >= 0 or index.size_bytes != size:
             continue  # what is not whole is read without an index
         hints.append(Segment(base, end, size, index.first_time, index.last_time))

@@ -75,7 +75,8 @@ class Rescue:
             put_mark(disk, self.names, directory_crc(self.meta), *place, newest=mark)
         damaged = read_if_there(disk, meta, DOCUMENT_LIMIT_BYTES)
         if damaged is not None:
-            kept = free_path(disk.list_dir(self.names.directory), f"{meta}.{{}}.corrupt".format)
+            listing = disk.list_dir(self.names.directory)
+            kept = free_path(listing, lambda number: f"{meta}.{number}.corrupt")
             replace_file(disk, kept, damaged)
         replace_file(disk, meta, encode_document(self.meta))
 

@@ -26,7 +26,7 @@ from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk
 from danube_trio._core.identity import check_log
 from danube_trio._core.index import SparseIndex
-from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
+from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, ignore
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
@@ -40,10 +40,6 @@ __all__ = ["ObjectFile", "ObjectsVerified", "compare", "note_strangers", "verify
 PIECE_BYTES = 4 << 20
 # Of what no catalog names; the summary counts all.
 MOST_STRANGERS = 100
-
-
-def _ignore(size_bytes: int) -> None:
-    """Nobody wants to know."""
 
 
 @attrs.define(eq=False)
@@ -70,8 +66,8 @@ async def verify_objects(
     report: Callable[[Finding], object],
     *,
     wanted: Callable[[Descriptor], bool] = lambda descriptor: True,
-    expect: Callable[[int], object] = _ignore,
-    progress: Callable[[int], object] = _ignore,
+    expect: Callable[[int], object] = ignore,
+    progress: Callable[[int], object] = ignore,
 ) -> ObjectsVerified:
     """Check the objects of this state; `report` is called with each finding, at once.
 
@@ -89,7 +85,7 @@ async def verify_objects(
         key = catalog.object_key(descriptor.object_id)
         found: list[Finding] = []
         try:
-            for look in (progress, _ignore):  # a damaged answer is asked for again
+            for look in (progress, ignore):  # a damaged answer is asked for again
                 found.clear()
                 records = await trio.to_thread.run_sync(
                     _check, store, key, descriptor, state.codec, found.append, look
@@ -198,7 +194,7 @@ def _check(
 ) -> int:
     """Check one object; returns how many records are good. Runs in a thread of trio's."""
     path, size = f"{store.url}/{key}", descriptor.size_bytes
-    file = ObjectFile(store, key, path, progress)
+    file = ObjectFile(store, key, progress)
     index = SparseIndex(descriptor.base)
     for offset, position, time in descriptor.index:
         index.offsets.append(offset)
@@ -241,12 +237,10 @@ class ObjectFile:
     The CRC of all bytes is computed on the way, as far as they are read in order.
     """
 
-    def __init__(
-        self, store: CloudStore, key: str, path: str, progress: Callable[[int], object]
-    ) -> None:
+    def __init__(self, store: CloudStore, key: str, progress: Callable[[int], object]) -> None:
         self._store = store
         self._key = key
-        self._path = path
+        self._path = f"{store.url}/{key}"
         self._progress = progress
         self._pieces: dict[int, bytes] = {}
         self._crc = 0

@@ -18,7 +18,7 @@ import attrs
 
 from danube_trio._core.codec import CODECS, get_codec
 from danube_trio._core.disk import Disk
-from danube_trio._engine.care.verify_segment import Finding
+from danube_trio._engine.care.verify_segment import Finding, ignore
 from danube_trio._engine.danube.directory import DanubeFiles, Kind, SourceFile, find_files
 from danube_trio._engine.danube.frames import Damage, Frame
 from danube_trio._engine.danube.order import Generation, Orderer
@@ -82,8 +82,8 @@ class DanubeSource:
         file_name: str = "wal.log",
         kind: Kind | None = None,
         codec: str | None = None,
-        progress: Callable[[int], object] = lambda size_bytes: None,
-        expect: Callable[[int], object] = lambda total_bytes: None,
+        progress: Callable[[int], object] = ignore,
+        expect: Callable[[int], object] = ignore,
     ) -> None:
         if codec is not None:
             get_codec(codec)

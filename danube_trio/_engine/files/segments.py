@@ -18,6 +18,7 @@ from danube_trio._core.disk import Disk, Readable, pieces_of, read_file
 from danube_trio._core.frame import (
     ANY_LEFT,
     HEADER_BYTES,
+    Block,
     Scan,
     batch_boundaries,
     find_frame,
@@ -27,19 +28,24 @@ from danube_trio._core.frame import (
 from danube_trio._core.index import SparseIndex, index_limit_bytes
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError
+from danube_trio.message import Gap
 
 __all__ = [
     "Fault",
+    "Fetched",
     "SegmentWalk",
     "Stretch",
     "build_index",
     "describe",
+    "fetch_block",
     "file_crc",
     "find_after",
     "load_index",
     "only_zeros",
     "reach",
     "read_index",
+    "readable_after",
+    "scan_segment",
 ]
 
 log = logging.getLogger("danube_trio.segment")
@@ -139,6 +145,12 @@ class SegmentWalk:
             self.fault = Fault(self.position, self.offset, reason, zeros)
             return
 
+    def to_end(self) -> SegmentWalk:
+        """Go over all of it; returns itself."""
+        for _ in self:
+            pass
+        return self
+
     def _read(self, size: int) -> bytes:
         data: bytes
         for _ in range(READ_ATTEMPTS):
@@ -186,6 +198,53 @@ def find_after(
     return None
 
 
+def readable_after(
+    file: Readable, walk: SegmentWalk, *, size: int, trailer: bool = True
+) -> Iterator[tuple[int, int]]:
+    """The ranges of offsets that can be read behind the damage at which a walk has ended."""
+    position, offset = walk.position, walk.offset
+    while (found := find_after(file, position + 1, offset, size=size, trailer=trailer)) is not None:
+        onward = SegmentWalk(file, *found, size=size, trailer=trailer).to_end()
+        yield found[1], onward.offset
+        position, offset = onward.position, onward.offset
+
+
+@attrs.frozen
+class Fetched:
+    """A block or a gap, and where to go on in the file."""
+
+    found: Block | Gap
+    next_offset: int
+    next_position: int
+
+
+def fetch_block(
+    disk: Disk, path: str, position: int, offset: int, stop: int, limit: int, skip: bool
+) -> Fetched:
+    """Read and verify one block of `[offset, stop)`; all of these records must be there."""
+    with closing(disk.open(path, "r")) as file:
+        size = file.size()
+        walk = SegmentWalk(file, position, offset, size=size, stop_offset=stop, chunk_bytes=limit)
+        for stretch in walk:
+            positions = stretch.scan.positions
+            block = Block(
+                offset,
+                walk.offset,
+                stretch.data,
+                positions,
+                frame_time(stretch.data, positions[1]),
+                frame_time(stretch.data, positions[-1]),
+            )
+            return Fetched(block, walk.offset, walk.position)
+        reason = walk.fault.reason if walk.fault is not None else "the file ends too early"
+        if not skip:
+            raise CorruptDataError(reason, path=path, position=walk.position, offset=offset)
+        found = find_after(file, walk.position + 1, offset + 1, size=size)
+        onward, end = found if found is not None else (size, stop)
+        gap = Gap(offset, min(end, stop), f"{path}: {reason} at byte {walk.position}")
+        return Fetched(gap, end, onward)
+
+
 def build_index(
     file: Readable, base: int, *, size: int, trailer: bool = True
 ) -> tuple[SparseIndex, SegmentWalk]:
@@ -210,10 +269,18 @@ def build_index(
     return index, walk
 
 
+def scan_segment(
+    disk: Disk, path: str, base: int, *, size: int | None = None, trailer: bool = True
+) -> tuple[SparseIndex, SegmentWalk]:
+    """`build_index` of a file, or of its first `size` bytes."""
+    with closing(disk.open(path, "r")) as file:
+        end = file.size() if size is None else size
+        return build_index(file, base, size=end, trailer=trailer)
+
+
 def reach(disk: Disk, names: LogNames, base: int, *, trailer: bool = True) -> int:
     """The offset after the last whole batch that can be read from the beginning of a segment."""
-    with closing(disk.open(names.segment(base), "r")) as file:
-        return build_index(file, base, size=file.size(), trailer=trailer)[0].end
+    return scan_segment(disk, names.segment(base), base, trailer=trailer)[0].end
 
 
 def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> SparseIndex:
@@ -222,8 +289,7 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
     if index is not None and index.size_bytes == segment.size_bytes:
         return index
     log.info("rebuilding the sparse index %s", names.index(segment.base))
-    with closing(disk.open(names.segment(segment.base), "r")) as file:
-        return build_index(file, segment.base, size=file.size(), trailer=trailer)[0]
+    return scan_segment(disk, names.segment(segment.base), segment.base, trailer=trailer)[0]
 
 
 def read_index(disk: Disk, names: LogNames, base: int, segment_bytes: int) -> SparseIndex | None:

@@ -40,7 +40,7 @@ from danube_trio._core.disk import Disk, free_path, name_of, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, encode_trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
-from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
+from danube_trio._engine.files.segments import build_index, file_crc, only_zeros, reach
 from danube_trio._engine.files.space import replace_with_room
 from danube_trio._engine.files.tail import put_mark
 
@@ -121,21 +121,22 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
             spare.append(base)
         else:
             own.append((base, following))
-    if own:
+    if own:  # before anything that they may have seen goes
         _tell_followers(disk, names, meta, mark, own[0][0], bases[-1])
     for base in spare:
         disk.unlink(names.segment(base))
     for base, following in own:
         path = names.segment(base)
         known = mark.durable_end if mark is not None else 0
-        end = following if following != _LAST else max(_end_of(disk, path, base), known)
+        end = following if following != _LAST else max(reach(disk, names, base), known)
         targets.append(free_path(listing, partial(names.cut_bytes, base, 0, "fenced")))
         if following == _LAST:
             _sync(disk, path)
         disk.rename(path, targets[-1])
         moved.append((base, end))
-    disk.sync_dir(names.directory)
+    disk.sync_dir(names.directory)  # the old names are gone before the log begins elsewhere
     _begin_at(disk, names, meta, state)
+    assert not names.segment_bases(disk.list_dir(names.directory)), names.directory
     if not moved:
         return []
     if state.owner == meta.directory_id and not meta.writers:  # see `disown`
@@ -171,12 +172,6 @@ def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
             and file_crc(file, end) == descriptor.crc32
             and only_zeros(file, end, size)  # space that was reserved, and never filled
         )
-
-
-def _end_of(disk: Disk, path: str, base: int) -> int:
-    """The offset after the last whole batch; for the report."""
-    with closing(disk.open(path, "r")) as file:
-        return build_index(file, base, size=file.size())[0].end
 
 
 def _sync(disk: Disk, path: str) -> None:

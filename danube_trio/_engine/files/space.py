@@ -31,13 +31,7 @@ from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
-from danube_trio._core.disk import (
-    Disk,
-    pieces_of,
-    put_in_place,
-    put_parts_in_place,
-    read_if_there,
-)
+from danube_trio._core.disk import Disk, pieces_of, put_in_place, put_parts_in_place, read_if_there
 from danube_trio._core.files import (
     TRIM_BYTES,
     TRIM_COPIES,

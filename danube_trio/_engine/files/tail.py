@@ -284,7 +284,7 @@ class Tail:
 
     def roll(self, end: int) -> None:
         """Seal the active segment, which ends at offset `end`, and begin the next one."""
-        self._check_files()
+        self._check_files()  # first: once it is sealed and closed, nobody can tell any more
         self.finish(end)
         self._begin(end)
         self.sync_directory()
@@ -297,6 +297,7 @@ class Tail:
 
     def _begin(self, end: int) -> None:
         """Begin the next segment. Without space for its name, nothing changed."""
+        assert end >= self.base, (end, self.base)
         file = self.disk.open(self.names.segment(end), "create")
         old, self._file = self._file, file
         self.presence.know(old.path, old.stat())

@@ -35,8 +35,7 @@ from danube_trio._core.frame import Block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.route import Tier, route
 from danube_trio._core.segment import Segment
-from danube_trio._engine.files.fetch import fetch_block
-from danube_trio._engine.files.segments import load_index
+from danube_trio._engine.files.segments import fetch_block, load_index
 from danube_trio._engine.read.source import ReaderSource
 from danube_trio.errors import (
     CorruptDataError,

@@ -64,15 +64,7 @@ from danube_trio.errors import (
     describe,
 )
 
-__all__ = [
-    "EngineThread",
-    "Hold",
-    "LeaveJob",
-    "acquire",
-    "retire",
-    "settle_leaving",
-    "tell_nobody",
-]
+__all__ = ["EngineThread", "Hold", "LeaveJob", "acquire", "retire", "settle_leaving", "tell_nobody"]
 
 log = logging.getLogger("danube_trio.engine")
 
