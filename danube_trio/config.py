@@ -73,13 +73,16 @@ def _text(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{field.name}={value!r} cannot be encoded as UTF-8") from error
 
 
-def _directory(value: str | os.PathLike[str] | None) -> str | None:
-    if value is None:
-        return None
+def directory_path(name: str, value: str | os.PathLike[str], rest: str = "") -> str:
+    """The absolute path; ValueError, which names the argument, if it is none of a directory."""
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(f"dir={value!r} must be the path of a directory, or None")
+        raise ValueError(f"{name}={value!r} must be the path of a directory{rest}")
     return os.path.abspath(path)  # now, so that a later chdir does not split the log
+
+
+def _directory(value: str | os.PathLike[str] | None) -> str | None:
+    return None if value is None else directory_path("dir", value, ", or None")
 
 
 @attrs.frozen(kw_only=True)

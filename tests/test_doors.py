@@ -28,7 +28,7 @@ from danube_trio import (
     WalConfig,
 )
 from danube_trio._disk.real import RealDisk
-from danube_trio._engine.read.file_shelf import fetch_block
+from danube_trio._engine.files.segments import fetch_block
 from danube_trio.cloud import MemoryStore
 from danube_trio.testing import SimDisk
 

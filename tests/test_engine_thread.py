@@ -26,7 +26,7 @@ import danube_trio.blocking
 from danube_trio import LogBrokenError, LogClosedError, WalConfig
 from danube_trio._engine.thread import engine_thread as engine_module
 from danube_trio._engine.thread.engine_thread import THREAD_NAME, EngineThread
-from danube_trio._engine.thread.jobs import Job
+from danube_trio._engine.thread.jobs import Job, Work
 
 
 class BugError(Exception):
@@ -38,7 +38,7 @@ class BuggyJob(Job):
 
     __slots__ = ()
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         raise BugError
 
 
@@ -51,7 +51,7 @@ async def never() -> None:
 
 
 def in_the_hosts_nursery(engine_thread: EngineThread) -> None:
-    engine_thread.nursery.start_soon(fail)
+    vars(engine_thread)["_work"].nursery.start_soon(fail)
 
 
 def in_a_system_task(engine_thread: EngineThread) -> None:

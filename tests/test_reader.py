@@ -27,8 +27,8 @@ from danube_trio import (
     open_wal,
 )
 from danube_trio._core.frame import Block
+from danube_trio._engine.files.segments import Fetched, fetch_block
 from danube_trio._engine.read import file_shelf
-from danube_trio._engine.read.file_shelf import Fetched, fetch_block
 from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio.testing import SimDisk, SimStore
 

@@ -46,7 +46,6 @@ FACE = {"", "_version", "storage", "watch"}
 
 # Circles inside one room. A circle that is gone leaves this list; none is added.
 CIRCLES = {
-    ("_engine.thread.engine_thread", "_engine.thread.jobs"),
     ("cli", "cli._app", "cli._completion", "cli._machine_commands"),
     ("cli._options", "cli._where"),
     ("dispatch._consumer", "dispatch._delivery"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,7 @@ from danube_trio import (
     open_wal,
 )
 from danube_trio._core.topic_names import topic_name, topic_path
+from danube_trio._engine.topics.open import FILES_OF_A_TOPIC
 from danube_trio._engine.topics.topic import another
 from danube_trio.errors import FencedError, MessageTooLargeError
 from danube_trio.metadata import MemoryMetadata
@@ -557,6 +560,15 @@ async def test_topics_share_a_few_threads(tmp_path: Path) -> None:
         ours = [t for t in lanes if not t.name.startswith("trio.to_thread")]
         assert storage.statistics().open_topics == 20
         assert len([t for t in ours if "Trio thread" not in t.name]) <= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what is open")
+async def test_an_open_topic_holds_as_many_files_as_it_is_counted_for(tmp_path: Path) -> None:
+    async with open_storage(StorageConfig(dir=str(tmp_path))) as storage:
+        async with storage.topic(A):
+            names = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+            held = [name for name in names if name.startswith(str(tmp_path / topic_path(A)))]
+            assert len(held) == FILES_OF_A_TOPIC, held
 
 
 async def test_cursors_have_a_metadata_store() -> None:

@@ -40,9 +40,10 @@ nothing, and a change that another machine made to a network file system may com
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from itertools import count
 from typing import Literal, Protocol, TypeVar
 
 import attrs
@@ -57,18 +58,26 @@ __all__ = [
     "Lock",
     "OpenDirectory",
     "OpenMode",
+    "Readable",
     "Stray",
     "Watch",
+    "free_path",
     "hold",
+    "list_if_there",
+    "name_of",
+    "open_anew",
     "parent_of",
+    "pieces_of",
     "put_in_place",
     "put_parts_in_place",
     "read_file",
+    "read_if_there",
     "replace_file",
 ]
 
 OpenMode = Literal["r", "rw", "create"]
 TMP_SUFFIX = ".tmp"
+PIECE_BYTES = 1 << 20  # of what is read to the end, a piece at a time
 T = TypeVar("T")
 
 
@@ -111,12 +120,8 @@ class Stray:
         return what + (", and another one is in its place" if self.replaced else "")
 
 
-class File(Protocol):
-    """An open regular file. Positions and sizes are in bytes; there is no current position.
-
-    Every method raises `OSError`; with errno EBADF after `close`, and for a change to a file that
-    was opened with mode "r".
-    """
+class Readable(Protocol):
+    """What reading takes. A file has it, and an object that is read like one."""
 
     @property
     def path(self) -> str:
@@ -126,6 +131,18 @@ class File(Protocol):
     def read_at(self, size: int, position: int) -> bytes:
         """Read exactly `size` bytes; fewer only where the file ends. Loops on short reads."""
         ...
+
+    def size(self) -> int:
+        """Return the size in bytes."""
+        ...
+
+
+class File(Readable, Protocol):
+    """An open regular file. Positions and sizes are in bytes; there is no current position.
+
+    Every method raises `OSError`; with errno EBADF after `close`, and for a change to a file that
+    was opened with mode "r".
+    """
 
     def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
         """Write all of `data`, extending the file (with zeros before `position`) as needed.
@@ -141,10 +158,6 @@ class File(Protocol):
         The same as a write and a sync, in one call of the system where it has one. It speaks of
         these bytes and the size only: what was written before may still be lost.
         """
-        ...
-
-    def size(self) -> int:
-        """Return the size in bytes."""
         ...
 
     def stat(self) -> FileStat:
@@ -369,6 +382,17 @@ def parent_of(path: str) -> str:
     return (head.rstrip("/") or "/") if slash or path.startswith("/") else "."
 
 
+def name_of(path: str) -> str:
+    """Return the name that `path` has in its directory."""
+    return path.rpartition("/")[2]
+
+
+def free_path(listing: Iterable[str], path_of: Callable[[int], str]) -> str:
+    """Return the first of the paths for 0, 1, 2 and so on whose name is not in the listing."""
+    taken = set(listing)
+    return next(path for path in map(path_of, count()) if name_of(path) not in taken)
+
+
 def hold(disk: Disk, path: str, holder: str) -> OpenDirectory:
     """Open the directory of the lock file `path`, and lock both. Raises as `OpenDirectory.lock`."""
     held = disk.open_dir(parent_of(path))
@@ -386,19 +410,52 @@ def read_file(disk: Disk, path: str, limit: int) -> bytes:
     Raises CorruptDataError, before anything is allocated, if it is larger than `limit` bytes, and
     OSError(EIO) if it ends before the size that it had when it was opened.
     """
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         if size > limit:
             raise CorruptDataError(
                 f"the file has {size} bytes where at most {limit} are expected", path=path
             )
         data = file.read_at(size, 0)
-    finally:
-        file.close()
     if len(data) != size:
         raise OSError(errno.EIO, f"only {len(data)} of {size} bytes could be read", path)
     return data
+
+
+def read_if_there(disk: Disk, path: str, limit: int) -> bytes | None:
+    """`read_file`; None if there is no such file."""
+    try:
+        return read_file(disk, path, limit)
+    except FileNotFoundError:
+        return None
+
+
+def list_if_there(disk: Disk, path: str) -> list[str]:
+    """The names in a directory; none if there is no such directory."""
+    try:
+        return disk.list_dir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def pieces_of(
+    file: Readable, position: int = 0, end: int = 1 << 63, size: int = PIECE_BYTES
+) -> Iterator[tuple[int, bytes]]:
+    """What is in `[position, end)` of a file, in order, each piece with its position."""
+    while position < end and (data := file.read_at(min(size, end - position), position)):
+        yield position, data
+        position += len(data)
+
+
+def open_anew(disk: Disk, path: str) -> File:
+    """Create a file whose name a crash, or a try before, may have left.
+
+    It is a new one: the old one may have unsynced writes of its own.
+    """
+    with suppress(FileExistsError):
+        return disk.open(path, "create")
+    disk.unlink(path)
+    return disk.open(path, "create")
 
 
 def replace_file(disk: Disk, path: str, data: bytes) -> None:
@@ -420,24 +477,17 @@ def put_in_place(disk: Disk, path: str, data: bytes) -> None:
 def put_parts_in_place(disk: Disk, path: str, parts: Iterable[bytes]) -> None:
     """`put_in_place` for content that need not be in memory all at once."""
     temporary = path + TMP_SUFFIX
+    file = open_anew(disk, temporary)
     try:
-        file = disk.open(temporary, "create")
-    except FileExistsError:
-        # Left by a crash. A new file, because the old one may have unsynced writes of its own.
-        disk.unlink(temporary)
-        file = disk.open(temporary, "create")
-    try:
-        try:
+        with closing(file):
             position = 0
             for part in parts:
                 file.write_at(part, position)
                 position += len(part)
             file.sync_data()
-        finally:
-            file.close()
         disk.rename(temporary, path)
     except OSError:
         # On a full disk the temporary holds space that somebody needs; the first error counts.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             disk.unlink(temporary)
         raise

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
 import time
 import weakref
@@ -34,6 +35,7 @@ __all__ = [
     "find_holder",
     "others_locked",
     "read_holder",
+    "this_process",
     "try_lock",
     "write_holder",
 ]
@@ -127,6 +129,11 @@ def others_locked(directory: int, listing: list[str], name: str) -> bool:
     """Whether a directory may be locked by somebody of another kind, who has his own file in it."""
     others = [other for other in listing if other.endswith("lock") and other != name]
     return any(_is_locked(other, _FILE, directory) for other in others)
+
+
+def this_process(doing: str = "") -> str:
+    """Who holds a lock, for people: this process, and what it is doing if that is not a log."""
+    return f"{doing}{', ' * bool(doing)}process {os.getpid()} on {socket.gethostname()}"
 
 
 def read_holder(fd: int) -> str:

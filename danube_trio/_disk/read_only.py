@@ -11,7 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
-from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenDirectory, OpenMode
+from danube_trio._core.disk import Disk, File, OpenMode
 
 __all__ = ["ReadOnlyDisk"]
 
@@ -33,10 +33,11 @@ class ReadOnlyDisk:
         self._disk = disk
         self._refresh = refresh
         self._check = check
-        self.list_dir = disk.list_dir
-        self.file_size = disk.file_size
-        self.free_bytes = disk.free_bytes
-        self.watch = disk.watch
+        self.list_dir, self.free_bytes, self.watch = disk.list_dir, disk.free_bytes, disk.watch
+        self.stat, self.file_size = disk.stat, disk.file_size
+        self.make_dir = self.unlink = self.sync_dir = self.open_dir = self.lock = _refuse
+        self.rename = self.link = _refuse_two
+        self.open_lane = _refuse_lane
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:
         try:
@@ -54,33 +55,14 @@ class ReadOnlyDisk:
     def open(self, path: str, mode: OpenMode) -> File:
         return self._disk.open(path, mode) if mode == "r" else _refuse(path)
 
-    def stat(self, path: str) -> FileStat:
-        return self._disk.stat(path)
 
-    def make_dir(self, path: str) -> None:
-        _refuse(path)
-
-    def rename(self, source: str, target: str) -> None:
-        _refuse(target)
-
-    def link(self, source: str, target: str) -> None:
-        _refuse(target)
-
-    def unlink(self, path: str) -> None:
-        _refuse(path)
-
-    def sync_dir(self, path: str) -> None:
-        _refuse(path)
-
-    def open_dir(self, path: str) -> OpenDirectory:
-        _refuse(path)
-
-    def lock(self, path: str, holder: str) -> Lock:
-        _refuse(path)
-
-    def open_lane(self) -> Lane:
-        _refuse("a lane")
-
-
-def _refuse(path: str) -> NoReturn:
+def _refuse(path: str, holder: str = "") -> NoReturn:
     raise OSError(errno.EROFS, "a follower changes nothing", path)
+
+
+def _refuse_two(source: str, target: str) -> NoReturn:
+    _refuse(target)
+
+
+def _refuse_lane() -> NoReturn:
+    _refuse("a lane")

@@ -27,8 +27,6 @@ import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-import trio
-
 from danube_trio._core.disk import FileStat, Stray, parent_of
 from danube_trio._disk.inotify import open_watch
 from danube_trio._disk.lane import ThreadLane
@@ -40,6 +38,7 @@ from danube_trio._disk.locks import (
     try_lock,
     write_holder,
 )
+from danube_trio._disk.threads import Threads
 from danube_trio.errors import LogLockedError
 
 if TYPE_CHECKING:
@@ -245,14 +244,11 @@ class RealDisk:
     def __init__(self, *, threads: int = DEFAULT_THREADS) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads!r}")
-        self._threads = threads
-        # A limiter is not thread-safe and remembers tasks: each event loop run has its own.
-        self._limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
-            "danube-trio disk threads"
-        )
+        self._limit = threads
+        self._threads = Threads(threads, "danube-trio disk threads")
 
     def __repr__(self) -> str:
-        return f"RealDisk(threads={self._threads})"
+        return f"RealDisk(threads={self._limit})"
 
     def make_dir(self, path: str) -> None:
         _check_can_write(path)
@@ -382,14 +378,7 @@ class RealDisk:
         return await open_watch(path, file, self.run) if sys.platform == "linux" else None
 
     async def run(self, fn: Callable[..., T], /, *args: object) -> T:
-        try:
-            limiter = self._limiter.get()
-        except LookupError:
-            limiter = trio.CapacityLimiter(self._threads)
-            self._limiter.set(limiter)
-        return await trio.to_thread.run_sync(
-            functools.partial(fn, *args), abandon_on_cancel=False, limiter=limiter
-        )
+        return await self._threads.run(fn, *args)
 
     def open_lane(self) -> ThreadLane:
         return ThreadLane()

@@ -16,7 +16,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from danube_trio._core.disk import Disk, File, FileStat, Lane, Lock, OpenDirectory, OpenMode, Watch
+from danube_trio._core.disk import Disk, Lane
 
 __all__ = ["SharedLanes"]
 
@@ -53,6 +53,7 @@ class _Share:
             return
         self._closed = True
         self._common.shares -= 1
+        assert self._common.shares >= 0
         await self._lane.run(_nothing)
 
 
@@ -72,6 +73,12 @@ class SharedLanes:
         self._disk = disk
         self._limit = lanes
         self._lanes: list[_Common] = []
+        # All else is the disk's.
+        self.make_dir, self.list_dir, self.sync_dir = disk.make_dir, disk.list_dir, disk.sync_dir
+        self.open, self.stat, self.file_size = disk.open, disk.stat, disk.file_size
+        self.rename, self.link, self.unlink = disk.rename, disk.link, disk.unlink
+        self.open_dir, self.lock, self.free_bytes = disk.open_dir, disk.lock, disk.free_bytes
+        self.watch, self.run = disk.watch, disk.run
 
     def __repr__(self) -> str:
         return f"<SharedLanes of {self._disk!r}, {len(self._lanes)} of {self._limit}>"
@@ -86,47 +93,3 @@ class SharedLanes:
         """Close the lanes themselves, when all shares are closed."""
         for common in self._lanes:
             await common.lane.aclose()
-
-    # ---- all else is the disk's
-
-    def make_dir(self, path: str) -> None:
-        self._disk.make_dir(path)
-
-    def list_dir(self, path: str) -> list[str]:
-        return self._disk.list_dir(path)
-
-    def open(self, path: str, mode: OpenMode) -> File:
-        return self._disk.open(path, mode)
-
-    def file_size(self, path: str) -> int:
-        return self._disk.file_size(path)
-
-    def stat(self, path: str) -> FileStat:
-        return self._disk.stat(path)
-
-    def rename(self, source: str, target: str) -> None:
-        self._disk.rename(source, target)
-
-    def link(self, source: str, target: str) -> None:
-        self._disk.link(source, target)
-
-    def unlink(self, path: str) -> None:
-        self._disk.unlink(path)
-
-    def sync_dir(self, path: str) -> None:
-        self._disk.sync_dir(path)
-
-    def open_dir(self, path: str) -> OpenDirectory:
-        return self._disk.open_dir(path)
-
-    def lock(self, path: str, holder: str) -> Lock:
-        return self._disk.lock(path, holder)
-
-    def free_bytes(self, path: str) -> int:
-        return self._disk.free_bytes(path)
-
-    async def watch(self, path: str, file: str) -> Watch | None:
-        return await self._disk.watch(path, file)
-
-    async def run(self, fn: Callable[..., T], /, *args: object) -> T:
-        return await self._disk.run(fn, *args)

@@ -30,17 +30,16 @@ import attrs
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.danube_names import OBJECT_NAME
 from danube_trio._core.documents import compact, parse
-from danube_trio._core.files import NewerFormatError, with_crc, without_crc
+from danube_trio._core.files import with_crc, without_crc
 from danube_trio._core.identity import check_place
 from danube_trio._core.manifest import manifest_sequence, object_parts
 from danube_trio.catalog._base import Catalog
-from danube_trio.catalog._patient import PatientStore, latest_state
-from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
+from danube_trio.catalog._patient import PatientStore, latest_state, read_document
+from danube_trio.catalog._retry import Backoff, Tries
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import (
     CorruptDataError,
     FencedError,
-    ObjectNotFoundError,
     PreconditionFailedError,
     StoreUnavailableError,
     UnsupportedFormatError,
@@ -189,24 +188,17 @@ async def read_claim(store: CloudStore, catalog: Catalog) -> Claim | None:
 
 
 async def _read(store: CloudStore, key: str) -> Claim | None:
-    async def read() -> Claim:
-        _, data = await store.get(key)
-        try:
-            return parse(without_crc(data), Claim, newest=FORMAT)
-        except NewerFormatError as error:
-            raise UnsupportedFormatError(key, str(error), "Use a newer version") from error
-        except ValueError as error:
-            refuse_page(store.url, data)
-            raise CorruptDataError(
-                f"it does not say whose prefix this is: {error}",
-                path=f"{store.url}/{key}",
-                advice="Nothing was changed. Restore it from a copy, or an older version of it",
-            ) from error
+    def decode(data: bytes) -> Claim:
+        return parse(without_crc(data), Claim, newest=FORMAT)
 
-    try:
-        return await look_twice(read)
-    except ObjectNotFoundError:
-        return None
+    def damaged(reason: str) -> CorruptDataError:
+        return CorruptDataError(
+            f"it does not say whose prefix this is: {reason}",
+            path=f"{store.url}/{key}",
+            advice="Nothing was changed. Restore it from a copy, or an older version of it",
+        )
+
+    return await read_document(store, key, decode, damaged)
 
 
 async def _refuse_nested(store: CloudStore, prefix: str) -> None:

@@ -36,10 +36,8 @@ import logging
 from collections.abc import Sequence
 
 import attrs
-import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.files import NewerFormatError
 from danube_trio._core.identity import check_place, check_topic
 from danube_trio._core.manifest import (
     Manifest,
@@ -55,16 +53,15 @@ from danube_trio._core.manifest import (
     manifest_sequence,
     page_sequence,
 )
-from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
+from danube_trio.catalog._patient import each, read_document
+from danube_trio.catalog._retry import Backoff, Tries, look_twice
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import (
     CorruptDataError,
     FencedError,
-    ObjectNotFoundError,
     PreconditionFailedError,
     StoreError,
     StoreUnavailableError,
-    UnsupportedFormatError,
 )
 
 __all__ = ["ManifestCatalog"]
@@ -240,70 +237,33 @@ class ManifestCatalog:
 
     async def _get(self, sequence: int) -> tuple[Manifest, bytes] | None:
         """The manifest with this number, and its bytes; None if there is none."""
-
-        async def read() -> tuple[Manifest, bytes]:
-            _, data = await self._store.get(self._key(sequence))
-            try:
-                return decode_manifest(data, sequence), data
-            except NewerFormatError as error:
-                raise self._newer(self._key(sequence), error) from error
-            except ValueError as error:
-                refuse_page(self.url, data)
-                raise self._corrupt(str(error), sequence) from error
-
-        try:
-            return await look_twice(read)
-        except ObjectNotFoundError:
-            return None
+        return await read_document(
+            self._store,
+            self._key(sequence),
+            lambda data: (decode_manifest(data, sequence), data),
+            lambda reason: self._corrupt(reason, sequence),
+        )
 
     async def _load(self, refs: Sequence[PageRef]) -> list[Page | None]:
         """These pages; None for each that is not there. Several at a time: a log may have many."""
         known = self._newest.pages if self._newest else ()
         pages: dict[PageRef, Page | None] = {page.ref: page for page in known}
-        wanted = iter([ref for ref in refs if ref not in pages])
-        errors: list[Exception] = []
 
-        async def load() -> None:
-            try:
-                for ref in wanted:
-                    pages[ref] = await self._load_page(ref)
-            except Exception as error:
-                errors.append(error)
-                nursery.cancel_scope.cancel()
+        async def load(ref: PageRef) -> None:
+            key = self._page_key(ref.name)
+            pages[ref] = await read_document(
+                self._store,
+                key,
+                lambda data: decode_page(data, ref),
+                lambda why: CorruptDataError(why, path=key, offset=ref.base, advice=_ADVICE),
+            )
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(self._requests):
-                nursery.start_soon(load)
-        if errors:
-            raise errors[0]
+        await each(load, [ref for ref in refs if ref not in pages], self._requests)
         return [pages[ref] for ref in refs]
-
-    async def _load_page(self, ref: PageRef) -> Page | None:
-        key = self._page_key(ref.name)
-
-        async def read() -> Page:
-            _, data = await self._store.get(key)
-            try:
-                return decode_page(data, ref)
-            except NewerFormatError as error:
-                raise self._newer(key, error) from error
-            except ValueError as error:
-                refuse_page(self.url, data)
-                reason = str(error)
-                raise CorruptDataError(reason, path=key, offset=ref.base, advice=_ADVICE) from error
-
-        try:
-            return await look_twice(read)
-        except ObjectNotFoundError:
-            return None
 
     def _corrupt(self, reason: str, sequence: int) -> CorruptDataError:
         where = f"{self.url}/manifest/{manifest_name(sequence)}"
         return CorruptDataError(reason, path=where, advice=_ADVICE)
-
-    def _newer(self, key: str, error: NewerFormatError) -> UnsupportedFormatError:
-        where = f"{self._store.url.rstrip('/')}/{key}"
-        return UnsupportedFormatError(where, str(error), "Use a newer version of danube-trio")
 
     # ---- publishing
 

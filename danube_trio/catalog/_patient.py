@@ -11,16 +11,24 @@ never means more than "read, and compare" (see `CloudStore`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
-from danube_trio._core.catalog import CatalogState
-from danube_trio.catalog._base import Catalog
-from danube_trio.catalog._retry import Backoff, Tries
-from danube_trio.cloud import CloudStore, ObjectInfo
-from danube_trio.errors import StoreUnavailableError
+import trio
 
-__all__ = ["PatientStore", "latest_state", "ride_out"]
+from danube_trio._core.catalog import CatalogState
+from danube_trio._core.files import NewerFormatError
+from danube_trio.catalog._base import Catalog
+from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
+from danube_trio.cloud import CloudStore, ObjectInfo
+from danube_trio.errors import (
+    CorruptDataError,
+    ObjectNotFoundError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+
+__all__ = ["PatientStore", "each", "latest_state", "read_document", "ride_out"]
 
 T = TypeVar("T")
 
@@ -38,6 +46,60 @@ async def ride_out(call: Callable[[], Awaitable[T]], backoff: Backoff, what: str
 async def latest_state(catalog: Catalog, backoff: Backoff | None = None) -> CatalogState | None:
     """`Catalog.latest`, whoever made the catalog. Raises as that does."""
     return await ride_out(catalog.latest, backoff or Backoff(), f"reading {catalog.url}")
+
+
+async def read_document(
+    store: CloudStore,
+    key: str,
+    decode: Callable[[bytes], T],
+    damaged: Callable[[str], CorruptDataError],
+) -> T | None:
+    """What is stored under a key, looked at twice if it is damaged; None if there is nothing.
+
+    `damaged` makes the error of what `decode` says. Raises StoreUnavailableError also if a proxy
+    answers; UnsupportedFormatError.
+    """
+
+    async def read() -> T:
+        _, data = await store.get(key)
+        try:
+            return decode(data)
+        except NewerFormatError as error:
+            where = f"{store.url.rstrip('/')}/{key}"
+            advice = "Use a newer version of danube-trio"
+            raise UnsupportedFormatError(where, str(error), advice) from error
+        except ValueError as error:
+            refuse_page(store.url, data)
+            raise damaged(str(error)) from error
+
+    try:
+        return await look_twice(read)
+    except ObjectNotFoundError:
+        return None
+
+
+async def each(fn: Callable[[T], Awaitable[object]], items: Iterable[T], at_a_time: int) -> None:
+    """Call it for each item, some at a time. The first error ends it, and is raised as it is."""
+    left, failures = iter(items), list[Exception]()
+
+    async def work(scope: trio.CancelScope) -> None:
+        try:
+            for item in left:
+                await fn(item)
+        except Exception as error:
+            failures.append(error)
+            scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(at_a_time):
+                nursery.start_soon(work, nursery.cancel_scope)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise KeyboardInterrupt from group
+    if failures:
+        raise failures[0]
 
 
 class PatientStore:

@@ -11,12 +11,13 @@ import attrs
 import trio
 
 from danube_trio._disk.real import RealDisk
+from danube_trio._engine.care.restore_files import check_target
 from danube_trio._engine.danube.directory import Kind
 from danube_trio._engine.danube.import_log import (
+    MAKER,
     STAGING,
     Imported,
     Plan,
-    check_target,
     import_log,
     plan_import,
 )
@@ -47,7 +48,7 @@ def import_danube(
     """Run the command; returns the exit code."""
     disk = RealDisk()
     target = os.path.abspath(target)
-    check_target(disk, target)
+    check_target(disk, target, MAKER)
     if f"{target}/".startswith(f"{os.path.abspath(source)}/"):
         raise ValueError(f"{target} is inside the source, to which nothing is written")
     counts: Counter[str] = Counter()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from collections import Counter
 from typing import Any
@@ -14,7 +12,7 @@ import click
 
 from danube_trio._core.disk import Disk, OpenDirectory, hold
 from danube_trio._core.segment import LogNames
-from danube_trio._disk.locks import find_holder
+from danube_trio._disk.locks import find_holder, this_process
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.repair import apply_repair
 from danube_trio._engine.care.repair_plan import Plan, Policy, Step, plan_repair
@@ -166,7 +164,7 @@ def _repair(disk: Disk, names: LogNames, shown: Plan, codec: str | None, as_json
 
 
 def _hold(disk: Disk, names: LogNames) -> OpenDirectory:
-    return hold(disk, names.lock, f"repair, process {os.getpid()} on {socket.gethostname()}")
+    return hold(disk, names.lock, this_process("repair"))
 
 
 def _agreed(as_json: bool) -> bool:

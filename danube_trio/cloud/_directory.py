@@ -24,6 +24,7 @@ from danube_trio.cloud._closing import Closing
 from danube_trio.cloud._keys import Chunks, as_bytes, check_key, check_prefix, check_range
 from danube_trio.cloud._object_files import ObjectFiles, Temporary
 from danube_trio.cloud._store import ObjectInfo
+from danube_trio.config import directory_path
 from danube_trio.errors import (
     AccessDeniedError,
     DanubeError,
@@ -64,10 +65,7 @@ class DirectoryStore(Closing):
     """
 
     def __init__(self, path: str | os.PathLike[str], disk: Disk) -> None:
-        root = os.fspath(path)
-        if not isinstance(root, str) or not root or "\0" in root:
-            raise ValueError(f"path={path!r} must be the path of a directory")
-        self._root = os.path.abspath(root)
+        self._root = directory_path("path", path)
         self._disk = disk
         self._files = ObjectFiles(disk, self._root)
         self._placing = trio.Lock()
@@ -111,9 +109,10 @@ class DirectoryStore(Closing):
         check_key(key)
         begin = partial(self._files.begin, key)
         async with self._temporary("upload", key, begin) as temporary:
-            source: Iterator[bytes] = await self._source(chunks)
-            while await self._take(temporary, source):
-                pass
+            # What the iterator raises comes out as it is: that is no error of the store.
+            source = await self._disk.run(chunks)
+            while piece := await self._disk.run(_next_piece, source):
+                await self._run("upload", key, temporary.write, *piece)
             await self._run("upload", key, temporary.finish)
             return await self._place("upload", temporary, None)
 
@@ -213,16 +212,6 @@ class DirectoryStore(Closing):
         if error.errno in _DENIED:
             return AccessDeniedError(text)
         return StoreUnavailableError(text)
-
-    async def _source(self, chunks: Chunks) -> Iterator[bytes]:
-        return await self._disk.run(chunks)
-
-    async def _take(self, temporary: Temporary, source: Iterator[bytes]) -> bool:
-        """Write a piece of an upload. What the iterator raises comes out as it is."""
-        piece = await self._disk.run(_next_piece, source)
-        if piece:
-            await self._run("upload", temporary.key, temporary.write, *piece)
-        return bool(piece)
 
 
 def _next_piece(source: Iterator[bytes]) -> list[bytes]:

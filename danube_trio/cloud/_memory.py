@@ -13,6 +13,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from danube_trio._disk.threads import Threads
 from danube_trio.cloud._closing import Closing
 from danube_trio.cloud._keys import (
     Chunks,
@@ -101,9 +102,7 @@ class MemoryStore(Closing):
     def __init__(self) -> None:
         tags = itertools.count(1)
         self._content = ObjectMap(lambda _: str(next(tags)), time.time, self.url)
-        self._limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
-            "danube-trio memory store uploads"
-        )
+        self._threads = Threads(UPLOAD_THREADS, "danube-trio memory store uploads")
 
     def __repr__(self) -> str:
         return f"<MemoryStore, objects: {len(self._content.objects)}>"
@@ -140,20 +139,10 @@ class MemoryStore(Closing):
         check_key(key)
         run = _Collect(chunks)
         try:
-            data = await trio.to_thread.run_sync(
-                run, abandon_on_cancel=True, limiter=self._upload_limiter()
-            )
+            data = await self._threads.run(run, abandon=True)
         finally:
             run.wanted = False
         return self._map.put(key, data)
-
-    def _upload_limiter(self) -> trio.CapacityLimiter:
-        try:
-            return self._limiter.get()
-        except LookupError:
-            limiter = trio.CapacityLimiter(UPLOAD_THREADS)
-            self._limiter.set(limiter)
-            return limiter
 
     async def get(
         self, key: str, start: int = 0, end: int | None = None

@@ -36,12 +36,13 @@ import errno
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import accumulate
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, hold, parent_of
+from danube_trio._core.disk import Disk, File, hold, list_if_there, parent_of
 from danube_trio.cloud._keys import is_key, start_of
 from danube_trio.cloud._leftovers import RESERVED, Writer
 from danube_trio.cloud._root import Root
@@ -258,11 +259,9 @@ class ObjectFiles:
                 raise
             self._place.check()
             raise ObjectNotFoundError(f"there is no {key!r}") from None
-        try:
+        with closing(file):
             self._place.check()
             yield file
-        finally:
-            file.close()
 
     def read_dir(self, prefix: str, after: str) -> tuple[list[ObjectInfo], list[str]]:
         """Return the objects and the prefixes one level below a prefix, as far as above `after`."""
@@ -299,8 +298,7 @@ class ObjectFiles:
         self._settle(path)
         names: list[str] = []
         if not any(self._is_link(self.path_of(above)) for above in _way_to(prefix)):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                names = self._disk.list_dir(path)
+            names = list_if_there(self._disk, path)
         for name in names:
             key = f"{prefix}/{name}" if prefix else name
             if not name.startswith(RESERVED) and is_key(key):
@@ -377,10 +375,8 @@ class ObjectFiles:
     def _lock(self) -> Generator[None]:
         self._place.check()  # before it makes a file
         held = hold(self._disk, f"{self._root}/{LOCK}", HOLDER)
-        try:
+        with closing(held):
             yield
-        finally:
-            held.close()
 
     def _prepare(self, directory: str) -> None:
         """Make the directory, durably, and remove the leftovers there; once."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 import trio
 
+from danube_trio._disk.threads import Threads
 from danube_trio.cloud import _answers
 from danube_trio.cloud._closing import Closing
 from danube_trio.cloud._jobs import ListJob, SourceError, UploadJob, list_prefixes
@@ -87,9 +88,8 @@ class ObstoreStore(Closing):
         self._client = make(self._options.max_retries)
         self._client_once = make(0)
         self._given_up: list[UploadJob] = []  # cancelled, and not ended yet
-        self._limiters: trio.lowlevel.RunVar[tuple[trio.CapacityLimiter, trio.CapacityLimiter]] = (
-            trio.lowlevel.RunVar("danube-trio object store threads")
-        )
+        self._threads = Threads(self._options.concurrency, "danube-trio object store threads")
+        self._upload_threads = Threads(UPLOAD_THREADS, "danube-trio object store uploads")
 
     def __repr__(self) -> str:
         return f"<ObstoreStore {self.url}>"
@@ -152,15 +152,14 @@ class ObstoreStore(Closing):
         check_range(start, end)
         if end == start:
             return await self._nothing_of(key, start)
-        try:
-            info, data = await self._run("get", key, partial(self._get, key, start, end))
-        except _RangeRefusedError as refusal:
+        found = await self._run("get", key, partial(self._get, key, start, end))
+        if isinstance(found, Exception):
             # Servers refuse to send no bytes at all, and each says so in its own way.
-            info = await self.head(key)
+            info, data = await self._nothing_of(key, start)
             if start < info.size_bytes:
-                raise self._meaning("get", key, refusal.error) from refusal.error
-            start_of(key, start, info.size_bytes)
-            return info, b""
+                raise self._meaning("get", key, found) from found
+            return info, data
+        info, data = found
         stop = info.size_bytes if end is None else min(end, info.size_bytes)
         if len(data) != stop - start:
             raise StoreUnavailableError(
@@ -173,7 +172,8 @@ class ObstoreStore(Closing):
         start_of(key, start, info.size_bytes)
         return info, b""
 
-    def _get(self, key: str, start: int, end: int | None) -> tuple[ObjectInfo, bytes]:
+    def _get(self, key: str, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | Exception:
+        """Returns the error if the range that was asked for is none of the object, it seems."""
         options: GetOptions = {}
         if end is not None:
             options["range"] = (start, end)
@@ -184,7 +184,7 @@ class ObstoreStore(Closing):
             return self._info(result.meta), bytes(result.bytes())
         except _answers.LIBRARY_ERRORS as error:
             if options and _answers.is_range_error(error):
-                raise _RangeRefusedError(error) from error
+                return error
             raise
 
     async def head(self, key: str) -> ObjectInfo:
@@ -274,29 +274,12 @@ class ObstoreStore(Closing):
     async def _run(self, call: str, key: str, fn: Callable[[], T], *, upload: bool = False) -> T:
         """Run `fn` in a thread, and say what the library's errors mean for this call."""
         self.check_open()
+        threads = self._upload_threads if upload else self._threads
         try:
-            limiters = self._limiters.get()
-        except LookupError:
-            limiters = (
-                trio.CapacityLimiter(self._options.concurrency),
-                trio.CapacityLimiter(UPLOAD_THREADS),
-            )
-            self._limiters.set(limiters)
-        try:
-            return await trio.to_thread.run_sync(
-                fn, abandon_on_cancel=True, limiter=limiters[upload]
-            )
+            return await threads.run(fn, abandon=True)
         except _answers.LIBRARY_ERRORS as error:
             raise self._meaning(call, key, error) from error
 
     def _meaning(self, call: str, key: str, error: Exception) -> DanubeError | ValueError:
         secrets = self._options.secrets()
         return _answers.meaning(error, call=call, url=self.url, key=key, secrets=secrets)
-
-
-class _RangeRefusedError(Exception):
-    """The range that was asked for is none of the object, it seems."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error

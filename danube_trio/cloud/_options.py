@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-import cattrs
 
 from danube_trio._core.urls import check_endpoint
 
@@ -132,7 +131,7 @@ class StoreOptions:
 
     def to_plain(self) -> dict[str, object]:
         """Return what differs from the defaults as plain data, secrets included."""
-        plain: dict[str, object] = _converter.unstructure(self)
+        plain = attrs.asdict(self)
         return {name: value for name, value in plain.items() if value != _DEFAULTS[name]}
 
     def secrets(self) -> list[str]:
@@ -141,5 +140,4 @@ class StoreOptions:
         return [value for value in values if value]
 
 
-_converter = cattrs.Converter()
-_DEFAULTS: dict[str, object] = _converter.unstructure(StoreOptions())
+_DEFAULTS = attrs.asdict(StoreOptions())

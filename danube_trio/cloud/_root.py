@@ -23,6 +23,7 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
 from danube_trio._core.disk import Disk, read_file
 from danube_trio.cloud._leftovers import RESERVED, Writer
@@ -100,11 +101,9 @@ class Root:
         temporary = f"{self._path}/{writer.new_name()}"
         file = self._disk.open(temporary, "create")
         try:
-            try:
+            with closing(file):
                 file.write_at(f"danube-trio {secrets.token_hex(16)}\n".encode(), 0)
                 file.sync_data()
-            finally:
-                file.close()
             with contextlib.suppress(FileExistsError):
                 self._disk.link(temporary, self._marker)
         finally:

@@ -32,7 +32,7 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.frame import TRAILER_VERSION
 from danube_trio._engine.care.verify_objects import ObjectFile
-from danube_trio._engine.care.verify_segment import SegmentCheck
+from danube_trio._engine.care.verify_segment import SegmentCheck, ignore
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import build_index
 from danube_trio.catalog import Catalog, ManifestCatalog, fresh, object_parts
@@ -80,7 +80,7 @@ async def plan_adoption(
     catalog: Catalog,
     directory: Directory | None = None,
     *,
-    progress: Callable[[int], object] = lambda size_bytes: None,
+    progress: Callable[[int], object] = ignore,
 ) -> Adoption | None:
     """What objects that are newer than the catalog say; None if there are none. Changes nothing.
 
@@ -171,7 +171,7 @@ class _Run:
 
     def _verify(self, base: int, epoch: int, info: ObjectInfo) -> Descriptor | str:
         """The object's descriptor, or why there is none. Runs in a thread of trio's."""
-        file = ObjectFile(self._store, info.key, self._path(info), self._progress)
+        file = ObjectFile(self._store, info.key, self._progress)
         size = file.size()
         index, walk = build_index(file, base, size=size)
         if walk.fault is not None or index.size_bytes != size or index.end == base:
@@ -203,7 +203,7 @@ class _Run:
     def _reads(self, codec: str) -> bool:
         first = self.found[0]
         key = self._below + first.object_id
-        file = ObjectFile(self._store, key, key, self._progress)
+        file = ObjectFile(self._store, key, self._progress)
         check = SegmentCheck(key, first.base, CODECS[codec])
         return not any(check.run(file, file.size()))
 
@@ -218,18 +218,15 @@ async def adopt_objects(store: CloudStore, catalog: Catalog, shown: Adoption) ->
     if shown.after.log:
         await claim_prefix(store, catalog, shown.after)
     before = shown.before
-    if isinstance(catalog, ManifestCatalog):
-        number = time.time_ns() // 1_000_000
-        base = before or CatalogState.begin(
-            shown.added[0].base, shown.after.codec, shown.after.trailer
-        )
-        before = attrs.evolve(base, sequence=max(number, base.sequence), nonce="")
-        return await catalog.publish(before, fresh(shown.after))
-    # As many as one transaction takes.
-    old = len(before.segments) if before is not None else 0
     state = before or CatalogState.begin(
         shown.added[0].base, shown.after.codec, shown.after.trailer
     )
+    if isinstance(catalog, ManifestCatalog):
+        number = time.time_ns() // 1_000_000
+        before = attrs.evolve(state, sequence=max(number, state.sequence), nonce="")
+        return await catalog.publish(before, fresh(shown.after))
+    # As many as one transaction takes.
+    old = len(state.segments)
     for i in range(0, len(shown.added), MAX_ADDED):
         step = state.adopted(shown.after.epoch, shown.added[i : i + MAX_ADDED])
         step = step.named(shown.after.log, shown.after.topic, shown.after.place)

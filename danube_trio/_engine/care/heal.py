@@ -28,9 +28,9 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.files import Trim
 from danube_trio._core.identity import check_log
 from danube_trio._core.segment import LogNames
+from danube_trio._engine.care.repair import set_segment_aside
 from danube_trio._engine.care.repair_scan import SegmentScan
 from danube_trio._engine.files.directory import Directory, look
-from danube_trio._engine.files.segments import build_index
 from danube_trio._engine.files.set_aside import belongs, went_on_apart
 from danube_trio._engine.files.space import remove_each, renew_trim
 
@@ -98,7 +98,8 @@ def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
             "the store has other records at the offsets of those that are here: the directory and "
             "a copy of it went on apart, or it was restored from a copy. Repair it without --store"
         )
-    damage = SegmentScan(disk, directory).run()
+    scan = SegmentScan(disk, directory)
+    damage = scan.run()
     if damage is None:
         return None
     bases = directory.bases
@@ -109,26 +110,15 @@ def plan_heal(disk: Disk, names: LogNames, state: CatalogState) -> Heal | None:
         return None
     local_start = max(start for _, start in covered)
     gaps = tuple(gap for gap, _ in covered)
+    assert local_start in bases, (local_start, bases)
     gone = [(base, after) for base, after in pairwise(bases) if base < local_start]
     damaged = tuple(
         base
         for base, after in gone
-        if any(low < after and base < high for low, high in gaps)
-        and not _is_whole(disk, names.segment(base), base)
+        if base not in scan.sound and any(low < after and base < high for low, high in gaps)
     )
     copies = tuple(base for base, _ in gone if base not in damaged)
     return Heal(state, directory, local_start, gaps, damaged, copies)
-
-
-def _is_whole(disk: Disk, path: str, base: int) -> bool:
-    """Nothing is wrong with it; what follows it is missing."""
-    file = disk.open(path, "r")
-    try:
-        index, walk = build_index(file, base, size=file.size())
-    finally:
-        file.close()
-    whole = walk.fault is None or walk.fault.only_zeros
-    return whole and walk.left < 0 and index.end > base
 
 
 def apply_heal(disk: Disk, heal: Heal) -> list[str]:
@@ -137,13 +127,8 @@ def apply_heal(disk: Disk, heal: Heal) -> list[str]:
     names = directory.names
     notes: list[str] = []
     for base in reversed(heal.damaged):
-        listing = set(disk.list_dir(names.directory))
-        number = 0
-        while (target := names.cut_bytes(base, 0, "corrupt", number)).rpartition("/")[2] in listing:
-            number += 1
-        disk.rename(names.segment(base), target)
-        notes.append(f"{names.segment(base)}: kept in {target}")
-    disk.sync_dir(names.directory)
+        set_segment_aside(disk, names, base, notes)
+    # Before the copies go: a missing segment at or above the start would be corruption.
     trim = Trim(directory.start_offset, heal.local_start)
     renew_trim(disk, names, trim)
     notes.append(f"{names.trim}: the local files begin at {heal.local_start}")

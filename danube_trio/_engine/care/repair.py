@@ -16,25 +16,27 @@ all else is whole (`retime`). What is rebuilt comes last.
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
 import attrs
 
-from danube_trio._core.disk import Disk, read_file, replace_file
+from danube_trio._core.disk import Disk, free_path, name_of, read_file, replace_file
 from danube_trio._core.files import MARK_FILE_BYTES, Checkpoint, encode_document
-from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.care.repair_plan import Plan
 from danube_trio._engine.care.repair_scan import Damage
 from danube_trio._engine.care.retime import retime
 from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, Directory, look, read_mark
-from danube_trio._engine.files.recover import lower_mark, recover, save_cut_bytes
-from danube_trio._engine.files.segments import build_index
+from danube_trio._engine.files.recover import recover, save_cut_bytes
+from danube_trio._engine.files.segments import scan_segment
 from danube_trio._engine.files.space import unshare
+from danube_trio._engine.files.tail import put_mark
 from danube_trio.config import WalConfig
 
-__all__ = ["apply_repair"]
+__all__ = ["apply_repair", "set_segment_aside"]
 
 
 def apply_repair(disk: Disk, plan: Plan) -> list[str]:
@@ -48,7 +50,7 @@ def apply_repair(disk: Disk, plan: Plan) -> list[str]:
     notes: list[str] = []
     names = directory.names
     for stray in directory.strays:
-        _set_aside(disk, names, stray, notes)
+        set_segment_aside(disk, names, stray, notes)
     for path in sorted(plan.rebuild):
         _keep_beside(disk, names, directory.directory_crc, path, notes)
     if plan.damage is not None and any(step.action == "truncate" for step in plan.steps):
@@ -70,12 +72,10 @@ def _keep_beside(
     disk: Disk, names: LogNames, directory_crc: int, path: str, notes: list[str]
 ) -> None:
     """Rename a damaged small file. A mark that is right in part stays, and is copied."""
-    listing = set(disk.list_dir(names.directory))
-    if path.rpartition("/")[2] not in listing:
+    listing = disk.list_dir(names.directory)
+    if name_of(path) not in listing:
         return
-    number = 0
-    while (target := f"{path}.{number}.corrupt").rpartition("/")[2] in listing:
-        number += 1
+    target = free_path(listing, lambda number: f"{path}.{number}.corrupt")
     if path == names.mark and read_mark(disk, names, directory_crc) is not None:
         data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
         replace_file(disk, target, data)
@@ -101,21 +101,16 @@ def _truncate(disk: Disk, directory: Directory, damage: Damage, notes: list[str]
     replace_file(disk, names.checkpoint, encode_document(checkpoint))
     path = names.segment(damage.base)
     unshare(disk, path)
-    file = disk.open(path, "rw")
-    try:
-        size = file.size()
-        if size > damage.position:
-            save_cut_bytes(disk, names, file, damage.base, damage.position, size, "corrupt", notes)
-        index = SparseIndex(damage.base)
-        index.add_batch(damage.base, damage.end, damage.position, 0, 0)
-        lower_mark(disk, directory, index, taken_back=True)
-        disk.sync_dir(names.directory)
-        for base in reversed(later):
-            _set_aside(disk, names, base, notes)
+    with closing(disk.open(path, "rw")) as file:
+        if file.size() > damage.position:
+            save_cut_bytes(disk, names, file, damage.base, damage.position, "corrupt", notes)
+        place = (damage.end, damage.base, damage.position)
+        put_mark(disk, names, directory.directory_crc, *place, taken_back=True)
+        disk.sync_dir(names.directory)  # the mark may be a new file
+        for base in reversed(later):  # so that no hole is left by a crash in between
+            set_segment_aside(disk, names, base, notes)
         file.truncate(damage.position)
         file.sync_data()
-    finally:
-        file.close()
 
 
 def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: list[str]) -> None:
@@ -125,19 +120,16 @@ def _cut_behind(disk: Disk, names: LogNames, base: int, position: int, notes: li
         file = disk.open(names.segment(base), "rw")
     except FileNotFoundError:
         return  # the log was truncated before it
-    try:
-        save_cut_bytes(disk, names, file, base, position, file.size(), "corrupt", notes)
+    with closing(file):
+        save_cut_bytes(disk, names, file, base, position, "corrupt", notes)
         file.truncate(position)
         file.sync_data()
-    finally:
-        file.close()
 
 
-def _set_aside(disk: Disk, names: LogNames, base: int, notes: list[str]) -> None:
-    listing = set(disk.list_dir(names.directory))
-    number = 0
-    while (target := names.cut_bytes(base, 0, "corrupt", number)).rpartition("/")[2] in listing:
-        number += 1
+def set_segment_aside(disk: Disk, names: LogNames, base: int, notes: list[str]) -> None:
+    """Keep a segment beside, durably, under a name that does not count."""
+    path_of = partial(names.cut_bytes, base, 0, "corrupt")
+    target = free_path(disk.list_dir(names.directory), path_of)
     disk.rename(names.segment(base), target)
     disk.sync_dir(names.directory)
     notes.append(f"{names.segment(base)}: kept in {target}")
@@ -153,12 +145,9 @@ def _reopen(
         on_corruption=policy,
         preallocate_bytes=0,
     )
-    held = disk.open_dir(names.directory)
-    try:
+    with closing(disk.open_dir(names.directory)) as held:
         recovered = recover(held, config, "")
         recovered.tail.close(recovered.next_offset)
-    finally:
-        held.close()
     notes += recovered.notes
 
 
@@ -172,12 +161,8 @@ def _rebuild(disk: Disk, names: LogNames, wanted: frozenset[str], notes: list[st
         path = names.index(base)
         if names.checkpoint not in wanted and path not in wanted:
             continue
-        file = disk.open(names.segment(base), "r")
-        try:
-            size = file.size()
-            index, walk = build_index(file, base, size=size)
-        finally:
-            file.close()
+        index, walk = scan_segment(disk, names.segment(base), base)
+        size = disk.file_size(names.segment(base))
         if index.end != end or walk.left >= 0 or index.size_bytes != size:
             continue  # what is not whole is read without an index
         hints.append(Segment(base, end, size, index.first_time, index.last_time))

@@ -32,6 +32,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import closing
+from functools import cached_property
 from typing import Literal
 
 import attrs
@@ -42,7 +44,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import Damage, SegmentScan
 from danube_trio._engine.care.rescue import fitting_codecs
 from danube_trio._engine.care.verify import Finding, Verification
-from danube_trio._engine.care.verify_segment import Preview, preview
+from danube_trio._engine.care.verify_segment import Preview, ignore, preview
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import find_after
 from danube_trio._engine.files.tiling import check_tiling
@@ -121,8 +123,8 @@ def plan_repair(
     names: LogNames,
     policy: Policy | None,
     *,
-    progress: Callable[[int], object] | None = None,
-    expect: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = ignore,
+    expect: Callable[[int], object] = ignore,
 ) -> Plan:
     """Verify a log that nobody holds, and say what a repair would do. Changes nothing.
 
@@ -145,35 +147,12 @@ def plan_repair(
             errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
         )
     directory, _ = check_tiling(disk, directory, 0, [], skip=True)
-    return _with_times(_Planner(disk, directory, findings, policy).plan(), verification)
-
-
-def _with_times(plan: Plan, verified: Verification) -> Plan:
-    """Mend append times too, where that is all there is to do with the segments."""
-    directory, late = plan.directory, tuple(verified.late)
-    clean = plan.damage is None and plan.reopen is not None and not plan.tails
-    if not late or not clean or directory is None or directory.meta.place:
-        return plan
-    # Where all are late, anything that is not later than what will be appended.
-    first = verified.first_time or verified.latest_time - int(MAX_AHEAD * 1e6)
-    reason = "append times ahead of the clock are replaced by the last one before that is not"
-    steps = (Step("retime", directory.names.segment(base), reason) for base in late)
-    return attrs.evolve(
-        plan,
-        steps=(*plan.steps, *steps),
-        late=late,
-        latest_time=verified.latest_time,
-        first_time=first,
-    )
+    return _Planner(disk, directory, findings, policy).plan(verification)
 
 
 class _Planner:
     def __init__(
-        self,
-        disk: Disk,
-        directory: Directory,
-        findings: tuple[Finding, ...],
-        policy: Policy | None,
+        self, disk: Disk, directory: Directory, findings: tuple[Finding, ...], policy: Policy | None
     ) -> None:
         self._disk = disk
         self._directory = directory
@@ -182,25 +161,36 @@ class _Planner:
         self._policy: Policy | None = policy
         self._steps: list[Step] = []
         self._scan = SegmentScan(disk, directory)
+        self._damage: Damage | None = None
 
-    def plan(self) -> Plan:
-        directory, damage = self._directory, self._scan.run()
+    def plan(self, verified: Verification) -> Plan:
+        directory = self._directory
+        damage = self._damage = self._scan.run()
         for stray in directory.strays:
             reason = (
                 "it is no segment of this log: its records are in another one; it is kept beside"
             )
-            self._steps.append(Step("remove", self._names.segment(stray), reason))
-        for path, size in self._scan.tails.items():
+            self._step("remove", self._names.segment(stray), reason)
+        for base, _, size in self._scan.tails:
             reason = f"{size} bytes behind the last record are cut and kept beside"
-            self._steps.append(Step("cut", path, reason))
+            self._step("cut", self._names.segment(base), reason)
         if damage is not None:
             self._damage_step(damage)
         reopen = self._reopen()
-        rebuild = self._small_files(damage, reopen is not None)
+        rebuild = self._small_files(reopen is not None)
         if reopen is not None:
             self._torn_tail()
             self._leftovers()
-        self._bad_messages(damage)
+        self._bad_messages()
+        tails = tuple((base, position) for base, position, _ in self._scan.tails)
+        late: tuple[int, ...] = ()
+        if damage is None and reopen is not None and not tails and not directory.meta.place:
+            late = tuple(verified.late)  # it is all there is to do with the segments
+        for base in late:
+            reason = (
+                "append times ahead of the clock are replaced by the last one before that is not"
+            )
+            self._step("retime", self._names.segment(base), reason)
         return Plan(
             self._findings,
             tuple(self._steps),
@@ -208,20 +198,38 @@ class _Planner:
             damage,
             self._policy,
             rebuild,
-            tuple(self._scan.cuts),
+            tails,
             reopen,
+            late,
+            verified.latest_time,
+            # Where all are late, anything that is not later than what will be appended.
+            verified.first_time or verified.latest_time - int(MAX_AHEAD * 1e6),
         )
+
+    def _step(
+        self, action: Action, path: str, reason: str, lost: tuple[int, int] | None = None
+    ) -> None:
+        self._steps.append(Step(action, path, reason, lost))
+
+    @property
+    def _truncates(self) -> bool:
+        return any(step.action == "truncate" for step in self._steps)
+
+    @cached_property
+    def _expected(self) -> Preview | None:
+        """What opening would make of the last segment, as it is."""
+        return preview(self._disk, self._directory)
 
     def _reopen(self) -> Literal["refuse", "skip"] | None:
         """Under which policy the log opens, once it is truncated, if it is."""
-        if any(step.action == "truncate" for step in self._steps):
+        if self._truncates:
             return "refuse"
         skip = self._policy == "skip"
         if not self._opens(skip=skip):
             return None
         if skip:
             return "skip"
-        expected = preview(self._disk, self._directory)
+        expected = self._expected
         return "refuse" if expected is None or expected.damage is None else None
 
     def _opens(self, *, skip: bool) -> bool:
@@ -235,14 +243,10 @@ class _Planner:
         return True
 
     def _leftovers(self) -> None:
-        directory = self._directory
-        for name in directory.leftovers:
-            self._leftover(f"{self._names.directory}/{name}")
-        for base in directory.leftover_bases:
-            self._leftover(self._names.segment(base))
-
-    def _leftover(self, path: str) -> None:
-        self._steps.append(Step("remove", path, "a leftover, which nothing depends on"))
+        names = self._names
+        paths = [f"{names.directory}/{name}" for name in self._directory.leftovers]
+        for path in [*paths, *map(names.segment, self._directory.leftover_bases)]:
+            self._step("remove", path, "a leftover, which nothing depends on")
 
     def _damage_step(self, damage: Damage) -> None:
         path = self._names.segment(damage.base if damage.base >= 0 else damage.end)
@@ -251,30 +255,29 @@ class _Planner:
         can_truncate = damage.base >= 0 and damage.end >= self._directory.start_offset
         can_skip = self._opens(skip=True)
         if self._policy == "truncate" and can_truncate:
-            step = Step("truncate", path, truncate, span)
+            self._step("truncate", path, truncate, span)
         elif self._policy == "skip" and can_skip:
-            step = Step("skip", path, skip)
+            self._step("skip", path, skip)
         elif self._policy is None and (can_truncate or can_skip):
             choice = [f"with --policy truncate {truncate}"] if can_truncate else []
             choice += [f"with --policy skip {skip}"] if can_skip else []
-            step = Step("undecided", path, "; ".join(choice), span)
+            self._step("undecided", path, "; ".join(choice), span)
         else:
             reason = f"{skip.partition(':')[0]}: restore the segments from a copy"
             if can_truncate or can_skip:
                 reason += f", or use --policy {'truncate' if can_truncate else 'skip'}"
-            step = Step("impossible", path, reason, span)
-        self._steps.append(step)
+            self._step("impossible", path, reason, span)
 
     # ---- the rest
 
-    def _small_files(self, damage: Damage | None, opens: bool) -> frozenset[str]:
+    def _small_files(self, opens: bool) -> frozenset[str]:
         """Those that are damaged, missing, or say something else than the segments."""
         names = self._names
         reasons: dict[str, str] = {}
         # What is not whole has, and needs, no index; and while segments are missing, the checkpoint
         # is what says so.
         wanted = {*map(names.index, self._scan.whole)}
-        if damage is None or any(step.action == "truncate" for step in self._steps):
+        if self._damage is None or self._truncates:
             wanted.add(names.checkpoint)
         if opens:
             wanted.add(names.mark)
@@ -284,14 +287,14 @@ class _Planner:
         if opens and self._scan.mark_lies:
             reasons[names.mark] = "it does not fit the segment that it speaks of"
         for path, reason in reasons.items():
-            self._steps.append(Step("rebuild", path, f"{reason}; it is written anew"))
+            self._step("rebuild", path, f"{reason}; it is written anew")
         return frozenset(reasons)
 
     def _torn_tail(self) -> None:
-        expected = preview(self._disk, self._directory)
+        expected = self._expected
         if expected is None or expected.damage is not None or not expected.cut_bytes:
             return
-        if any(step.action == "truncate" for step in self._steps):
+        if self._truncates:
             return  # it goes with the rest
         reason = (
             f"a torn tail: {expected.cut_reason}; {expected.cut_bytes} bytes from byte "
@@ -302,24 +305,19 @@ class _Planner:
             reason += "; without a mark nobody can tell whether they were durable"
             if (behind := self._readable_behind(path, expected)) is not None:
                 reason += f", and record {behind} among them is whole"
-        self._steps.append(Step("cut", path, reason))
+        self._step("cut", path, reason)
 
     def _readable_behind(self, path: str, expected: Preview) -> int | None:
         """The first offset after the bad frame of a tail that can still be read."""
-        file = self._disk.open(path, "r")
-        try:
+        with closing(self._disk.open(path, "r")) as file:
             at, lowest = expected.cut_position + 1, expected.next_offset
             found = find_after(file, at, lowest, size=file.size())
-        finally:
-            file.close()
         return None if found is None else found[1]
 
-    def _bad_messages(self, damage: Damage | None) -> None:
+    def _bad_messages(self) -> None:
         """Problems that no step above is about."""
         about = {step.path for step in self._steps}
-        gaps = damage.gaps if damage is not None else ()
-        cut = any(step.action == "truncate" for step in self._steps)
-        mark = self._directory.mark
+        damage, cut, mark = self._damage, self._truncates, self._directory.mark
         if self._scan.mark_lies and mark is not None:
             about.add(self._names.segment(mark.base))
         for finding in self._findings:
@@ -329,10 +327,10 @@ class _Planner:
             if offset is not None and damage is not None:
                 if cut and offset >= damage.end:
                     continue
-                if any(low <= offset <= high for low, high in gaps):
+                if any(low <= offset <= high for low, high in damage.gaps):
                     continue
             reason = f"{finding.reason}: it stays as it is"
-            self._steps.append(Step("impossible", finding.path, reason))
+            self._step("impossible", finding.path, reason)
             about.add(finding.path)
 
 

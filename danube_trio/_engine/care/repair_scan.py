@@ -7,6 +7,7 @@ chunk and the index of one segment.
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import pairwise
 
 import attrs
@@ -15,7 +16,7 @@ from danube_trio._core.disk import Disk, File
 from danube_trio._core.files import Mark
 from danube_trio._core.index import SparseIndex
 from danube_trio._engine.files.directory import Directory
-from danube_trio._engine.files.segments import SegmentWalk, build_index, find_after
+from danube_trio._engine.files.segments import SegmentWalk, build_index, readable_after
 
 __all__ = ["Damage", "SegmentScan"]
 
@@ -43,8 +44,8 @@ class SegmentScan:
 
     Attributes:
         whole: bases of the sealed segments that have all their records.
-        cuts: `(base, position)` of those of them with something behind their last record.
-        tails: path and size of that.
+        sound: bases of the segments with nothing wrong in them; what follows may be missing.
+        tails: those of them with something behind their last record: base, position and size.
         mark_lies: the durability mark does not fit the segment that it speaks of.
     """
 
@@ -53,8 +54,8 @@ class SegmentScan:
         self._directory = directory
         self._names = directory.names
         self.whole: list[int] = []
-        self.cuts: list[tuple[int, int]] = []
-        self.tails: dict[str, int] = {}
+        self.sound: set[int] = set()
+        self.tails: list[tuple[int, int, int]] = []
         self.mark_lies = False
 
     def run(self) -> Damage | None:
@@ -75,21 +76,16 @@ class SegmentScan:
         mark = directory.mark
         if mark is not None and mark.durable_end > end:  # the last segments are missing
             gaps.append((end, mark.durable_end))
-            first = first or (bases[-1] if bases else -1, end, self._size_of_last())
+            first = first or self._end_of(bases, end)
             end = mark.durable_end
         if first is None:
             return None
         if first[0] < 0:
-            first = self._before(first[1])
-        return Damage(first[0], first[1], first[2], tuple(gaps), end)
+            first = self._end_of([base for base in bases if base < first[1]], first[1])
+        return Damage(*first, tuple(gaps), end)
 
-    def _size_of_last(self) -> int:
-        bases = self._directory.bases
-        return self._disk.file_size(self._names.segment(bases[-1])) if bases else 0
-
-    def _before(self, end: int) -> tuple[int, int, int]:
-        """The place at which the log ends when the segment at offset `end` is missing."""
-        bases = [base for base in self._directory.bases if base < end]
+    def _end_of(self, bases: list[int], end: int) -> tuple[int, int, int]:
+        """The place at which the log ends, at offset `end`, when only these segments are there."""
         if not bases:
             return -1, end, 0
         return bases[-1], end, self._disk.file_size(self._names.segment(bases[-1]))
@@ -102,11 +98,13 @@ class SegmentScan:
         In the last one, only what is below the mark is damage: the rest is a torn tail.
         """
         path, mark = self._names.segment(base), self._directory.mark
-        file = self._disk.open(path, "r")
-        try:
+        with closing(self._disk.open(path, "r")) as file:
             size = file.size()
             index, walk = build_index(file, base, size=size)
             place = (base, index.end, index.size_bytes)
+            ended = walk.fault is None or walk.fault.only_zeros
+            if ended and walk.left < 0 and index.end > base:
+                self.sound.add(base)
             here = mark if mark is not None and mark.base == base else None
             if after is not None:
                 whole = index.end == after and walk.left < 0
@@ -119,8 +117,6 @@ class SegmentScan:
                 return place, [], index.end
             end = after if after is not None else max(walk.offset, here.durable_end if here else 0)
             return place, _gaps(file, size, walk, end), end
-        finally:
-            file.close()
 
     def _check_whole(
         self, file: File, size: int, index: SparseIndex, after: int | None, mark: Mark | None
@@ -128,27 +124,24 @@ class SegmentScan:
         """All records are there: what is behind them, and does the mark know this segment?"""
         if after is not None:
             self.whole.append(index.base)
-            if size > index.size_bytes:
-                self.cuts.append((index.base, index.size_bytes))
-                self.tails[file.path] = size - index.size_bytes
+            if size > (end := index.size_bytes):
+                self.tails.append((index.base, end, size - end))
             self.mark_lies |= mark is not None and mark.durable_end > after
         elif mark is not None:
             walk = SegmentWalk(file, 0, index.base, size=size, stop_offset=mark.durable_end)
-            for _ in walk:
-                pass
+            walk.to_end()
             self.mark_lies |= walk.position != mark.position
 
 
 def _gaps(file: File, size: int, walk: SegmentWalk, end: int) -> list[tuple[int, int]]:
     """From where the walk stopped to offset `end`: the ranges of offsets that cannot be read."""
     gaps: list[tuple[int, int]] = []
-    position, offset = walk.position, walk.offset
-    while (found := find_after(file, position + 1, offset, size=size)) and found[1] < end:
-        gaps.append((offset, found[1]))
-        onward = SegmentWalk(file, found[0], found[1], size=size)
-        for _ in onward:
-            pass
-        position, offset = onward.position, onward.offset
+    offset = walk.offset
+    for first, after in readable_after(file, walk, size=size):
+        if first >= end:
+            break
+        gaps.append((offset, first))
+        offset = after
     if offset < end or not gaps:
         gaps.append((offset, max(end, offset)))
     return gaps

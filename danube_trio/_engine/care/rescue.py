@@ -16,19 +16,28 @@ import contextlib
 import errno
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, cast
 
 import attrs
 
 from danube_trio._core.bincode import DecodeError
 from danube_trio._core.codec import CODECS
-from danube_trio._core.disk import Disk, File, OpenMode, read_file, replace_file
+from danube_trio._core.disk import (
+    Disk,
+    File,
+    OpenMode,
+    free_path,
+    read_file,
+    read_if_there,
+    replace_file,
+)
 from danube_trio._core.files import MARK_FILE_BYTES, Mark, Meta, decode_marks, encode_document
 from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, directory_crc, refuse_foreign
 from danube_trio._engine.files.segments import SegmentWalk
-from danube_trio._engine.files.tail import MarkFile
+from danube_trio._engine.files.tail import put_mark
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["Rescue", "fitting_codecs", "rescue"]
@@ -61,23 +70,14 @@ class Rescue:
         """Write them, durably; a damaged meta is kept beside. The caller has the lock."""
         meta = self.names.meta
         if self.mark is not None:
-            file = MarkFile(
-                disk.open(self.names.mark, "rw"), directory_crc(self.meta), self.mark.sequence
-            )
-            try:
-                for _ in range(2):  # both slots: the old id is not found again
-                    file.put(self.mark.durable_end, self.mark.base, self.mark.position)
-                file.sync()
-            finally:
-                file.close()
-        listing = disk.list_dir(self.names.directory)
-        if meta.rpartition("/")[2] in listing:
-            number = 0
-            while f"{meta}.{number}.corrupt".rpartition("/")[2] in listing:
-                number += 1
-            replace_file(
-                disk, f"{meta}.{number}.corrupt", read_file(disk, meta, DOCUMENT_LIMIT_BYTES)
-            )
+            mark = self.mark
+            place = (mark.durable_end, mark.base, mark.position)
+            put_mark(disk, self.names, directory_crc(self.meta), *place, newest=mark)
+        damaged = read_if_there(disk, meta, DOCUMENT_LIMIT_BYTES)
+        if damaged is not None:
+            listing = disk.list_dir(self.names.directory)
+            kept = free_path(listing, lambda number: f"{meta}.{number}.corrupt")
+            replace_file(disk, kept, damaged)
         replace_file(disk, meta, encode_document(self.meta))
 
 
@@ -116,12 +116,9 @@ def fitting_codecs(disk: Disk, names: LogNames) -> list[str]:
     bases = names.segment_bases(disk.list_dir(names.directory))
     step = max(1, len(bases) // MOST_SEGMENTS)
     for base in [*bases[::step], *bases[-1:]]:
-        file = disk.open(names.segment(base), "r")
-        try:
+        with closing(disk.open(names.segment(base), "r")) as file:
             for offset, body in _first_bodies(file, base):
                 fits = [name for name in fits if _fits(name, offset, body)]
-        finally:
-            file.close()
     return fits
 
 

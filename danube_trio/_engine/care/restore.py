@@ -22,7 +22,7 @@ the fork begins where the log begins now.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -35,10 +35,12 @@ from danube_trio._core.segment import Segment
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.care.restore_files import Staging, check_target
 from danube_trio._engine.care.restore_plan import LOOKS, RestorePlan, plan_restore, refuse_missing
+from danube_trio._engine.care.verify_segment import ignore
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._default import default_catalog
+from danube_trio.catalog._patient import each
 from danube_trio.cloud import CloudStore
-from danube_trio.config import CloudConfig, WalConfig
+from danube_trio.config import CloudConfig, WalConfig, directory_path
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
 __all__ = ["Restored", "restore_log"]
@@ -47,10 +49,6 @@ __all__ = ["Restored", "restore_log"]
 # reader at a fraction of what a network carries.
 OBJECTS = 4
 PIECE_BYTES = 4 << 20
-
-
-def _ignore(size_bytes: int) -> None:
-    """Nobody wants to know."""
 
 
 @attrs.frozen
@@ -91,8 +89,8 @@ async def restore_log(
     until_time: float | None = None,
     file_name: str = "wal.log",
     disk: Disk | None = None,
-    expect: Callable[[int], object] = _ignore,
-    progress: Callable[[int], object] = _ignore,
+    expect: Callable[[int], object] = ignore,
+    progress: Callable[[int], object] = ignore,
 ) -> Restored:
     """Make a log directory of what an object store holds: a fork, which needs no store.
 
@@ -120,9 +118,11 @@ async def restore_log(
 
     Cancellation: at once. What is done stays in ``dir + ".restoring"`` for the next call.
     """
-    target = _target(dir)
+    target = directory_path("dir", dir)
     disk = disk if disk is not None else RealDisk()
-    catalog = catalog if catalog is not None else _catalog(store, topic, prefix)
+    if catalog is None:
+        where = WalConfig(topic_name=topic, cloud=CloudConfig(prefix=prefix))
+        catalog = default_catalog(where, store)
     staging = Staging.of(disk, target, file_name)
     await disk.run(check_target, disk, target)
     try:
@@ -143,17 +143,6 @@ async def restore_log(
         path=catalog.url,
         advice="Who removes them? Stop that, and restore again",
     )
-
-
-def _target(path: str | os.PathLike[str]) -> str:
-    target = os.fspath(path)
-    if not isinstance(target, str) or not target or "\0" in target:
-        raise ValueError(f"dir={path!r} must be the path of a directory")
-    return os.path.abspath(target)
-
-
-def _catalog(store: CloudStore, topic: str, prefix: str) -> Catalog:
-    return default_catalog(WalConfig(topic_name=topic, cloud=CloudConfig(prefix=prefix)), store)
 
 
 # ---- fetching
@@ -178,12 +167,11 @@ class _Restore:
         self._progress = progress
         self._segments: dict[int, Segment] = {}
         self._fetched = self._resumed = 0
-        self._failure: Exception | None = None
 
     async def run(self) -> Restored:
         plan, staging = self._plan, self._staging
         await self._disk.run(staging.begin, plan.objects)
-        await self._fetch_all()
+        await each(self._object, plan.objects, OBJECTS)
         segments = [self._segments[base] for base in sorted(self._segments)]
         publish = partial(staging.publish, plan.state, plan.end_offset, segments)
         directory_id = await self._disk.run(publish)
@@ -198,28 +186,6 @@ class _Restore:
             last_time=segments[-1].last_time if segments else 0,
             directory_id=directory_id,
         )
-
-    async def _fetch_all(self) -> None:
-        todo = iter(self._plan.objects)
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(OBJECTS, len(self._plan.objects))):
-                    nursery.start_soon(self._work, todo, nursery.cancel_scope)
-        except BaseExceptionGroup as group:
-            if group.subgroup(KeyboardInterrupt) is None:
-                raise
-            raise KeyboardInterrupt from group
-        if self._failure is not None:
-            raise self._failure
-
-    async def _work(self, todo: Iterator[Descriptor], scope: trio.CancelScope) -> None:
-        """One object after another; the first failure of any task ends all."""
-        try:
-            for wanted in todo:
-                await self._object(wanted)
-        except Exception as error:
-            self._failure = self._failure or error
-            scope.cancel()
 
     async def _object(self, wanted: Descriptor) -> None:
         plan, staging = self._plan, self._staging

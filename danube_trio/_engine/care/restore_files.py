@@ -18,10 +18,8 @@ is refused, and the lock keeps a second restore out.
 from __future__ import annotations
 
 import errno
-import os
-import socket
 import uuid
-from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -33,6 +31,8 @@ from danube_trio._core.disk import (
     File,
     OpenDirectory,
     hold,
+    name_of,
+    open_anew,
     parent_of,
     put_in_place,
 )
@@ -47,6 +47,7 @@ from danube_trio._core.files import (
 )
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
+from danube_trio._disk.locks import this_process
 from danube_trio._engine.files.directory import directory_crc
 from danube_trio._engine.files.segments import build_index, file_crc
 from danube_trio.errors import CorruptDataError
@@ -56,7 +57,7 @@ __all__ = ["STAGING", "Staging", "check_target"]
 STAGING: Final = ".restoring"
 
 
-def check_target(disk: Disk, target: str) -> None:
+def check_target(disk: Disk, target: str, maker: str = "a restore") -> None:
     """Refuse, with ValueError, a target that is there and not empty."""
     try:
         listing = disk.list_dir(target)
@@ -64,7 +65,7 @@ def check_target(disk: Disk, target: str) -> None:
         return
     if listing:
         raise ValueError(
-            f"{target} is not empty (it has {listing[0]}): a restore makes a new log, so name a "
+            f"{target} is not empty (it has {listing[0]}): {maker} makes a new log, so name a "
             f"directory that does not exist"
         )
 
@@ -98,8 +99,7 @@ class Staging:
                 f"directory out of the way"
             )
         if self._held is None:
-            holder = f"restore, process {os.getpid()} on {socket.gethostname()}"
-            self._held = hold(self.disk, self.names.lock, holder)
+            self._held = hold(self.disk, self.names.lock, this_process("restore"))
         self._clean(objects)
         self._check_space(objects)
 
@@ -124,7 +124,7 @@ class Staging:
     def _clean(self, objects: tuple[Descriptor, ...]) -> None:
         """What makes it a log goes first: it is none as long as this is under way."""
         names, listing = self.names, self._listing()
-        if names.meta.rpartition("/")[2] in listing:
+        if name_of(names.meta) in listing:
             self.disk.unlink(names.meta)
             self.disk.sync_dir(names.directory)
         kept = {names.segment(d.base) for d in objects} | {names.index(d.base) for d in objects}
@@ -155,12 +155,10 @@ class Staging:
             file = self.disk.open(self.names.segment(wanted.base), "r")
         except FileNotFoundError:
             return None
-        try:
+        with closing(file):
             if file.size() != wanted.size_bytes or file_crc(file) != wanted.crc32:
                 return None
             index = _verified(file, wanted, source)
-        finally:
-            file.close()
         put_in_place(self.disk, self.names.index(wanted.base), index.encode())
         # Its name may have been lost by a sync that failed, and no later one makes up for that: so
         # it is given once more.
@@ -170,12 +168,7 @@ class Staging:
 
     def create(self, base: int) -> File:
         """A file for the bytes of a segment, under a name that does not count."""
-        path = self.names.segment(base) + TMP_SUFFIX
-        try:
-            return self.disk.open(path, "create")
-        except FileExistsError:  # of a try whose object went away
-            self.disk.unlink(path)
-            return self.disk.open(path, "create")
+        return open_anew(self.disk, self.names.segment(base) + TMP_SUFFIX)
 
     def finish(self, file: File, wanted: Descriptor, source: str, keep_bytes: int) -> SparseIndex:
         """All bytes are written: verify them, keep the first `keep_bytes`, and give the name."""
@@ -192,17 +185,11 @@ class Staging:
 
     # ---- the end
 
-    def publish(
-        self,
-        state: CatalogState,
-        end: int,
-        segments: list[Segment],
-        *,
-        check: Callable[[Disk, str], None] = check_target,
-    ) -> str:
+    def publish(self, state: CatalogState, end: int, segments: list[Segment]) -> str:
         """Make it a log that ends at `end`, and give it its name. Returns its directory id."""
         disk, names = self.disk, self.names
-        assert [s.end for s in segments][-1:] in ([end], []), (segments, end)
+        ends = [s.end for s in segments]
+        assert [s.base for s in segments[1:]] + [end] * bool(ends) == ends, (segments, end)
         meta = Meta(directory_id=uuid.uuid4().hex, codec=state.codec, trailer=state.trailer)
         put_in_place(disk, names.segment(end), b"")  # the active one
         if state.start_offset:
@@ -211,10 +198,10 @@ class Staging:
         put_in_place(disk, names.checkpoint, encode_document(checkpoint))
         slot = Mark(1, end, end, 0).encode(directory_crc(meta))
         put_in_place(disk, names.mark, bytes(mark_position(1)) + slot)
-        disk.sync_dir(names.directory)
+        disk.sync_dir(names.directory)  # all of a log before what makes it one
         put_in_place(disk, names.meta, encode_document(meta))
-        disk.sync_dir(names.directory)
-        check(disk, self.target)
+        disk.sync_dir(names.directory)  # and that before the name under which it is one
+        check_target(disk, self.target)  # again: all this took its time
         disk.rename(names.directory, self.target)
         disk.sync_dir(parent_of(self.target))
         return meta.directory_id

@@ -8,6 +8,7 @@ is, and one fetch of that stretch says where.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import time as wall_clock
 
 import attrs
@@ -15,7 +16,7 @@ import attrs
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.clocks import MAX_AHEAD, find_time, latest_believed
 from danube_trio._core.disk import Disk
-from danube_trio._core.frame import batch_boundaries
+from danube_trio._core.frame import Block, batch_boundaries
 from danube_trio._core.times import microseconds, moment
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio.catalog import Catalog
@@ -110,12 +111,11 @@ async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> Res
     if last is None or until == last.base:
         return _cut(state, until)
     block = await tier.block(until)
-    position, end, time = _place_of(last, block.start), block.start, 0
-    for i, batch_time in batch_boundaries(block.data, block.positions):
-        if block.start + i > until:
+    end, position, time = block.start, _place_of(last, block.start), 0
+    for found in _batch_ends(block, position):
+        if found[0] > until:
             break
-        end, position = block.start + i, _place_of(last, block.start) + block.positions[i]
-        time = batch_time
+        end, position, time = found
     if end == block.start > max(last.base, state.start_offset):
         time = (await tier.block(end - 1)).last_time
     return _cut(state, end, last, position, time)
@@ -137,14 +137,14 @@ async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> Res
         if older:
             # The first record that is too late is in this stretch, or the first one after it.
             block = await tier.block(max(older[-1][0], state.start_offset))
-            begin = _place_of(last, block.start)
-            end, position, before = block.start, begin, 0
+            kept = (block.start, _place_of(last, block.start), 0)
             found = next((entry[2] for entry in last.index if entry[2] >= time), last.last_time)
-            for i, batch_time in batch_boundaries(block.data, block.positions):
-                if batch_time >= time:
-                    found = batch_time
+            for batch in _batch_ends(block, kept[1]):
+                if batch[2] >= time:
+                    found = batch[2]
                     break
-                end, position, before = block.start + i, begin + block.positions[i], batch_time
+                kept = batch
+            end, position, before = kept
             plan = _cut(state, end, last, position, before)
         if found <= latest:
             return plan
@@ -154,6 +154,12 @@ async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> Res
             return plan
     newest = state.segments[-1].last_time if state.segments else 0
     return RestorePlan(state, state.segments, state.end, 0, newest)
+
+
+def _batch_ends(block: Block, position: int) -> Iterator[tuple[int, int, int]]:
+    """Where each batch of a stretch ends: offset and position, and its time."""
+    for i, time in batch_boundaries(block.data, block.positions):
+        yield block.start + i, position + block.positions[i], time
 
 
 def _place_of(descriptor: Descriptor, offset: int) -> int:

@@ -8,10 +8,12 @@ meanwhile is whole, with the old times or the new ones. The hints that know them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 
-from danube_trio._core.disk import TMP_SUFFIX, Disk, File, parent_of
+from danube_trio._core.disk import Disk, File, put_parts_in_place
 from danube_trio._core.frame import frame_time, with_time
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.segments import SegmentWalk
@@ -35,53 +37,44 @@ def retime(
     for error in remove_each(disk, hints).values():
         raise error
     disk.sync_dir(names.directory)
+    times = _Times(latest, first)
     for base, following in pairwise([*bases, None]):
         assert base is not None
         if base not in late and following not in late:
             continue  # its last time is not needed either
         path = names.segment(base)
-        file = disk.open(path, "r")
-        try:
-            if base in late:
-                count, first = _rewrite(disk, file, base, latest, first)
-                notes.append(f"{path}: {count} records have another append time now")
-            else:
-                _, first = _copy(file, None, base, latest, first)
-        finally:
-            file.close()
+        with closing(disk.open(path, "r")) as file:
+            parts = times.believed(file, base)
+            if base not in late:
+                deque(parts, maxlen=0)  # for its last time
+                continue
+            put_parts_in_place(disk, path, parts)
+            disk.sync_dir(names.directory)
+        notes.append(f"{path}: {times.replaced} records have another append time now")
     return notes
 
 
-def _rewrite(disk: Disk, file: File, base: int, latest: int, first: int) -> tuple[int, int]:
-    temporary = file.path + TMP_SUFFIX
-    for error in remove_each(disk, [temporary]).values():
-        raise error
-    copy = disk.open(temporary, "create")
-    try:
-        done = _copy(file, copy, base, latest, first)
-        copy.sync_data()
-    finally:
-        copy.close()
-    disk.rename(temporary, file.path)
-    disk.sync_dir(parent_of(file.path))
-    return done
+class _Times:
+    """Replaces the append times above `latest` by the last one before that is not."""
 
+    def __init__(self, latest: int, first: int) -> None:
+        self._latest = latest
+        self._last = first
+        self.replaced = 0  # in the segment that was read last
 
-def _copy(file: File, copy: File | None, base: int, latest: int, first: int) -> tuple[int, int]:
-    """Returns how many times were too late, and the last one that was not."""
-    count = 0
-    walk = SegmentWalk(file, 0, base, size=file.size())
-    for stretch in walk:
-        positions = stretch.scan.positions
-        data = bytearray(stretch.data[: positions[-1]])
-        for begin, end in pairwise(positions):
-            time = frame_time(stretch.data, end)
-            if time <= latest:
-                first = time
-            else:
-                count += 1
-                data[begin:end] = with_time(stretch.data[begin:end], first)
-        if copy is not None:
-            copy.write_at(data, stretch.position)
-    assert walk.position == file.size(), walk.position
-    return count, first
+    def believed(self, file: File, base: int) -> Iterator[bytes]:
+        """The bytes of a segment with such times."""
+        self.replaced = 0
+        walk = SegmentWalk(file, 0, base, size=file.size())
+        for stretch in walk:
+            positions = stretch.scan.positions
+            data = bytearray(stretch.data[: positions[-1]])
+            for begin, end in pairwise(positions):
+                time = frame_time(stretch.data, end)
+                if time <= self._latest:
+                    self._last = time
+                else:
+                    self.replaced += 1
+                    data[begin:end] = with_time(stretch.data[begin:end], self._last)
+            yield bytes(data)
+        assert walk.position == file.size(), walk.position  # before the new file gets its name

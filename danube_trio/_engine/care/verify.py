@@ -15,7 +15,9 @@ Synchronous code over the `Disk` interface, in bounded memory.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from operator import itemgetter
 from time import time as wall_clock
@@ -24,9 +26,8 @@ from typing import TypeVar
 import attrs
 
 from danube_trio._core.clocks import MAX_AHEAD
-from danube_trio._core.codec import CODECS, Codec
-from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File, read_file
+from danube_trio._core.codec import CODECS
+from danube_trio._core.disk import Disk, File, name_of, read_file, read_if_there
 from danube_trio._core.files import (
     MARK_BYTES,
     MARK_FILE_BYTES,
@@ -42,8 +43,19 @@ from danube_trio._core.files import (
 )
 from danube_trio._core.index import SparseIndex, index_limit_bytes
 from danube_trio._core.segment import LogNames, Segment
-from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, Severity, torn_reason
-from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, refuse_foreign, stray_error
+from danube_trio._engine.care.verify_segment import (
+    Finding,
+    SegmentCheck,
+    Severity,
+    ignore,
+    torn_reason,
+)
+from danube_trio._engine.files.directory import (
+    DOCUMENT_LIMIT_BYTES,
+    directory_crc,
+    refuse_foreign,
+    stray_error,
+)
 from danube_trio._engine.files.segments import reach
 from danube_trio.errors import CorruptDataError
 
@@ -53,17 +65,6 @@ T = TypeVar("T")
 # A slot of the mark may be read in the middle of being written; then the next look finds it whole.
 MARK_LOOKS = 5
 _GRAVEST_FIRST: tuple[Severity, ...] = ("problem", "warning", "note")
-
-
-@attrs.define
-class _Small:
-    """What the small files say, as far as they are whole."""
-
-    meta: Meta | None = None
-    mark: Mark | None = None
-    hints: dict[int, Segment] = attrs.Factory(dict[int, Segment])
-    bases: list[int] = attrs.Factory(list[int])
-    start: int = 0
 
 
 class Verification:
@@ -92,14 +93,20 @@ class Verification:
         names: LogNames,
         *,
         live: bool = False,
-        progress: Callable[[int], object] | None = None,
-        expect: Callable[[int], object] | None = None,
+        progress: Callable[[int], object] = ignore,
+        expect: Callable[[int], object] = ignore,
     ) -> None:
         self._disk = disk
         self._names = names
         self._live = live
         self._progress = progress
         self._expect = expect
+        # What the small files say, as far as they are whole.
+        self._meta: Meta | None = None
+        self._mark: Mark | None = None
+        self._hints: dict[int, Segment] = {}
+        self._bases: list[int] = []
+        self._start = 0
         self.records = 0
         self.segments = 0
         self.total_bytes = 0
@@ -110,27 +117,22 @@ class Verification:
         self.first_time = 0
 
     def __iter__(self) -> Iterator[Finding]:
-        small = _Small()
-        yield from self._small_files(small)
-        codec: Codec | None = None
-        if small.meta is not None:
-            codec = CODECS[small.meta.codec]
-        kept = yield from self._listing(small)
-        self.start_offset = self.end_offset = small.start
+        yield from self._small_files()
+        kept = yield from self._listing()
+        self.start_offset = self.end_offset = self._start
         self.total_bytes = sum(map(self._size, kept))
-        if self._expect is not None:
-            self._expect(self.total_bytes)
+        self._expect(self.total_bytes)
         time, check = 0, None
         for base, end in pairwise([*kept, None]):
             assert base is not None
-            check = yield from self._segment(small, codec, base, end, time)
+            check = yield from self._segment(base, end, time)
             if check is not None:
                 time = check.last_time
                 self.first_time = self.first_time or check.believed_time
                 if check.late:
                     self.late.append(base)
-        if not self._live and check is not None and check.offset < small.start:
-            reason = f"the log was trimmed up to {small.start}, but its records end before"
+        if not self._live and check is not None and check.offset < self._start:
+            reason = f"the log was trimmed up to {self._start}, but its records end before"
             yield Finding("problem", reason, self._names.trim, offset=check.offset)
 
     def _size(self, base: int) -> int:
@@ -141,38 +143,37 @@ class Verification:
 
     # ---- small files
 
-    def _small_files(self, small: _Small) -> Iterator[Finding]:
-        """Fill `small`. The order matters when the log is live; see `read.observe`."""
+    def _small_files(self) -> Iterator[Finding]:
+        """The order matters when the log is live; see `read.observe`."""
         disk, names = self._disk, self._names
         try:
-            _, small.meta = refuse_foreign(disk, names)
+            _, self._meta = refuse_foreign(disk, names)
         except CorruptDataError as error:
             yield _from_error(error, names.meta)
-        if small.meta is not None:
-            yield from self._mark(small, small.meta)
+        if self._meta is not None:
+            yield from self._check_mark(directory_crc(self._meta))
         checkpoint = yield from self._document(names.checkpoint, Checkpoint, "warning")
-        small.hints = checkpoint.by_base() if checkpoint is not None else {}
+        self._hints = checkpoint.by_base() if checkpoint is not None else {}
         listing = disk.list_dir(names.directory)
-        small.bases = names.segment_bases(listing)
+        self._bases = names.segment_bases(listing)
         trim = yield from self._document(names.trim, Trim, "problem")
         if trim is not None:
             yield from self._trim_copies()
-        small.start = trim.first_local if trim is not None else 0
-        if small.meta is None and names.meta.rpartition("/")[2] not in listing:
-            if not small.bases:
+        self._start = trim.first_local if trim is not None else 0
+        if self._meta is None and name_of(names.meta) not in listing:
+            if not self._bases:
                 raise FileNotFoundError(
                     errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
                 )
             yield Finding("problem", "the file is missing although there are segments", names.meta)
-        yield from self._strangers(listing, small.bases)
+        yield from self._strangers(listing)
 
     def _document(
         self, path: str, kind: type[T], severity: Severity
     ) -> Generator[Finding, None, T | None]:
         try:
-            return decode_document(read_file(self._disk, path, DOCUMENT_LIMIT_BYTES), kind)
-        except FileNotFoundError:
-            return None
+            data = read_if_there(self._disk, path, DOCUMENT_LIMIT_BYTES)
+            return None if data is None else decode_document(data, kind)
         except CorruptDataError as error:
             yield _from_error(error, path, severity)
         except (ValueError, KeyError, TypeError) as error:
@@ -191,36 +192,32 @@ class Verification:
         for at in damaged:
             yield Finding("warning", "a copy of the start is damaged", self._names.trim, at)
 
-    def _mark(self, small: _Small, meta: Meta) -> Iterator[Finding]:
-        path, directory_crc = self._names.mark, crc32(meta.directory_id.encode())
+    def _check_mark(self, ours: int) -> Iterator[Finding]:
+        path = self._names.mark
         damaged: list[int] = []
         for _ in range(MARK_LOOKS if self._live else 1):
             try:
-                data = read_file(self._disk, path, MARK_FILE_BYTES)
-            except FileNotFoundError:
-                data = b""
+                data = read_if_there(self._disk, path, MARK_FILE_BYTES) or b""
             except CorruptDataError as error:
                 yield _from_error(error, path)
                 return
-            small.mark = decode_marks(data, directory_crc)
+            self._mark = decode_marks(data, ours)
             slots = {at: data[at : at + MARK_BYTES] for at in map(mark_position, range(2))}
             damaged = [
-                at
-                for at, slot in slots.items()
-                if any(slot) and decode_marks(slot, directory_crc) is None
+                at for at, slot in slots.items() if any(slot) and decode_marks(slot, ours) is None
             ]
             if not damaged:
                 break
         for at in damaged:
             reason = "a slot of the durability mark is damaged, or that of another log"
             yield Finding("warning", reason, path, position=at)
-        if small.mark is None:
+        if self._mark is None:
             reason = "there is no durability mark: lost data at the end would look like a torn tail"
             yield Finding("warning", reason, path)
 
-    def _strangers(self, listing: list[str], bases: list[int]) -> Iterator[Finding]:
+    def _strangers(self, listing: list[str]) -> Iterator[Finding]:
         """Files that are no part of the log."""
-        names = self._names
+        names, bases = self._names, self._bases
         expected = {names.segment(base) for base in bases} | {names.index(base) for base in bases}
         expected |= {names.meta, names.trim, names.mark, names.checkpoint, names.lock}
         unfinished = names.leftovers(listing)
@@ -242,17 +239,17 @@ class Verification:
                 reason = "no file of this log"
             yield Finding("note", reason, path)
 
-    def _listing(self, small: _Small) -> Generator[Finding, None, list[int]]:
+    def _listing(self) -> Generator[Finding, None, list[int]]:
         """Find what is missing; returns the bases of the segments to check."""
-        names, bases, start, mark = self._names, small.bases, small.start, small.mark
+        names, bases, start, mark = (self._names, self._bases, self._start, self._mark)
         if self._live and mark is not None:
             bases = [base for base in bases if base <= mark.durable_end]
-        bases = yield from self._without_strays(small, bases)
+        bases = yield from self._without_strays(bases)
         kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > start]
         for base in bases[: len(bases) - len(kept)]:
             reason = "everything in it was trimmed; the next open removes it"
             yield Finding("note", reason, names.segment(base))
-        expected = {hint.base for hint in small.hints.values() if hint.end > start}
+        expected = {hint.base for hint in self._hints.values() if hint.end > start}
         if mark is not None and mark.durable_end > start:
             expected.add(mark.base)
         if (kept and kept[0] > start) or (not kept and (expected or start)):
@@ -263,20 +260,17 @@ class Verification:
             )
         return kept
 
-    def _without_strays(
-        self, small: _Small, bases: list[int]
-    ) -> Generator[Finding, None, list[int]]:
+    def _without_strays(self, bases: list[int]) -> Generator[Finding, None, list[int]]:
         """Leave out what begins inside the segment of the mark, or one that the checkpoint has."""
         names, there = self._names, set(bases)
-        reaches = [(hint.base, hint.end) for hint in small.hints.values() if hint.base in there]
-        if small.mark is not None and small.mark.base in there:
-            reaches.append((small.mark.base, small.mark.durable_end))
+        reaches = [(hint.base, hint.end) for hint in self._hints.values() if hint.base in there]
+        if self._mark is not None and self._mark.base in there:
+            reaches.append((self._mark.base, self._mark.durable_end))
         kept: list[int] = []
-        inside = iter(sorted(reaches))
-        before, following = (0, 0), next(inside, None)
+        inside, before = deque(sorted(reaches)), (0, 0)
         for base in bases:
-            while following is not None and following[0] < base:
-                before, following = max(before, following, key=itemgetter(1)), next(inside, None)
+            while inside and inside[0][0] < base:
+                before = max(before, inside.popleft(), key=itemgetter(1))
             # What says so may be of another state: whether it is so, the records tell.
             if base < before[1] and base < reach(self._disk, names, before[0]):
                 error = stray_error(names, base, *before)
@@ -288,7 +282,7 @@ class Verification:
     # ---- segments
 
     def _segment(
-        self, small: _Small, codec: Codec | None, base: int, end: int | None, time: int
+        self, base: int, end: int | None, time: int
     ) -> Generator[Finding, None, SegmentCheck | None]:
         """Check one segment; `end` is where the next one begins, None for the last."""
         path = self._names.segment(base)
@@ -299,44 +293,41 @@ class Verification:
             if trim is None or end is None or trim.first_local < end:
                 yield Finding("problem", "the segment is missing", path, offset=base)
             return None
-        try:
+        with closing(file):
             index = None
             if end is not None:
                 index = yield from self._index(base, end, file.size())
             check = SegmentCheck(
                 path,
                 base,
-                codec,
+                CODECS[self._meta.codec] if self._meta is not None else None,
                 index=index,
                 index_path=self._names.index(base),
                 earliest_time=time,
-                start_offset=small.start,
+                start_offset=self._start,
                 latest_time=self.latest_time,
                 progress=self._progress,
             )
             if end is not None:
-                found = self._sealed(small, check, file, end, index)
+                found = self._sealed(check, file, end, index)
             else:
-                found = self._last(small, check, file)
+                found = self._last(check, file)
             yield from _each_position_once(found)
-        finally:
-            file.close()
         self.segments += 1
         self.records += check.records
         self.end_offset = max(self.end_offset, check.offset)
-        promised = small.mark.durable_end if small.mark is not None else 0
+        promised = self._mark.durable_end if self._mark is not None else 0
         if end is not None or self._live:
             return check
         if check.batch_offset < promised:  # damage, which a reader may step over
             self.end_offset = max(self.end_offset, promised)
         elif not check.whole:  # the next open cuts it
-            self.records -= check.offset - max(small.start, check.batch_offset)
+            self.records -= check.offset - max(self._start, check.batch_offset)
             self.end_offset = check.batch_offset
         return check
 
     def _sealed(
         self,
-        small: _Small,
         check: SegmentCheck,
         file: File,
         end: int,
@@ -358,19 +349,19 @@ class Verification:
         if index is not None and not check.damaged and index.last_time != check.last_time:
             reason = "the time of the last record is another one in the segment"
             yield Finding("problem", reason, self._names.index(base))
-        mark = small.mark
+        mark = self._mark
         if mark is not None and mark.base == base and mark.durable_end > end:
             reason = f"the durability mark says that the segment goes on to {mark.durable_end}"
             yield Finding("problem", reason, file.path, size, end)
-        hint = small.hints.get(base)
+        hint = self._hints.get(base)
         found = Segment(base, end, size, check.first_time, check.last_time)
         if hint is not None and not check.damaged and not _agrees(hint, found):
             reason = f"the checkpoint, a hint, says {hint} where {found} is"
             yield Finding("warning", reason, self._names.checkpoint)
 
-    def _last(self, small: _Small, check: SegmentCheck, file: File) -> Iterator[Finding]:
+    def _last(self, check: SegmentCheck, file: File) -> Iterator[Finding]:
         """The segment at the end: strict below the mark, tolerant above it."""
-        base, mark, size = check.offset, small.mark, file.size()
+        base, mark, size = check.offset, self._mark, file.size()
         if mark is not None and mark.base == base:
             yield from check.run(file, min(size, mark.position), stop_offset=mark.durable_end)
             if (check.offset, check.position) != (mark.durable_end, mark.position):
@@ -417,13 +408,13 @@ class Verification:
         """The index of a sealed segment, if it is one that readers would use."""
         path = self._names.index(base)
         try:
-            data = read_file(self._disk, path, index_limit_bytes(size))
-        except FileNotFoundError:
-            if not self._live:
-                yield Finding("note", "there is no index; it is rebuilt when it is needed", path)
-            return None
+            data = read_if_there(self._disk, path, index_limit_bytes(size))
         except CorruptDataError as error:
             yield _from_error(error, path)
+            return None
+        if data is None:
+            if not self._live:
+                yield Finding("note", "there is no index; it is rebuilt when it is needed", path)
             return None
         index = SparseIndex.decode(data, base)
         if index is None:

@@ -15,7 +15,6 @@ import errno
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from time import time as wall_clock
-from typing import NoReturn
 
 import attrs
 import trio
@@ -24,10 +23,10 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, FileStat
+from danube_trio._core.disk import Disk
 from danube_trio._core.identity import check_log
 from danube_trio._core.index import SparseIndex
-from danube_trio._engine.care.verify_segment import Finding, SegmentCheck
+from danube_trio._engine.care.verify_segment import Finding, SegmentCheck, ignore
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.set_aside import belongs, same_records
 from danube_trio.catalog import Catalog
@@ -41,10 +40,6 @@ __all__ = ["ObjectFile", "ObjectsVerified", "compare", "note_strangers", "verify
 PIECE_BYTES = 4 << 20
 # Of what no catalog names; the summary counts all.
 MOST_STRANGERS = 100
-
-
-def _ignore(size_bytes: int) -> None:
-    """Nobody wants to know."""
 
 
 @attrs.define(eq=False)
@@ -71,8 +66,8 @@ async def verify_objects(
     report: Callable[[Finding], object],
     *,
     wanted: Callable[[Descriptor], bool] = lambda descriptor: True,
-    expect: Callable[[int], object] = _ignore,
-    progress: Callable[[int], object] = _ignore,
+    expect: Callable[[int], object] = ignore,
+    progress: Callable[[int], object] = ignore,
 ) -> ObjectsVerified:
     """Check the objects of this state; `report` is called with each finding, at once.
 
@@ -90,7 +85,7 @@ async def verify_objects(
         key = catalog.object_key(descriptor.object_id)
         found: list[Finding] = []
         try:
-            for look in (progress, _ignore):  # a damaged answer is asked for again
+            for look in (progress, ignore):  # a damaged answer is asked for again
                 found.clear()
                 records = await trio.to_thread.run_sync(
                     _check, store, key, descriptor, state.codec, found.append, look
@@ -199,7 +194,7 @@ def _check(
 ) -> int:
     """Check one object; returns how many records are good. Runs in a thread of trio's."""
     path, size = f"{store.url}/{key}", descriptor.size_bytes
-    file = ObjectFile(store, key, path, progress)
+    file = ObjectFile(store, key, progress)
     index = SparseIndex(descriptor.base)
     for offset, position, time in descriptor.index:
         index.offsets.append(offset)
@@ -237,17 +232,15 @@ def _check(
 
 
 class ObjectFile:
-    """An object, read like a file from a thread of trio's; keeps the last two pieces.
+    """An object, read like a file (`Readable`) from a thread of trio's; keeps two pieces.
 
     The CRC of all bytes is computed on the way, as far as they are read in order.
     """
 
-    def __init__(
-        self, store: CloudStore, key: str, path: str, progress: Callable[[int], object]
-    ) -> None:
+    def __init__(self, store: CloudStore, key: str, progress: Callable[[int], object]) -> None:
         self._store = store
         self._key = key
-        self._path = path
+        self._path = f"{store.url}/{key}"
         self._progress = progress
         self._pieces: dict[int, bytes] = {}
         self._crc = 0
@@ -282,9 +275,6 @@ class ObjectFile:
             self._fetch(self._crc_end // PIECE_BYTES)
         return self._crc
 
-    def close(self) -> None:
-        self._pieces.clear()
-
     def _fetch(self, number: int) -> int:
         """Get one piece; returns the size of the object."""
         start = number * PIECE_BYTES
@@ -304,27 +294,3 @@ class ObjectFile:
             if not data and start < self._size:
                 raise OSError(errno.EIO, "the object became shorter while it was read", self._path)
         return info.size_bytes
-
-    def write_at(self, data: bytes | bytearray | memoryview, position: int) -> None:
-        self._refuse()
-
-    def write_durable_at(self, data: bytes, position: int) -> None:
-        self._refuse()
-
-    def stat(self) -> FileStat:
-        self._refuse()
-
-    def holds(self, data: bytes, position: int) -> bool:
-        return self.read_at(len(data), position) == data
-
-    def allocate(self, end: int) -> bool:
-        self._refuse()
-
-    def truncate(self, size: int) -> None:
-        self._refuse()
-
-    def sync_data(self) -> None:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise OSError(errno.EROFS, "an object is only read here", self._path)

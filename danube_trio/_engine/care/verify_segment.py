@@ -8,6 +8,7 @@ the sparse index.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Literal
 
 import attrs
@@ -15,19 +16,23 @@ import attrs
 from danube_trio._core.bincode import DecodeError
 from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.codec import Codec
-from danube_trio._core.disk import Disk, File
-from danube_trio._core.frame import (
-    HEADER_BYTES,
-    TRAILER_BYTES,
-    batch_boundaries,
-    frame_time,
-)
+from danube_trio._core.disk import Disk, Readable
+from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, batch_boundaries, frame_time
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.times import moment
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import Fault, SegmentWalk, Stretch, find_after
 
-__all__ = ["Finding", "Preview", "SegmentCheck", "Severity", "preview", "torn_reason"]
+__all__ = [
+    "Finding",
+    "Limit",
+    "Preview",
+    "SegmentCheck",
+    "Severity",
+    "ignore",
+    "preview",
+    "torn_reason",
+]
 
 Severity = Literal["problem", "warning", "note"]
 
@@ -60,8 +65,22 @@ class Finding:
         return f"{self.path}: {self.reason}{at}{of}"
 
 
-def _ignore(size_bytes: int) -> None:
-    """Nobody wants to know."""
+def ignore(size_bytes: int) -> None:
+    """What is told of progress where nobody wants to know."""
+
+
+class Limit:
+    """Lets so many findings through, the last of them with the word that there are more."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def __call__(self, finding: Finding) -> Iterator[Finding]:
+        self._left -= 1
+        if self._left > 0:
+            yield finding
+        elif not self._left:
+            yield attrs.evolve(finding, reason=f"{finding.reason} (and so on: no more are listed)")
 
 
 class SegmentCheck:
@@ -89,7 +108,7 @@ class SegmentCheck:
         earliest_time: int = 0,
         start_offset: int = 0,
         latest_time: int = UNKNOWN,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[[int], object] = ignore,
     ) -> None:
         self.offset: int = base
         self.position: int = 0
@@ -109,8 +128,8 @@ class SegmentCheck:
         self._entries = list(index.entries()) if index is not None else []
         self._next_entry = 0
         self._index_path = index_path
-        self._progress = progress if progress is not None else _ignore
-        self._found = 0
+        self._progress = progress
+        self._limit = Limit(MOST_PER_SEGMENT)
 
     @property
     def whole(self) -> bool:
@@ -123,14 +142,14 @@ class SegmentCheck:
         return self.fault is not None and self.fault.only_zeros
 
     def run(
-        self, file: File, size: int, *, stop_offset: int | None = None, tolerant: bool = False
+        self, file: Readable, size: int, *, stop_offset: int | None = None, tolerant: bool = False
     ) -> Iterator[Finding]:
         """Check `[position, size)`. A bad frame is a problem, or, if `tolerant`, just the end."""
         while True:
             walk = SegmentWalk(file, self.position, self.offset, size=size, stop_offset=stop_offset)
             for stretch in walk:
                 for finding in self._frames(stretch):
-                    yield from self._limited(finding)
+                    yield from self._limit(finding)
                 self._progress(stretch.scan.positions[-1])
             self.position, self.offset, self.fault = walk.position, walk.offset, walk.fault
             if walk.fault is None or walk.fault.only_zeros or tolerant:
@@ -145,13 +164,6 @@ class SegmentCheck:
             self._progress(found[0] - walk.position)
             self.position, self.offset = found
             self.batch_position, self.batch_offset = found
-
-    def _limited(self, finding: Finding) -> Iterator[Finding]:
-        self._found += 1
-        if self._found < MOST_PER_SEGMENT:
-            yield finding
-        elif self._found == MOST_PER_SEGMENT:
-            yield attrs.evolve(finding, reason=f"{finding.reason} (and so on: no more are listed)")
 
     def _problem(self, reason: str, position: int, offset: int) -> Finding:
         return Finding("problem", reason, self._path, position, offset)
@@ -264,13 +276,10 @@ def preview(disk: Disk, directory: Directory) -> Preview | None:
     base, mark = directory.bases[-1], directory.mark
     path = directory.names.segment(base)
     check = SegmentCheck(path, base, None)
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         for _ in check.run(file, size, tolerant=True):
             pass
-    finally:
-        file.close()
     here = mark if mark is not None and mark.base == base else None
     reason, damage, kept = torn_reason(check), None, 0
     if mark is not None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Final, Literal
 
 import attrs
@@ -196,11 +197,8 @@ def _describe(disk: Disk, path: str, kind: Kind, findings: list[Finding]) -> Sou
     first = last = None
     if kind == "objects":
         first, last = _range_in(path.rpartition("/")[2])
-        file = disk.open(path, "r")
-        try:
+        with closing(disk.open(path, "r")) as file:
             head = file.read_at(DNB1_HEADER_BYTES, 0)
-        finally:
-            file.close()
         if head[:4] == DNB1_MAGIC and len(head) == DNB1_HEADER_BYTES:
             if head[4] != 1:
                 reason = f"the version of this DNB1 object is {head[4]}, and only 1 is known"

@@ -40,11 +40,21 @@ from typing import Any, Final
 import attrs
 
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
-from danube_trio._core.disk import Disk, parent_of, put_in_place, read_file, replace_file
+from danube_trio._core.disk import (
+    Disk,
+    list_if_there,
+    name_of,
+    parent_of,
+    put_in_place,
+    read_if_there,
+    replace_file,
+)
 from danube_trio._core.files import Meta, Trim, encode_document, encode_trim
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
 from danube_trio._core.times import seconds_of_any_unit
+from danube_trio._engine.care.restore_files import check_target
+from danube_trio._engine.care.verify_segment import ignore
 from danube_trio._engine.danube.source import DanubeSource
 from danube_trio._engine.log.open import open_wal
 from danube_trio._engine.read.source import StartPosition
@@ -52,11 +62,12 @@ from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
-__all__ = ["STAGING", "Imported", "Plan", "check_target", "import_log", "plan_import"]
+__all__ = ["MAKER", "STAGING", "Imported", "Plan", "import_log", "plan_import"]
 
 STAGING: Final = ".importing"
 NOTE: Final = ".importing.json"
 NOTE_LIMIT_BYTES = 64 << 20
+MAKER: Final = "an import"
 # Danube's producers may be configured for larger messages than its default of 10 MiB.
 LARGEST_MESSAGE_BYTES = 60 << 20
 
@@ -119,26 +130,13 @@ def plan_import(source: DanubeSource) -> Plan:
     return Plan(source, first, keeps)
 
 
-def check_target(disk: Disk, target: str) -> None:
-    """Refuse, with ValueError, a target that is there and not empty."""
-    try:
-        listing = disk.list_dir(target)
-    except FileNotFoundError:
-        return
-    if listing:
-        raise ValueError(
-            f"{target} is not empty (it has {listing[0]}): an import makes a new log, so name a "
-            f"directory that does not exist"
-        )
-
-
 async def import_log(
     disk: Disk,
     plan: Plan,
     target: str,
     *,
     clock: Callable[[], float] = time.time,
-    progress: Callable[[int], object] = lambda size_bytes: None,
+    progress: Callable[[int], object] = ignore,
 ) -> Imported:
     """Make the log `target`, an absolute path. `progress` is called with payload bytes, twice each.
 
@@ -165,8 +163,9 @@ async def import_log(
 
 def _publish(disk: Disk, target: str) -> None:
     """The log is whole: give it its name."""
-    check_target(disk, target)
+    check_target(disk, target, MAKER)  # again: all this took its time
     disk.rename(target + STAGING, target)
+    # Before the note goes: a log under the old name and no note would be refused as nobody's.
     disk.sync_dir(parent_of(target))
     disk.unlink(target + NOTE)
     disk.sync_dir(parent_of(target))
@@ -174,18 +173,16 @@ def _publish(disk: Disk, target: str) -> None:
 
 def _begin(disk: Disk, plan: Plan, target: str) -> None:
     """Make the directory in which the log is built, or see that it is the one of this import."""
-    check_target(disk, target)
+    check_target(disk, target, MAKER)
     staging, note = target + STAGING, target + NOTE
     files = [[os.path.abspath(file.path), file.size] for file in plan.source.files.files]
     stretches = plan.stretches()
     mine = json.dumps({"files": files, "first": plan.first, "stretches": stretches}).encode()
     disk.make_dir(parent_of(target))
-    try:
-        theirs = read_file(disk, note, NOTE_LIMIT_BYTES)
-    except FileNotFoundError:
-        theirs = None
+    theirs = read_if_there(disk, note, NOTE_LIMIT_BYTES)
     if theirs is None:
-        _refuse_unknown(disk, staging)
+        if list_if_there(disk, staging):
+            raise ValueError(f"{staging} is there, and no import says what it is: remove it first")
         replace_file(disk, note, mine)
     elif theirs != mine:
         raise ValueError(
@@ -194,16 +191,8 @@ def _begin(disk: Disk, plan: Plan, target: str) -> None:
         )
     disk.make_dir(staging)
     names = LogNames.of(staging, "wal.log")
-    if names.meta.rpartition("/")[2] not in disk.list_dir(staging):
+    if name_of(names.meta) not in disk.list_dir(staging):
         _prepare(disk, names, plan.first)
-
-
-def _refuse_unknown(disk: Disk, staging: str) -> None:
-    try:
-        disk.list_dir(staging)
-    except FileNotFoundError:
-        return
-    raise ValueError(f"{staging} is there, and no import says what it is: remove it first")
 
 
 def _prepare(disk: Disk, names: LogNames, first: int) -> None:

@@ -18,7 +18,7 @@ import attrs
 
 from danube_trio._core.codec import CODECS, get_codec
 from danube_trio._core.disk import Disk
-from danube_trio._engine.care.verify_segment import Finding
+from danube_trio._engine.care.verify_segment import Finding, ignore
 from danube_trio._engine.danube.directory import DanubeFiles, Kind, SourceFile, find_files
 from danube_trio._engine.danube.frames import Damage, Frame
 from danube_trio._engine.danube.order import Generation, Orderer
@@ -82,8 +82,8 @@ class DanubeSource:
         file_name: str = "wal.log",
         kind: Kind | None = None,
         codec: str | None = None,
-        progress: Callable[[int], object] = lambda size_bytes: None,
-        expect: Callable[[int], object] = lambda total_bytes: None,
+        progress: Callable[[int], object] = ignore,
+        expect: Callable[[int], object] = ignore,
     ) -> None:
         if codec is not None:
             get_codec(codec)
@@ -224,8 +224,7 @@ class DanubeSource:
         if start >= end:
             return
         offset, position = run.hint(start)
-        file = self._disk.open(run.file.path, "r")
-        try:
+        with closing(self._disk.open(run.file.path, "r")) as file:
             walk = open_walk(file, run.file, (run.codec,), position=position, stop=run.stop)
             for item in walk:
                 if isinstance(item, Damage):
@@ -241,8 +240,6 @@ class DanubeSource:
                 offset += 1
                 if offset >= end:
                     return
-        finally:
-            file.close()
 
     def _same(self, one: Run, other: Run, start: int, end: int) -> bool:
         """Whether two runs have the same bytes for these offsets."""

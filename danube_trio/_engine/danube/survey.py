@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -29,7 +30,7 @@ import attrs
 from danube_trio._core.bincode import DecodeError
 from danube_trio._core.codec import CODECS, probe_codec
 from danube_trio._core.disk import Disk, File
-from danube_trio._engine.care.verify_segment import Finding, Severity
+from danube_trio._engine.care.verify_segment import Finding, Limit, Severity, ignore
 from danube_trio._engine.danube.directory import DNB1_HEADER_BYTES, SourceFile
 from danube_trio._engine.danube.frames import (
     Damage,
@@ -121,7 +122,6 @@ class FileSurvey:
         payload_bytes: the size of their payloads.
         dropped_segment_ids: how many messages have a `segment_id`, which newer layouts lack.
         damaged_bytes: how many bytes are neither frames nor zeros.
-        undecoded: how many frames were whole, but held no message.
         publish_time: the first one that is set, or 0.
     """
 
@@ -131,20 +131,18 @@ class FileSurvey:
         codec: str | None = None,
         *,
         begin_with: str = SHIPPED[-1],
-        progress: Callable[[int], object] = lambda size_bytes: None,
+        progress: Callable[[int], object] = ignore,
     ) -> None:
         self.runs: list[Run] = []
         self.records = 0
         self.payload_bytes = 0
         self.dropped_segment_ids = 0
         self.damaged_bytes = 0
-        self.undecoded = 0
         self.publish_time = 0
         self.last_codec: str = codec or begin_with
         self._source = source
         self._codec = codec
         self._progress = progress
-        self._findings = 0
         self._trailing = 0
         self._disagreed = False
 
@@ -153,18 +151,16 @@ class FileSurvey:
         source = self._source
         if source.size <= source.header_bytes and source.format == "frames":
             return  # the engine leaves empty files behind when it rotates
-        file = disk.open(source.path, "r")
-        try:
+        with closing(disk.open(source.path, "r")) as file:
             codecs = (self._codec,) if self._codec is not None else SHIPPED
             if source.format == "segment":
                 codecs = (self._segment_codec(file),)
+            limit = Limit(MOST_FINDINGS)
             for item in open_walk(file, source, codecs):
                 for finding in self._item(item):
-                    yield from self._limited(finding)
+                    yield from limit(finding)
             yield from self._heal()
             yield from self._ends(file)
-        finally:
-            file.close()
 
     def _item(self, item: Frame | Damage) -> Iterator[Finding]:
         size = item.stop - item.position
@@ -178,13 +174,6 @@ class FileSurvey:
             yield self._finding("problem", f"{item.reason}: {size} bytes lost", item.position)
         self._progress(size)
 
-    def _limited(self, finding: Finding) -> Iterator[Finding]:
-        self._findings += 1
-        if self._findings < MOST_FINDINGS:
-            yield finding
-        elif self._findings == MOST_FINDINGS:
-            yield attrs.evolve(finding, reason=f"{finding.reason} (and so on: no more are listed)")
-
     def _finding(
         self, severity: Severity, reason: str, position: int, offset: int | None = None
     ) -> Finding:
@@ -195,7 +184,6 @@ class FileSurvey:
     def _frame(self, frame: Frame) -> Iterator[Finding]:
         found = self._decode(frame.body)
         if found is None:
-            self.undecoded += 1
             self.damaged_bytes += frame.stop - frame.position
             reason = "the frame is whole, but the message in it has none of Danube's layouts"
             if self._codec is not None:
@@ -268,10 +256,9 @@ class FileSurvey:
             runs[0].claimed = 0  # which is then found to be right
         i = 0
         while i < len(runs):
-            run = runs[i]
+            run, after = runs[i], runs[i + 1] if i + 1 < len(runs) else None
             before = healed[-1] if healed else None
-            if before is not None and self._is_misplaced(i, before):
-                after = runs[i + 1]
+            if before is not None and after is not None and self._is_misplaced(i, before, after):
                 reason = (
                     f"the header says offset {run.start} between {before.end - 1} and "
                     f"{after.start}: taken for {before.end}"
@@ -281,22 +268,12 @@ class FileSurvey:
                 before.hints += [(after.start, after.position), *after.hints]
                 i += 2
                 continue
-            if self._was_claimed_rightly(i):
-                runs[i + 1].start, runs[i + 1].position = run.claimed, run.position
+            if after is not None and _was_claimed_rightly(run, after):
+                after.start, after.position = run.claimed, run.position
             else:
                 healed.append(run)
             i += 1
         self.runs = healed
-
-    def _was_claimed_rightly(self, i: int) -> bool:
-        if i + 1 >= len(self.runs):
-            return False
-        run, after = self.runs[i], self.runs[i + 1]
-        return (
-            run.claimed != run.start == run.end - 1
-            and run.claimed + 1 == after.start
-            and (run.codec, run.stop) == (after.codec, after.position)
-        )
 
     def _is_misplaced_first(self) -> bool:
         if len(self.runs) < 2:
@@ -310,10 +287,8 @@ class FileSurvey:
             and (after.start, after.position, after.codec) == (1, run.stop, run.codec)
         )
 
-    def _is_misplaced(self, i: int, before: Run) -> bool:
-        if i + 1 >= len(self.runs):
-            return False
-        run, after = self.runs[i], self.runs[i + 1]
+    def _is_misplaced(self, i: int, before: Run, after: Run) -> bool:
+        run = self.runs[i]
         return (
             run.end - run.start == 1
             and {before.codec, run.codec, after.codec} == {run.codec}
@@ -374,3 +349,11 @@ class FileSurvey:
         if size != self.payload_bytes:
             reason = f"payloads of {size} bytes are promised, and {self.payload_bytes} are here"
             yield self._finding("problem", reason, end)
+
+
+def _was_claimed_rightly(run: Run, after: Run) -> bool:
+    return (
+        run.claimed != run.start == run.end - 1
+        and run.claimed + 1 == after.start
+        and (run.codec, run.stop) == (after.codec, after.position)
+    )

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import closing
 from typing import TypeVar
 
 import attrs
 
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, read_file
+from danube_trio._core.disk import Disk, name_of, read_if_there
 from danube_trio._core.files import (
     MARK_FILE_BYTES,
     Checkpoint,
@@ -126,7 +127,7 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
 def _of_danube(names: LogNames, listing: list[str], theirs: list[str]) -> UnsupportedFormatError:
     """What to do about Danube's own files, which are alone, or beside ours."""
     directory, path = names.directory, f"{names.directory}/{theirs[0]}"
-    if names.meta.rpartition("/")[2] in listing or names.segment_bases(listing):
+    if name_of(names.meta) in listing or names.segment_bases(listing):
         return UnsupportedFormatError(
             path,
             "this file was written by Danube itself, beside the log",
@@ -187,9 +188,7 @@ def look(
     bases = [base for base in bases if base not in strays and base not in (without or ())]
     kept = [b for i, b in enumerate(bases) if i + 1 == len(bases) or bases[i + 1] > first]
     orphans = [
-        names.index(base).rpartition("/")[2]
-        for base in names.index_bases(listing)
-        if base not in existing
+        name_of(names.index(base)) for base in names.index_bases(listing) if base not in existing
     ]
     checkpoint, exact = _read_checkpoint(disk, names)
     missing = _missing_bases(kept, first, mark, checkpoint) if complete else []
@@ -226,11 +225,8 @@ def _refuse_foreign_mark(disk: Disk, names: LogNames, bases: list[int], ours: in
     """
     if not bases or not any(disk.file_size(names.segment(base)) for base in bases):
         return
-    try:
-        data = read_file(disk, names.mark, DOCUMENT_LIMIT_BYTES)
-    except FileNotFoundError:
-        return
-    if is_foreign_mark(data, ours):
+    data = read_if_there(disk, names.mark, DOCUMENT_LIMIT_BYTES)
+    if data is not None and is_foreign_mark(data, ours):
         raise CorruptDataError(
             f"the mark is that of another directory than {names.meta}: files of two are mixed",
             path=names.mark,
@@ -319,9 +315,8 @@ def read_document(disk: Disk, path: str, kind: type[T]) -> T | None:
 
     Raises UnsupportedFormatError, CorruptDataError, OSError.
     """
-    try:
-        data = read_file(disk, path, DOCUMENT_LIMIT_BYTES)
-    except FileNotFoundError:
+    data = read_if_there(disk, path, DOCUMENT_LIMIT_BYTES)
+    if data is None:
         return None
     try:
         return decode_document(data, kind)
@@ -351,7 +346,5 @@ def read_mark(disk: Disk, names: LogNames, directory_crc: int) -> Mark | None:
         file = disk.open(names.mark, "r")
     except FileNotFoundError:
         return None
-    try:
+    with closing(file):
         return decode_marks(file.read_at(MARK_FILE_BYTES, 0), directory_crc)
-    finally:
-        file.close()

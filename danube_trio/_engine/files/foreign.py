@@ -18,12 +18,7 @@ from typing import Final
 
 from danube_trio._core.bincode import DecodeError
 from danube_trio._core.danube_ckpt import CHECKPOINT_LAYOUTS, DanubeCheckpoint, decode_checkpoint
-from danube_trio._core.danube_names import (
-    CHECKPOINT,
-    PAYLOADS_NAME,
-    ROTATED_NAME,
-    SEGMENT_NAME,
-)
+from danube_trio._core.danube_names import CHECKPOINT, PAYLOADS_NAME, ROTATED_NAME, SEGMENT_NAME
 from danube_trio._core.disk import Disk, read_file
 from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, TRAILER_MARKER, scan
 from danube_trio._core.segment import LogNames

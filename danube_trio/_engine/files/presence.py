@@ -54,38 +54,20 @@ class LostFileError(OSError):
         moved: only the path was: what was acknowledged is where the directory is now.
     """
 
-    everything = False
-    moved = False
-
     def __init__(
-        self,
-        path: str,
-        what: str,
-        base: int | None = None,
-        *,
-        thing: str = "a file",
-        advice: str = _ADVICE,
+        self, path: str, what: str, base: int | None = None, stray: Stray | None = None
     ) -> None:
+        thing = "a file" if stray is None else "the directory"
+        self.what, self.base, self._stray = what, base, stray
+        self.everything = stray is not None and stray.removed
+        self.moved = stray is not None and not stray.removed
+        advice = _MOVED if self.moved else _ADVICE
         text = f"somebody changed {thing} of the running log: it {what}. {advice}"
         super().__init__(errno.ESTALE, text, path)
-        self.what = what
-        self._told = (thing, advice)
-        self.base = base
 
     def __reduce__(self) -> tuple[object, ...]:
-        facts = (self.filename, self.what, self.base, *self._told)
-        return _lost, facts, self.__dict__
-
-
-def _lost(path: str, what: str, base: int | None, thing: str, advice: str) -> LostFileError:
-    return LostFileError(path, what, base, thing=thing, advice=advice)
-
-
-def _lost_directory(path: str, stray: Stray) -> LostFileError:
-    advice = _ADVICE if stray.removed else _MOVED
-    error = LostFileError(path, str(stray), thing="the directory", advice=advice)
-    error.everything, error.moved = stray.removed, not stray.removed
-    return error
+        facts = (self.filename, self.what, self.base, self._stray)
+        return LostFileError, facts, self.__dict__
 
 
 class Presence:
@@ -110,7 +92,7 @@ class Presence:
         """Raises LostFileError if the path does not lead to the directory any more."""
         stray = self._disk.strayed()
         if stray is not None:
-            raise _lost_directory(self._directory, stray)
+            raise LostFileError(self._directory, str(stray), stray=stray)
 
     def check_open(
         self,

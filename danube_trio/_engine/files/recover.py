@@ -21,8 +21,10 @@ what is given back for the few bytes and names that are needed here.
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from itertools import pairwise
 
 import attrs
 
@@ -31,28 +33,23 @@ from danube_trio._core.disk import (
     File,
     FileStat,
     OpenDirectory,
-    parent_of,
+    free_path,
+    pieces_of,
     put_in_place,
     replace_file,
 )
-from danube_trio._core.files import (
-    Mark,
-    Meta,
-    Trim,
-    encode_document,
-)
+from danube_trio._core.files import Mark, Meta, Trim, encode_document
 from danube_trio._core.identity import check_topic, named
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.presence import Presence
 from danube_trio._engine.files.segments import (
-    CHUNK_BYTES,
     SegmentWalk,
     build_index,
     describe,
-    find_after,
     load_index,
+    readable_after,
 )
 from danube_trio._engine.files.space import (
     no_space,
@@ -62,12 +59,12 @@ from danube_trio._engine.files.space import (
     unshare,
     with_room,
 )
-from danube_trio._engine.files.tail import MarkFile, Tail
+from danube_trio._engine.files.tail import MarkFile, Tail, put_mark
 from danube_trio._engine.files.tiling import check_tiling
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Cover", "Recovered", "lower_mark", "recover", "save_cut_bytes"]
+__all__ = ["Cover", "Recovered", "recover", "save_cut_bytes"]
 
 log = logging.getLogger("danube_trio.recover")
 
@@ -83,7 +80,16 @@ class Recovered:
     next_offset: int
     last_time: int
     notes: list[str]
-    unindexed: list[SparseIndex] = attrs.Factory(list[SparseIndex])
+    unindexed: list[SparseIndex]
+
+    def check(self) -> None:
+        """Assert what holds of every log that is opened."""
+        active, tail, segments = self.active, self.tail, self.segments
+        assert active.base == tail.base == segments.active_base, self
+        assert (active.end, active.size_bytes) == (self.next_offset, tail.position), self
+        # The local files have the first record that is not in objects only.
+        first = max(self.directory.start_offset, self.directory.local_start)
+        assert segments.first_base <= first, self
 
 
 @attrs.frozen
@@ -114,316 +120,279 @@ def recover(
 
     Raises CorruptDataError (by policy), UnsupportedFormatError, ValueError, OSError.
     """
-    assert config.dir is not None
-    names = LogNames.of(config.dir, config.file_name)
-    skip = config.on_corruption == "skip"
-    covered_end, log_id = (cover.end, cover.log) if cover is not None else (0, "")
-    directory = look(disk, names, skip=skip, covered_end=covered_end)
-    fresh = directory is None
-    if directory is None:
-        codec = (cover.codec if cover is not None else "") or config.codec
-        meta = named(Meta(directory_id=directory_id, codec=codec), log_id, config.topic_name)
-        replace_file(disk, names.meta, encode_document(meta))
-        directory = look(disk, names, covered_end=covered_end)
-        assert directory is not None
-    else:
-        check_topic(config.topic_name, directory.meta.topic, names.directory)
-        meta = named(directory.meta, log_id, config.topic_name)
-        directory = attrs.evolve(directory, meta=meta)
-    if cover is not None:
-        directory = _under_cover(directory, cover)
-    if not fresh and not directory.bases:
-        # Whoever made it was killed, or its sync failed: its name may not be durable, and must be
-        # before that of the first segment is.
-        replace_file(disk, names.meta, encode_document(directory.meta))
-    notes: list[str] = []
-    directory, found = check_tiling(disk, directory, covered_end, notes, skip=skip)
-    with ExitStack() as undo:
-        recovered = _recover_tail(disk, config, directory, found, undo, cover)
-        if recovered.next_offset < covered_end:
-            recovered.tail.abandon()
-            directory = _continue_at(disk, directory, covered_end)
-            recovered = _recover_tail(disk, config, directory, {}, undo, cover)
-        recovered.notes[:0] = notes
-        if not fresh:
-            _renew(disk, names.meta, directory.meta, recovered.notes)
-        if _renew_trim(disk, directory, recovered.notes):
-            _remove_leftovers(disk, directory, recovered.notes)
-        undo.pop_all()
+    recovered = _Recovery(disk, config, cover).run(directory_id)
+    recovered.check()
     for note in recovered.notes:
         log.warning("%s", note)
     return recovered
 
 
-def _under_cover(directory: Directory, cover: Cover) -> Directory:
-    start = max(directory.start_offset, cover.start_offset)
-    local_start = directory.local_start
-    if not directory.bases:
-        local_start = max(local_start, start, cover.end)
-    return attrs.evolve(directory, start_offset=start, local_start=local_start)
+class _Recovery:
+    """One opening: what is known of the directory so far, and what is to be told."""
 
+    directory: Directory
 
-def _continue_at(disk: Disk, directory: Directory, end: int) -> Directory:
-    """Objects hold more of the log than the directory does: its files may go, all of them."""
-    names = directory.names
-    gone = [*directory.leftover_bases, *directory.bases]
-    directory = attrs.evolve(directory, local_start=end, bases=[], leftover_bases=gone)
-    renew_trim(disk, names, _trim_of(directory))
-    log.info("%s: the log continues at %d, as the catalog says", names.directory, end)
-    return directory
+    def __init__(self, disk: OpenDirectory, config: WalConfig, cover: Cover | None) -> None:
+        assert config.dir is not None
+        self.disk = disk
+        self.config = config
+        self.cover = cover
+        self.covered_end = cover.end if cover is not None else 0
+        self.names = LogNames.of(config.dir, config.file_name)
+        self.skip = config.on_corruption == "skip"
+        self.notes: list[str] = []
 
-
-def _trim_of(directory: Directory) -> Trim:
-    local = directory.local_start
-    return Trim(directory.start_offset, local if local > directory.start_offset else 0)
-
-
-def _renew_trim(disk: Disk, directory: Directory, notes: list[str]) -> bool:
-    """Make the start durable again, in a file that has the room to move it. False: it is not."""
-    names = directory.names
-    try:
-        put_trim(disk, names, _trim_of(directory))
-    except OSError as error:
-        if not no_space(error):
-            raise
-        notes.append(f"{names.trim}: no space to write it again")
-        return False
-    disk.sync_dir(names.directory)
-    return True
-
-
-def _remove_leftovers(disk: Disk, directory: Directory, notes: list[str]) -> None:
-    names = directory.names
-    gone = [f"{names.directory}/{name}" for name in directory.leftovers]
-    for base in directory.leftover_bases:
-        gone += names.segment(base), names.index(base)
-    for path, error in remove_each(disk, gone).items():
-        notes.append(f"{path}: nothing needs it any more, and it cannot be removed: {error}")
-    if gone:
-        disk.sync_dir(names.directory)
-
-
-def _recover_tail(
-    disk: OpenDirectory,
-    config: WalConfig,
-    directory: Directory,
-    found: dict[int, FileStat],
-    undo: ExitStack,
-    cover: Cover | None,
-) -> Recovered:
-    """Scan, judge, cut and sync the last segment. `undo` closes the files if opening fails."""
-    names = directory.names
-    notes: list[str] = []
-    base = directory.bases[-1] if directory.bases else directory.local_start
-    file = _open_last(disk, names, base, exists=bool(directory.bases))
-    with ExitStack() as files:
-        files.callback(file.close)
-        size = file.size()
-        index, walk = build_index(file, base, size=size, trailer=directory.trailer)
-        covered_end = cover.end if cover is not None else 0
-        next_offset = _settle(disk, config, directory, file, size, index, walk, notes, covered_end)
-        _write_again(file, directory, index)
-        file.sync_data()
-        presence = Presence(disk, names.directory)
-        segments = _sealed_segments(directory, found, base, disk, presence)
-        last_time = index.last_time or _last_sealed_time(disk, directory, segments)
-        mark_file = MarkFile.open(disk, names, directory.directory_crc)
-        files.callback(mark_file.close)
-        # Before the mark speaks of a segment, its directory entry must be durable.
-        disk.sync_dir(names.directory)
-        tail = Tail(
-            disk,
-            names,
-            file,
-            mark_file,
-            presence,
-            base=base,
-            position=index.size_bytes,
-            preallocate_bytes=config.preallocate_bytes,
-            segment_bytes=config.segment_bytes,
-            checksum=cover is not None,
+    def run(self, directory_id: str) -> Recovered:
+        disk, names = self.disk, self.names
+        fresh = self._look(directory_id)
+        if not fresh and not self.directory.bases:
+            # Whoever made it was killed, or its sync failed: its name may not be durable, and must
+            # be before that of the first segment is.
+            replace_file(disk, names.meta, encode_document(self.directory.meta))
+        self.directory, found = check_tiling(
+            disk, self.directory, self.covered_end, self.notes, skip=self.skip
         )
-        unindexed: list[SparseIndex] = []
-        if next_offset != index.end:
-            # Damage stays where it is (policy "skip"): the log goes on in a new segment behind it.
-            segments.seal(Segment(base, next_offset, size, index.first_time, index.last_time))
-            tail.position = size
-            tail.roll_with_room(next_offset)
-            active = SparseIndex(next_offset)
-        elif cover is not None and index.size_bytes:
-            segments.seal(index.segment())
-            tail.roll_with_room(next_offset)
-            active = SparseIndex(next_offset)
-            unindexed.append(index)
+        with ExitStack() as undo:
+            recovered = self._recover_tail(found, undo)
+            if recovered.next_offset < self.covered_end:
+                recovered.tail.abandon()
+                self._continue_at(self.covered_end)
+                recovered = self._recover_tail({}, undo)
+            if not fresh:
+                meta = encode_document(self.directory.meta)
+                self._renew(names.meta, partial(put_in_place, disk, names.meta, meta))
+            # Else nobody knows that what is below the start may go.
+            if self._renew(names.trim, partial(put_trim, disk, names, self._trim)):
+                self._remove_leftovers()
+            undo.pop_all()
+        return recovered
+
+    def _look(self, directory_id: str) -> bool:
+        """Look at the directory; begin a log if there is none, and return whether."""
+        disk, config, names, cover = self.disk, self.config, self.names, self.cover
+        log_id = cover.log if cover is not None else ""
+        found = look(disk, names, skip=self.skip, covered_end=self.covered_end)
+        fresh = found is None
+        if found is None:
+            codec = (cover.codec if cover is not None else "") or config.codec
+            meta = named(Meta(directory_id=directory_id, codec=codec), log_id, config.topic_name)
+            replace_file(disk, names.meta, encode_document(meta))
+            found = look(disk, names, covered_end=self.covered_end)
+            assert found is not None
         else:
-            active = index
-            mark_file.put(next_offset, base, index.size_bytes)
-            mark_file.sync()
-        files.pop_all()
-        undo.callback(tail.abandon)
-    return Recovered(directory, segments, active, tail, next_offset, last_time, notes, unindexed)
+            check_topic(config.topic_name, found.meta.topic, names.directory)
+            found = attrs.evolve(found, meta=named(found.meta, log_id, config.topic_name))
+        if cover is not None:
+            start, local_start = max(found.start_offset, cover.start_offset), found.local_start
+            if not found.bases:
+                local_start = max(local_start, start, cover.end)
+            found = attrs.evolve(found, start_offset=start, local_start=local_start)
+        self.directory = found
+        return fresh
 
+    def _continue_at(self, end: int) -> None:
+        """Objects hold more of the log than the directory does: its files may go, all of them."""
+        gone = [*self.directory.leftover_bases, *self.directory.bases]
+        self.directory = attrs.evolve(
+            self.directory, local_start=end, bases=[], leftover_bases=gone
+        )
+        renew_trim(self.disk, self.names, self._trim)
+        log.info("%s: the log continues at %d, as the catalog says", self.names.directory, end)
 
-def _open_last(disk: Disk, names: LogNames, base: int, *, exists: bool) -> File:
-    """Open the last segment. An empty one is made anew, since its name may not be durable.
+    @property
+    def _trim(self) -> Trim:
+        start, local = self.directory.start_offset, self.directory.local_start
+        return Trim(start, local if local > start else 0)
 
-    After a sync of the directory that failed at the roll, one that succeeds later proves nothing.
-    """
-    path = names.segment(base)
-    if not exists:
-        return with_room(disk, names, partial(disk.open, path, "create"))
-    if not disk.file_size(path):
-        # By renaming: the name must never be gone in between.
-        with_room(disk, names, partial(put_in_place, disk, path, b""))
-    unshare(disk, path)
-    return disk.open(path, "rw")
+    def _renew(self, path: str, put: Callable[[], None]) -> bool:
+        """Replace a small file by itself: its name may not be durable either. False: no space."""
+        try:
+            put()
+        except OSError as error:
+            if not no_space(error):
+                raise
+            self.notes.append(f"{path}: no space to write it again")
+            return False
+        # Beyond the `except`: if this fails, for whatever reason, nobody knows what is durable.
+        self.disk.sync_dir(self.names.directory)
+        return True
 
+    def _remove_leftovers(self) -> None:
+        names = self.names
+        gone = [f"{names.directory}/{name}" for name in self.directory.leftovers]
+        for base in self.directory.leftover_bases:
+            gone += names.segment(base), names.index(base)
+        for path, error in remove_each(self.disk, gone).items():
+            text = f"{path}: nothing needs it any more, and it cannot be removed: {error}"
+            self.notes.append(text)
+        if gone:
+            self.disk.sync_dir(names.directory)
 
-def _write_again(file: File, directory: Directory, index: SparseIndex) -> None:
-    """Write what the mark does not vouch for once more, in place, before the sync.
+    # ---- the last segment
 
-    After a failed sync the kernel takes the pages for clean: they can be read, they are not on
-    disk, and the next sync succeeds without writing them. Written again, they are dirty again.
-    """
-    mark = directory.mark
-    position = mark.position if mark is not None and mark.base == index.base else 0
-    while position < index.size_bytes:
-        data = file.read_at(min(CHUNK_BYTES, index.size_bytes - position), position)
-        if not data:
-            break
-        file.write_at(data, position)
-        position += len(data)
+    def _recover_tail(self, found: dict[int, FileStat], undo: ExitStack) -> Recovered:
+        """Scan, judge, cut and sync it. `undo` closes the files if opening fails."""
+        disk, config, names, directory = self.disk, self.config, self.names, self.directory
+        base = directory.bases[-1] if directory.bases else directory.local_start
+        file = self._open_last(base)
+        with ExitStack() as files:
+            files.callback(file.close)
+            size = file.size()
+            index, walk = build_index(file, base, size=size, trailer=directory.trailer)
+            next_offset = self._settle(file, size, index, walk)
+            self._write_again(file, index)
+            file.sync_data()
+            presence = Presence(disk, names.directory)
+            segments = self._sealed_segments(found, base, presence)
+            last_time = index.last_time or self._last_sealed_time(segments)
+            mark_file = MarkFile.open(disk, names, directory.directory_crc)
+            files.callback(mark_file.close)
+            # Before the mark speaks of a segment, its directory entry must be durable.
+            disk.sync_dir(names.directory)
+            tail = Tail(
+                disk,
+                names,
+                file,
+                mark_file,
+                presence,
+                base=base,
+                position=index.size_bytes,
+                preallocate_bytes=config.preallocate_bytes,
+                segment_bytes=config.segment_bytes,
+                checksum=self.cover is not None,
+            )
+            unindexed: list[SparseIndex] = []
+            if next_offset != index.end:
+                # Damage stays where it is (policy "skip"): the log goes on in a new segment.
+                segments.seal(Segment(base, next_offset, size, index.first_time, index.last_time))
+                tail.position = size
+            elif self.cover is not None and index.size_bytes:
+                segments.seal(index.segment())
+                unindexed.append(index)
+            if segments.active_base == base:
+                mark_file.put(next_offset, base, index.size_bytes)
+                mark_file.sync()
+            else:
+                tail.roll_with_room(next_offset)
+                index = SparseIndex(next_offset)
+            files.pop_all()
+            undo.callback(tail.abandon)
+        return Recovered(
+            directory, segments, index, tail, next_offset, last_time, self.notes, unindexed
+        )
 
+    def _open_last(self, base: int) -> File:
+        """Open the last segment. An empty one is made anew, since its name may not be durable.
 
-def _renew(disk: Disk, path: str, document: object, notes: list[str]) -> None:
-    """Replace a small file by itself: its name may not be durable either."""
-    try:
-        put_in_place(disk, path, encode_document(document))
-    except OSError as error:
-        if not no_space(error):
-            raise
-        notes.append(f"{path}: no space to write it again")
-    else:  # if this fails, for whatever reason, nobody knows what is durable
-        disk.sync_dir(parent_of(path))
+        After a sync of the directory that failed at the roll, one that succeeds later proves
+        nothing.
+        """
+        disk, names, path = self.disk, self.names, self.names.segment(base)
+        if not self.directory.bases:
+            return with_room(disk, names, partial(disk.open, path, "create"))
+        if not disk.file_size(path):
+            # By renaming: the name must never be gone in between.
+            with_room(disk, names, partial(put_in_place, disk, path, b""))
+        unshare(disk, path)
+        return disk.open(path, "rw")
 
+    def _write_again(self, file: File, index: SparseIndex) -> None:
+        """Write what the mark does not vouch for once more, in place, before the sync.
 
-def _last_sealed_time(disk: Disk, directory: Directory, segments: SegmentList) -> int:
-    """Time of the newest record when the active segment has none: append times never fall."""
-    if not len(segments):
-        return 0
-    newest = segments.sealed()[-1]
-    if newest.last_time:
-        return newest.last_time
-    return load_index(disk, directory.names, newest, trailer=directory.trailer).last_time
+        After a failed sync the kernel takes the pages for clean: they can be read, they are not on
+        disk, and the next sync succeeds without writing them. Written again, they are dirty again.
+        """
+        mark = self.directory.mark
+        begin = mark.position if mark is not None and mark.base == index.base else 0
+        for position, data in pieces_of(file, begin, index.size_bytes):
+            file.write_at(data, position)
 
+    def _last_sealed_time(self, segments: SegmentList) -> int:
+        """Time of the newest record when the active segment has none: append times never fall."""
+        if not len(segments):
+            return 0
+        newest = segments.sealed()[-1]
+        if newest.last_time:
+            return newest.last_time
+        return load_index(self.disk, self.names, newest, trailer=self.directory.trailer).last_time
 
-def _sealed_segments(
-    directory: Directory,
-    stats: dict[int, FileStat],
-    active_base: int,
-    disk: Disk,
-    presence: Presence,
-) -> SegmentList:
-    sealed: list[Segment] = []
-    ends = [*directory.bases[1:], active_base]
-    for base, end in zip(directory.bases[:-1], ends, strict=False):
-        path = directory.names.segment(base)
-        found = stats[base]
-        presence.know(path, found)
-        size = found.size_bytes
-        known = directory.checkpoint.get(base)
-        if directory.exact and known is not None and (known.end, known.size_bytes) == (end, size):
+    def _sealed_segments(
+        self, stats: dict[int, FileStat], active_base: int, presence: Presence
+    ) -> SegmentList:
+        directory, sealed = self.directory, list[Segment]()
+        for base, end in pairwise(directory.bases):
+            path, size = self.names.segment(base), stats[base].size_bytes
+            presence.know(path, stats[base])
+            known = directory.checkpoint.get(base) if directory.exact else None
+            if known is None or (known.end, known.size_bytes) != (end, size):
+                named_so = Segment(base, end, size)
+                known = describe(self.disk, self.names, named_so, trailer=directory.trailer)
+                if known.size_bytes != size:
+                    presence.know(path)  # zeros were cut off
             sealed.append(known)
-        else:
-            segment = Segment(base, end, size)
-            segment = describe(disk, directory.names, segment, trailer=directory.trailer)
-            if segment.size_bytes != size:
-                presence.know(path)  # zeros were cut off
-            sealed.append(segment)
-    return SegmentList(sealed, active_base)
+        return SegmentList(sealed, active_base)
 
+    def _settle(self, file: File, size: int, index: SparseIndex, walk: SegmentWalk) -> int:
+        """Judge what follows the last whole batch; cut it if that is right. Returns next_offset."""
+        mark, fault, cut = self.directory.mark, walk.fault, index.size_bytes
+        here = mark if mark is not None and mark.base == index.base else None
+        if here is not None and (cut < here.position or index.end < here.durable_end):
+            covered = self._lost_below_mark(here, file.path, walk)
+            if self.skip and not covered:
+                behind = readable_after(file, walk, size=size, trailer=self.directory.trailer)
+                return max(walk.offset, here.durable_end, *(end for _, end in behind))
+            self._save_cut_bytes(file, index, "corrupt")
+            crc, place = self.directory.directory_crc, (index.end, index.base, cut)
+            # Before the cut, so that a crash in between leaves a torn tail and not damage.
+            put_mark(self.disk, self.names, crc, *place, taken_back=not covered)
+        elif mark is not None and mark.base < index.base and index.end < mark.durable_end:
+            self._miss_before_mark(mark, file.path, index)
+            return max(index.end, mark.durable_end) if self.skip else index.end
+        elif fault is None and walk.left < 0:
+            return index.end
+        elif fault is None or not fault.only_zeros or walk.left >= 0:
+            self._save_cut_bytes(file, index, "torn")
+        file.truncate(cut)
+        return index.end
 
-def _settle(
-    disk: Disk,
-    config: WalConfig,
-    directory: Directory,
-    file: File,
-    size: int,
-    index: SparseIndex,
-    walk: SegmentWalk,
-    notes: list[str],
-    covered_end: int,
-) -> int:
-    """Judge what follows the last whole batch, and cut it if that is right. Returns next_offset."""
-    names, mark = directory.names, directory.mark
-    path = names.segment(index.base)
-    cut = index.size_bytes
-    here = mark if mark is not None and mark.base == index.base else None
-    fault = walk.fault
-    lost_below_mark = here is not None and (cut < here.position or index.end < here.durable_end)
-    if lost_below_mark:
-        assert here is not None
-        reason = (
-            fault.reason if fault is not None else "the file is shorter than the durability mark"
-        )
-        if fault is None and walk.left >= 0:
+    def _save_cut_bytes(self, file: File, index: SparseIndex, kind: str) -> None:
+        place = (index.base, index.size_bytes)
+        save_cut_bytes(self.disk, self.names, file, *place, kind, self.notes)
+
+    def _lost_below_mark(self, mark: Mark, path: str, walk: SegmentWalk) -> bool:
+        """What is below the mark is not whole. Raises, unless the policy or a cover allows it.
+
+        Returns whether objects hold what is lost.
+        """
+        reason = "the file is shorter than the durability mark"
+        if walk.fault is not None:
+            reason = walk.fault.reason
+        elif walk.left >= 0:
             reason = "a batch is not whole"
         problem = CorruptDataError(
-            f"{reason} (below the durability mark at byte {here.position})",
+            f"{reason} (below the durability mark at byte {mark.position})",
             path=path,
             position=walk.position,
             offset=walk.offset,
         )
-        covered = here.durable_end <= covered_end
-        if config.on_corruption == "refuse" and not covered:
+        covered = mark.durable_end <= self.covered_end
+        if self.config.on_corruption == "refuse" and not covered:
             raise problem
-        notes.append(f"{problem}{' (healed from the object store)' if covered else ''}")
-        if config.on_corruption == "skip" and not covered:
-            return _last_readable(file, size, walk, here, trailer=directory.trailer)
-        save_cut_bytes(disk, names, file, index.base, cut, size, "corrupt", notes)
-        lower_mark(disk, directory, index, taken_back=not covered)
-    elif mark is not None and mark.base < index.base and index.end < mark.durable_end:
-        _miss_before_mark(config, mark, path, index, notes, covered_end)
-        return max(index.end, mark.durable_end) if config.on_corruption == "skip" else index.end
-    elif fault is None and walk.left < 0:
-        return index.end
-    elif fault is None or not fault.only_zeros or walk.left >= 0:
-        save_cut_bytes(disk, names, file, index.base, cut, size, "torn", notes)
-    file.truncate(cut)
-    return index.end
+        self.notes.append(f"{problem}{' (healed from the object store)' if covered else ''}")
+        return covered
 
-
-def _miss_before_mark(
-    config: WalConfig,
-    mark: Mark,
-    path: str,
-    index: SparseIndex,
-    notes: list[str],
-    covered_end: int,
-) -> None:
-    """The log ends below the mark, and in another segment than that says: nothing may be cut."""
-    problem = CorruptDataError(
-        f"records {index.end} to {mark.durable_end} are in no segment, and were durable",
-        path=path,
-        position=index.size_bytes,
-        offset=index.end,
-        advice="Restore the directory from a copy, all of its files from the same one",
-    )
-    if config.on_corruption != "skip" and mark.durable_end > covered_end:
-        raise problem
-    notes.append(str(problem))
-
-
-def _last_readable(file: File, size: int, walk: SegmentWalk, mark: Mark, *, trailer: bool) -> int:
-    """Where the log ends when damage is stepped over: after the last valid frame, or the mark."""
-    end = max(walk.offset, mark.durable_end)
-    position, offset = walk.position, walk.offset
-    while (found := find_after(file, position + 1, offset, size=size, trailer=trailer)) is not None:
-        onward = SegmentWalk(file, found[0], found[1], size=size, trailer=trailer)
-        for _ in onward:
-            end = max(end, onward.offset)
-        position, offset = onward.position, onward.offset
-    return end
+    def _miss_before_mark(self, mark: Mark, path: str, index: SparseIndex) -> None:
+        """The log ends below the mark, and in another segment than it names: nothing may be cut."""
+        problem = CorruptDataError(
+            f"records {index.end} to {mark.durable_end} are in no segment, and were durable",
+            path=path,
+            position=index.size_bytes,
+            offset=index.end,
+            advice="Restore the directory from a copy, all of its files from the same one",
+        )
+        if not self.skip and mark.durable_end > self.covered_end:
+            raise problem
+        self.notes.append(str(problem))
 
 
 def save_cut_bytes(
@@ -432,20 +401,18 @@ def save_cut_bytes(
     file: File,
     base: int,
     position: int,
-    size: int,
     kind: str,
     notes: list[str],
 ) -> None:
     """Copy what is cut to a file beside, durably, in bounded memory; without zeros at the end."""
-    number = 0
-    listing = set(disk.list_dir(names.directory))
-    while (target := names.cut_bytes(base, position, kind, number)).rpartition("/")[2] in listing:
-        number += 1
-    what = f"{names.segment(base)}: cut at byte {position}"
+    path_of = partial(names.cut_bytes, base, position, kind)
+    target = free_path(disk.list_dir(names.directory), path_of)
+    what = f"{file.path}: cut at byte {position}"
     try:
-        kept = _copy_to(disk, file, position, size, target)
+        kept = _copy_to(disk, file, position, target)
     except OSError as error:
-        _unlink_if_there(disk, target)
+        with suppress(FileNotFoundError):
+            disk.unlink(target)
         # What was never acknowledged must not keep a full disk from being opened, and trimmed.
         if kind != "torn" or not no_space(error):
             raise
@@ -456,39 +423,13 @@ def save_cut_bytes(
     notes.append(f"{what} ({why}); the {kept} bytes are kept in {target}")
 
 
-def _copy_to(disk: Disk, file: File, position: int, size: int, target: str) -> int:
-    copy = disk.open(target, "create")
-    try:
-        done = kept = position
-        while done < size:
-            data = file.read_at(min(CHUNK_BYTES, size - done), done)
-            if not data:
-                break
-            copy.write_at(data, done - position)
-            done += len(data)
+def _copy_to(disk: Disk, file: File, position: int, target: str) -> int:
+    with closing(disk.open(target, "create")) as copy:
+        kept = 0
+        for at, data in pieces_of(file, position):
+            copy.write_at(data, at - position)
             if stripped := data.rstrip(b"\0"):
-                kept = done - len(data) + len(stripped)
-        copy.truncate(kept - position)
+                kept = at - position + len(stripped)
+        copy.truncate(kept)
         copy.sync_data()
-    finally:
-        copy.close()
-    return kept - position
-
-
-def lower_mark(disk: Disk, directory: Directory, index: SparseIndex, *, taken_back: bool) -> None:
-    """Before a cut below the mark: lower it, durably, so that a crash in between is harmless."""
-    mark_file = MarkFile.open(disk, directory.names, directory.directory_crc)
-    try:
-        # Both slots, so that no old mark can win later.
-        mark_file.put(index.end, index.base, index.size_bytes, taken_back=taken_back)
-        mark_file.put(index.end, index.base, index.size_bytes)
-        mark_file.sync()
-    finally:
-        mark_file.close()
-
-
-def _unlink_if_there(disk: Disk, path: str) -> None:
-    try:
-        disk.unlink(path)
-    except FileNotFoundError:
-        log.debug("%s was gone already", path)
+    return kept

@@ -9,14 +9,16 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 
 import attrs
 
 from danube_trio._core.crc import crc32
-from danube_trio._core.disk import Disk, File, read_file
+from danube_trio._core.disk import Disk, Readable, pieces_of, read_file
 from danube_trio._core.frame import (
     ANY_LEFT,
     HEADER_BYTES,
+    Block,
     Scan,
     batch_boundaries,
     find_frame,
@@ -26,19 +28,24 @@ from danube_trio._core.frame import (
 from danube_trio._core.index import SparseIndex, index_limit_bytes
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError
+from danube_trio.message import Gap
 
 __all__ = [
     "Fault",
+    "Fetched",
     "SegmentWalk",
     "Stretch",
     "build_index",
     "describe",
+    "fetch_block",
     "file_crc",
     "find_after",
     "load_index",
     "only_zeros",
     "reach",
     "read_index",
+    "readable_after",
+    "scan_segment",
 ]
 
 log = logging.getLogger("danube_trio.segment")
@@ -85,7 +92,7 @@ class SegmentWalk:
 
     def __init__(
         self,
-        file: File,
+        file: Readable,
         position: int,
         offset: int,
         *,
@@ -134,8 +141,15 @@ class SegmentWalk:
                 continue
             reason = result.reason or "the frame reaches beyond the end of the file"
             zeros = result.zeros or (remaining < HEADER_BYTES and result.reason is None)
-            self.fault = Fault(self.position, self.offset, reason, zeros and self._rest_is_zero())
+            zeros = zeros and only_zeros(self._file, self.position, self._size)
+            self.fault = Fault(self.position, self.offset, reason, zeros)
             return
+
+    def to_end(self) -> SegmentWalk:
+        """Go over all of it; returns itself."""
+        for _ in self:
+            pass
+        return self
 
     def _read(self, size: int) -> bytes:
         data: bytes
@@ -152,24 +166,14 @@ class SegmentWalk:
                 return data[:size]
         raise OSError(errno.EIO, "a read gave less than the file has", self._file.path)
 
-    def _rest_is_zero(self) -> bool:
-        return only_zeros(self._file, self.position, self._size)
 
-
-def only_zeros(file: File, position: int, end: int) -> bool:
+def only_zeros(file: Readable, position: int, end: int) -> bool:
     """Whether `[position, end)` holds nothing else."""
-    while position < end:
-        data = file.read_at(min(CHUNK_BYTES, end - position), position)
-        if not data:
-            break
-        if data.count(0) != len(data):
-            return False
-        position += len(data)
-    return True
+    return all(data.count(0) == len(data) for _, data in pieces_of(file, position, end))
 
 
 def find_after(
-    file: File, position: int, lowest: int, *, size: int, trailer: bool = True
+    file: Readable, position: int, lowest: int, *, size: int, trailer: bool = True
 ) -> tuple[int, int] | None:
     """The next valid frame after damage at `position`: `(position, offset)`; None if there is none.
 
@@ -194,8 +198,55 @@ def find_after(
     return None
 
 
+def readable_after(
+    file: Readable, walk: SegmentWalk, *, size: int, trailer: bool = True
+) -> Iterator[tuple[int, int]]:
+    """The ranges of offsets that can be read behind the damage at which a walk has ended."""
+    position, offset = walk.position, walk.offset
+    while (found := find_after(file, position + 1, offset, size=size, trailer=trailer)) is not None:
+        onward = SegmentWalk(file, *found, size=size, trailer=trailer).to_end()
+        yield found[1], onward.offset
+        position, offset = onward.position, onward.offset
+
+
+@attrs.frozen
+class Fetched:
+    """A block or a gap, and where to go on in the file."""
+
+    found: Block | Gap
+    next_offset: int
+    next_position: int
+
+
+def fetch_block(
+    disk: Disk, path: str, position: int, offset: int, stop: int, limit: int, skip: bool
+) -> Fetched:
+    """Read and verify one block of `[offset, stop)`; all of these records must be there."""
+    with closing(disk.open(path, "r")) as file:
+        size = file.size()
+        walk = SegmentWalk(file, position, offset, size=size, stop_offset=stop, chunk_bytes=limit)
+        for stretch in walk:
+            positions = stretch.scan.positions
+            block = Block(
+                offset,
+                walk.offset,
+                stretch.data,
+                positions,
+                frame_time(stretch.data, positions[1]),
+                frame_time(stretch.data, positions[-1]),
+            )
+            return Fetched(block, walk.offset, walk.position)
+        reason = walk.fault.reason if walk.fault is not None else "the file ends too early"
+        if not skip:
+            raise CorruptDataError(reason, path=path, position=walk.position, offset=offset)
+        found = find_after(file, walk.position + 1, offset + 1, size=size)
+        onward, end = found if found is not None else (size, stop)
+        gap = Gap(offset, min(end, stop), f"{path}: {reason} at byte {walk.position}")
+        return Fetched(gap, end, onward)
+
+
 def build_index(
-    file: File, base: int, *, size: int, trailer: bool = True
+    file: Readable, base: int, *, size: int, trailer: bool = True
 ) -> tuple[SparseIndex, SegmentWalk]:
     """Scan a whole segment: its index up to the last whole batch, and the finished walk."""
     index = SparseIndex(base)
@@ -218,13 +269,18 @@ def build_index(
     return index, walk
 
 
+def scan_segment(
+    disk: Disk, path: str, base: int, *, size: int | None = None, trailer: bool = True
+) -> tuple[SparseIndex, SegmentWalk]:
+    """`build_index` of a file, or of its first `size` bytes."""
+    with closing(disk.open(path, "r")) as file:
+        end = file.size() if size is None else size
+        return build_index(file, base, size=end, trailer=trailer)
+
+
 def reach(disk: Disk, names: LogNames, base: int, *, trailer: bool = True) -> int:
     """The offset after the last whole batch that can be read from the beginning of a segment."""
-    file = disk.open(names.segment(base), "r")
-    try:
-        return build_index(file, base, size=file.size(), trailer=trailer)[0].end
-    finally:
-        file.close()
+    return scan_segment(disk, names.segment(base), base, trailer=trailer)[0].end
 
 
 def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) -> SparseIndex:
@@ -233,11 +289,7 @@ def load_index(disk: Disk, names: LogNames, segment: Segment, *, trailer: bool) 
     if index is not None and index.size_bytes == segment.size_bytes:
         return index
     log.info("rebuilding the sparse index %s", names.index(segment.base))
-    file = disk.open(names.segment(segment.base), "r")
-    try:
-        return build_index(file, segment.base, size=file.size(), trailer=trailer)[0]
-    finally:
-        file.close()
+    return scan_segment(disk, names.segment(segment.base), segment.base, trailer=trailer)[0]
 
 
 def read_index(disk: Disk, names: LogNames, base: int, segment_bytes: int) -> SparseIndex | None:
@@ -281,8 +333,7 @@ def _before_zeros(
     disk: Disk, names: LogNames, segment: Segment, *, trailer: bool
 ) -> SparseIndex | None:
     """The index of the records, if they are all there and zeros follow them; else None."""
-    file = disk.open(names.segment(segment.base), "r")
-    try:
+    with closing(disk.open(names.segment(segment.base), "r")) as file:
         size = segment.size_bytes
         # The last four bytes of a frame are a checksum: of 256 segments one ends in a zero.
         if not size or file.read_at(1, size - 1) != b"\0":
@@ -290,24 +341,18 @@ def _before_zeros(
         index, walk = build_index(file, segment.base, size=size, trailer=trailer)
         zeros = walk.fault is not None and walk.fault.only_zeros and walk.left < 0
         return index if zeros and index.end == segment.end else None
-    finally:
-        file.close()
 
 
 def _cut(disk: Disk, path: str, size: int, end: int) -> None:
-    file = disk.open(path, "rw")
-    try:
+    with closing(disk.open(path, "rw")) as file:
         file.truncate(end)
         file.sync_data()
-    finally:
-        file.close()
     log.info("%s: cut %d zero bytes off, which no record had filled", path, size - end)
 
 
-def file_crc(file: File, end: int = 1 << 63) -> int:
+def file_crc(file: Readable, end: int = 1 << 63) -> int:
     """CRC-32 of what is in the file, or of its first `end` bytes."""
-    crc = position = 0
-    while data := file.read_at(min(CHUNK_BYTES, end - position), position):
+    crc = 0
+    for _, data in pieces_of(file, 0, end):
         crc = crc32(data, crc)
-        position += len(data)
     return crc

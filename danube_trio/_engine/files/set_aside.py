@@ -29,18 +29,20 @@ what goes, before the mark says so, durably.
 from __future__ import annotations
 
 import logging
+from contextlib import closing, suppress
+from functools import partial
 from itertools import zip_longest
 
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
-from danube_trio._core.disk import Disk, replace_file
+from danube_trio._core.disk import Disk, free_path, name_of, replace_file
 from danube_trio._core.files import Mark, Meta, Trim, encode_document, encode_trim
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import directory_crc, read_document, read_mark
-from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
+from danube_trio._engine.files.segments import build_index, file_crc, only_zeros, reach
 from danube_trio._engine.files.space import replace_with_room
-from danube_trio._engine.files.tail import MarkFile
+from danube_trio._engine.files.tail import put_mark
 
 __all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]
 
@@ -83,15 +85,12 @@ def same_records(disk: Disk, path: str, base: int, end: int, covering: Descripto
     None if it has no records, or fewer than `end` says that it must have: then it is damaged, and
     tells nothing.
     """
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size = file.size()
         begins_alike = covering.base == base and size >= covering.size_bytes
         if begins_alike and file_crc(file, covering.size_bytes) == covering.crc32:
             return True
         index = build_index(file, base, size=size)[0]
-    finally:
-        file.close()
     return None if index.end < end else False
 
 
@@ -106,8 +105,8 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
     """Take everything out of the way that the catalog does not hold. Returns what to tell."""
     mark = read_mark(disk, names, directory_crc(meta))
     trim = read_document(disk, names.trim, Trim) or Trim(0)
-    listing = set(disk.list_dir(names.directory))
-    bases = names.segment_bases(sorted(listing))
+    listing = disk.list_dir(names.directory)
+    bases = names.segment_bases(listing)
     moved: list[tuple[int, int]] = []
     targets: list[str] = []
     spare: list[int] = []  # trimmed here, or empty, or a copy of an object
@@ -122,21 +121,22 @@ def set_aside(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> l
             spare.append(base)
         else:
             own.append((base, following))
-    if own:
+    if own:  # before anything that they may have seen goes
         _tell_followers(disk, names, meta, mark, own[0][0], bases[-1])
     for base in spare:
         disk.unlink(names.segment(base))
     for base, following in own:
         path = names.segment(base)
         known = mark.durable_end if mark is not None else 0
-        end = following if following != _LAST else max(_end_of(disk, path, base), known)
-        targets.append(_free_name(names, base, listing))
+        end = following if following != _LAST else max(reach(disk, names, base), known)
+        targets.append(free_path(listing, partial(names.cut_bytes, base, 0, "fenced")))
         if following == _LAST:
             _sync(disk, path)
         disk.rename(path, targets[-1])
         moved.append((base, end))
-    disk.sync_dir(names.directory)
+    disk.sync_dir(names.directory)  # the old names are gone before the log begins elsewhere
     _begin_at(disk, names, meta, state)
+    assert not names.segment_bases(disk.list_dir(names.directory)), names.directory
     if not moved:
         return []
     if state.owner == meta.directory_id and not meta.writers:  # see `disown`
@@ -165,41 +165,19 @@ def _ranges(pieces: list[tuple[int, int]]) -> str:
 
 
 def _same(disk: Disk, path: str, descriptor: Descriptor) -> bool:
-    file = disk.open(path, "r")
-    try:
+    with closing(disk.open(path, "r")) as file:
         size, end = file.size(), descriptor.size_bytes
         return (
             size >= end
             and file_crc(file, end) == descriptor.crc32
             and only_zeros(file, end, size)  # space that was reserved, and never filled
         )
-    finally:
-        file.close()
-
-
-def _end_of(disk: Disk, path: str, base: int) -> int:
-    """The offset after the last whole batch; for the report."""
-    file = disk.open(path, "r")
-    try:
-        return build_index(file, base, size=file.size())[0].end
-    finally:
-        file.close()
 
 
 def _sync(disk: Disk, path: str) -> None:
     """What a killed process wrote last may never have been synced, and is said to be kept."""
-    file = disk.open(path, "rw")
-    try:
+    with closing(disk.open(path, "rw")) as file:
         file.sync_data()
-    finally:
-        file.close()
-
-
-def _free_name(names: LogNames, base: int, listing: set[str]) -> str:
-    number = 0
-    while (target := names.cut_bytes(base, 0, "fenced", number)).rpartition("/")[2] in listing:
-        number += 1
-    return target
 
 
 def _tell_followers(
@@ -210,13 +188,9 @@ def _tell_followers(
     seen = mark if mark is not None else Mark(0, last_base, last_base, 0)
     if start >= seen.durable_end:
         return
-    file = MarkFile.open(disk, names, directory_crc(meta))
-    try:
-        file.put(seen.durable_end, seen.base, seen.position, taken_back=True)
-        file.sync()
-    finally:
-        file.close()
-    disk.sync_dir(names.directory)
+    place = (seen.durable_end, seen.base, seen.position)
+    put_mark(disk, names, directory_crc(meta), *place, taken_back=True)
+    disk.sync_dir(names.directory)  # without a mark there was no such file
 
 
 def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> None:
@@ -224,14 +198,8 @@ def _begin_at(disk: Disk, names: LogNames, meta: Meta, state: CatalogState) -> N
     trim = Trim(state.start_offset, state.end if state.end > state.start_offset else 0)
     # As a whole, not in place: the catalog may begin before what was trimmed here.
     replace_with_room(disk, names, names.trim, encode_trim(trim))
-    if names.mark.rpartition("/")[2] in disk.list_dir(names.directory):
-        file = MarkFile.open(disk, names, directory_crc(meta))
-        try:
-            for _ in range(2):  # both slots
-                file.put(state.end, state.end, 0)
-            file.sync()
-        finally:
-            file.close()
-    if names.checkpoint.rpartition("/")[2] in disk.list_dir(names.directory):
+    if name_of(names.mark) in disk.list_dir(names.directory):
+        put_mark(disk, names, directory_crc(meta), state.end, state.end, 0)
+    with suppress(FileNotFoundError):
         disk.unlink(names.checkpoint)
     disk.sync_dir(names.directory)

@@ -26,11 +26,12 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
-from danube_trio._core.disk import Disk, File, put_in_place, put_parts_in_place, read_file
+from danube_trio._core.disk import Disk, pieces_of, put_in_place, put_parts_in_place, read_if_there
 from danube_trio._core.files import (
     TRIM_BYTES,
     TRIM_COPIES,
@@ -57,7 +58,6 @@ __all__ = [
 log = logging.getLogger("danube_trio.disk")
 
 T = TypeVar("T")
-COPY_BYTES = 1 << 20
 
 
 def no_space(error: BaseException | None) -> bool:
@@ -71,22 +71,16 @@ def save_trim(disk: Disk, names: LogNames, trim: Trim) -> bool:
     Returns whether the file was made anew, which is durable when the directory is synced. If this
     raises OSError, the outcome is not known: the start is the old one or this one, whole.
     """
-    try:
-        data = read_file(disk, names.trim, TRIM_BYTES)
-    except FileNotFoundError:
-        data = b""
+    data = read_if_there(disk, names.trim, TRIM_BYTES) or b""
     if len(data) < TRIM_BYTES:
         put_in_place(disk, names.trim, encode_trim(trim))
         return True
     unshare(disk, names.trim)
     copy = encode_trim_copy(trim)
-    file = disk.open(names.trim, "rw")
-    try:
+    with closing(disk.open(names.trim, "rw")) as file:
         for position in _in_doubt_first(data):
             file.write_at(copy, position)
             file.sync_data()
-    finally:
-        file.close()
     return False
 
 
@@ -177,18 +171,8 @@ def unshare(disk: Disk, path: str) -> None:
     log.warning(
         "%s has %d names (hard links): it is copied, and they keep what it was", path, links
     )
-    file = disk.open(path, "r")
-    try:
-        put_parts_in_place(disk, path, _content(file))
-    finally:
-        file.close()
-
-
-def _content(file: File) -> Iterator[bytes]:
-    position = 0
-    while data := file.read_at(COPY_BYTES, position):
-        yield data
-        position += len(data)
+    with closing(disk.open(path, "r")) as file:
+        put_parts_in_place(disk, path, (data for _, data in pieces_of(file)))
 
 
 def remove_each(disk: Disk, paths: Iterable[str]) -> dict[str, OSError]:

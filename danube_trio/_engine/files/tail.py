@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import closing
 from functools import partial
 
 from danube_trio._core.crc import crc32
@@ -35,7 +36,7 @@ from danube_trio._engine.files.directory import read_mark
 from danube_trio._engine.files.presence import LostFileError, Presence
 from danube_trio._engine.files.space import unshare, with_room
 
-__all__ = ["MarkFile", "Tail"]
+__all__ = ["MarkFile", "Tail", "put_mark"]
 
 log = logging.getLogger("danube_trio.tail")
 
@@ -49,6 +50,28 @@ PROBE_BYTES = 16
 MAX_PROBES = 256
 
 
+def put_mark(
+    disk: Disk,
+    names: LogNames,
+    directory_crc: int,
+    end: int,
+    base: int,
+    position: int,
+    *,
+    taken_back: bool = False,
+    newest: Mark | None = None,
+) -> None:
+    """Say durably where the log ends, in both slots, so that no old mark can win later.
+
+    With `taken_back` a generation begins. `newest` is the mark that is there, if it is tied to
+    another directory's id.
+    """
+    with closing(MarkFile.open(disk, names, directory_crc, newest)) as file:
+        file.put(end, base, position, taken_back=taken_back)
+        file.put(end, base, position)
+        file.sync()
+
+
 class MarkFile:
     """`wal.mark`: two slots written in place, alternately."""
 
@@ -59,9 +82,11 @@ class MarkFile:
         self._synced = True
 
     @classmethod
-    def open(cls, disk: Disk, names: LogNames, directory_crc: int) -> MarkFile:
+    def open(
+        cls, disk: Disk, names: LogNames, directory_crc: int, newest: Mark | None = None
+    ) -> MarkFile:
         """Go on with the file that is there, or make one."""
-        newest = read_mark(disk, names, directory_crc)
+        newest = newest or read_mark(disk, names, directory_crc)
         try:
             unshare(disk, names.mark)
             file = disk.open(names.mark, "rw")
@@ -259,7 +284,7 @@ class Tail:
 
     def roll(self, end: int) -> None:
         """Seal the active segment, which ends at offset `end`, and begin the next one."""
-        self._check_files()
+        self._check_files()  # first: once it is sealed and closed, nobody can tell any more
         self.finish(end)
         self._begin(end)
         self.sync_directory()
@@ -272,6 +297,7 @@ class Tail:
 
     def _begin(self, end: int) -> None:
         """Begin the next segment. Without space for its name, nothing changed."""
+        assert end >= self.base, (end, self.base)
         file = self.disk.open(self.names.segment(end), "create")
         old, self._file = self._file, file
         self.presence.know(old.path, old.stat())

@@ -20,7 +20,7 @@ import attrs
 
 from danube_trio._core.disk import Disk, FileStat
 from danube_trio._engine.files.directory import Directory, stray_error
-from danube_trio._engine.files.segments import build_index, read_index
+from danube_trio._engine.files.segments import read_index, scan_segment
 from danube_trio.errors import CorruptDataError
 
 __all__ = ["check_tiling"]
@@ -81,18 +81,15 @@ def _read(
 ) -> CorruptDataError | None:
     """What is wrong with a segment that must end at `end`; None if it is only damaged, or right."""
     names = directory.names
-    file = disk.open(names.segment(base), "r")
-    try:
-        index, walk = build_index(file, base, size=stat.size_bytes, trailer=directory.trailer)
-    finally:
-        file.close()
+    path = names.segment(base)
+    index, walk = scan_segment(disk, path, base, size=stat.size_bytes, trailer=directory.trailer)
     if index.end > end:
         return stray_error(names, end, base, index.end)
     if index.end == end or (walk.fault is not None and not walk.fault.only_zeros):
         return None
     return CorruptDataError(
         f"records {index.end} to {end} are in no segment",
-        path=file.path,
+        path=path,
         position=index.size_bytes,
         offset=index.end,
         advice=f"Restore the file from a copy of the directory; or, if {names.segment(end)} is not "

@@ -14,19 +14,15 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import attrs
-
 from danube_trio._core.clocks import Run
 from danube_trio._core.disk import Disk
-from danube_trio._core.frame import Block, frame_time
 from danube_trio._core.index import KeptIndexes, SparseIndex
 from danube_trio._core.segment import LogNames, Segment, SegmentList
-from danube_trio._engine.files.segments import SegmentWalk, find_after, load_index
+from danube_trio._engine.files.segments import fetch_block, load_index
 from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio.errors import CorruptDataError
-from danube_trio.message import Gap
 
-__all__ = ["Fetched", "FileShelf", "fetch_block"]
+__all__ = ["FileShelf"]
 
 # Places kept. A guess: more readers than that are seldom in one log's files at once, and who finds
 # none reads at most what lies between two entries of an index again.
@@ -180,45 +176,3 @@ class FileShelf:
         load = partial(load_index, trailer=True)
         index: SparseIndex = await self.disk.run(load, self.disk, self.names, segment)
         return index
-
-
-@attrs.frozen
-class Fetched:
-    """A block or a gap, and where to go on in the file."""
-
-    found: Block | Gap
-    next_offset: int
-    next_position: int
-
-
-def fetch_block(
-    disk: Disk, path: str, position: int, offset: int, stop: int, limit: int, skip: bool
-) -> Fetched:
-    """Read and verify one block of `[offset, stop)`; all of these records must be there.
-
-    Runs off the event loop.
-    """
-    file = disk.open(path, "r")
-    try:
-        size = file.size()
-        walk = SegmentWalk(file, position, offset, size=size, stop_offset=stop, chunk_bytes=limit)
-        for stretch in walk:
-            positions = stretch.scan.positions
-            block = Block(
-                offset,
-                walk.offset,
-                stretch.data,
-                positions,
-                frame_time(stretch.data, positions[1]),
-                frame_time(stretch.data, positions[-1]),
-            )
-            return Fetched(block, walk.offset, walk.position)
-        reason = walk.fault.reason if walk.fault is not None else "the file ends too early"
-        if not skip:
-            raise CorruptDataError(reason, path=path, position=walk.position, offset=offset)
-        found = find_after(file, walk.position + 1, offset + 1, size=size)
-        onward, end = found if found is not None else (size, stop)
-        gap = Gap(offset, min(end, stop), f"{path}: {reason} at byte {walk.position}")
-        return Fetched(gap, end, onward)
-    finally:
-        file.close()

@@ -16,8 +16,7 @@ from outcome import Error, Value
 from danube_trio._core.frame import Records
 from danube_trio._engine.log.encode import Appendable, parts_bytes
 from danube_trio._engine.log.wal import Receipt, Wal, inside
-from danube_trio._engine.thread.engine_thread import EngineThread
-from danube_trio._engine.thread.jobs import Job, Withdrawn
+from danube_trio._engine.thread.jobs import Job, Withdrawn, Work
 from danube_trio.config import Durability
 
 __all__ = ["AppendJob", "Appender", "Dress", "appender_of"]
@@ -40,9 +39,9 @@ class AppendJob(Job):
     __slots__ = (
         "_appender",
         "_batch",
-        "_engine_thread",
         "_level",
         "_offsets",
+        "_work",
         "expected_offset",
         "records",
         "size_bytes",
@@ -67,9 +66,9 @@ class AppendJob(Job):
         self.size_bytes = size_bytes
         self.expected_offset = expected_offset
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         """Have it accepted, or stand in the queue."""
-        self._engine_thread = engine_thread
+        self._work = work
         self._appender.acceptor.check(self._level)
         self._appender.acceptor.queue.enter(self)
 
@@ -94,7 +93,7 @@ class AppendJob(Job):
             self._appender.told(error, self._offsets)
             self.finish(Error(error))
         elif self._level == "uploaded" and self._offsets:
-            self._engine_thread.spawn(self, self._wait_uploaded)
+            self._work.spawn(self, self._wait_uploaded)
         else:
             self.finish(Value(self._result()))
 

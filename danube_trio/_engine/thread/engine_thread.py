@@ -9,20 +9,16 @@ which are plain integers, are read. `docs/decisions/0040` has what other ways co
 woken and has not looked yet, so a thousand callers wake it once: `submit` appends, then looks at
 the flag; the thread lowers it, then takes. Whoever appends too late for that look sees it lowered.
 
-**Order.** Jobs act in the order in which they were handed over. For one that needs a task that is
-the order of the first steps of the tasks, which trio itself would take at random: so each waits for
-its turn, and so does a job that acts at once, until the tasks before it have taken theirs.
-
 **Outcomes** are set in the engine's thread, together with one call of the job's `reply`, which must
 not block. Each job that is submitted gets exactly one, whatever happens to the thread.
 
 **Bugs** end what they are in, and nothing else. What runs here runs for a job, in its `begin` or in
-a task that `spawn` has started, and what it raises is that job's outcome; the tasks of a block are
-in the block's own nursery, and their bugs come out when it is left. Should something end the thread
-nevertheless, every block is left, so that what was accepted drains, and nothing more is begun but
-what never waits. At the thread's end whoever was begun and has no outcome gets a LogBrokenError,
-and whoever was not a LogClosedError, both with the bug as their cause. The next one who opens
-something has a new thread.
+a task that `Work.spawn` has started, and what it raises is that job's outcome; the tasks of a block
+are in the block's own nursery, and their bugs come out when it is left. Should something end the
+thread nevertheless, every block is left, so that what was accepted drains, and nothing more is
+begun but what never waits. At the thread's end whoever was begun and has no outcome gets a
+LogBrokenError, and whoever was not a LogClosedError, both with the bug as their cause. The next one
+who opens something has a new thread.
 
 **Cancelling** is a job too, and the deque is first in, first out: it finds its target started, and
 the engine's own rules decide. A job whose outcome is `Withdrawn` had no effect. Anything else is
@@ -43,16 +39,22 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from math import inf
 from typing import Any, cast
 
 import trio
 from outcome import Error, Outcome, Value
 
 from danube_trio._disk.lane import Signal, refuse_green_threads
-from danube_trio._engine.thread.jobs import Job, SyncJob, Withdrawn, tell_nobody
+from danube_trio._engine.thread.jobs import (
+    Job,
+    SyncJob,
+    Withdrawn,
+    Work,
+    is_end_of_thread,
+    tell_nobody,
+)
 from danube_trio.errors import (
     DanubeError,
     FencedError,
@@ -62,15 +64,7 @@ from danube_trio.errors import (
     describe,
 )
 
-__all__ = [
-    "EngineThread",
-    "Hold",
-    "LeaveJob",
-    "acquire",
-    "retire",
-    "settle_leaving",
-    "tell_nobody",
-]
+__all__ = ["EngineThread", "Hold", "LeaveJob", "acquire", "retire", "settle_leaving", "tell_nobody"]
 
 log = logging.getLogger("danube_trio.engine")
 
@@ -90,6 +84,7 @@ class Hold(Job):
 
     Attributes:
         ended: it was left, or never opened; any thread may look.
+        engine_thread: that it is in, or is to be; None before `acquire`.
     """
 
     __slots__ = (
@@ -101,6 +96,7 @@ class Hold(Job):
         "_opened",
         "_scope",
         "ended",
+        "engine_thread",
         "name",
     )
 
@@ -114,6 +110,7 @@ class Hold(Job):
         super().__init__(reply)
         self.name = name
         self.ended = False
+        self.engine_thread: EngineThread | None = None
         self._error: BaseException | None = None
         self._block = block
         self._opened = opened
@@ -122,21 +119,23 @@ class Hold(Job):
         self._leavers: list[LeaveJob] = []
         self._gone = trio.Event()
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         """Start the task that enters the block."""
-        engine_thread.holds.append(self)
-        engine_thread.nursery.start_soon(self._run, engine_thread)
+        assert self.engine_thread is not None
+        self.engine_thread.holds.append(self)
+        work.nursery.start_soon(self._run, self.engine_thread)
 
     def cancel(self) -> None:
         """Give up opening; too late, it does nothing."""
         if self._scope is not None:
             self._scope.cancel()
 
-    def abandon(self, engine_thread: EngineThread) -> None:
+    def abandon(self) -> None:
         """Without having been entered, it has ended."""
-        super().abandon(engine_thread)
+        super().abandon()
         self.ended = True
-        engine_thread.idle(self)
+        assert self.engine_thread is not None
+        self.engine_thread.idle(self)
 
     def leave(self) -> None:
         """Leave the block, in the engine's thread."""
@@ -183,7 +182,7 @@ class Hold(Job):
                 left = await self._enter_and_leave()
         except BaseException as error:
             # All of them: they belong to who opens.
-            result = None if _is_end_of_thread(error) else error
+            result = None if is_end_of_thread(error) else error
         engine_thread.holds.remove(self)
         self._gone.set()
         engine_thread.idle(self)  # before anybody is told, who may then wait for the thread's end
@@ -223,7 +222,7 @@ class LeaveJob(Job):
         super().__init__(reply)
         self._hold = hold
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         """Start leaving; the hold may have ended by itself at the interpreter's exit."""
         self._hold.leave()
         self._hold.tell(self)
@@ -273,11 +272,11 @@ class _CancelJob(Job):
         super().__init__(tell_nobody)
         self._target = target
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         target = self._target
         if not target.started:  # an interrupt came before it was handed over
             target.started = True
-            target.abandon(engine_thread)
+            target.abandon()
         elif target.outcome is None:
             target.cancel()
         self.finish(Value(None))
@@ -287,18 +286,6 @@ class _CancelJob(Job):
         super().refuse(error)
         if not self._target.started:
             self._target.finish(Error(Withdrawn()))
-
-
-def _is_end_of_thread(error: BaseException) -> bool:
-    """Whether a task of it ends because the thread does, which tells everybody why."""
-    return _is_cancellation(error) and trio.current_effective_deadline() == -inf
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return all(_is_cancellation(each) for each in group.exceptions)
-    return isinstance(error, trio.Cancelled)
 
 
 def _alone(error: BaseException) -> BaseException:
@@ -314,15 +301,11 @@ class EngineThread:
 
     def __init__(self) -> None:
         self.users: set[Hold] = set()  # to be opened, or open; guarded by _lock
-        # The engine's thread's own: blocks, and all jobs that were begun and have no outcome.
-        self.holds: list[Hold] = []
-        self.underway: set[Job] = set()
+        self.holds: list[Hold] = []  # the engine's thread's own, as its work is
+        self._work = Work()
         self.clock_ahead = 0.0  # how far trio's clock is ahead of time.monotonic
         self._box: deque[Job] = deque()
         self._late: list[Job] = []  # came while a bug ends the thread: refused when it is known
-        self._tasks = 0  # were started
-        self._turn = 0  # of them have taken their first step
-        self._early: list[trio.lowlevel.Task] = []  # wait for their turn
         self._signal = Signal()
         self._woken = False
         self._ending = False  # a bug ends the thread: only what ends something is begun
@@ -413,7 +396,7 @@ class EngineThread:
             self._let_others_begin()
         for hold in self.holds:  # trio itself has dropped them
             hold.end(self._broken())
-        for job in [*self.underway]:
+        for job in [*self._work.underway]:
             job.finish(Error(self._broken()))
         for job in self._late:
             self._refuse(job)
@@ -432,7 +415,7 @@ class EngineThread:
 
     async def _main(self) -> None:
         self.clock_ahead = trio.current_time() - time.monotonic()
-        async with trio.open_nursery() as self.nursery:
+        async with trio.open_nursery() as self._work.nursery:
             try:
                 while not self._stop:
                     await self._serve()
@@ -443,7 +426,7 @@ class EngineThread:
                 self._refuse_all()
 
     async def _serve(self) -> None:
-        box, signal = self._box, self._signal
+        box, signal, work = self._box, self._signal, self._work
         await trio.lowlevel.wait_readable(signal.fd)
         signal.clear()
         self._woken = False
@@ -454,14 +437,14 @@ class EngineThread:
                 self._late.append(job)
             elif not job.started:
                 if job.acts_at_once:
-                    await self._wait_for_turn(self._tasks)
-                job.begin(self)
+                    await work.wait_for_turn()
+                job.begin(work)
 
     async def _end_by_a_bug(self) -> None:
         """It has cancelled, or will cancel, the calls under way; blocks that are open drain."""
         self._ending = True
         self._let_others_begin()
-        self.nursery.cancel_scope.cancel()
+        self._work.nursery.cancel_scope.cancel()
         self.leave_all()
         with trio.CancelScope(shield=True):
             while not self._stop:
@@ -473,43 +456,6 @@ class EngineThread:
         with _lock:
             if _engine_thread is self:
                 _engine_thread = None
-
-    def spawn(
-        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope | None = None
-    ) -> None:
-        """Start a task for a job, whose outcome is what the function returns or raises.
-
-        Args:
-            job, fn: whose, and what.
-            scope: withdraws it. Without one it goes to its end, whatever happens.
-        """
-        scope = scope or trio.CancelScope(shield=True)
-        self.nursery.start_soon(self._call, job, fn, scope, self._tasks)
-        self._tasks += 1
-
-    async def _wait_for_turn(self, turn: int) -> None:
-        """Wait until so many tasks have taken their first step, which nothing keeps them from."""
-        while self._turn != turn:
-            self._early.append(trio.lowlevel.current_task())
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-
-    async def _call(
-        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope, turn: int
-    ) -> None:
-        await self._wait_for_turn(turn)
-        self._turn += 1
-        early, self._early = self._early, []
-        for task in early:  # all of them: more often than not they come in order now
-            trio.lowlevel.reschedule(task)
-        result: Outcome[Any] = Error(Withdrawn())
-        try:
-            with scope:
-                result = Value(await fn())
-        except BaseException as error:
-            if _is_end_of_thread(error):
-                raise
-            result = Error(error)  # all of them: they belong to the caller
-        job.finish(result)
 
     def idle(self, hold: Hold) -> None:
         """The hold has ended, or will never be. Without any, the thread ends. Idempotent."""
@@ -525,7 +471,7 @@ class EngineThread:
 
     def leave_all(self) -> None:
         """Leave every hold, last one first: a store was opened before the log that needs it."""
-        self.nursery.start_soon(self._leave_all)
+        self._work.nursery.start_soon(self._leave_all)
 
     async def _leave_all(self) -> None:
         with trio.CancelScope(shield=True):
@@ -553,9 +499,10 @@ def acquire(hold: Hold) -> EngineThread:
         engine_thread = _engine_thread
         try:
             if engine_thread is not None:
+                hold.engine_thread = engine_thread  # first: `retire` asks it
                 engine_thread.users.add(hold)
             else:
-                engine_thread = EngineThread()
+                engine_thread = hold.engine_thread = EngineThread()
                 engine_thread.users.add(hold)
                 _alive.add(engine_thread)
                 engine_thread.start()
@@ -570,22 +517,24 @@ def acquire(hold: Hold) -> EngineThread:
 
 
 def retire(hold: Hold) -> None:
-    """An interrupt came before the hold could be submitted; nobody may know its thread."""
-    with _lock:
-        alive = [*_alive]
-    for engine_thread in alive:
-        if hold in engine_thread.users:
-            engine_thread.idle(hold)
-            engine_thread.join()
+    """An interrupt came before the hold could be submitted."""
+    engine_thread = hold.engine_thread
+    if engine_thread is not None and hold in engine_thread.users:
+        engine_thread.idle(hold)
+        engine_thread.join()
 
 
 class _ExitJob(Job):
     """Leave everything, because the interpreter exits."""
 
-    __slots__ = ()
+    __slots__ = ("_engine_thread",)
 
-    def start(self, engine_thread: EngineThread) -> None:
-        engine_thread.leave_all()
+    def __init__(self, engine_thread: EngineThread) -> None:
+        super().__init__(tell_nobody)
+        self._engine_thread = engine_thread
+
+    def start(self, work: Work) -> None:
+        self._engine_thread.leave_all()
         self.finish(Value(None))
 
 
@@ -596,7 +545,7 @@ def _leave_at_exit() -> None:
         engine_thread, alive = _engine_thread, [*_alive]
     holds = [*engine_thread.holds] if engine_thread is not None else []
     if engine_thread is not None:
-        engine_thread.submit(_ExitJob(tell_nobody))
+        engine_thread.submit(_ExitJob(engine_thread))
     for each in alive:  # one that ends by a bug drains, too
         each.wait_ended()
     for hold in holds:

@@ -1,10 +1,19 @@
-"""Jobs: what the doors hand to the engine's thread. See `engine_thread`."""
+"""Jobs: what the doors hand to the engine's thread, and in which order they act.
+
+`engine_thread` takes them, one after the other, and begins them. Its work is what was begun and has
+no outcome yet, with the tasks of jobs that need one.
+
+**Order.** Jobs act in the order in which they were handed over. For one that needs a task that is
+the order of the first steps of the tasks, which trio itself would take at random: so each waits for
+its turn, and so does a job that acts at once, until the tasks before it have taken theirs.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from math import inf
+from typing import Any, ClassVar, cast
 
 import outcome
 import trio
@@ -12,10 +21,17 @@ from outcome import Error, Outcome, Value
 
 from danube_trio.errors import LogClosedError
 
-if TYPE_CHECKING:
-    from danube_trio._engine.thread.engine_thread import EngineThread
-
-__all__ = ["AsyncJob", "ChangeJob", "GiveBackJob", "Job", "SyncJob", "Withdrawn", "tell_nobody"]
+__all__ = [
+    "AsyncJob",
+    "ChangeJob",
+    "GiveBackJob",
+    "Job",
+    "SyncJob",
+    "Withdrawn",
+    "Work",
+    "is_end_of_thread",
+    "tell_nobody",
+]
 
 log = logging.getLogger("danube_trio.engine")
 
@@ -50,26 +66,26 @@ class Job:
         self.waiter: Any = None
         self._underway: set[Job] | None = None
 
-    def begin(self, engine_thread: EngineThread) -> None:
+    def begin(self, work: Work) -> None:
         """Start it, in the engine's thread. A bug in that is its outcome."""
         self.started = True
-        self._underway = engine_thread.underway
+        self._underway = work.underway
         self._underway.add(self)
         try:
-            self.start(engine_thread)
+            self.start(work)
         except BaseException as error:
             if self.reply is tell_nobody:
                 log.exception("a bug in %r", self)
             self.finish(Error(error))  # all of them: they belong to the caller
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         """What `begin` begins. What it raises is the job's outcome."""
         raise NotImplementedError
 
     def cancel(self) -> None:
         """Withdraw it if that is still possible. In the engine's thread, after `start`."""
 
-    def abandon(self, engine_thread: EngineThread) -> None:
+    def abandon(self) -> None:
         """It was to be handed over, and will not be. In the engine's thread."""
         self.finish(Error(Withdrawn()))
 
@@ -104,6 +120,73 @@ class Job:
 _TAKEN: Outcome[Any] = Value(None)
 
 
+class Work:
+    """What the engine's thread is at. In that thread only, but for making it.
+
+    Attributes:
+        nursery: of the tasks.
+        underway: all jobs that were begun and have no outcome.
+    """
+
+    nursery: trio.Nursery
+
+    def __init__(self) -> None:
+        self.underway: set[Job] = set()
+        self._tasks = 0  # were started
+        self._turn = 0  # of them have taken their first step
+        self._early: list[trio.lowlevel.Task] = []  # wait for their turn
+
+    def spawn(
+        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope | None = None
+    ) -> None:
+        """Start a task for a job, whose outcome is what the function returns or raises.
+
+        Args:
+            job, fn: whose, and what.
+            scope: withdraws it. Without one it goes to its end, whatever happens.
+        """
+        scope = scope or trio.CancelScope(shield=True)
+        self.nursery.start_soon(self._call, job, fn, scope, self._tasks)
+        self._tasks += 1
+
+    async def wait_for_turn(self, turn: int | None = None) -> None:
+        """Wait until so many tasks, or all, have taken their first step; nothing keeps them."""
+        turn = self._tasks if turn is None else turn
+        while self._turn != turn:
+            self._early.append(trio.lowlevel.current_task())
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    async def _call(
+        self, job: Job, fn: Callable[[], Awaitable[object]], scope: trio.CancelScope, turn: int
+    ) -> None:
+        await self.wait_for_turn(turn)
+        self._turn += 1
+        early, self._early = self._early, []
+        for task in early:  # all of them: more often than not they come in order now
+            trio.lowlevel.reschedule(task)
+        result: Outcome[Any] = Error(Withdrawn())
+        try:
+            with scope:
+                result = Value(await fn())
+        except BaseException as error:
+            if is_end_of_thread(error):
+                raise
+            result = Error(error)  # all of them: they belong to the caller
+        job.finish(result)
+
+
+def is_end_of_thread(error: BaseException) -> bool:
+    """Whether a task of it ends because the thread does, which tells everybody why."""
+    return _is_cancellation(error) and trio.current_effective_deadline() == -inf
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(_is_cancellation(each) for each in group.exceptions)
+    return isinstance(error, trio.Cancelled)
+
+
 class SyncJob(Job):
     """A call that never waits."""
 
@@ -115,7 +198,7 @@ class SyncJob(Job):
         super().__init__(reply)
         self._fn = fn
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         """Call it."""
         self.finish(outcome.capture(self._fn))
 
@@ -156,10 +239,10 @@ class AsyncJob(Job):
         self._fn = fn
         self._scope: trio.CancelScope | None = None
 
-    def start(self, engine_thread: EngineThread) -> None:
+    def start(self, work: Work) -> None:
         """Start the task."""
         self._scope = trio.CancelScope()
-        engine_thread.spawn(self, self._fn, self._scope)
+        work.spawn(self, self._fn, self._scope)
 
     def cancel(self) -> None:
         """Cancel the task."""

@@ -21,18 +21,18 @@ the local log by the next opening. The next owner removes objects that are left.
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import uuid
+from contextlib import closing
 
 import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, OpenDirectory, hold, read_file
+from danube_trio._core.disk import Disk, OpenDirectory, hold, list_if_there, read_file
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
+from danube_trio._disk.locks import this_process
 from danube_trio._engine.files.recover import Recovered, recover
 from danube_trio._engine.files.space import remove_each, renew_trim, replace_with_room
 from danube_trio.catalog import Catalog, acquire, object_parts
@@ -67,7 +67,7 @@ async def delete_topic(
     try:
         end = await disk.run(_end_of, held, config) if held is not None else 0
         state, was_live = None, False
-        if cloud is not None:
+        if cloud is not None:  # first: else the next opening goes on with what the objects have
             state, was_live = await _bury(cloud[1], end)
         if held is not None:
             await disk.run(_erase, held, config, end)
@@ -82,10 +82,7 @@ async def delete_topic(
 
 def has_log(disk: Disk, directory: str, file_name: str) -> bool:
     """Whether there is a log in this directory that was not deleted."""
-    try:
-        listing = set(disk.list_dir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    listing = list_if_there(disk, directory)
     return f"{LogNames.of(directory, file_name).stem}.meta" in listing and MARKER not in listing
 
 
@@ -100,15 +97,13 @@ def finish_deletion(disk: Disk, config: WalConfig) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     names = _names(config)
-    held = hold(disk, names.lock, _holder())
-    try:
+    held = hold(disk, names.lock, this_process())
+    with closing(held):
         end = _end_of(held, config)
         if found is None or end <= int(found[1]):  # else it went on since
             _erase(held, config, end)
-        held.unlink(marker)
+        held.unlink(marker)  # last: until then the next opening does all this again
         held.sync_dir(names.directory)
-    finally:
-        held.close()
 
 
 # ---- the local log
@@ -119,16 +114,12 @@ def _names(config: WalConfig) -> LogNames:
     return LogNames.of(config.dir, config.file_name)
 
 
-def _holder() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 def _hold_log(disk: Disk, config: WalConfig) -> OpenDirectory | None:
     """Hold and lock the local log; None if there is none, or it was deleted."""
     assert config.dir is not None
     if not has_log(disk, config.dir, config.file_name):
         return None
-    held = hold(disk, _names(config).lock, _holder())
+    held = hold(disk, _names(config).lock, this_process())
     if has_log(held, config.dir, config.file_name):
         return held
     held.close()  # somebody deleted it just now
@@ -182,7 +173,7 @@ async def _bury(catalog: Catalog, end: int) -> tuple[CatalogState | None, bool]:
     async def settle(before: CatalogState | None) -> CatalogState:
         assert before is not None  # nothing that was published ever goes
         nobody = uuid.uuid4().hex
-        after = before.taken_over(nobody, f"{_holder()}, to delete it")
+        after = before.taken_over(nobody, f"{this_process()}, to delete it")
         return after.trimmed(max(after.end, end)).left_deleted()
 
     return await acquire(catalog, settle), True

@@ -134,6 +134,7 @@ class TopicHosts:
 
     def unpin(self, topic: Topic) -> None:
         """Give it back; synchronous, so that nothing comes between a result and its caller."""
+        assert topic.pins > 0, topic
         topic.pins -= 1
         if topic.pins or topic.state is not State.OPEN:
             return
@@ -294,6 +295,7 @@ class TopicHosts:
         topic.state = State.CLOSING  # also one that never opened
         if topic.wal is not None:
             self.closes += 1
+        assert self._topics[topic.name] is topic, topic
         del self._topics[topic.name]
         if topic.heir is not None:
             self._topics[topic.name] = topic.heir

@@ -5,17 +5,14 @@ A topic is there if either has it, and neither says that it was deleted.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
-
-import trio
+from collections.abc import Callable
 
 from danube_trio._core.danube_catalog import Head
-from danube_trio._core.disk import Disk
+from danube_trio._core.disk import Disk, list_if_there
 from danube_trio._core.topic_names import is_part
 from danube_trio._engine.topics.delete import has_log
 from danube_trio.catalog import Catalog
-from danube_trio.catalog._patient import PatientStore, latest_state
+from danube_trio.catalog._patient import PatientStore, each, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.metadata import MetadataStore
 
@@ -37,10 +34,7 @@ def local_topics(disk: Disk, root: str, file_name: str) -> set[str]:
 
 
 def _parts(disk: Disk, directory: str) -> list[str]:
-    try:
-        return [name for name in disk.list_dir(directory) if is_part(name)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return [name for name in list_if_there(disk, directory) if is_part(name)]
 
 
 async def topics_in_metadata(metadata: MetadataStore, root: str) -> dict[str, bool]:
@@ -74,7 +68,7 @@ async def topics_in_store(
         topics = await store.list_children(f"{TOPICS}/{namespace}")
         candidates.extend(f"/{namespace}/{topic}" for topic in topics if is_part(topic))
 
-    await _each(look_into, namespaces)
+    await each(look_into, namespaces, LOOKS)
     found: dict[str, bool] = {}
 
     async def look_at(topic: str) -> None:
@@ -86,25 +80,5 @@ async def topics_in_store(
         if state is not None:
             found[topic] = not state.deleted
 
-    await _each(look_at, candidates)
+    await each(look_at, candidates, LOOKS)
     return found
-
-
-async def _each(fn: Callable[[str], Awaitable[None]], names: Iterable[str]) -> None:
-    """Call it for each name, some at a time. The first error ends it, and is raised as it is."""
-    left = iter(names)
-    errors: list[Exception] = []
-
-    async def work(scope: trio.CancelScope) -> None:
-        try:
-            for name in left:
-                await fn(name)
-        except Exception as error:
-            errors.append(error)
-            scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(LOOKS):
-            nursery.start_soon(partial(work, nursery.cancel_scope))
-    if errors:
-        raise errors[0]

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from types import TracebackType
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -46,9 +45,9 @@ log = logging.getLogger("danube_trio.storage")
 
 # Below the root, beside the namespaces, of which none begins with a dot.
 METADATA_DIRECTORY = ".metadata"
-# Of an open topic: segment, mark and lock; and of everything else in a program. The second is a
-# guess.
-FILES_OF_A_TOPIC = 3
+# Of an open topic: directory, lock, segment and mark; and of everything else in a program. The
+# second is a guess.
+FILES_OF_A_TOPIC = 4
 OTHER_FILES = 100
 
 
@@ -179,12 +178,7 @@ class _OpenStorage(AbstractAsyncContextManager[Storage]):
             raise
 
     @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         hosts = self._hosts
         assert hosts is not None
         assert self._nursery is not None

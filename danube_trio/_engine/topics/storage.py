@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Literal
 
 from trio.lowlevel import checkpoint, enable_ki_protection
@@ -290,12 +289,7 @@ class Use(AbstractAsyncContextManager[Wal]):
         return held.log
 
     @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.leave()
 
     def leave(self) -> None:

@@ -100,7 +100,7 @@ def listen(path: str, tmp: str) -> Offer:
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(bound)
-        with _short_name(directory, tmp) as address:
+        with _short(directory, tmp) as address:
             _bind(sock, address, path)
         try:
             os.chmod(bound, MODE)
@@ -160,7 +160,7 @@ def dial(path: str, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
-        with _short_target(path) as address:
+        with _short(path) as address:
             sock.connect(address)
     except OSError as error:
         sock.close()
@@ -199,33 +199,13 @@ def sweep(directory: str, mine: Callable[[str], bool]) -> None:
 # ---- long paths
 
 
-def _fits(address: str) -> bool:
-    return len(os.fsencode(address)) <= MAX_ADDRESS_BYTES
-
-
 @contextlib.contextmanager
-def _short_name(directory: str, name: str) -> Generator[str]:
-    """An address of a name that does not exist yet."""
-    path = f"{directory}/{name}"
-    if _fits(path):
-        yield path
+def _short(path: str, name: str = "") -> Generator[str]:
+    """An address of a socket that exists, or of a name in a directory that does not exist yet."""
+    whole = f"{path}/{name}" if name else path
+    if len(os.fsencode(whole)) <= MAX_ADDRESS_BYTES:
+        yield whole
         return
-    with _held(directory, _O_DIRECTORY) as held:
-        yield f"{held}/{name}"
-
-
-@contextlib.contextmanager
-def _short_target(path: str) -> Generator[str]:
-    """An address of a socket that exists."""
-    if _fits(path):
-        yield path
-        return
-    with _held(path, _O_NOFOLLOW) as held:
-        yield held
-
-
-@contextlib.contextmanager
-def _held(path: str, flags: int) -> Generator[str]:
     if not (_O_PATH and os.path.isdir("/proc/self/fd")):
         raise OSError(
             errno.ENAMETOOLONG,
@@ -233,9 +213,9 @@ def _held(path: str, flags: int) -> Generator[str]:
             "hold, and there is no /proc to go round that: use a shorter one",
             path,
         )
-    fd = os.open(path, _O_PATH | _O_CLOEXEC | flags)
+    fd = os.open(path, _O_PATH | _O_CLOEXEC | (_O_DIRECTORY if name else _O_NOFOLLOW))
     try:
-        yield f"/proc/self/fd/{fd}"
+        yield f"/proc/self/fd/{fd}" + f"/{name}" * bool(name)
     finally:
         os.close(fd)
 
