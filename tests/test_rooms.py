@@ -85,9 +85,9 @@ NOT_IN_CORE = {
     *FILE_MODULES,
 }
 
-# Facts that dispatch needs, too, and that are no part of a log: which times count, and the one way
-# in for JSON and for numbers in texts.
-FACTS_OF_ALL = {"_core.clocks", "_core.numbers", "_core.plain"}
+# Facts that dispatch needs, too, and that are no part of a log: which times count, how long to wait
+# before what failed is tried again, and the one way in for JSON and for numbers in texts.
+FACTS_OF_ALL = {"_core.clocks", "_core.numbers", "_core.pauses", "_core.plain"}
 
 MAX_PUBLIC_NAMES = 40
 MAX_ROOT_NAMES = 24

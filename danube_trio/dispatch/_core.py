@@ -30,6 +30,7 @@ from math import inf
 from operator import attrgetter
 from typing import Protocol
 
+from danube_trio._core.pauses import Pauses
 from danube_trio.dispatch._counts import Counts
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._hands import Hands
@@ -38,7 +39,6 @@ from danube_trio.dispatch._options import (
     PoisonPolicy,
     SubscriptionOptions,
     SubscriptionType,
-    backoff,
 )
 from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
 from danube_trio.errors import shortened
@@ -70,6 +70,7 @@ class DispatchCore:
 
     def __init__(self, options: SubscriptionOptions, cursor: CursorState) -> None:
         self.options = options
+        self._pauses = Pauses(options.backoff_initial, options.backoff_max)
         self.counts = Counts()
         self.consumers: dict[Taker, None] = {}  # in the order in which they came
         self.paused = False
@@ -305,7 +306,7 @@ class DispatchCore:
             self._poison(entry)
             return
         self._hands.take_back(entry)
-        pause = backoff(self.options, entry.failures) if delay is None else delay
+        pause = self._pauses.after(entry.failures) if delay is None else delay
         self._hands.wait(entry, now + pause)
 
     def _offer(self, entry: Entry) -> None:

@@ -17,7 +17,6 @@ __all__ = [
     "RetentionPolicy",
     "SubscriptionOptions",
     "SubscriptionType",
-    "backoff",
     "check_name",
     "topic_parts",
 ]
@@ -171,12 +170,6 @@ class SubscriptionOptions:
             )
         if self.dead_letter_topic is not None:
             topic_parts(self.dead_letter_topic, "dead_letter_topic")
-
-
-def backoff(options: SubscriptionOptions, attempts: int) -> float:
-    """Seconds before a message that failed `attempts` times (1 or more) is delivered again."""
-    doubled = options.backoff_initial * 2.0 ** min(attempts - 1, 64)
-    return min(doubled, options.backoff_max)
 
 
 def check_name(name: str, what: str) -> str:

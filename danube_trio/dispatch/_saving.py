@@ -43,6 +43,7 @@ import uuid
 import attrs
 import trio
 
+from danube_trio.catalog import Backoff, Outage
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._log import TopicLog
 from danube_trio.dispatch._options import check_name, topic_parts
@@ -52,8 +53,6 @@ from danube_trio.metadata import MetadataStore
 
 __all__ = [
     "DANUBE_ROOT",
-    "RETRY_INITIAL",
-    "RETRY_MAX",
     "CursorKeeper",
     "Saving",
     "cursor_from_danube",
@@ -66,8 +65,6 @@ log = logging.getLogger("danube_trio.dispatch")
 DANUBE_ROOT = "/danube"
 # Packing so many holes takes longer than handing them to a thread and back.
 MANY_HOLES = 10_000
-# Seconds before a failed save or burial is tried again; doubled up to the maximum (guesses).
-RETRY_INITIAL, RETRY_MAX = 0.1, 5.0
 
 
 def subscriptions_prefix(topic: str, root: str = DANUBE_ROOT) -> str:
@@ -288,7 +285,7 @@ class Saving:
     async def run(self) -> None:
         """Save until the subscription is closed, or somebody else has the cursor."""
         state, core = self._state, self._state.core
-        pause = RETRY_INITIAL
+        outage = Outage(log, f"subscription {state.name}: saving its cursor", Backoff())
         while state.phase is not Phase.CLOSED and not state.fenced:
             await self._wait(1)
             with trio.move_on_after(core.options.save_interval):
@@ -296,19 +293,12 @@ class Saving:
             try:
                 await self.save()
             except StoreError as error:
-                if pause == RETRY_INITIAL:
-                    log.warning(
-                        "subscription %s: its cursor could not be saved: %s",
-                        state.name,
-                        text_of(error),
-                    )
-                await trio.sleep(pause)
-                pause = min(2 * pause, RETRY_MAX)
+                await trio.sleep(outage.failed(error))
             except (DanubeError, OSError, ValueError) as error:
                 state.untold = error
                 return  # the subscription has failed
             else:
-                pause = RETRY_INITIAL
+                outage.over()
 
     async def _wait(self, unsaved: int) -> None:
         """Wait until so many changes are not saved."""

@@ -28,6 +28,7 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
+from danube_trio._core.pauses import Pauses
 from danube_trio.errors import StoreUnavailableError, WatchLostError
 from danube_trio.metadata._etcd_answer import (
     CompactedError,
@@ -47,8 +48,8 @@ __all__ = ["EtcdWatch", "decode_key", "encode", "range_end", "range_of"]
 
 log = logging.getLogger("danube_trio.metadata")
 
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 2.0
+# Before the next connection.
+PAUSES = Pauses(0.1, 2.0)
 # A connection that has lived so long was a good one: its end begins a new count of failures.
 GOOD_SECONDS = 10.0
 
@@ -89,7 +90,7 @@ class EtcdWatch:
         self._ready: deque[WatchEvent] = deque()
         self._held: list[WatchEvent] = []  # of a revision that is not whole yet
         self._lines: Lines | None = None
-        self._pause = 0.0  # before the next connection
+        self._failures = 0  # of connections, in a row
         self._give_up = math.inf
         self._good_from = math.inf
         self._state = "new"
@@ -176,7 +177,7 @@ class EtcdWatch:
             await self._failed(error)
 
     async def _connect(self) -> None:
-        await trio.sleep(self._pause)
+        await trio.sleep(PAUSES.after(self._failures))
         await self._check_revision()
         if self._lost:
             return
@@ -200,12 +201,12 @@ class EtcdWatch:
             await self._hang_up()
         now = trio.current_time()
         if now >= self._good_from or isinstance(error, SilentError):
-            self._pause, self._give_up = 0.0, math.inf
+            self._failures, self._give_up = 0, math.inf
         self._good_from = math.inf
         self._give_up = min(self._give_up, now + self._gateway.config.watch_retry)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
-        if self._gateway.closed or now + self._pause >= self._give_up:
-            self._pause, self._give_up = 0.0, math.inf  # whoever goes on begins anew
+        self._failures += 1
+        if self._gateway.closed or now + PAUSES.after(self._failures) >= self._give_up:
+            self._failures, self._give_up = 0, math.inf  # whoever goes on begins anew
             raise error
         log.info("a watch lost its connection and makes another: %s", error)
 
