@@ -45,8 +45,6 @@ CIRCLES = {
     ("_engine.thread.engine_thread", "_engine.thread.jobs"),
     ("cli", "cli._app", "cli._completion", "cli._machine_commands"),
     ("cli._options", "cli._where"),
-    ("dispatch._consumer", "dispatch._delivery"),
-    ("typed._schema", "typed._schemas"),
 }
 
 # They share what is beside them, and do not know each other.

@@ -6,8 +6,8 @@ the subscription names, or among the dead letters. `ReliableDispatch` holds a to
 subscriptions together; docs/dispatch.md tells the whole of it.
 """
 
-from danube_trio.dispatch._consumer import Consumer
-from danube_trio.dispatch._delivery import Delivery, Take
+from danube_trio.dispatch._consumer import Consumer, Take
+from danube_trio.dispatch._delivery import Delivery
 from danube_trio.dispatch._dispatch import ReliableDispatch
 from danube_trio.dispatch._errors import (
     CursorTooLargeError,

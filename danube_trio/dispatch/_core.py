@@ -30,8 +30,9 @@ from math import inf
 from operator import attrgetter
 from typing import Protocol
 
+import attrs
+
 from danube_trio._core.pauses import Pauses
-from danube_trio.dispatch._counts import Counts
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._hands import Hands
 from danube_trio.dispatch._ledger import Entry, Ledger, State
@@ -44,7 +45,7 @@ from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
 from danube_trio.errors import shortened
 from danube_trio.message import StreamMessage, fields_bytes
 
-__all__ = ["DispatchCore", "Taker"]
+__all__ = ["Counts", "DispatchCore", "Taker"]
 
 ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
 # Guesses. Read on when fewer are at hand; with lanes many may wait behind few keys, so many.
@@ -63,6 +64,20 @@ class Taker(Protocol):
     def ordered(self) -> bool:
         """Whether it wants one message of a key at a time; counts where it is the only one."""
         ...
+
+
+@attrs.define(eq=False)
+class Counts:
+    """What happened since the subscription was opened."""
+
+    delivered: int = 0
+    acked: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    released: int = 0
+    dropped: int = 0
+    dead_lettered: int = 0
+    lost: int = 0
 
 
 class DispatchCore:

@@ -6,10 +6,9 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._consumer import Consumer, give_back_ahead
+from danube_trio.dispatch._consumer import Consumer, Take, give_back_ahead
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters
-from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._errors import CursorTooLargeError
 from danube_trio.dispatch._opening import offset_of, witness_before
 from danube_trio.dispatch._options import SubscriptionOptions

@@ -14,8 +14,7 @@ from danube_trio.typed._errors import (
 )
 from danube_trio.typed._formats import CONTENT_TYPE, FormatName
 from danube_trio.typed._reader import MessageReader, TypedMessage, TypedReader
-from danube_trio.typed._schema import Schema, Upgrade
-from danube_trio.typed._schemas import Schemas
+from danube_trio.typed._schema import Schema, Schemas, Upgrade
 from danube_trio.typed._topic import MessageLog, TypedTopic
 
 __all__ = [

@@ -15,8 +15,7 @@ import trio
 
 from danube_trio.message import Gap, StreamMessage
 from danube_trio.typed._errors import SchemaError
-from danube_trio.typed._schema import Schema
-from danube_trio.typed._schemas import Schemas
+from danube_trio.typed._schema import Schema, Schemas
 
 __all__ = ["AnySchema", "MessageReader", "OnSkip", "Skip", "TypedMessage", "TypedReader"]
 
