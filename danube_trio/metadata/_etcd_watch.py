@@ -22,7 +22,6 @@ import base64
 import logging
 import math
 from collections import deque
-from types import TracebackType
 
 import attrs
 import trio
@@ -42,7 +41,7 @@ from danube_trio.metadata._etcd_answer import (
     understood,
 )
 from danube_trio.metadata._etcd_gateway import Gateway, Lines
-from danube_trio.metadata._store import WatchEvent
+from danube_trio.metadata._store import WatchBlock, WatchEvent
 
 __all__ = ["EtcdWatch", "decode_key", "encode", "range_end", "range_of"]
 
@@ -79,7 +78,7 @@ def range_end(prefix: bytes) -> bytes:
     return end[:-1] + bytes([end[-1] + 1])
 
 
-class EtcdWatch:
+class EtcdWatch(WatchBlock):
     """The context manager, and the iterator that it gives."""
 
     def __init__(self, gateway: Gateway, prefix: bytes, after: int | None) -> None:
@@ -94,7 +93,6 @@ class EtcdWatch:
         self._give_up = math.inf
         self._good_from = math.inf
         self._state = "new"
-        self._busy = False
 
     def __repr__(self) -> str:
         return f"<EtcdWatch of {self._prefix.decode()!r}, {self._state}>"
@@ -106,34 +104,16 @@ class EtcdWatch:
         await self._check_revision()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     async def aclose(self) -> None:
         """End the watch; idempotent."""
         self._state = "closed"
         await self._hang_up()
         await checkpoint()
 
-    def __aiter__(self) -> EtcdWatch:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        if self._busy:
-            raise trio.BusyResourceError("another task is iterating this watch")
-        self._busy = True
-        try:
-            await checkpoint()
-            while not self._ready:
-                await self._get_ready()
-            return self._ready.popleft()
-        finally:
-            self._busy = False
+    async def _next(self) -> WatchEvent:
+        while not self._ready:
+            await self._get_ready()
+        return self._ready.popleft()
 
     async def _get_ready(self) -> None:
         if self._state != "open":

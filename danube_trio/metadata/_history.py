@@ -27,7 +27,6 @@ import contextlib
 import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from types import TracebackType
 from typing import Protocol
 
 import attrs
@@ -35,7 +34,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio.errors import StoreUnavailableError, WatchLostError
-from danube_trio.metadata._store import WatchEvent
+from danube_trio.metadata._store import WatchBlock, WatchEvent
 
 __all__ = ["HISTORY_BYTES", "HISTORY_EVENTS", "History", "Watch", "Watched"]
 
@@ -272,7 +271,7 @@ class Watched(Protocol):
         ...
 
 
-class Watch:
+class Watch(WatchBlock):
     """A watch: the context manager, and the iterator that it gives.
 
     `expire` ends the times to live that are over.
@@ -283,7 +282,7 @@ class Watch:
         store: Watched,
         prefix: str,
         after: int | None,
-        expire: Callable[[], Awaitable[None]],
+        expire: Callable[[], Awaitable[object]],
     ) -> None:
         self._store = store
         self._prefix = prefix
@@ -291,7 +290,6 @@ class Watch:
         self._expire = expire
         self._cursor: Cursor | None = None
         self._entered = False
-        self._busy = False
 
     def __repr__(self) -> str:
         state = "open" if self._cursor is not None else "closed"
@@ -307,14 +305,6 @@ class Watch:
         self._cursor = self._store.history.open(self._prefix, self._after)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     def close(self) -> None:
         """End the watch; idempotent."""
         if self._cursor is not None:
@@ -326,20 +316,9 @@ class Watch:
         self.close()
         await checkpoint()
 
-    def __aiter__(self) -> Watch:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        if self._busy:
-            raise trio.BusyResourceError("another task is iterating this watch")
-        self._busy = True
-        try:
-            await checkpoint()
-            if (event := self._look()) is None:
-                event = await self._wait()
-            return event
-        finally:
-            self._busy = False
+    async def _next(self) -> WatchEvent:
+        event = self._look()
+        return event if event is not None else await self._wait()
 
     def _look(self) -> WatchEvent | None:
         if self._cursor is None:

@@ -102,12 +102,7 @@ class Journal:
     """
 
     def __init__(
-        self,
-        disk: OpenDirectory,
-        names: Names,
-        header: JournalHeader,
-        file: File,
-        mark: Mark,
+        self, disk: OpenDirectory, names: Names, header: JournalHeader, file: File, mark: Mark
     ) -> None:
         self._disk = disk
         self._names = names
