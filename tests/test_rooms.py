@@ -84,8 +84,9 @@ NOT_IN_CORE = {
 }
 
 # Facts that dispatch needs, too, and that are no part of a log: which times count, how long to wait
-# before what failed is tried again, and the one way in for JSON and for numbers in texts.
-FACTS_OF_ALL = {"_core.clocks", "_core.numbers", "_core.pauses", "_core.plain"}
+# before what failed is tried again, what a setting may be, and the one way in for JSON and for
+# numbers in texts.
+FACTS_OF_ALL = {f"_core.{name}" for name in ("clocks", "numbers", "pauses", "plain", "settings")}
 
 MAX_PUBLIC_NAMES = 40
 MAX_ROOT_NAMES = 24
