@@ -171,18 +171,15 @@ class TypedReader(trio.abc.ReceiveChannel[TypedMessage[T]]):
             found = TypedMessage(self._decode(message), message)
         except (ImportError, MemoryError):
             raise  # not the message's fault: it is still to be handed out
-        except SchemaError as error:
-            if isinstance(error, self._skip):
-                if self._on_skip is not None:
-                    self._on_skip(error)
+        except Exception as error:
+            if not isinstance(error, self._skip):
                 self._next += 1
-                self.skipped += 1
-                return None
+                raise
+            if self._on_skip is not None:  # before it is passed over: see above, if that raises
+                self._on_skip(error)
             self._next += 1
-            raise
-        except Exception:
-            self._next += 1
-            raise
+            self.skipped += 1
+            return None
         self._next += 1
         return found
 

@@ -21,6 +21,7 @@ written without complaint and could never be read again, and a log keeps it fore
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, get_origin
@@ -42,7 +43,44 @@ U = TypeVar("U")
 Upgrade = Callable[[Any], Any]  # plain data of a version, to that of the next one
 
 
-class Schema(Generic[T]):
+class _Writes(ABC, Generic[T]):
+    """How a value becomes a message, by the schema that it has."""
+
+    @abstractmethod
+    def of(self, value: T) -> Schema[T]:
+        """The schema of a value. Raises SchemaError if there is none for its class."""
+
+    def message(
+        self,
+        value: T,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        publish_time: int | None = None,
+    ) -> StreamMessage:
+        """A message with the value in it, for whatever takes messages.
+
+        Args:
+            value: what to encode.
+            attributes, routing_key: go with it.
+            publish_time: in milliseconds; None: now.
+
+        Raises:
+            SchemaError: the value is not what the type says.
+            ValueError: `attributes` have another content type.
+        """
+        schema = self.of(value)
+        return StreamMessage(
+            schema.encode(value),
+            publish_time=time.time_ns() // 1_000_000 if publish_time is None else publish_time,
+            attributes=schema.dress(attributes),
+            schema_id=schema.id,
+            schema_version=schema.version,
+            routing_key=routing_key,
+        )
+
+
+class Schema(_Writes[T]):
     """How values of one type become messages, and back. Pure, immutable; any thread may use it.
 
     Args:
@@ -145,27 +183,6 @@ class Schema(Generic[T]):
         except Exception as error:
             problems = own.unreadable(tree, error) if tree is not None else [*problems_of(error)]
             raise SchemaError(problems, self._title) from error
-
-    def message(
-        self,
-        value: T,
-        *,
-        attributes: Mapping[str, str] | None = None,
-        routing_key: str | None = None,
-        publish_time: int | None = None,
-    ) -> StreamMessage:
-        """A message with the value in it, for whatever takes messages.
-
-        Args:
-            value: what to encode.
-            attributes, routing_key: go with it.
-            publish_time: in milliseconds; None: now.
-
-        Raises:
-            SchemaError: the value is not what the type says.
-            ValueError: `attributes` have another content type.
-        """
-        return message_of(self, value, attributes, routing_key, publish_time)
 
     def dress(self, attributes: Mapping[str, str] | None) -> dict[str, str]:
         """These attributes and the schema's own. Raises ValueError if they contradict."""
@@ -286,28 +303,10 @@ class Schema(Generic[T]):
         return SchemaError([Problem("", reason)], self._title_of(version), message)
 
 
-def message_of(
-    schema: Schema[T],
-    value: T,
-    attributes: Mapping[str, str] | None,
-    routing_key: str | None,
-    publish_time: int | None,
-) -> StreamMessage:
-    """See `Schema.message`."""
-    return StreamMessage(
-        schema.encode(value),
-        publish_time=time.time_ns() // 1_000_000 if publish_time is None else publish_time,
-        attributes=schema.dress(attributes),
-        schema_id=schema.id,
-        schema_version=schema.version,
-        routing_key=routing_key,
-    )
-
-
 # ---- several
 
 
-class Schemas(Generic[T]):
+class Schemas(_Writes[T]):
     """Several schemas as one: ``placed | paid | cancelled``, or ``Schemas([placed, paid])``.
 
     A value is encoded by the schema of its class, which must be one of theirs exactly; a message is
@@ -361,17 +360,6 @@ class Schemas(Generic[T]):
     def encode(self, value: T) -> bytes:
         """See `Schema.encode`."""
         return self.of(value).encode(value)
-
-    def message(
-        self,
-        value: T,
-        *,
-        attributes: Mapping[str, str] | None = None,
-        routing_key: str | None = None,
-        publish_time: int | None = None,
-    ) -> StreamMessage:
-        """See `Schema.message`."""
-        return message_of(self.of(value), value, attributes, routing_key, publish_time)
 
     def decode(self, message: StreamMessage) -> T:
         """See `Schema.decode`."""
