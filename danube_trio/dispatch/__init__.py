@@ -6,21 +6,15 @@ the subscription names, or among the dead letters. `ReliableDispatch` holds a to
 subscriptions together; docs/dispatch.md tells the whole of it.
 """
 
-from danube_trio.dispatch._consumer import Consumer, Take
-from danube_trio.dispatch._delivery import Delivery
+from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.dispatch._dispatch import ReliableDispatch
 from danube_trio.dispatch._errors import (
     CursorTooLargeError,
     SubscriptionBusyError,
     SubscriptionClosedError,
 )
-from danube_trio.dispatch._log import (
-    CacheLimits,
-    Message,
-    MessageReader,
-    SegmentStorage,
-    TopicLog,
-)
+from danube_trio.dispatch._log import CacheLimits, Message, MessageReader, SegmentStorage, TopicLog
 from danube_trio.dispatch._memory import InMemoryStorage
 from danube_trio.dispatch._options import (
     PoisonPolicy,

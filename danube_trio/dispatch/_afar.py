@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from danube_trio.dispatch._consumer import Consumer, Take
-from danube_trio.dispatch._delivery import Delivery
+from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.errors import LogClosedError
 
 __all__ = [

@@ -1,6 +1,4 @@
-"""`Consumer`: takes messages from a subscription, and holds those that it has not answered; and
-`Take`, the block that answers for one.
-"""
+"""`Consumer`: takes messages from a subscription, and holds those that it has not answered."""
 
 from __future__ import annotations
 
@@ -10,14 +8,13 @@ from types import TracebackType
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-from danube_trio.dispatch._delivery import Delivery, ack_all
+from danube_trio.dispatch._delivery import Delivery, Take, ack_all
 from danube_trio.dispatch._errors import SubscriptionBusyError
-from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._options import SubscriptionType
 from danube_trio.dispatch._saving import Saving
 from danube_trio.dispatch._state import Phase, SubscriptionState
 
-__all__ = ["Consumer", "Take", "give_back_ahead"]
+__all__ = ["Consumer", "give_back_ahead"]
 
 SHARING = (SubscriptionType.SHARED, SubscriptionType.KEY_SHARED)
 
@@ -166,58 +163,6 @@ class Consumer:
         acked = state.core.ack_up_to(up_to)
         state.changed()
         return acked
-
-
-class Take:
-    """``async with consumer.take() as message``: the block answers for the message.
-
-    Leaving it acknowledges. An exception nacks, and goes on. `trio.Cancelled`, and whatever else is
-    not an `Exception` (a KeyboardInterrupt says nothing about the message), releases: no attempt is
-    burned. What the block itself answered first counts.
-    """
-
-    __slots__ = ("_consumer", "_delivery", "_leave")
-
-    def __init__(self, consumer: Consumer, *, leave: bool = False) -> None:
-        self._consumer = consumer
-        self._leave = leave  # the consumer is there for such blocks only
-        self._delivery: Delivery | None = None
-
-    @enable_ki_protection
-    async def __aenter__(self) -> Delivery:
-        if self._delivery is not None:
-            raise RuntimeError("take() can be entered once: call it again")
-        if self._leave:
-            self._consumer.enter()
-        try:
-            self._delivery = delivery = await self._consumer.receive_one()
-        except BaseException:
-            if self._leave:
-                self._consumer.leave()
-            raise
-        return delivery
-
-    @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.leave(exc)
-
-    def leave(self, exc: BaseException | None) -> None:
-        """Answer, as leaving the block with this exception does; in this step."""
-        delivery = self._delivery
-        assert delivery is not None
-        if exc is None:
-            delivery.ack()
-        elif is_failure(exc):
-            delivery.nack(reason=describe_failure(exc))
-        else:
-            delivery.release()
-        if self._leave:
-            self._consumer.leave()
 
 
 def give_back_ahead(consumer: Consumer) -> None:

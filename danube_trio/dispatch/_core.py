@@ -36,11 +36,7 @@ from danube_trio._core.pauses import Pauses
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._hands import Hands
 from danube_trio.dispatch._ledger import Entry, Ledger, State
-from danube_trio.dispatch._options import (
-    PoisonPolicy,
-    SubscriptionOptions,
-    SubscriptionType,
-)
+from danube_trio.dispatch._options import PoisonPolicy, SubscriptionOptions, SubscriptionType
 from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
 from danube_trio.errors import shortened
 from danube_trio.message import StreamMessage, fields_bytes

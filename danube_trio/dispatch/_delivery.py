@@ -1,19 +1,22 @@
-"""`Delivery`: a message in a consumer's hands."""
+"""`Delivery`: a message in a consumer's hands; and `Take`, the block that answers for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import inf
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
+from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._queues import key_of
 from danube_trio.dispatch._state import SubscriptionState
 from danube_trio.message import StreamMessage, copied
 
-__all__ = ["Delivery", "ack_all"]
+__all__ = ["Delivery", "Take", "ack_all"]
 
 
 class Delivery:
@@ -175,3 +178,63 @@ def _check_reason(reason: object) -> None:
     """Raise TypeError if it is no text: nothing was changed yet."""
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a str, not {type(reason).__name__}: nothing was changed")
+
+
+class _Consumer(Protocol):
+    """What a block needs of its consumer."""
+
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+    async def receive_one(self) -> Delivery: ...
+
+
+class Take:
+    """``async with consumer.take() as message``: the block answers for the message.
+
+    Leaving it acknowledges. An exception nacks, and goes on. `trio.Cancelled`, and whatever else is
+    not an `Exception` (a KeyboardInterrupt says nothing about the message), releases: no attempt is
+    burned. What the block itself answered first counts.
+    """
+
+    __slots__ = ("_consumer", "_delivery", "_leave")
+
+    def __init__(self, consumer: _Consumer, *, leave: bool = False) -> None:
+        self._consumer = consumer
+        self._leave = leave  # the consumer is there for such blocks only
+        self._delivery: Delivery | None = None
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Delivery:
+        if self._delivery is not None:
+            raise RuntimeError("take() can be entered once: call it again")
+        if self._leave:
+            self._consumer.enter()
+        try:
+            self._delivery = delivery = await self._consumer.receive_one()
+        except BaseException:
+            if self._leave:
+                self._consumer.leave()
+            raise
+        return delivery
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave(exc)
+
+    def leave(self, exc: BaseException | None) -> None:
+        """Answer, as leaving the block with this exception does; in this step."""
+        delivery = self._delivery
+        assert delivery is not None
+        if exc is None:
+            delivery.ack()
+        elif is_failure(exc):
+            delivery.nack(reason=describe_failure(exc))
+        else:
+            delivery.release()
+        if self._leave:
+            self._consumer.leave()

@@ -5,6 +5,9 @@ last one is written to; when it is full, a new one begins. Retention drops whole
 last. What is handed in is checked as a log checks it, by the same code (`storage.Checks`), and is
 copied as far as it can change. Whoever reads gets copies: what a consumer does to a message is its
 own affair.
+
+It is no `Wal` without a directory, which ends with its block and its run, and has no segments: these
+topics outlive both, and are freed in whole segments like all others.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import time
 import uuid
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -235,8 +239,7 @@ class MemoryReader:
         self._time = time_us
         self._end = end
         self._count = count
-        self._items: list[StreamMessage] = []
-        self._next = 0
+        self._items: deque[StreamMessage] = deque()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -245,32 +248,28 @@ class MemoryReader:
     @property
     def cursor(self) -> int:
         """The offset of the next message that it will hand out."""
-        return self._cursor - (len(self._items) - self._next)
+        return self._cursor - len(self._items)
 
     @property
     def finished(self) -> bool:
         """Whether it will hand out nothing more: it is closed, or at its end."""
         at_end = self._cursor >= self._end or self._count <= 0
-        return self._closed or (at_end and self._next >= len(self._items))
+        return self._closed or (at_end and not self._items)
 
     def __aiter__(self) -> MemoryReader:
         return self
 
     async def __anext__(self) -> StreamMessage:
-        if self._next >= len(self._items):
-            self._items, self._next = await self._fetch(), 0
-            if not self._items:
-                raise StopAsyncIteration
-        self._next += 1
-        return self._items[self._next - 1]
+        if not self._items:
+            self._items.extend(await self._fetch())
+        if not self._items:
+            raise StopAsyncIteration
+        return self._items.popleft()
 
     async def next_batch(self) -> list[StreamMessage]:
         """The next messages, at least one; empty at the reader's end."""
-        if self._next < len(self._items):
-            items, self._items = self._items[self._next :], []
-            self._next = 0
-            return items
-        return await self._fetch()
+        items, self._items = list(self._items), deque()
+        return items or await self._fetch()
 
     async def _fetch(self) -> list[StreamMessage]:
         await trio.lowlevel.checkpoint()
@@ -296,7 +295,7 @@ class MemoryReader:
     async def aclose(self) -> None:
         """Close it: who waits in it, or asks later, gets LogClosedError. Idempotent."""
         self._closed = True
-        self._items, self._next = [], 0
+        self._items.clear()
         self._log.wake()
         await trio.lowlevel.checkpoint()
 

@@ -143,11 +143,7 @@ class NotAsyncError(Exception):
 
 
 def check_run_options(
-    handler: object,
-    concurrency: int,
-    window: int,
-    stop_on: object,
-    kind: str = "an async function",
+    handler: object, concurrency: int, window: int, stop_on: object, kind: str = "an async function"
 ) -> None:
     """Before a run. Raises ValueError, TypeError."""
     if not 1 <= concurrency <= window:

@@ -51,13 +51,7 @@ from danube_trio.dispatch._state import Phase, SubscriptionState
 from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError, text_of
 from danube_trio.metadata import MetadataStore
 
-__all__ = [
-    "DANUBE_ROOT",
-    "CursorKeeper",
-    "Saving",
-    "cursor_from_danube",
-    "subscriptions_prefix",
-]
+__all__ = ["DANUBE_ROOT", "CursorKeeper", "Saving", "cursor_from_danube", "subscriptions_prefix"]
 
 log = logging.getLogger("danube_trio.dispatch")
 
@@ -271,12 +265,7 @@ def cursor_from_danube(value: bytes, key: str) -> CursorState:
 class Saving:
     """Saves the cursor: at most once in ``save_interval``, unless it is urgent."""
 
-    def __init__(
-        self,
-        state: SubscriptionState,
-        keeper: CursorKeeper,
-        topic_log: TopicLog,
-    ) -> None:
+    def __init__(self, state: SubscriptionState, keeper: CursorKeeper, topic_log: TopicLog) -> None:
         self._state = state
         self._keeper = keeper
         self._log = topic_log

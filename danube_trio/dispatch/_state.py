@@ -77,16 +77,16 @@ class _Waiting:
 class SubscriptionState:
     """One open subscription."""
 
-    def __init__(self, name: str, core: DispatchCore, saved_end: int) -> None:
+    def __init__(self, name: str, core: DispatchCore) -> None:
         self.name = name
         self.core = core
         self.phase = Phase.OPEN
         self.failure: BaseException | None = None
         self.untold: BaseException | None = None  # the failure, if only our own task got it
         self.calls = Calls(f"subscription {name!r}")
-        self.saved_end = saved_end
+        self.saved_end = core.end
         # The highest end that the store may hold, or get yet from a save whose outcome is unknown.
-        self.stored_end = saved_end
+        self.stored_end = core.end
         self.unsaved_failures = 0  # messages whose failures did not fit into the saved cursor
         self.saves = 0
         self.save_failures = 0

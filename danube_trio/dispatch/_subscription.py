@@ -6,9 +6,10 @@ import trio
 from trio.lowlevel import checkpoint
 
 from danube_trio import StartPosition
-from danube_trio.dispatch._consumer import Consumer, Take, give_back_ahead
+from danube_trio.dispatch._consumer import Consumer, give_back_ahead
 from danube_trio.dispatch._core import DispatchCore
 from danube_trio.dispatch._dead_letters import DeadLetters
+from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._errors import CursorTooLargeError
 from danube_trio.dispatch._opening import offset_of, witness_before
 from danube_trio.dispatch._options import SubscriptionOptions
@@ -44,7 +45,7 @@ class Subscription:
         self._store = store
         self._keeper = keeper
         self._letters = letters
-        self._state = SubscriptionState(name, core, core.end)
+        self._state = SubscriptionState(name, core)
         self._reading = Reading(self._state, store.log)
         self._saving = Saving(self._state, keeper, store.log)
         self._calls = self._state.calls
@@ -84,11 +85,7 @@ class Subscription:
         return Consumer(self._state, self._saving, name, ordered=ordered)
 
     async def run(
-        self,
-        handler: Handler,
-        *,
-        concurrency: int = 1,
-        stop_on: tuple[type[Exception], ...] = (),
+        self, handler: Handler, *, concurrency: int = 1, stop_on: tuple[type[Exception], ...] = ()
     ) -> None:
         """Call ``await handler(message)`` for each message, so many at a time, until cancelled.
 

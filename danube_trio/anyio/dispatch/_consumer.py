@@ -10,8 +10,8 @@ from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._hop import LoopBorrower, borrowed
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, release_all, take_many, take_one
-from danube_trio.dispatch._consumer import Consumer, Take
-from danube_trio.dispatch._delivery import Delivery
+from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._delivery import Delivery, Take
 
 __all__ = ["ConsumerView", "TakeView"]
 

@@ -6,7 +6,8 @@ from danube_trio.anyio._hop import hop, hop_now
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio.dispatch._consumer import ConsumerView, TakeView
 from danube_trio.anyio.dispatch._run import LoopRun
-from danube_trio.dispatch._consumer import Consumer, Take
+from danube_trio.dispatch._consumer import Consumer
+from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._run import Handler, check_run_options
 from danube_trio.dispatch._subscription import Subscription
 

@@ -11,6 +11,7 @@ from danube_trio._engine.thread.loan import Loan
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import Borrower, borrowed
 from danube_trio.dispatch import _consumer as _engine
+from danube_trio.dispatch import _delivery as _engine_delivery
 from danube_trio.dispatch._afar import FarDelivery, release_all, take_many, take_one
 from danube_trio.dispatch._delivery import Delivery
 
@@ -24,7 +25,7 @@ class Take(Borrower, AbstractContextManager[Delivery]):
     releases: no attempt is burned. What the block itself answered first counts.
     """
 
-    def __init__(self, inner: _engine.Take, door: ThreadDoor, keep: object) -> None:
+    def __init__(self, inner: _engine_delivery.Take, door: ThreadDoor, keep: object) -> None:
         self._inner = inner
         self._door = door
         self._keep = keep
