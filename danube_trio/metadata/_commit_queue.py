@@ -224,6 +224,7 @@ class Line:
                 self._pass_on()
 
     def _settle(self, batch: list[_Job], decisions: list[Decision], unknown: str) -> None:
+        assert len(decisions) in (0, len(batch)), "each has its own answer, or none has one"
         for place, job in enumerate(batch):
             if self.broken is not None:
                 job.error = self._unavailable(unknown)
@@ -273,6 +274,7 @@ class Line:
             self._retry_above = 0 if call.result else 2 * size
 
     def _pass_on(self) -> None:
+        assert self._led  # or two would write
         if self.broken is not None:
             self._refuse_line()
         if self._line:

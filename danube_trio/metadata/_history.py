@@ -65,7 +65,7 @@ class History:
         self._max_bytes = max_bytes
         self._events: deque[WatchEvent] = deque()
         self._size_bytes = 0
-        self._cursors: dict[str, _Stream] = {}  # by the prefix that they watch
+        self._streams: dict[str, _Stream] = {}  # by their prefix
         self._lengths: dict[int, int] = {}  # of these prefixes, and how many have it
         self._waiting: OrderedDict[Cursor, None] = OrderedDict()  # the first one is the lookout
 
@@ -101,14 +101,14 @@ class History:
         return [
             stream
             for length in self._lengths
-            if length <= len(key) and (stream := self._cursors.get(key[:length])) is not None
+            if length <= len(key) and (stream := self._streams.get(key[:length])) is not None
         ]
 
     def open(self, prefix: str, after: int | None) -> Cursor:
         """A cursor after that revision, or after the newest one."""
-        stream = self._cursors.get(prefix)
+        stream = self._streams.get(prefix)
         if stream is None:
-            stream = self._cursors[prefix] = _Stream(prefix, self.revision)
+            stream = self._streams[prefix] = _Stream(prefix, self.revision)
             self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
         cursor = Cursor(self, stream)
         if after is not None:
@@ -127,7 +127,7 @@ class History:
         stream.cursors.discard(cursor)
         if not stream.cursors:
             length = len(stream.prefix)
-            del self._cursors[stream.prefix]
+            del self._streams[stream.prefix]
             self._lengths[length] -= 1
             if not self._lengths[length]:
                 del self._lengths[length]
