@@ -16,7 +16,7 @@ import attrs
 from danube_trio import PersistentStorage, StartPosition, WalStorage
 from danube_trio.config import Durability
 from danube_trio.dispatch._options import ReliableOptions
-from danube_trio.message import Gap, StreamMessage
+from danube_trio.message import StreamMessage
 from danube_trio.storage import Storage
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "PersistentLog",
     "SegmentStorage",
     "TopicLog",
-    "first_offset",
 ]
 
 Message = bytes | bytearray | memoryview | StreamMessage
@@ -63,14 +62,6 @@ class KnowsFinish(Protocol):
     def finished(self) -> bool:
         """Whether it will hand out nothing more: it is closed, or at its end."""
         ...
-
-
-def first_offset(batch: Sequence[StreamMessage | Gap], otherwise: int) -> int:
-    """Where a reader's batch begins, with a gap (of a log opened with "skip") as well."""
-    if not batch:
-        return otherwise
-    first = batch[0]
-    return first.start if isinstance(first, Gap) else first.offset
 
 
 class TopicLog(Protocol):

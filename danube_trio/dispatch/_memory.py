@@ -6,8 +6,8 @@ last. What is handed in is checked as a log checks it, by the same code (`storag
 copied as far as it can change. Whoever reads gets copies: what a consumer does to a message is its
 own affair.
 
-It is no `Wal` without a directory, which ends with its block and its run, and has no segments: these
-topics outlive both, and are freed in whole segments like all others.
+It is no `Wal` without a directory: that ends with its block and its run, which these topics
+outlive, and has no segments, which are what retention frees.
 """
 
 from __future__ import annotations

@@ -60,7 +60,6 @@ class Reading:
                     self._moved = False
                     await self._drop_reader()
                 elif not state.core.wants_more():
-                    state.nothing_to_read()
                     await state.read_bell.wait()
                 else:
                     with trio.CancelScope() as self._scope:
