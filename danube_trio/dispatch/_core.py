@@ -162,6 +162,7 @@ class DispatchCore:
 
     def feed(self, messages: Sequence[StreamMessage], end: int) -> None:
         """New messages, in order: all that the log has in `[fed_end, end)`."""
+        assert not messages or (self.fed_end <= messages[0].offset and messages[-1].offset < end)
         if self.fed_end < self._ledger.resumed_edge:
             wants = self._ledger.wants
             messages = [message for message in messages if wants(message.offset)]
@@ -183,6 +184,7 @@ class DispatchCore:
 
     def pass_by(self, end: int) -> None:
         """Everything in `[fed_end, end)` is settled; it need not be read."""
+        assert end >= self.fed_end, (end, self.fed_end)
         self.fed_end = end
         self._note_entered()
 
@@ -195,7 +197,7 @@ class DispatchCore:
         return lost
 
     def _note_entered(self) -> None:
-        if self._queue.all_entered:
+        if not self._queue.fresh:
             self._ledger.pass_to(self.fed_end)
 
     # ---- handing out

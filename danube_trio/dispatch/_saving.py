@@ -169,6 +169,8 @@ class CursorKeeper:
             fitted, value = await trio.to_thread.run_sync(
                 state.fitted, limit_bytes, limiter=self._threads
             )
+        # Less may be saved than is settled, never more; and all of what is contiguous.
+        assert fitted.end == state.end and fitted.edge <= state.edge
         put, delete = {self.key: value}, set[str]()
         if fitted.end:
             put[self._keys.danube] = b"%d" % (fitted.end - 1)
@@ -307,13 +309,13 @@ class Saving:
         state, core = self._state, self._state.core
         wanted = core.changes
         async with self._lock:
-            if core.saved_changes >= wanted and state.saves:
+            if core.saved_changes >= wanted and state.saves:  # the first one takes over: it must be
                 return
             total, cursor = core.changes, core.snapshot()
             try:
                 if not self._log.reads_durable:
                     await self._log.make_durable(cursor.edge)
-                state.stored_end = max(state.stored_end, cursor.end)
+                state.stored_end = max(state.stored_end, cursor.end)  # an answer may be lost
                 saved = await self._keeper.save(cursor, core.options.max_cursor_bytes)
             except (DanubeError, OSError, ValueError) as error:
                 state.save_failures += 1
