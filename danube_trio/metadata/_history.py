@@ -1,4 +1,4 @@
-"""The newest changes of a store, and the watches that read them.
+"""The newest changes of a store, for the watches that read them.
 
 There is one buffer for everybody, so any number of watches need no more memory than the history
 has, a slow one never blocks a writer, and "changes since revision r" and "changes from now on" are
@@ -17,26 +17,21 @@ however many others there are:
 is the *lookout*: it looks when the next time is over. When it stops waiting, for whatever reason,
 the next one is woken and takes its place; when a time begins that ends sooner than all others, the
 lookout is woken and sets its alarm anew.
-
-**A watch is iterated by one task at a time**, like a reader.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from typing import Protocol
+from collections.abc import Generator, Iterable
 
 import attrs
 import trio
-from trio.lowlevel import checkpoint
 
-from danube_trio.errors import StoreUnavailableError, WatchLostError
-from danube_trio.metadata._store import WatchBlock, WatchEvent
+from danube_trio.errors import WatchLostError
+from danube_trio.metadata._store import WatchEvent
 
-__all__ = ["HISTORY_BYTES", "HISTORY_EVENTS", "History", "Watch", "Watched"]
+__all__ = ["HISTORY_BYTES", "HISTORY_EVENTS", "Cursor", "History"]
 
 # Guesses: minutes of a busy store, in a few megabytes at most.
 HISTORY_EVENTS = 10_000
@@ -252,93 +247,3 @@ class Cursor:
         """Wait for a `wake`. Nothing may be awaited between looking and this."""
         self._bell = trio.Event()
         await self._bell.wait()
-
-
-class Watched(Protocol):
-    """What a watch needs of its store."""
-
-    @property
-    def history(self) -> History:
-        """The changes."""
-        ...
-
-    def next_deadline(self) -> float | None:
-        """When the next time to live ends, or None."""
-        ...
-
-    def check_watchable(self) -> None:
-        """Raise StoreUnavailableError if no change will come any more."""
-        ...
-
-
-class Watch(WatchBlock):
-    """A watch: the context manager, and the iterator that it gives.
-
-    `expire` ends the times to live that are over.
-    """
-
-    def __init__(
-        self,
-        store: Watched,
-        prefix: str,
-        after: int | None,
-        expire: Callable[[], Awaitable[object]],
-    ) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._after = after
-        self._expire = expire
-        self._cursor: Cursor | None = None
-        self._entered = False
-
-    def __repr__(self) -> str:
-        state = "open" if self._cursor is not None else "closed"
-        return f"<Watch of {self._prefix!r}, {state}>"
-
-    async def __aenter__(self) -> Watch:
-        if self._entered:
-            raise RuntimeError("a watch is used once: call watch() again")
-        await checkpoint()
-        await self._expire()
-        self._store.check_watchable()
-        self._entered = True
-        self._cursor = self._store.history.open(self._prefix, self._after)
-        return self
-
-    def close(self) -> None:
-        """End the watch; idempotent."""
-        if self._cursor is not None:
-            self._store.history.close(self._cursor)
-            self._cursor = None
-
-    async def aclose(self) -> None:
-        """End the watch; idempotent. Ends it also when it raises Cancelled."""
-        self.close()
-        await checkpoint()
-
-    async def _next(self) -> WatchEvent:
-        event = self._look()
-        return event if event is not None else await self._wait()
-
-    def _look(self) -> WatchEvent | None:
-        if self._cursor is None:
-            raise StoreUnavailableError("the watch is closed: open another one")
-        event = self._cursor.take()
-        if event is None:
-            self._store.check_watchable()
-        return event
-
-    async def _wait(self) -> WatchEvent:
-        """Wait for an event; the lookout ends what is over, which makes some."""
-        history, cursor = self._store.history, self._cursor
-        assert cursor is not None
-        # It stays in its place however often it is woken: a lookout that left would wake the next.
-        with history.waiting(cursor):
-            while True:
-                deadline = self._store.next_deadline() if history.is_lookout(cursor) else None
-                with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
-                    await cursor.wait()
-                if alarm.cancelled_caught:
-                    await self._expire()
-                if (event := self._look()) is not None:
-                    return event

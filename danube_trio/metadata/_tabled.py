@@ -1,4 +1,5 @@
-"""The calls of a store whose content is a `Table`: what one in memory and one in a directory share.
+"""The calls of a store whose content is a `Table`: what one in memory and one in a directory share,
+and its watches.
 
 They differ in two steps. *Looking* lets what has ended go, before anything is shown; *writing*
 decides about a transaction and makes it visible. Each is given by the store, as is what there is to
@@ -7,12 +8,15 @@ say when it is closed.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
+import trio
 from trio.lowlevel import checkpoint
 
-from danube_trio.metadata._history import History, Watch
+from danube_trio.errors import StoreUnavailableError
+from danube_trio.metadata._history import Cursor, History
 from danube_trio.metadata._rules import (
     Transaction,
     check_after,
@@ -20,10 +24,10 @@ from danube_trio.metadata._rules import (
     check_prefix,
     transaction,
 )
-from danube_trio.metadata._store import Revised
+from danube_trio.metadata._store import Revised, WatchBlock, WatchEvent
 from danube_trio.metadata._table import Decision, Table
 
-__all__ = ["TabledMetadata"]
+__all__ = ["TabledMetadata", "Watch"]
 
 
 class TabledMetadata(ABC):
@@ -102,4 +106,67 @@ class TabledMetadata(ABC):
         """
         check_prefix(prefix)
         check_after(after)
-        return Watch(self, prefix, after, self._expire)
+        return Watch(self, prefix, after)
+
+
+class Watch(WatchBlock):
+    """A watch: the context manager, and the iterator that it gives."""
+
+    def __init__(self, store: TabledMetadata, prefix: str, after: int | None) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._after = after
+        self._cursor: Cursor | None = None
+        self._entered = False
+
+    def __repr__(self) -> str:
+        state = "open" if self._cursor is not None else "closed"
+        return f"<Watch of {self._prefix!r}, {state}>"
+
+    async def __aenter__(self) -> Watch:
+        if self._entered:
+            raise RuntimeError("a watch is used once: call watch() again")
+        await checkpoint()
+        await self._store._expire()
+        self._store.check_watchable()
+        self._entered = True
+        self._cursor = self._store.history.open(self._prefix, self._after)
+        return self
+
+    def close(self) -> None:
+        """End the watch; idempotent."""
+        if self._cursor is not None:
+            self._store.history.close(self._cursor)
+            self._cursor = None
+
+    async def aclose(self) -> None:
+        """End the watch; idempotent. Ends it also when it raises Cancelled."""
+        self.close()
+        await checkpoint()
+
+    async def _next(self) -> WatchEvent:
+        event = self._look()
+        return event if event is not None else await self._wait()
+
+    def _look(self) -> WatchEvent | None:
+        if self._cursor is None:
+            raise StoreUnavailableError("the watch is closed: open another one")
+        event = self._cursor.take()
+        if event is None:
+            self._store.check_watchable()
+        return event
+
+    async def _wait(self) -> WatchEvent:
+        """Wait for an event; the lookout ends what is over, which makes some."""
+        history, cursor = self._store.history, self._cursor
+        assert cursor is not None
+        # It stays in its place however often it is woken: a lookout that left would wake the next.
+        with history.waiting(cursor):
+            while True:
+                deadline = self._store.next_deadline() if history.is_lookout(cursor) else None
+                with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
+                    await cursor.wait()
+                if alarm.cancelled_caught:
+                    await self._store._expire()
+                if (event := self._look()) is not None:
+                    return event
