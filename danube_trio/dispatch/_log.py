@@ -180,7 +180,6 @@ class PersistentLog:
         durability: Durability | None = None,
         expected_offset: int | None = None,
     ) -> range:
-        """See `TopicLog`."""
         if len(messages) == 1:
             offset = await self.storage.append_message(
                 self.topic, messages[0], durability=durability, expected_offset=expected_offset
@@ -193,15 +192,12 @@ class PersistentLog:
     async def reader(
         self, start: StartPosition, *, end: End = None, count: int | None = None
     ) -> MessageReader:
-        """See `TopicLog`."""
         return await self.storage.create_reader(self.topic, start, end=end, count=count)
 
     async def start_offset(self) -> int:
-        """See `TopicLog`."""
         return await self.storage.start_offset(self.topic)
 
     async def current_offset(self) -> int:
-        """See `TopicLog`."""
         return await self.storage.current_offset(self.topic)
 
     def end_now(self) -> int | None:
@@ -219,7 +215,6 @@ class PersistentLog:
         return isinstance(self.storage, Storage) and self.storage.config.wal.visibility == "durable"
 
     async def make_durable(self, end: int) -> None:
-        """See `TopicLog`."""
         if isinstance(self.storage, WalStorage):
             await self.storage.wal.wait_durable(end)  # at once, if it is
         elif isinstance(self.storage, Storage):
@@ -231,5 +226,4 @@ class PersistentLog:
             self._durable_end = max(self._durable_end, accepted)
 
     async def free(self, up_to: int) -> None:
-        """See `TopicLog`."""
         await self.storage.ack_checkpoint(self.topic, up_to)

@@ -144,7 +144,6 @@ class MemoryLog:
     async def reader(
         self, start: StartPosition, *, end: End = None, count: int | None = None
     ) -> MemoryReader:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         self._checks.wanted(start, end, count)
         if start.kind == "offset" and start.value < self.first:
@@ -179,12 +178,10 @@ class MemoryLog:
         return self.next
 
     async def start_offset(self) -> int:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         return self.first
 
     async def current_offset(self) -> int:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         return self.next
 
@@ -198,11 +195,9 @@ class MemoryLog:
         return True
 
     async def make_durable(self, end: int) -> None:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
 
     async def free(self, up_to: int) -> None:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         while len(self._segments) > 1 and self._segments[0].end <= up_to:
             del self._segments[0]
