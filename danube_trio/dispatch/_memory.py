@@ -17,7 +17,7 @@ import uuid
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -62,14 +62,11 @@ class InMemoryStorage:
     def __repr__(self) -> str:
         return f"<InMemoryStorage of {len(self._topics)} topics>"
 
-    def open_topic(
-        self, topic: str, options: ReliableOptions, cache: CacheLimits
-    ) -> AbstractAsyncContextManager[TopicLog]:
-        """See `SegmentStorage`. There is nothing to cache."""
-        return self._open(topic, options)
-
     @asynccontextmanager
-    async def _open(self, topic: str, options: ReliableOptions) -> AsyncGenerator[TopicLog]:
+    async def open_topic(
+        self, topic: str, options: ReliableOptions, cache: CacheLimits
+    ) -> AsyncGenerator[TopicLog]:
+        """See `SegmentStorage`. There is nothing to cache."""
         await trio.lowlevel.checkpoint()
         log = self._topics.setdefault(topic, MemoryLog(topic, self._clock))
         log.segment_bytes = options.segment_bytes

@@ -48,10 +48,10 @@ from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._log import TopicLog
 from danube_trio.dispatch._options import check_name, topic_parts
 from danube_trio.dispatch._state import Phase, SubscriptionState
-from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError, text_of
+from danube_trio.errors import DanubeError, FencedError, StoreError, text_of
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["DANUBE_ROOT", "CursorKeeper", "Saving", "cursor_from_danube", "subscriptions_prefix"]
+__all__ = ["DANUBE_ROOT", "CursorKeeper", "Saving", "subscriptions_prefix"]
 
 log = logging.getLogger("danube_trio.dispatch")
 
@@ -132,7 +132,7 @@ class CursorKeeper:
             return state
         danube = await self._metadata.get(self._keys.danube)
         if danube is not None:
-            return cursor_from_danube(danube.value, self._keys.danube)
+            return CursorState.from_danube(danube.value, self._keys.danube)
         return await self._load_former() if self._former != self._keys else None
 
     async def _load_former(self) -> CursorState | None:
@@ -144,7 +144,7 @@ class CursorKeeper:
             if state.log:
                 return None  # of a storage with Danube's root
         elif danube is not None:
-            state = cursor_from_danube(danube.value, self._former.danube)
+            state = CursorState.from_danube(danube.value, self._former.danube)
         else:
             return None
         self._moving = {entry.key: entry.revision for entry in (ours, danube) if entry is not None}
@@ -250,18 +250,6 @@ class CursorKeeper:
     def redriven_key(self) -> str:
         """Where that is."""
         return self._keys.redriven
-
-
-def cursor_from_danube(value: bytes, key: str) -> CursorState:
-    """The cursor that Danube's own key holds. Raises CorruptDataError, which names `key`."""
-    try:
-        return CursorState.from_danube(value)
-    except ValueError as error:
-        raise CorruptDataError(
-            f"{value[:40]!r} is not an offset",
-            path=key,
-            advice="Restore the key from a copy of the metadata store, or delete it",
-        ) from error
 
 
 class Saving:

@@ -249,9 +249,10 @@ class FileStorage:
     def __repr__(self) -> str:
         return f"<FileStorage {self._dir}>"
 
-    def open_topic(
+    @asynccontextmanager
+    async def open_topic(
         self, topic: str, options: ReliableOptions, cache: CacheLimits
-    ) -> AbstractAsyncContextManager[TopicLog]:
+    ) -> AsyncGenerator[TopicLog]:
         """See `SegmentStorage`. Raises like `open_wal`."""
         config = WalConfig(
             dir=os.path.join(self._dir, *topic_parts(topic)),
@@ -261,10 +262,5 @@ class FileStorage:
             durability=self._durability,
             topic_name=topic,
         )
-        return _open_files(config, topic)
-
-
-@asynccontextmanager
-async def _open_files(config: WalConfig, topic: str) -> AsyncGenerator[TopicLog]:
-    async with open_wal(config) as wal:
-        yield PersistentLog(WalStorage.from_wal(wal, topic), topic)
+        async with open_wal(config) as wal:
+            yield PersistentLog(WalStorage.from_wal(wal, topic), topic)
