@@ -39,6 +39,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
+from typing import NamedTuple
 
 import attrs
 import trio
@@ -69,8 +70,7 @@ def subscriptions_prefix(topic: str, root: str = DANUBE_ROOT) -> str:
     return f"{'' if root == DANUBE_ROOT else root}/topics/{namespace}/{name}/subscriptions/"
 
 
-@attrs.frozen
-class _Keys:
+class _Keys(NamedTuple):
     """Of one subscription, in one place."""
 
     ours: str
@@ -82,10 +82,6 @@ class _Keys:
     def of(cls, topic: str, subscription: str, root: str) -> _Keys:
         base = subscriptions_prefix(topic, root) + check_name(subscription, "subscription")
         return cls(f"{base}/danube-trio", f"{base}/cursor", f"{base}/owner", f"{base}/redriven")
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (self.ours, self.danube, self.owner, self.redriven)
 
 
 class CursorKeeper:
@@ -108,7 +104,7 @@ class CursorKeeper:
         self._keys = _Keys.of(topic, subscription, root)
         # Where older versions had it; the same under Danube's root.
         self._former = _Keys.of(topic, subscription, DANUBE_ROOT)
-        self.key = self._keys.ours
+        self.key, self.redriven_key = self._keys.ours, self._keys.redriven
         self._metadata = metadata
         self._owner = uuid.uuid4().hex
         self._log_id = log_id
@@ -180,7 +176,7 @@ class CursorKeeper:
             letters = await self._metadata.get(self._former.redriven)
             if letters is not None:
                 put[self._keys.redriven] = letters.value
-            delete.update(self._former.all)
+            delete.update(self._former)
         expect = {self.key: self._revision} | self._moving
         if self._owner_revision is None:
             put[self._keys.owner] = self._owner.encode()
@@ -228,12 +224,12 @@ class CursorKeeper:
 
         Raises CorruptDataError for a cursor that does not say whether it is this storage's.
         """
-        keys = set(self._keys.all)
+        keys = set(self._keys)
         there = [await self._metadata.get(key) for key in (self.key, self._keys.danube)]
         found = there != [None, None]
         if not found and self._former != self._keys and await self._load_former() is not None:
             found = True
-            keys.update(self._former.all)
+            keys.update(self._former)
         await self._metadata.transact({}, delete=sorted(keys))
         return found
 
@@ -245,11 +241,6 @@ class CursorKeeper:
     async def save_redriven(self, value: bytes) -> None:
         """Save which dead letters were brought back; see `_redrive`."""
         await self._metadata.put(self._keys.redriven, value)
-
-    @property
-    def redriven_key(self) -> str:
-        """Where that is."""
-        return self._keys.redriven
 
 
 class Saving:
