@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import trio
 from trio.lowlevel import checkpoint
@@ -106,16 +106,26 @@ class TabledMetadata(ABC):
         """
         check_prefix(prefix)
         check_after(after)
-        return Watch(self, prefix, after)
+        return Watch(self, prefix, after, self._expire)
 
 
 class Watch(WatchBlock):
-    """A watch: the context manager, and the iterator that it gives."""
+    """A watch: the context manager, and the iterator that it gives.
 
-    def __init__(self, store: TabledMetadata, prefix: str, after: int | None) -> None:
+    `expire` is the store's step.
+    """
+
+    def __init__(
+        self,
+        store: TabledMetadata,
+        prefix: str,
+        after: int | None,
+        expire: Callable[[], Awaitable[object]],
+    ) -> None:
         self._store = store
         self._prefix = prefix
         self._after = after
+        self._expire = expire
         self._cursor: Cursor | None = None
         self._entered = False
 
@@ -127,7 +137,7 @@ class Watch(WatchBlock):
         if self._entered:
             raise RuntimeError("a watch is used once: call watch() again")
         await checkpoint()
-        await self._store._expire()
+        await self._expire()
         self._store.check_watchable()
         self._entered = True
         self._cursor = self._store.history.open(self._prefix, self._after)
@@ -167,6 +177,6 @@ class Watch(WatchBlock):
                 with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
                     await cursor.wait()
                 if alarm.cancelled_caught:
-                    await self._store._expire()
+                    await self._expire()
                 if (event := self._look()) is not None:
                     return event
