@@ -221,6 +221,7 @@ class PersistentLog:
             async with self.storage.topic(self.topic) as wal:
                 await wal.wait_durable(end)
         elif end > self._durable_end:
+            # Asked first: a flush says nothing of what was accepted while it ran.
             accepted = await self.storage.current_offset(self.topic)
             await self.storage.flush(self.topic)
             self._durable_end = max(self._durable_end, accepted)

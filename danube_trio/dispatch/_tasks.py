@@ -48,7 +48,7 @@ class Reading:
         self._log = topic_log
         self._reader: MessageReader | None = None
         self._scope = trio.CancelScope()
-        self._moved = False
+        self._moved = False  # while a step waited: what it has found is of before
         self._outage = Outage(log, f"subscription {state.name}: reading", Backoff())
 
     async def run(self) -> None:

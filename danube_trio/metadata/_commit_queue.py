@@ -174,6 +174,7 @@ class Line:
         """
         self.check_run()
         await checkpoint()
+        # No checkpoint between this and the line: who is in it was not refused.
         self.check_open(writing=True)
         job = _Job(wanted)
         self._line.append(job)
