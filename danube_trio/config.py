@@ -7,7 +7,6 @@ and the value.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
@@ -16,6 +15,7 @@ from danube_trio._core.clocks import MAX_AHEAD
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
+from danube_trio._core.settings import Validator, between, whole
 
 __all__ = ["CloudConfig", "CorruptionPolicy", "Durability", "StorageConfig", "WalConfig"]
 
@@ -25,33 +25,8 @@ CorruptionPolicy = Literal["refuse", "truncate", "skip"]
 KIB = 1 << 10
 MIB = 1 << 20
 
-_Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
-
-def _between(low: float, high: float, *, optional: bool = False) -> _Validator:
-    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and optional:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{field.name}={value!r} must be a number")
-        if not low <= value <= high:
-            raise ValueError(f"{field.name}={value!r} must be between {low} and {high}")
-
-    return check
-
-
-def _whole(low: int, high: int, *, optional: bool = False) -> _Validator:
-    in_range = _between(low, high, optional=optional)
-
-    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        in_range(instance, field, value)
-        if isinstance(value, float):
-            raise ValueError(f"{field.name}={value!r} must be a whole number")
-
-    return check
-
-
-def _one_of(*allowed: str) -> _Validator:
+def _one_of(*allowed: str) -> Validator:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
             raise ValueError(f"{field.name}={value!r} must be one of {', '.join(allowed)}")
@@ -115,21 +90,21 @@ class CloudConfig:
 
     prefix: str = attrs.field(default="", validator=_text)
     upload_interval: float | None = attrs.field(
-        default=60.0, validator=_between(0.01, 1e9, optional=True)
+        default=60.0, validator=between(0.01, 1e9, optional=True)
     )
     verify_uploads: Literal["read", "head"] = attrs.field(
         default="read", validator=_one_of("read", "head")
     )
     max_local_bytes: int | None = attrs.field(
-        default=None, validator=_whole(1, 1 << 62, optional=True)
+        default=None, validator=whole(1, 1 << 62, optional=True)
     )
-    keep_local_bytes: int = attrs.field(default=256 * MIB, validator=_whole(0, 1 << 62))
-    open_timeout: float = attrs.field(default=60.0, validator=_between(0.01, 1e6))
-    upload_timeout: float = attrs.field(default=60.0, validator=_between(0.01, 1e6))
-    block_bytes: int = attrs.field(default=1 * MIB, validator=_whole(4 * KIB, 64 * MIB))
-    cache_bytes: int = attrs.field(default=32 * MIB, validator=_whole(1, 1 << 40))
-    readahead: int = attrs.field(default=4, validator=_whole(0, 64))
-    retry_seconds: float = attrs.field(default=30.0, validator=_between(0.01, 86_400))
+    keep_local_bytes: int = attrs.field(default=256 * MIB, validator=whole(0, 1 << 62))
+    open_timeout: float = attrs.field(default=60.0, validator=between(0.01, 1e6))
+    upload_timeout: float = attrs.field(default=60.0, validator=between(0.01, 1e6))
+    block_bytes: int = attrs.field(default=1 * MIB, validator=whole(4 * KIB, 64 * MIB))
+    cache_bytes: int = attrs.field(default=32 * MIB, validator=whole(1, 1 << 40))
+    readahead: int = attrs.field(default=4, validator=whole(0, 64))
+    retry_seconds: float = attrs.field(default=30.0, validator=between(0.01, 86_400))
 
 
 @attrs.frozen(kw_only=True)
@@ -188,24 +163,22 @@ class WalConfig:
     on_corruption: CorruptionPolicy = attrs.field(
         default="refuse", validator=_one_of("refuse", "truncate", "skip")
     )
-    fsync_interval_ms: float = attrs.field(default=100, validator=_between(1, 3_600_000))
-    max_batch_bytes: int = attrs.field(default=4 * MIB, validator=_whole(1, 256 * MIB))
-    max_pending_bytes: int = attrs.field(default=32 * MIB, validator=_whole(1, 1 << 40))
-    max_message_bytes: int = attrs.field(default=10 * MIB, validator=_whole(1, 60 * MIB))
-    max_atomic_batch_bytes: int = attrs.field(default=32 * MIB, validator=_whole(1, MAX_BODY_BYTES))
-    cache_capacity: int = attrs.field(default=65_536, validator=_whole(1, 1 << 32))
-    cache_bytes: int = attrs.field(default=16 * MIB, validator=_whole(1, 1 << 40))
-    read_block_bytes: int = attrs.field(default=512 * KIB, validator=_whole(1, 64 * MIB))
-    segment_bytes: int = attrs.field(default=64 * MIB, validator=_whole(1, 1 << 40))
+    fsync_interval_ms: float = attrs.field(default=100, validator=between(1, 3_600_000))
+    max_batch_bytes: int = attrs.field(default=4 * MIB, validator=whole(1, 256 * MIB))
+    max_pending_bytes: int = attrs.field(default=32 * MIB, validator=whole(1, 1 << 40))
+    max_message_bytes: int = attrs.field(default=10 * MIB, validator=whole(1, 60 * MIB))
+    max_atomic_batch_bytes: int = attrs.field(default=32 * MIB, validator=whole(1, MAX_BODY_BYTES))
+    cache_capacity: int = attrs.field(default=65_536, validator=whole(1, 1 << 32))
+    cache_bytes: int = attrs.field(default=16 * MIB, validator=whole(1, 1 << 40))
+    read_block_bytes: int = attrs.field(default=512 * KIB, validator=whole(1, 64 * MIB))
+    segment_bytes: int = attrs.field(default=64 * MIB, validator=whole(1, 1 << 40))
     segment_age: float | None = attrs.field(
-        default=None, validator=_between(0.001, 1e9, optional=True)
+        default=None, validator=between(0.001, 1e9, optional=True)
     )
-    preallocate_bytes: int = attrs.field(default=8 * MIB, validator=_whole(0, 1 << 32))
-    retain_bytes: int | None = attrs.field(
-        default=None, validator=_whole(0, 1 << 62, optional=True)
-    )
-    retain_age: float | None = attrs.field(default=None, validator=_between(0, 1e10, optional=True))
-    max_clock_ahead: float = attrs.field(default=MAX_AHEAD, validator=_between(1, 1e10))
+    preallocate_bytes: int = attrs.field(default=8 * MIB, validator=whole(0, 1 << 32))
+    retain_bytes: int | None = attrs.field(default=None, validator=whole(0, 1 << 62, optional=True))
+    retain_age: float | None = attrs.field(default=None, validator=between(0, 1e10, optional=True))
+    max_clock_ahead: float = attrs.field(default=MAX_AHEAD, validator=between(1, 1e10))
     cloud: CloudConfig = attrs.field(
         factory=CloudConfig, validator=attrs.validators.instance_of(CloudConfig)
     )
@@ -277,8 +250,8 @@ class StorageConfig:
 
     dir: str = attrs.field(converter=_root_directory)
     wal: WalConfig = attrs.field(factory=_topic_settings, validator=_template)
-    max_open_topics: int = attrs.field(default=256, validator=_whole(1, 1_000_000))
-    idle_seconds: float = attrs.field(default=60.0, validator=_between(0.01, 1e9))
-    io_threads: int = attrs.field(default=8, validator=_whole(1, 1024))
+    max_open_topics: int = attrs.field(default=256, validator=whole(1, 1_000_000))
+    idle_seconds: float = attrs.field(default=60.0, validator=between(0.01, 1e9))
+    io_threads: int = attrs.field(default=8, validator=whole(1, 1024))
     metadata_root: str = attrs.field(default="/danube", validator=_metadata_root)
     watch: bool = attrs.field(default=False, validator=_flag)

@@ -639,7 +639,12 @@ PARSERS: Sequence[Parser] = (
         (FileNotFoundError, ValueError),
         [b"wal.log/wal.1.log/wal.ckpt", b"data-0-pending.dnb1/data-5-9.dnb1", b"segment_3.bin"],
     ),
-    Parser("Danube's cursor", CursorState.from_danube, (ValueError,), [b"0", b"17"]),
+    Parser(
+        "Danube's cursor",
+        lambda data: CursorState.from_danube(data, "/key"),
+        (CorruptDataError,),
+        [b"0", b"17"],
+    ),
     Parser("packed offsets", _take_packed, (ValueError,), [b"\4x\x9cc```\0\0\0\4\0\1"]),
     Parser("batch", _take_batch, (FormatError,), [encode_batch(_PUTS, BATCHES_START, 7)[16:]]),
     Parser(

@@ -26,8 +26,8 @@ from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._ledger import Entry, Ledger
 from danube_trio.message import StreamMessage
 
-PURE = ("_core", "_counts", "_cursor", "_failures", "_hands", "_ledger", "_options", "_queues")
-BELOW = ("errors", "message", "_core.numbers", "_core.plain")
+PURE = ("_core", "_cursor", "_failures", "_hands", "_ledger", "_options", "_queues")
+BELOW = ("errors", "message", "_core.numbers", "_core.pauses", "_core.plain", "_core.settings")
 IMPURE = {"trio", "time", "random", "os", "threading", "socket", "logging"}
 
 

@@ -120,7 +120,7 @@ def test_a_cursor_that_cannot_be_read_names_its_key(value: bytes, reason: str) -
     ("value", "end"), [(b"0", 1), (b"1", 2), (b"17", 18), (b"9007199254740993", 9007199254740994)]
 )
 def test_danubes_cursor_is_inclusive_and_its_zero_is_message_0(value: bytes, end: int) -> None:
-    assert CursorState.from_danube(value) == CursorState.at(end)
+    assert CursorState.from_danube(value, DANUBE_CURSOR) == CursorState.at(end)
 
 
 # -- bounds

@@ -176,7 +176,7 @@ async def test_a_watch_is_used_once_and_closed_watches_are_forgotten() -> None:
     async with watch:
         with pytest.raises(RuntimeError, match="once"):
             await watch.__aenter__()
-    assert not store.history._cursors
+    assert not store.history._streams
     with pytest.raises(StoreUnavailableError, match="closed"):
         await anext(watch)
 

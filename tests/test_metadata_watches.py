@@ -132,7 +132,7 @@ async def test_a_watch_looks_only_at_events_of_its_prefix() -> None:
                 await store.put(f"/other/{n}", b"")
             await store.put("/w/a", b"")
             cost[others] = await steps_of(events.__anext__)
-        assert not store.history._cursors and not store.history._lengths
+        assert not store.history._streams and not store.history._lengths
     assert cost[10] == cost[2000]
 
 

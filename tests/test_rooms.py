@@ -48,8 +48,6 @@ FACE = {"", "_version", "storage", "watch"}
 CIRCLES = {
     ("cli", "cli._app", "cli._completion", "cli._machine_commands"),
     ("cli._options", "cli._where"),
-    ("dispatch._consumer", "dispatch._delivery"),
-    ("typed._schema", "typed._schemas"),
 }
 
 # They share what is beside them, and do not know each other.
@@ -88,9 +86,10 @@ NOT_IN_CORE = {
     *FILE_MODULES,
 }
 
-# Facts that dispatch needs, too, and that are no part of a log: which times count, and the one way
-# in for JSON and for numbers in texts.
-FACTS_OF_ALL = {"_core.clocks", "_core.numbers", "_core.plain"}
+# Facts that dispatch needs, too, and that are no part of a log: which times count, how long to wait
+# before what failed is tried again, what a setting may be, and the one way in for JSON and for
+# numbers in texts.
+FACTS_OF_ALL = {f"_core.{name}" for name in ("clocks", "numbers", "pauses", "plain", "settings")}
 
 MAX_PUBLIC_NAMES = 40
 MAX_ROOT_NAMES = 24

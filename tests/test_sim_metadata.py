@@ -134,7 +134,7 @@ async def test_faults_of_watches() -> None:
         with pytest.raises(StoreUnavailableError):
             async with store.watch("/"):
                 pass
-    assert not store.memory.history._cursors
+    assert not store.memory.history._streams
     store.fail("watch_next")
     async with store.watch("/", after=0) as events:
         with pytest.raises(StoreUnavailableError):

@@ -13,7 +13,8 @@ from typing import TypeVar
 import attrs
 import trio
 
-from danube_trio.errors import CorruptDataError, StoreUnavailableError
+from danube_trio._core.pauses import Pauses
+from danube_trio.errors import CorruptDataError, StoreUnavailableError, text_of
 
 __all__ = ["Backoff", "Outage", "Tries", "look_twice", "refuse_page"]
 
@@ -39,7 +40,7 @@ class Backoff:
     def pause_after(self, attempt: int) -> float:
         """How long to wait after this attempt (1, 2, ...), in seconds."""
         assert attempt >= 1, attempt
-        longest = min(self.limit_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 60))
+        longest = Pauses(self.first_seconds, self.limit_seconds).after(attempt)
         return longest * (0.5 + 0.5 * self.chance())
 
     def for_reading(self) -> Backoff:
@@ -100,7 +101,7 @@ class Outage:
         if not self.failures:
             self._began = trio.current_time()
         self.failures += 1
-        self.error = str(error)
+        self.error = text_of(error)
         pause = self._backoff.pause_after(self.failures)
         level = logging.DEBUG if type(error) in self._causes else logging.WARNING
         self._causes.add(type(error))

@@ -14,13 +14,7 @@ from danube_trio.dispatch._errors import (
     SubscriptionBusyError,
     SubscriptionClosedError,
 )
-from danube_trio.dispatch._log import (
-    CacheLimits,
-    Message,
-    MessageReader,
-    SegmentStorage,
-    TopicLog,
-)
+from danube_trio.dispatch._log import CacheLimits, Message, MessageReader, SegmentStorage, TopicLog
 from danube_trio.dispatch._memory import InMemoryStorage
 from danube_trio.dispatch._options import (
     PoisonPolicy,

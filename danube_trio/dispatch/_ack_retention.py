@@ -32,9 +32,8 @@ import trio
 
 from danube_trio import StartPosition
 from danube_trio._core.clocks import MAX_AHEAD, SteadyClock
-from danube_trio.dispatch._log import first_offset
 from danube_trio.dispatch._options import RetentionPolicy
-from danube_trio.dispatch._store import TopicStore
+from danube_trio.dispatch._store import TopicStore, first_offset
 from danube_trio.errors import DanubeError
 
 __all__ = ["Retention"]
@@ -141,11 +140,5 @@ class Retention:
         if now is None:
             return 0
         since = max(0.0, now - self.period)
-        end = await self.store.current_offset()
-        reader = await self.store.log.reader(StartPosition.timestamp(since), end="current", count=1)
-        try:
-            # What is missing may be young: a gap goes when what follows it does.
-            return first_offset(await reader.next_batch(), end)
-        finally:
-            with trio.CancelScope(shield=True):
-                await reader.aclose()
+        # What is missing may be young: a gap goes when what follows it does.
+        return await first_offset(self.store, StartPosition.timestamp(since))

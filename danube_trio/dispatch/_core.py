@@ -30,21 +30,18 @@ from math import inf
 from operator import attrgetter
 from typing import Protocol
 
-from danube_trio.dispatch._counts import Counts
+import attrs
+
+from danube_trio._core.pauses import Pauses
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.dispatch._hands import Hands
 from danube_trio.dispatch._ledger import Entry, Ledger, State
-from danube_trio.dispatch._options import (
-    PoisonPolicy,
-    SubscriptionOptions,
-    SubscriptionType,
-    backoff,
-)
+from danube_trio.dispatch._options import PoisonPolicy, SubscriptionOptions, SubscriptionType
 from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
 from danube_trio.errors import shortened
 from danube_trio.message import StreamMessage, fields_bytes
 
-__all__ = ["DispatchCore", "Taker"]
+__all__ = ["Counts", "DispatchCore", "Taker"]
 
 ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
 # Guesses. Read on when fewer are at hand; with lanes many may wait behind few keys, so many.
@@ -65,11 +62,26 @@ class Taker(Protocol):
         ...
 
 
+@attrs.define(eq=False)
+class Counts:
+    """What happened since the subscription was opened."""
+
+    delivered: int = 0
+    acked: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    released: int = 0
+    dropped: int = 0
+    dead_lettered: int = 0
+    lost: int = 0
+
+
 class DispatchCore:
     """The state of one subscription."""
 
     def __init__(self, options: SubscriptionOptions, cursor: CursorState) -> None:
         self.options = options
+        self._pauses = Pauses(options.backoff_initial, options.backoff_max)
         self.counts = Counts()
         self.consumers: dict[Taker, None] = {}  # in the order in which they came
         self.paused = False
@@ -150,6 +162,7 @@ class DispatchCore:
 
     def feed(self, messages: Sequence[StreamMessage], end: int) -> None:
         """New messages, in order: all that the log has in `[fed_end, end)`."""
+        assert not messages or (self.fed_end <= messages[0].offset and messages[-1].offset < end)
         if self.fed_end < self._ledger.resumed_edge:
             wants = self._ledger.wants
             messages = [message for message in messages if wants(message.offset)]
@@ -171,6 +184,7 @@ class DispatchCore:
 
     def pass_by(self, end: int) -> None:
         """Everything in `[fed_end, end)` is settled; it need not be read."""
+        assert end >= self.fed_end, (end, self.fed_end)
         self.fed_end = end
         self._note_entered()
 
@@ -183,7 +197,7 @@ class DispatchCore:
         return lost
 
     def _note_entered(self) -> None:
-        if self._queue.all_entered:
+        if not self._queue.fresh:
             self._ledger.pass_to(self.fed_end)
 
     # ---- handing out
@@ -305,7 +319,7 @@ class DispatchCore:
             self._poison(entry)
             return
         self._hands.take_back(entry)
-        pause = backoff(self.options, entry.failures) if delay is None else delay
+        pause = self._pauses.after(entry.failures) if delay is None else delay
         self._hands.wait(entry, now + pause)
 
     def _offer(self, entry: Entry) -> None:

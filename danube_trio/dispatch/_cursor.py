@@ -183,11 +183,17 @@ class CursorState:
         return cls(end=offset, edge=offset, owner=owner, saves=saves, witness=witness)
 
     @classmethod
-    def from_danube(cls, value: bytes) -> CursorState:
-        """From the last acknowledged offset that Danube's own key holds. Raises ValueError."""
-        last = number_in(value.decode("ascii"))
+    def from_danube(cls, value: bytes, key: str) -> CursorState:
+        """From the last acknowledged offset, which Danube's own key holds. Raises CorruptDataError,
+        which names `key`.
+        """
+        last = number_in(value.decode("ascii", "replace"))
         if last is None or last >= MAX_OFFSET:
-            raise ValueError(f"{value[:40]!r} is no offset")
+            raise CorruptDataError(
+                f"{value[:40]!r} is not an offset",
+                path=key,
+                advice="Restore the key from a copy of the metadata store, or delete it",
+            )
         return cls.at(last + 1)
 
     def before(self, edge: int) -> CursorState:

@@ -16,7 +16,6 @@ attributes, with ``x-redriven`` (how often that happened).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import attrs
@@ -83,8 +82,8 @@ class DeadLetters:
     topic: str
     original_topic: str
     subscription: str
-    clock: Callable[[], float] = time.time
-    period: float | None = None
+    clock: Callable[[], float]
+    period: float | None
 
     async def bury(self, entry: Entry) -> int:
         """Append a message; returns its offset there. Raises like the storage."""

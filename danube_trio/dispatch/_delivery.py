@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import inf
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -15,9 +15,6 @@ from danube_trio.dispatch._ledger import Entry
 from danube_trio.dispatch._queues import key_of
 from danube_trio.dispatch._state import SubscriptionState
 from danube_trio.message import StreamMessage, copied
-
-if TYPE_CHECKING:
-    from danube_trio.dispatch._consumer import Consumer
 
 __all__ = ["Delivery", "Take", "ack_all"]
 
@@ -183,6 +180,14 @@ def _check_reason(reason: object) -> None:
         raise TypeError(f"reason must be a str, not {type(reason).__name__}: nothing was changed")
 
 
+class _Consumer(Protocol):
+    """What a block needs of its consumer."""
+
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+    async def receive_one(self) -> Delivery: ...
+
+
 class Take:
     """``async with consumer.take() as message``: the block answers for the message.
 
@@ -193,7 +198,7 @@ class Take:
 
     __slots__ = ("_consumer", "_delivery", "_leave")
 
-    def __init__(self, consumer: Consumer, *, leave: bool = False) -> None:
+    def __init__(self, consumer: _Consumer, *, leave: bool = False) -> None:
         self._consumer = consumer
         self._leave = leave  # the consumer is there for such blocks only
         self._delivery: Delivery | None = None

@@ -38,10 +38,7 @@ from danube_trio.dispatch._options import (
     SubscriptionOptions,
     check_name,
 )
-from danube_trio.dispatch._saving import (
-    DANUBE_ROOT,
-    subscriptions_prefix,
-)
+from danube_trio.dispatch._saving import DANUBE_ROOT, subscriptions_prefix
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
 from danube_trio.errors import FencedError, add_note, text_of

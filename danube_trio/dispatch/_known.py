@@ -19,7 +19,7 @@ import trio
 
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._opening import unfit
-from danube_trio.dispatch._saving import cursor_from_danube, subscriptions_prefix
+from danube_trio.dispatch._saving import subscriptions_prefix
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError, StoreError
 from danube_trio.metadata import MetadataStore, Revised
@@ -96,7 +96,7 @@ class KnownSubscriptions:
 
     async def _decoded(self, entry: Revised) -> CursorState:
         if entry.key.endswith("/cursor"):
-            return cursor_from_danube(entry.value, entry.key)
+            return CursorState.from_danube(entry.value, entry.key)
         if len(entry.value) < LARGE_BYTES:
             return CursorState.decode(entry.value, entry.key)
         return await trio.to_thread.run_sync(

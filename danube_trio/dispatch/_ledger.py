@@ -111,8 +111,7 @@ class Ledger:
         self._failures = dict(cursor.attempts)
         self._rejected = set(cursor.rejected)
         self._resumed: deque[int] = deque(cursor.holes)  # holes that were not entered yet
-        self._resumed_list: Sequence[int] = cursor.holes
-        self._resumed_set: frozenset[int] = frozenset(cursor.holes)
+        self._resumed_list: Sequence[int] = cursor.holes  # all of them
         self.resumed_edge = cursor.edge
         # Everything below it was entered or is settled; only what is below it can be settled.
         self.entered_end = cursor.end
@@ -123,7 +122,7 @@ class Ledger:
 
     def wants(self, offset: int) -> bool:
         """Whether a message that was not entered yet is unsettled."""
-        return offset >= self.resumed_edge or offset in self._resumed_set
+        return self.next_wanted(offset) == offset
 
     def next_wanted(self, offset: int) -> int:
         """The first unsettled offset that was not entered, at or after `offset`."""
@@ -169,6 +168,7 @@ class Ledger:
 
         Returns how many of them were unsettled.
         """
+        assert self.entered_end <= start <= end, (self.entered_end, start, end)
         before = len(self._resumed)
         self._resumed = deque(hole for hole in self._resumed if not start <= hole < end)
         self._failures = {
@@ -181,7 +181,7 @@ class Ledger:
         """Every message below `offset` was entered, or is settled or gone."""
         self.entered_end = max(self.entered_end, offset)
         if offset >= self.resumed_edge:
-            self._resumed_set, self._resumed_list = frozenset(), ()
+            self._resumed_list = ()
 
     @property
     def end(self) -> int:

@@ -16,7 +16,7 @@ import attrs
 from danube_trio import PersistentStorage, StartPosition, WalStorage
 from danube_trio.config import Durability
 from danube_trio.dispatch._options import ReliableOptions
-from danube_trio.message import Gap, StreamMessage
+from danube_trio.message import StreamMessage
 from danube_trio.storage import Storage
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "PersistentLog",
     "SegmentStorage",
     "TopicLog",
-    "first_offset",
 ]
 
 Message = bytes | bytearray | memoryview | StreamMessage
@@ -63,14 +62,6 @@ class KnowsFinish(Protocol):
     def finished(self) -> bool:
         """Whether it will hand out nothing more: it is closed, or at its end."""
         ...
-
-
-def first_offset(batch: Sequence[StreamMessage | Gap], otherwise: int) -> int:
-    """Where a reader's batch begins, with a gap (of a log opened with "skip") as well."""
-    if not batch:
-        return otherwise
-    first = batch[0]
-    return first.start if isinstance(first, Gap) else first.offset
 
 
 class TopicLog(Protocol):
@@ -189,7 +180,6 @@ class PersistentLog:
         durability: Durability | None = None,
         expected_offset: int | None = None,
     ) -> range:
-        """See `TopicLog`."""
         if len(messages) == 1:
             offset = await self.storage.append_message(
                 self.topic, messages[0], durability=durability, expected_offset=expected_offset
@@ -202,15 +192,12 @@ class PersistentLog:
     async def reader(
         self, start: StartPosition, *, end: End = None, count: int | None = None
     ) -> MessageReader:
-        """See `TopicLog`."""
         return await self.storage.create_reader(self.topic, start, end=end, count=count)
 
     async def start_offset(self) -> int:
-        """See `TopicLog`."""
         return await self.storage.start_offset(self.topic)
 
     async def current_offset(self) -> int:
-        """See `TopicLog`."""
         return await self.storage.current_offset(self.topic)
 
     def end_now(self) -> int | None:
@@ -228,17 +215,16 @@ class PersistentLog:
         return isinstance(self.storage, Storage) and self.storage.config.wal.visibility == "durable"
 
     async def make_durable(self, end: int) -> None:
-        """See `TopicLog`."""
         if isinstance(self.storage, WalStorage):
             await self.storage.wal.wait_durable(end)  # at once, if it is
         elif isinstance(self.storage, Storage):
             async with self.storage.topic(self.topic) as wal:
                 await wal.wait_durable(end)
         elif end > self._durable_end:
+            # Asked first: a flush says nothing of what was accepted while it ran.
             accepted = await self.storage.current_offset(self.topic)
             await self.storage.flush(self.topic)
             self._durable_end = max(self._durable_end, accepted)
 
     async def free(self, up_to: int) -> None:
-        """See `TopicLog`."""
         await self.storage.ack_checkpoint(self.topic, up_to)

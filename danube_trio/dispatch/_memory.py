@@ -5,6 +5,9 @@ last one is written to; when it is full, a new one begins. Retention drops whole
 last. What is handed in is checked as a log checks it, by the same code (`storage.Checks`), and is
 copied as far as it can change. Whoever reads gets copies: what a consumer does to a message is its
 own affair.
+
+It is no `Wal` without a directory: that ends with its block and its run, which these topics
+outlive, and has no segments, which are what retention frees.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import time
 import uuid
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -58,14 +62,11 @@ class InMemoryStorage:
     def __repr__(self) -> str:
         return f"<InMemoryStorage of {len(self._topics)} topics>"
 
-    def open_topic(
-        self, topic: str, options: ReliableOptions, cache: CacheLimits
-    ) -> AbstractAsyncContextManager[TopicLog]:
-        """See `SegmentStorage`. There is nothing to cache."""
-        return self._open(topic, options)
-
     @asynccontextmanager
-    async def _open(self, topic: str, options: ReliableOptions) -> AsyncGenerator[TopicLog]:
+    async def open_topic(
+        self, topic: str, options: ReliableOptions, cache: CacheLimits
+    ) -> AsyncGenerator[TopicLog]:
+        """See `SegmentStorage`. There is nothing to cache."""
         await trio.lowlevel.checkpoint()
         log = self._topics.setdefault(topic, MemoryLog(topic, self._clock))
         log.segment_bytes = options.segment_bytes
@@ -140,7 +141,6 @@ class MemoryLog:
     async def reader(
         self, start: StartPosition, *, end: End = None, count: int | None = None
     ) -> MemoryReader:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         self._checks.wanted(start, end, count)
         if start.kind == "offset" and start.value < self.first:
@@ -175,12 +175,10 @@ class MemoryLog:
         return self.next
 
     async def start_offset(self) -> int:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         return self.first
 
     async def current_offset(self) -> int:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         return self.next
 
@@ -194,11 +192,9 @@ class MemoryLog:
         return True
 
     async def make_durable(self, end: int) -> None:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
 
     async def free(self, up_to: int) -> None:
-        """See `TopicLog`."""
         await trio.lowlevel.checkpoint()
         while len(self._segments) > 1 and self._segments[0].end <= up_to:
             del self._segments[0]
@@ -235,8 +231,7 @@ class MemoryReader:
         self._time = time_us
         self._end = end
         self._count = count
-        self._items: list[StreamMessage] = []
-        self._next = 0
+        self._items: deque[StreamMessage] = deque()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -245,32 +240,28 @@ class MemoryReader:
     @property
     def cursor(self) -> int:
         """The offset of the next message that it will hand out."""
-        return self._cursor - (len(self._items) - self._next)
+        return self._cursor - len(self._items)
 
     @property
     def finished(self) -> bool:
         """Whether it will hand out nothing more: it is closed, or at its end."""
         at_end = self._cursor >= self._end or self._count <= 0
-        return self._closed or (at_end and self._next >= len(self._items))
+        return self._closed or (at_end and not self._items)
 
     def __aiter__(self) -> MemoryReader:
         return self
 
     async def __anext__(self) -> StreamMessage:
-        if self._next >= len(self._items):
-            self._items, self._next = await self._fetch(), 0
-            if not self._items:
-                raise StopAsyncIteration
-        self._next += 1
-        return self._items[self._next - 1]
+        if not self._items:
+            self._items.extend(await self._fetch())
+        if not self._items:
+            raise StopAsyncIteration
+        return self._items.popleft()
 
     async def next_batch(self) -> list[StreamMessage]:
         """The next messages, at least one; empty at the reader's end."""
-        if self._next < len(self._items):
-            items, self._items = self._items[self._next :], []
-            self._next = 0
-            return items
-        return await self._fetch()
+        items, self._items = list(self._items), deque()
+        return items or await self._fetch()
 
     async def _fetch(self) -> list[StreamMessage]:
         await trio.lowlevel.checkpoint()
@@ -296,7 +287,7 @@ class MemoryReader:
     async def aclose(self) -> None:
         """Close it: who waits in it, or asks later, gets LogClosedError. Idempotent."""
         self._closed = True
-        self._items, self._next = [], 0
+        self._items.clear()
         self._log.wake()
         await trio.lowlevel.checkpoint()
 

@@ -22,13 +22,12 @@ meanwhile.
 from __future__ import annotations
 
 import attrs
-import trio
 
 from danube_trio import StartPosition
 from danube_trio.dispatch._cursor import CursorState, Witness
-from danube_trio.dispatch._log import KnowsLog, first_offset
+from danube_trio.dispatch._log import KnowsLog
 from danube_trio.dispatch._saving import CursorKeeper
-from danube_trio.dispatch._store import TopicStore
+from danube_trio.dispatch._store import TopicStore, first_offset, reading
 from danube_trio.errors import CorruptDataError, OffsetTrimmedError
 from danube_trio.message import Gap, StreamMessage
 from danube_trio.metadata import MetadataStore
@@ -53,15 +52,10 @@ async def _offset_of(store: TopicStore, start: StartPosition) -> int:
         return await store.start_offset()
     if start.kind == "latest":
         return await store.current_offset()
-    end = await store.current_offset()
-    reader = await store.log.reader(start, end="current", count=1)
-    try:
-        if start.kind == "offset":
-            return start.value
-        return first_offset(await reader.next_batch(), end)
-    finally:
-        with trio.CancelScope(shield=True):
-            await reader.aclose()
+    if start.kind == "timestamp":
+        return await first_offset(store, start)
+    async with reading(store, start, "current"):  # raises, if the log does not have it
+        return start.value
 
 
 async def cursor_of(store: TopicStore, keeper: CursorKeeper, start: StartPosition) -> CursorState:
@@ -115,12 +109,8 @@ async def witness_before(store: TopicStore, offset: int) -> Witness | None:
     if offset <= await store.start_offset():
         return None
     try:
-        reader = await store.log.reader(StartPosition.offset(offset - 1), end=offset)
-        try:
+        async with reading(store, StartPosition.offset(offset - 1), offset) as reader:
             batch = await reader.next_batch()
-        finally:
-            with trio.CancelScope(shield=True):
-                await reader.aclose()
     except (CorruptDataError, OffsetTrimmedError):
         return None
     first: StreamMessage | Gap | None = batch[0] if batch else None

@@ -7,9 +7,10 @@ and the value. Danube's names stay where Danube has one.
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 import attrs
+
+from danube_trio._core.settings import between, whole
 
 __all__ = [
     "PoisonPolicy",
@@ -17,7 +18,6 @@ __all__ = [
     "RetentionPolicy",
     "SubscriptionOptions",
     "SubscriptionType",
-    "backoff",
     "check_name",
     "topic_parts",
 ]
@@ -62,27 +62,6 @@ class PoisonPolicy(enum.Enum):
     """It is appended to another topic, with the reason, and settled after that."""
 
 
-def _number(instance: object, field: attrs.Attribute[Any], value: Any) -> None:
-    low, high = field.metadata["between"]
-    if value is None and field.metadata.get("optional"):
-        return
-    whole = field.metadata.get("whole", False)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise ValueError(f"{field.name}={value!r} must be a {'whole ' if whole else ''}number")
-    if not low <= value <= high:
-        raise ValueError(f"{field.name}={value!r} must be between {low} and {high}")
-
-
-def _seconds(default: float | None, low: float, high: float) -> Any:
-    metadata = {"between": (low, high), "optional": default is None}
-    return attrs.field(default=default, validator=_number, metadata=metadata)
-
-
-def _count(default: int | None, low: int, high: int, *, optional: bool = False) -> Any:
-    metadata = {"between": (low, high), "optional": optional, "whole": True}
-    return attrs.field(default=default, validator=_number, metadata=metadata)
-
-
 @attrs.frozen
 class ReliableOptions:
     """The settings of a topic; Danube's ``ReliableOptions``, with its positions and units.
@@ -96,12 +75,12 @@ class ReliableOptions:
         retention_interval: seconds between two rounds of retention. Danube's is 10, too.
     """
 
-    segment_size: int = _count(64, 1, 1 << 20)
+    segment_size: int = attrs.field(default=64, validator=whole(1, 1 << 20))
     retention_policy: RetentionPolicy | None = attrs.field(
         default=None, converter=attrs.converters.optional(RetentionPolicy)
     )
-    retention_period: float = _seconds(3600.0, 0, 1e10)
-    retention_interval: float = _seconds(10.0, 0.001, 1e6)
+    retention_period: float = attrs.field(default=3600.0, validator=between(0, 1e10))
+    retention_interval: float = attrs.field(default=10.0, validator=between(0.001, 1e6))
 
     @property
     def segment_bytes(self) -> int:
@@ -146,22 +125,26 @@ class SubscriptionOptions:
     type: SubscriptionType = attrs.field(
         default=SubscriptionType.EXCLUSIVE, converter=SubscriptionType
     )
-    max_unacked_messages: int = _count(10, 1, 10_000_000)
+    max_unacked_messages: int = attrs.field(default=10, validator=whole(1, 10_000_000))
     ack_timeout: float | None = attrs.field(
-        default=30.0, validator=_number, metadata={"between": (0.001, 1e9), "optional": True}
+        default=30.0, validator=between(0.001, 1e9, optional=True)
     )
-    max_redeliveries: int | None = _count(5, 0, 60_000, optional=True)
-    backoff_initial: float = _seconds(1.0, 0, 1e9)
-    backoff_max: float = _seconds(60.0, 0, 1e9)
+    max_redeliveries: int | None = attrs.field(default=5, validator=whole(0, 60_000, optional=True))
+    backoff_initial: float = attrs.field(default=1.0, validator=between(0, 1e9))
+    backoff_max: float = attrs.field(default=60.0, validator=between(0, 1e9))
     poison_policy: PoisonPolicy = attrs.field(default=PoisonPolicy.BLOCK, converter=PoisonPolicy)
     dead_letter_topic: str | None = None
-    dead_letter_period: float | None = _seconds(None, 0, 1e10)
+    dead_letter_period: float | None = attrs.field(
+        default=None, validator=between(0, 1e10, optional=True)
+    )
     count_crashes: bool = False
-    save_interval: float = _seconds(0.1, 0, 1e6)
-    max_unsaved_acks: int | None = _count(10_000, 1, 1 << 40, optional=True)
-    max_cursor_bytes: int = _count(1_000_000, 1024, 1_000_000)
-    max_retrying_messages: int = _count(10_000, 1, 10_000_000)
-    max_buffered_bytes: int = _count(64 * MIB, 1, 1 << 40)
+    save_interval: float = attrs.field(default=0.1, validator=between(0, 1e6))
+    max_unsaved_acks: int | None = attrs.field(
+        default=10_000, validator=whole(1, 1 << 40, optional=True)
+    )
+    max_cursor_bytes: int = attrs.field(default=1_000_000, validator=whole(1024, 1_000_000))
+    max_retrying_messages: int = attrs.field(default=10_000, validator=whole(1, 10_000_000))
+    max_buffered_bytes: int = attrs.field(default=64 * MIB, validator=whole(1, 1 << 40))
 
     def __attrs_post_init__(self) -> None:
         if self.backoff_max < self.backoff_initial:
@@ -171,12 +154,6 @@ class SubscriptionOptions:
             )
         if self.dead_letter_topic is not None:
             topic_parts(self.dead_letter_topic, "dead_letter_topic")
-
-
-def backoff(options: SubscriptionOptions, attempts: int) -> float:
-    """Seconds before a message that failed `attempts` times (1 or more) is delivered again."""
-    doubled = options.backoff_initial * 2.0 ** min(attempts - 1, 64)
-    return min(doubled, options.backoff_max)
 
 
 def check_name(name: str, what: str) -> str:

@@ -35,29 +35,33 @@ def key_of(message: StreamMessage) -> str:
 
 
 class PlainQueue:
-    """Redeliveries, then new messages in order."""
+    """Redeliveries, then new messages in order.
+
+    Attributes:
+        fresh: messages that were not entered yet.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._fresh: deque[StreamMessage] = deque()
+        self.fresh: deque[StreamMessage] = deque()
         self._again: list[tuple[int, int, Entry]] = []
         self._number = 0
-        self.again = 0  # entries in `_again` that are really ready
+        self._again_ready = 0  # entries in `_again` that are really ready
 
     def feed(self, messages: Sequence[StreamMessage]) -> None:
         """New messages, behind all others."""
-        self._fresh.extend(messages)
+        self.fresh.extend(messages)
 
     def offer(self, entry: Entry) -> None:
         """An entered message became ready again."""
         self._number += 1
         heapq.heappush(self._again, (entry.offset, self._number, entry))
-        self.again += 1
+        self._again_ready += 1
 
     def withdraw(self, entry: Entry) -> None:
         """A ready entry is settled without having been handed out."""
-        self.again -= 1
-        if not self.again:
+        self._again_ready -= 1
+        if not self._again_ready:
             self._again.clear()
 
     def settled(self, entry: Entry) -> None:
@@ -66,13 +70,13 @@ class PlainQueue:
     def count(self, limit: float) -> int:
         """How many can be handed out, of new ones those below offset `limit`."""
         if limit == inf:
-            return self.again + len(self._fresh)
-        return self.again + sum(1 for _ in takewhile(lambda m: m.offset < limit, self._fresh))
+            return self._again_ready + len(self.fresh)
+        return self._again_ready + sum(1 for _ in takewhile(lambda m: m.offset < limit, self.fresh))
 
     @property
     def buffered(self) -> int:
         """How many are at hand, for whoever decides whether to read on."""
-        return self.again + len(self._fresh)
+        return self._again_ready + len(self.fresh)
 
     def pop(self, limit: float) -> Entry | None:
         """The next one; see `count`."""
@@ -80,10 +84,10 @@ class PlainQueue:
         while again:
             entry = heapq.heappop(again)[2]
             if entry.state is State.READY:
-                self.again -= 1
+                self._again_ready -= 1
                 return entry
-        if self._fresh and self._fresh[0].offset < limit:
-            return self._ledger.enter(self._fresh.popleft())
+        if self.fresh and self.fresh[0].offset < limit:
+            return self._ledger.enter(self.fresh.popleft())
         return None
 
     def adopt(self, entry: Entry) -> None:
@@ -92,19 +96,11 @@ class PlainQueue:
         if entry.state is State.READY:
             self.offer(entry)
 
-    @property
-    def fresh(self) -> Sequence[StreamMessage]:
-        """Messages that were not entered yet."""
-        return list(self._fresh)
-
-    @property
-    def all_entered(self) -> bool:
-        """Whether everything that was fed is in the ledger."""
-        return not self._fresh
-
 
 class LaneQueue:
     """A lane for each key."""
+
+    fresh: Sequence[StreamMessage] = ()  # all are entered when they are fed
 
     def __init__(self, ledger: Ledger, key: Callable[[StreamMessage], str] = key_of) -> None:
         self._ledger = ledger
@@ -139,16 +135,6 @@ class LaneQueue:
         self._lanes.setdefault(key, deque()).append(entry)
         if entry.state is State.READY:
             self.offer(entry)
-
-    @property
-    def fresh(self) -> Sequence[StreamMessage]:
-        """Messages that were not entered yet: none."""
-        return ()
-
-    @property
-    def all_entered(self) -> bool:
-        """Whether everything that was fed is in the ledger."""
-        return True
 
     def _turn(self, entry: Entry) -> None:
         self._number += 1

@@ -2,7 +2,11 @@
 
 So many workers take messages and call the handler, each message within its own cancel scope, which
 ends when the delivery times out: a message is never handled twice at the same time, and the order
-of a key holds although deliveries fail. Each has its own context variables: see `_context`.
+of a key holds although deliveries fail.
+
+**Context variables.** Each message has a copy of those that the caller of `run` has. So a handler
+sees what its caller has set (a request's id, a tracer), and what it sets itself is gone with its
+message: nothing that one message leaves behind is seen by the next.
 """
 
 from __future__ import annotations
@@ -143,11 +147,7 @@ class NotAsyncError(Exception):
 
 
 def check_run_options(
-    handler: object,
-    concurrency: int,
-    window: int,
-    stop_on: object,
-    kind: str = "an async function",
+    handler: object, concurrency: int, window: int, stop_on: object, kind: str = "an async function"
 ) -> None:
     """Before a run. Raises ValueError, TypeError."""
     if not 1 <= concurrency <= window:

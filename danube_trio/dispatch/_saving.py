@@ -39,26 +39,20 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
+from typing import NamedTuple
 
 import attrs
 import trio
 
+from danube_trio.catalog import Backoff, Outage
 from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._log import TopicLog
 from danube_trio.dispatch._options import check_name, topic_parts
 from danube_trio.dispatch._state import Phase, SubscriptionState
-from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError, text_of
+from danube_trio.errors import DanubeError, FencedError, StoreError, text_of
 from danube_trio.metadata import MetadataStore
 
-__all__ = [
-    "DANUBE_ROOT",
-    "RETRY_INITIAL",
-    "RETRY_MAX",
-    "CursorKeeper",
-    "Saving",
-    "cursor_from_danube",
-    "subscriptions_prefix",
-]
+__all__ = ["DANUBE_ROOT", "CursorKeeper", "Saving", "subscriptions_prefix"]
 
 log = logging.getLogger("danube_trio.dispatch")
 
@@ -66,8 +60,6 @@ log = logging.getLogger("danube_trio.dispatch")
 DANUBE_ROOT = "/danube"
 # Packing so many holes takes longer than handing them to a thread and back.
 MANY_HOLES = 10_000
-# Seconds before a failed save or burial is tried again; doubled up to the maximum (guesses).
-RETRY_INITIAL, RETRY_MAX = 0.1, 5.0
 
 
 def subscriptions_prefix(topic: str, root: str = DANUBE_ROOT) -> str:
@@ -78,8 +70,7 @@ def subscriptions_prefix(topic: str, root: str = DANUBE_ROOT) -> str:
     return f"{'' if root == DANUBE_ROOT else root}/topics/{namespace}/{name}/subscriptions/"
 
 
-@attrs.frozen
-class _Keys:
+class _Keys(NamedTuple):
     """Of one subscription, in one place."""
 
     ours: str
@@ -91,10 +82,6 @@ class _Keys:
     def of(cls, topic: str, subscription: str, root: str) -> _Keys:
         base = subscriptions_prefix(topic, root) + check_name(subscription, "subscription")
         return cls(f"{base}/danube-trio", f"{base}/cursor", f"{base}/owner", f"{base}/redriven")
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (self.ours, self.danube, self.owner, self.redriven)
 
 
 class CursorKeeper:
@@ -117,7 +104,7 @@ class CursorKeeper:
         self._keys = _Keys.of(topic, subscription, root)
         # Where older versions had it; the same under Danube's root.
         self._former = _Keys.of(topic, subscription, DANUBE_ROOT)
-        self.key = self._keys.ours
+        self.key, self.redriven_key = self._keys.ours, self._keys.redriven
         self._metadata = metadata
         self._owner = uuid.uuid4().hex
         self._log_id = log_id
@@ -141,7 +128,7 @@ class CursorKeeper:
             return state
         danube = await self._metadata.get(self._keys.danube)
         if danube is not None:
-            return cursor_from_danube(danube.value, self._keys.danube)
+            return CursorState.from_danube(danube.value, self._keys.danube)
         return await self._load_former() if self._former != self._keys else None
 
     async def _load_former(self) -> CursorState | None:
@@ -153,7 +140,7 @@ class CursorKeeper:
             if state.log:
                 return None  # of a storage with Danube's root
         elif danube is not None:
-            state = cursor_from_danube(danube.value, self._former.danube)
+            state = CursorState.from_danube(danube.value, self._former.danube)
         else:
             return None
         self._moving = {entry.key: entry.revision for entry in (ours, danube) if entry is not None}
@@ -178,6 +165,8 @@ class CursorKeeper:
             fitted, value = await trio.to_thread.run_sync(
                 state.fitted, limit_bytes, limiter=self._threads
             )
+        # Less may be saved than is settled, never more; and all of what is contiguous.
+        assert fitted.end == state.end and fitted.edge <= state.edge
         put, delete = {self.key: value}, set[str]()
         if fitted.end:
             put[self._keys.danube] = b"%d" % (fitted.end - 1)
@@ -187,7 +176,7 @@ class CursorKeeper:
             letters = await self._metadata.get(self._former.redriven)
             if letters is not None:
                 put[self._keys.redriven] = letters.value
-            delete.update(self._former.all)
+            delete.update(self._former)
         expect = {self.key: self._revision} | self._moving
         if self._owner_revision is None:
             put[self._keys.owner] = self._owner.encode()
@@ -235,12 +224,12 @@ class CursorKeeper:
 
         Raises CorruptDataError for a cursor that does not say whether it is this storage's.
         """
-        keys = set(self._keys.all)
+        keys = set(self._keys)
         there = [await self._metadata.get(key) for key in (self.key, self._keys.danube)]
         found = there != [None, None]
         if not found and self._former != self._keys and await self._load_former() is not None:
             found = True
-            keys.update(self._former.all)
+            keys.update(self._former)
         await self._metadata.transact({}, delete=sorted(keys))
         return found
 
@@ -253,33 +242,11 @@ class CursorKeeper:
         """Save which dead letters were brought back; see `_redrive`."""
         await self._metadata.put(self._keys.redriven, value)
 
-    @property
-    def redriven_key(self) -> str:
-        """Where that is."""
-        return self._keys.redriven
-
-
-def cursor_from_danube(value: bytes, key: str) -> CursorState:
-    """The cursor that Danube's own key holds. Raises CorruptDataError, which names `key`."""
-    try:
-        return CursorState.from_danube(value)
-    except ValueError as error:
-        raise CorruptDataError(
-            f"{value[:40]!r} is not an offset",
-            path=key,
-            advice="Restore the key from a copy of the metadata store, or delete it",
-        ) from error
-
 
 class Saving:
     """Saves the cursor: at most once in ``save_interval``, unless it is urgent."""
 
-    def __init__(
-        self,
-        state: SubscriptionState,
-        keeper: CursorKeeper,
-        topic_log: TopicLog,
-    ) -> None:
+    def __init__(self, state: SubscriptionState, keeper: CursorKeeper, topic_log: TopicLog) -> None:
         self._state = state
         self._keeper = keeper
         self._log = topic_log
@@ -288,7 +255,7 @@ class Saving:
     async def run(self) -> None:
         """Save until the subscription is closed, or somebody else has the cursor."""
         state, core = self._state, self._state.core
-        pause = RETRY_INITIAL
+        outage = Outage(log, f"subscription {state.name}: saving its cursor", Backoff())
         while state.phase is not Phase.CLOSED and not state.fenced:
             await self._wait(1)
             with trio.move_on_after(core.options.save_interval):
@@ -296,19 +263,12 @@ class Saving:
             try:
                 await self.save()
             except StoreError as error:
-                if pause == RETRY_INITIAL:
-                    log.warning(
-                        "subscription %s: its cursor could not be saved: %s",
-                        state.name,
-                        text_of(error),
-                    )
-                await trio.sleep(pause)
-                pause = min(2 * pause, RETRY_MAX)
+                await trio.sleep(outage.failed(error))
             except (DanubeError, OSError, ValueError) as error:
                 state.untold = error
                 return  # the subscription has failed
             else:
-                pause = RETRY_INITIAL
+                outage.over()
 
     async def _wait(self, unsaved: int) -> None:
         """Wait until so many changes are not saved."""
@@ -328,13 +288,13 @@ class Saving:
         state, core = self._state, self._state.core
         wanted = core.changes
         async with self._lock:
-            if core.saved_changes >= wanted and state.saves:
+            if core.saved_changes >= wanted and state.saves:  # the first one takes over: it must be
                 return
             total, cursor = core.changes, core.snapshot()
             try:
                 if not self._log.reads_durable:
                     await self._log.make_durable(cursor.edge)
-                state.stored_end = max(state.stored_end, cursor.end)
+                state.stored_end = max(state.stored_end, cursor.end)  # an answer may be lost
                 saved = await self._keeper.save(cursor, core.options.max_cursor_bytes)
             except (DanubeError, OSError, ValueError) as error:
                 state.save_failures += 1

@@ -35,20 +35,24 @@ class Phase(enum.Enum):
 
 
 class Bell:
-    """Wakes one task. Rings that come while it does not wait count as one, for its next wait."""
+    """Wakes one task. Rings that come while it does not wait count as one, for its next wait.
 
-    __slots__ = ("_event", "_rung")
+    Attributes:
+        event: of the wait that is under way, if one is.
+    """
+
+    __slots__ = ("_rung", "event")
 
     def __init__(self) -> None:
-        self._event: trio.Event | None = None
+        self.event: trio.Event | None = None
         self._rung = False
 
     def ring(self) -> None:
         """Wake the task, or let its next wait return at once."""
         self._rung = True
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        if self.event is not None:
+            self.event.set()
+            self.event = None
 
     async def wait(self) -> None:
         """Wait for a ring. Always a checkpoint."""
@@ -56,12 +60,12 @@ class Bell:
             self._rung = False
             await checkpoint()
             return
-        self._event = trio.Event()
+        self.event = trio.Event()
         try:
-            await self._event.wait()
+            await self.event.wait()
             self._rung = False
         finally:
-            self._event = None
+            self.event = None
 
 
 class _Waiting:
@@ -77,16 +81,16 @@ class _Waiting:
 class SubscriptionState:
     """One open subscription."""
 
-    def __init__(self, name: str, core: DispatchCore, saved_end: int) -> None:
+    def __init__(self, name: str, core: DispatchCore) -> None:
         self.name = name
         self.core = core
         self.phase = Phase.OPEN
         self.failure: BaseException | None = None
         self.untold: BaseException | None = None  # the failure, if only our own task got it
         self.calls = Calls(f"subscription {name!r}")
-        self.saved_end = saved_end
+        self.saved_end = core.end
         # The highest end that the store may hold, or get yet from a save whose outcome is unknown.
-        self.stored_end = saved_end
+        self.stored_end = core.end
         self.unsaved_failures = 0  # messages whose failures did not fit into the saved cursor
         self.saves = 0
         self.save_failures = 0
@@ -100,7 +104,6 @@ class SubscriptionState:
         self.timer_until = inf  # when the task that keeps the time wakes up
         self.save_at: float = inf  # so many changes wake the task that saves
         self._token = current_trio_token()
-        self._reading = True
         self._waiting: dict[_Waiting, None] = {}
         self._called = 0  # woken, and not running yet
         self._settle_waiters: dict[trio.Event, int] = {}
@@ -112,8 +115,7 @@ class SubscriptionState:
         core = self.core
         if self._waiting:
             self._call(core.available() - self._called)
-        if not self._reading and core.wants_more():
-            self._reading = True
+        if self.read_bell.event is not None and core.wants_more():
             self.read_bell.ring()
         if core.changes >= self.save_at:
             self.save_at = inf
@@ -140,10 +142,6 @@ class SubscriptionState:
         if entry.state is State.WAITING and entry.due < self.timer_until:
             self.time_bell.ring()
         self.changed()
-
-    def nothing_to_read(self) -> None:
-        """The reading task is going to wait for `read_bell`."""
-        self._reading = False
 
     def _tell_settled(self) -> None:
         end = self.core.end

@@ -81,7 +81,7 @@ class SubscriptionStatistics:
 
 def statistics_of(state: SubscriptionState, log_end: int) -> SubscriptionStatistics:
     """Look at everything."""
-    core, counts = state.core, state.core.counts
+    core = state.core
     return SubscriptionStatistics(
         phase=state.phase.value,
         consumers=len(core.consumers),
@@ -92,14 +92,7 @@ def statistics_of(state: SubscriptionState, log_end: int) -> SubscriptionStatist
         retrying=core.retrying,
         blocked=len(core.blocked()),
         dead_lettering=len(core.burying),
-        delivered=counts.delivered,
-        failed=counts.failed,
-        timed_out=counts.timed_out,
-        released=counts.released,
-        acked=counts.acked,
-        dropped=counts.dropped,
-        dead_lettered=counts.dead_lettered,
-        lost=counts.lost,
+        **attrs.asdict(core.counts),
         unsaved=core.changes - core.saved_changes,
         unsaved_failures=state.unsaved_failures,
         saves=state.saves,

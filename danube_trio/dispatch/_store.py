@@ -7,8 +7,10 @@ have not read yet: see `_needs`.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
 
 from danube_trio import StartPosition, WalConfig, WalStorage, open_wal
 from danube_trio.config import Durability
@@ -26,10 +28,10 @@ from danube_trio.dispatch._log import (
 from danube_trio.dispatch._needs import Needs
 from danube_trio.dispatch._options import ReliableOptions, topic_parts
 from danube_trio.errors import OffsetTrimmedError
-from danube_trio.message import StreamMessage
+from danube_trio.message import Gap, StreamMessage
 from danube_trio.storage import Checks
 
-__all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore"]
+__all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore", "first_offset", "reading"]
 
 
 class TopicReader:
@@ -177,6 +179,30 @@ class TopicStore:
         return self._seen_end
 
 
+@asynccontextmanager
+async def reading(
+    store: TopicStore, start: StartPosition, end: End, count: int | None = None
+) -> AsyncGenerator[MessageReader]:
+    """A reader of the log for a block, closed when that is left, cancelled or not."""
+    reader = await store.log.reader(start, end=end, count=count)
+    try:
+        yield reader
+    finally:
+        with trio.CancelScope(shield=True):
+            await reader.aclose()
+
+
+async def first_offset(store: TopicStore, start: StartPosition) -> int:
+    """Where the messages from a position on begin, a gap (of a log opened with "skip") as well."""
+    end = await store.current_offset()  # before the reader: what comes meanwhile is not skipped
+    async with reading(store, start, "current", 1) as reader:
+        batch: Sequence[StreamMessage | Gap] = await reader.next_batch()
+    if not batch:
+        return end
+    first = batch[0]
+    return first.start if isinstance(first, Gap) else first.offset
+
+
 class TopicCache:
     """A storage of segments, and how much of each topic is kept in memory in front of it.
 
@@ -223,9 +249,10 @@ class FileStorage:
     def __repr__(self) -> str:
         return f"<FileStorage {self._dir}>"
 
-    def open_topic(
+    @asynccontextmanager
+    async def open_topic(
         self, topic: str, options: ReliableOptions, cache: CacheLimits
-    ) -> AbstractAsyncContextManager[TopicLog]:
+    ) -> AsyncGenerator[TopicLog]:
         """See `SegmentStorage`. Raises like `open_wal`."""
         config = WalConfig(
             dir=os.path.join(self._dir, *topic_parts(topic)),
@@ -235,10 +262,5 @@ class FileStorage:
             durability=self._durability,
             topic_name=topic,
         )
-        return _open_files(config, topic)
-
-
-@asynccontextmanager
-async def _open_files(config: WalConfig, topic: str) -> AsyncGenerator[TopicLog]:
-    async with open_wal(config) as wal:
-        yield PersistentLog(WalStorage.from_wal(wal, topic), topic)
+        async with open_wal(config) as wal:
+            yield PersistentLog(WalStorage.from_wal(wal, topic), topic)

@@ -45,7 +45,7 @@ class Subscription:
         self._store = store
         self._keeper = keeper
         self._letters = letters
-        self._state = SubscriptionState(name, core, core.end)
+        self._state = SubscriptionState(name, core)
         self._reading = Reading(self._state, store.log)
         self._saving = Saving(self._state, keeper, store.log)
         self._calls = self._state.calls
@@ -85,11 +85,7 @@ class Subscription:
         return Consumer(self._state, self._saving, name, ordered=ordered)
 
     async def run(
-        self,
-        handler: Handler,
-        *,
-        concurrency: int = 1,
-        stop_on: tuple[type[Exception], ...] = (),
+        self, handler: Handler, *, concurrency: int = 1, stop_on: tuple[type[Exception], ...] = ()
     ) -> None:
         """Call ``await handler(message)`` for each message, so many at a time, until cancelled.
 

@@ -16,9 +16,9 @@ import logging
 import trio
 
 from danube_trio import StartPosition
+from danube_trio.catalog import Backoff, Outage
 from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._log import MessageReader, TopicLog
-from danube_trio.dispatch._saving import RETRY_INITIAL, RETRY_MAX
 from danube_trio.dispatch._state import Phase, SubscriptionState
 from danube_trio.errors import (
     DanubeError,
@@ -48,8 +48,8 @@ class Reading:
         self._log = topic_log
         self._reader: MessageReader | None = None
         self._scope = trio.CancelScope()
-        self._moved = False
-        self._pause = RETRY_INITIAL
+        self._moved = False  # while a step waited: what it has found is of before
+        self._outage = Outage(log, f"subscription {state.name}: reading", Backoff())
 
     async def run(self) -> None:
         """Read until the subscription is not open any more."""
@@ -60,7 +60,6 @@ class Reading:
                     self._moved = False
                     await self._drop_reader()
                 elif not state.core.wants_more():
-                    state.nothing_to_read()
                     await state.read_bell.wait()
                 else:
                     with trio.CancelScope() as self._scope:
@@ -85,15 +84,8 @@ class Reading:
                 raise
             state.read_failures += 1
             state.last_error = text_of(error)
-            if self._pause == RETRY_INITIAL:
-                log.warning(
-                    "subscription %s: reading failed, and is tried again: %s",
-                    state.name,
-                    text_of(error),
-                )
             await self._drop_reader()
-            pause, self._pause = self._pause, min(2 * self._pause, RETRY_MAX)
-            await trio.sleep(pause)
+            await trio.sleep(self._outage.failed(error))
 
     async def _step(self) -> None:
         core = self._state.core
@@ -110,7 +102,7 @@ class Reading:
                 self._lose(error.start_offset)
                 await self._drop_reader()
             return
-        self._pause = RETRY_INITIAL
+        self._outage.over()
         if not batch:
             raise LogClosedError("the log has ended: nothing more can be delivered")
         if not self._moved:
@@ -180,7 +172,7 @@ async def keep_time(state: SubscriptionState) -> None:
 async def bury(state: SubscriptionState, letters: DeadLetters) -> None:
     """Take poison to the dead letters, one after the other."""
     core = state.core
-    pause = RETRY_INITIAL
+    outage = Outage(log, f"subscription {state.name}: writing dead letters", Backoff())
     while state.phase is not Phase.CLOSED:
         entry = core.next_burial()
         if entry is None:
@@ -205,17 +197,9 @@ async def bury(state: SubscriptionState, letters: DeadLetters) -> None:
         except (DanubeError, OSError, ValueError) as error:
             state.bury_failures += 1
             state.last_error = text_of(error)
-            if pause == RETRY_INITIAL:
-                log.warning(
-                    "subscription %s: offset %d could not be dead-lettered, and is tried again: %s",
-                    state.name,
-                    entry.offset,
-                    text_of(error),
-                )
-            await trio.sleep(pause)
-            pause = min(2 * pause, RETRY_MAX)
+            await trio.sleep(outage.failed(error))
             core.not_buried(entry)
             continue
-        pause = RETRY_INITIAL
+        outage.over()
         core.buried(entry)
         state.changed()

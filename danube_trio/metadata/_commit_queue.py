@@ -32,6 +32,7 @@ import trio
 from trio.lowlevel import Abort, checkpoint, current_task, enable_ki_protection, reschedule
 
 from danube_trio._core.disk import Lane
+from danube_trio._core.pauses import Pauses
 from danube_trio.errors import CorruptDataError, StoreUnavailableError, text_of
 from danube_trio.metadata._journal import Journal
 from danube_trio.metadata._recovery import Content
@@ -45,9 +46,8 @@ log = logging.getLogger("danube_trio.metadata")
 # Bounds what one sync writes, and so what a crash may tear, and how long a cancelled call waits.
 BATCH_BYTES = 2 << 20
 _NOTHING = transaction({})
-# Seconds until the next try to mend, after one that failed (guesses).
-RETRY_INITIAL = 0.1
-RETRY_MAX = 5.0
+# Until the next try to mend, after one that failed (guesses).
+PAUSES = Pauses(0.1, 5.0)
 
 
 class _Job:
@@ -110,7 +110,7 @@ class Line:
         self._led = False
         self._idle = trio.Event()
         self._reopen = reopen  # to be called in the lane: it opens the files anew
-        self._pause = 0.0  # until the next try to mend; 0 when a batch was committed
+        self._failures = 0  # since a batch was committed
         self._retry_at = 0.0
         self.broken: BaseException | None = None
         self.closed = False
@@ -148,8 +148,8 @@ class Line:
         assert self.broken is not None
         error = StoreUnavailableError(
             f"the store {self._url} is broken since a write failed ({text_of(self.broken)}); "
-            f"{what}. See to the disk: it is opened anew by a later call, in {RETRY_MAX:g} seconds "
-            f"at the most"
+            f"{what}. See to the disk: it is opened anew by a later call, in {PAUSES.limit:g} "
+            f"seconds at the most"
         )
         error.__cause__ = self.broken
         return error
@@ -174,6 +174,7 @@ class Line:
         """
         self.check_run()
         await checkpoint()
+        # No checkpoint between this and the line: who is in it was not refused.
         self.check_open(writing=True)
         job = _Job(wanted)
         self._line.append(job)
@@ -224,6 +225,7 @@ class Line:
                 self._pass_on()
 
     def _settle(self, batch: list[_Job], decisions: list[Decision], unknown: str) -> None:
+        assert len(decisions) in (0, len(batch)), "each has its own answer, or none has one"
         for place, job in enumerate(batch):
             if self.broken is not None:
                 job.error = self._unavailable(unknown)
@@ -273,6 +275,7 @@ class Line:
             self._retry_above = 0 if call.result else 2 * size
 
     def _pass_on(self) -> None:
+        assert self._led  # or two would write
         if self.broken is not None:
             self._refuse_line()
         if self._line:
@@ -286,17 +289,18 @@ class Line:
             self._idle = trio.Event()
 
     def _break(self, error: BaseException) -> None:
-        level = logging.DEBUG if self._pause else logging.ERROR  # one cause is told once
+        level = logging.DEBUG if self._failures else logging.ERROR  # one cause is told once
         log.log(level, "%s is broken, and is opened anew: %s", self._url, text_of(error))
         self.broken = error
-        self._retry_at = trio.current_time() + self._pause
-        self._pause = min(max(2 * self._pause, RETRY_INITIAL), RETRY_MAX)
+        # The first try is due at once: most often a disk that refused one write takes the next.
+        self._retry_at = trio.current_time() + PAUSES.after(self._failures)
+        self._failures += 1
         self._table.history.wake_all()
 
     def _can_write(self) -> None:
-        if self._pause:
+        if self._failures:
             log.warning("%s can be written to again", self._url)
-        self._pause = 0.0
+        self._failures = 0
 
     async def _mend(self) -> None:
         """Open the files anew, and take over what is found."""

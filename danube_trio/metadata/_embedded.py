@@ -30,7 +30,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
@@ -39,12 +39,12 @@ from danube_trio._core.disk import Disk, Lane, OpenDirectory, hold
 from danube_trio._disk.real import RealDisk
 from danube_trio.errors import StoreUnavailableError
 from danube_trio.metadata._commit_queue import Line
-from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History, Watch
+from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS, History
 from danube_trio.metadata._journal import Journal, Names, log
 from danube_trio.metadata._recovery import Content, recover
-from danube_trio.metadata._rules import check_after, check_key, check_prefix, transaction
-from danube_trio.metadata._store import Revised
-from danube_trio.metadata._table import Table
+from danube_trio.metadata._rules import Transaction
+from danube_trio.metadata._table import Decision, Table
+from danube_trio.metadata._tabled import TabledMetadata
 
 __all__ = ["JOURNAL_BYTES", "EmbeddedMetadata", "open_metadata_directory"]
 
@@ -172,7 +172,7 @@ class _Directory:
                 self._held.close()
 
 
-class EmbeddedMetadata:
+class EmbeddedMetadata(TabledMetadata):
     """A `MetadataStore` in a directory. Made by `open_metadata_directory`.
 
     Unlike what the protocol allows, a write that raises Cancelled was not done, and never will be.
@@ -180,8 +180,8 @@ class EmbeddedMetadata:
 
     def __init__(self, directory: _Directory, table: Table, journal_bytes: int) -> None:
         assert directory.journal is not None
+        super().__init__(table)
         self._directory = directory
-        self._table = table
         journal, reopen = directory.journal, directory.reopen
         self._line = Line(self.url, directory.lane, journal, table, journal_bytes, reopen)
         self._closed: trio.Event | None = None
@@ -198,58 +198,6 @@ class EmbeddedMetadata:
     def url(self) -> str:
         """Where it is, for people."""
         return f"file://{self._directory.names.directory}"
-
-    @property
-    def revision(self) -> int:
-        """The revision of the newest durable change; 1 in a new store."""
-        return self._table.revision
-
-    @property
-    def history(self) -> History:
-        """What watches read."""
-        return self._table.history
-
-    # -- the calls
-
-    async def get(self, key: str) -> Revised | None:
-        """See `MetadataStore.get`."""
-        check_key(key)
-        await checkpoint()
-        now = await self._look()
-        return self._table.revised(key, now)
-
-    async def list_entries(self, prefix: str) -> list[Revised]:
-        """See `MetadataStore.list_entries`."""
-        check_prefix(prefix)
-        await checkpoint()
-        now = await self._look()
-        return self._table.select(prefix, now)
-
-    async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> int:
-        """See `MetadataStore.put`."""
-        decision = await self._line.write(transaction({}, put={key: value}, ttl=ttl))
-        assert decision.revision is not None
-        return decision.revision
-
-    async def delete(self, key: str) -> bool:
-        """See `MetadataStore.delete`."""
-        return (await self._line.write(transaction({}, delete=[key]))).deleted > 0
-
-    async def transact(
-        self,
-        expect: Mapping[str, int],
-        *,
-        put: Mapping[str, bytes] | None = None,
-        delete: Iterable[str] = (),
-    ) -> int | None:
-        """See `MetadataStore.transact`."""
-        return (await self._line.write(transaction(expect, put=put, delete=delete))).revision
-
-    def watch(self, prefix: str, *, after: int | None = None) -> Watch:
-        """See `MetadataStore.watch`. After opening, `after` reaches back to the last snapshot."""
-        check_prefix(prefix)
-        check_after(after)
-        return Watch(self, prefix, after, self._expire)
 
     @enable_ki_protection
     async def aclose(self) -> None:
@@ -270,37 +218,27 @@ class EmbeddedMetadata:
 
     # -- what watches ask
 
-    def next_deadline(self) -> float | None:
-        """When the next time to live ends, or None."""
-        return self._table.next_deadline()
-
     def check_watchable(self) -> None:
         """Raise StoreUnavailableError if the store was closed, or is broken."""
         self._line.check_run()
         self._line.check_open()
 
-    # -- times to live
+    # -- the two steps
+
+    async def _write(self, wanted: Transaction) -> Decision:
+        return await self._line.write(wanted)
 
     async def _look(self) -> float:
-        """Let what has ended go, durably; returns the time for which that holds."""
-        if self._closed is not None:
+        if self._closed is not None:  # a broken one shows what was durable
             self._line.check_open()
-        await self._mend()
-        now = trio.current_time()
-        await self._end_times(now)
-        return now
+        return await self._expire()
 
-    async def _mend(self) -> None:
-        """Have a broken store opened anew, if that is due: a read tells the outcome then."""
-        if self._line.may_mend:
-            with contextlib.suppress(StoreUnavailableError):
-                await self._line.write(None)
-
-    async def _expire(self) -> None:
-        await self._mend()
-        await self._end_times(trio.current_time())
-
-    async def _end_times(self, now: float) -> None:
+    async def _expire(self) -> float:
         line = self._line
+        if line.may_mend:  # opened anew, it tells what became of the write that failed
+            with contextlib.suppress(StoreUnavailableError):
+                await line.write(None)
+        now = trio.current_time()  # what ends while others are written is for the next look
         while not line.closed and line.broken is None and self._table.is_due(now):
-            await self._line.write(None)
+            await line.write(None)
+        return now

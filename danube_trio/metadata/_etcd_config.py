@@ -41,8 +41,7 @@ class EtcdConfig:
     """
 
     endpoints: tuple[str, ...] = attrs.field(
-        default=("http://127.0.0.1:2379",),
-        converter=_as_tuple,
+        default=("http://127.0.0.1:2379",), converter=_as_tuple
     )
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)

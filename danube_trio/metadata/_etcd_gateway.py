@@ -14,7 +14,7 @@ Every call has a limit of time, for a server that takes connections and says not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -159,23 +159,30 @@ class Gateway:
         if self._token == token:
             self._token = None
 
-    async def _post(self, endpoint: str, path: str, body: Json, token: str | None) -> Json:
+    @contextlib.contextmanager
+    def _waiting(self, endpoint: str, seconds: float) -> Generator[None]:
+        """For a wait that ends with the time, or with `aclose`. Goes on behind it: time is up."""
         self._check_open()
-        config, httpx = self.config, self._httpx
-        timeout = httpx.Timeout(config.request_timeout, connect=config.connect_timeout)
-        headers = {"Authorization": token} if token else {}
-        with trio.move_on_after(config.connect_timeout + config.request_timeout) as scope:
+        with trio.move_on_after(seconds) as scope:
             self._scopes.add(scope)
             try:
-                response = await self._client.post(
-                    endpoint + path, json=body, headers=headers, timeout=timeout
-                )
-                return answer_of(endpoint, response)
+                yield
             except self.http_errors as error:
                 self._raise(endpoint, error)
             finally:
                 self._scopes.discard(scope)
-        self._check_open()
+        if scope.cancelled_caught:  # an answer that came before `aclose` counts
+            self._check_open()
+
+    async def _post(self, endpoint: str, path: str, body: Json, token: str | None) -> Json:
+        config, httpx = self.config, self._httpx
+        timeout = httpx.Timeout(config.request_timeout, connect=config.connect_timeout)
+        headers = {"Authorization": token} if token else {}
+        with self._waiting(endpoint, config.connect_timeout + config.request_timeout):
+            response = await self._client.post(
+                endpoint + path, json=body, headers=headers, timeout=timeout
+            )
+            return answer_of(endpoint, response)
         raise StoreUnavailableError(
             f"etcd at {endpoint} did not answer in {config.request_timeout} s; "
             f"whether a change happened is not known"
@@ -209,7 +216,6 @@ class Gateway:
             raise
 
     async def _begin(self, endpoint: str, path: str, body: Json, token: str | None) -> Lines:
-        self._check_open()
         config, httpx = self.config, self._httpx
         headers = {"Grpc-Metadata-hasleader": "true"}  # a member that lost its leader says so
         if token:
@@ -218,33 +224,18 @@ class Gateway:
         request = self._client.build_request(
             "POST", endpoint + path, json=body, headers=headers, timeout=timeout
         )
-        with trio.move_on_after(config.connect_timeout + config.request_timeout) as scope:
-            self._scopes.add(scope)
-            try:
-                response = await self._client.send(request, stream=True)
-                if response.status_code != 200:
-                    await response.aread()
-                    answer_of(endpoint, response)
-                return Lines(self, endpoint, token, response)
-            except self.http_errors as error:
-                self._raise(endpoint, error)
-            finally:
-                self._scopes.discard(scope)
-        self._check_open()
+        with self._waiting(endpoint, config.connect_timeout + config.request_timeout):
+            response = await self._client.send(request, stream=True)
+            if response.status_code != 200:
+                await response.aread()
+                answer_of(endpoint, response)
+            return Lines(self, endpoint, token, response)
         raise StoreUnavailableError(f"etcd at {endpoint} did not begin to answer")
 
     async def next_chunk(self, lines: Lines, chunks: AsyncGenerator[bytes]) -> bytes | None:
         """More bytes of an answer; None when it has ended."""
-        self._check_open()
-        with trio.move_on_after(self.config.watch_silence) as scope:
-            self._scopes.add(scope)
-            try:
-                return await anext(chunks, None)
-            except self.http_errors as error:
-                self._raise(lines.endpoint, error)
-            finally:
-                self._scopes.discard(scope)
-        self._check_open()
+        with self._waiting(lines.endpoint, self.config.watch_silence):
+            return await anext(chunks, None)
         raise SilentError(f"etcd at {lines.endpoint} was silent for {self.config.watch_silence} s")
 
 

@@ -22,12 +22,12 @@ import base64
 import logging
 import math
 from collections import deque
-from types import TracebackType
 
 import attrs
 import trio
 from trio.lowlevel import checkpoint
 
+from danube_trio._core.pauses import Pauses
 from danube_trio.errors import StoreUnavailableError, WatchLostError
 from danube_trio.metadata._etcd_answer import (
     CompactedError,
@@ -41,14 +41,14 @@ from danube_trio.metadata._etcd_answer import (
     understood,
 )
 from danube_trio.metadata._etcd_gateway import Gateway, Lines
-from danube_trio.metadata._store import WatchEvent
+from danube_trio.metadata._store import WatchBlock, WatchEvent
 
 __all__ = ["EtcdWatch", "decode_key", "encode", "range_end", "range_of"]
 
 log = logging.getLogger("danube_trio.metadata")
 
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 2.0
+# Before the next connection.
+PAUSES = Pauses(0.1, 2.0)
 # A connection that has lived so long was a good one: its end begins a new count of failures.
 GOOD_SECONDS = 10.0
 
@@ -78,7 +78,7 @@ def range_end(prefix: bytes) -> bytes:
     return end[:-1] + bytes([end[-1] + 1])
 
 
-class EtcdWatch:
+class EtcdWatch(WatchBlock):
     """The context manager, and the iterator that it gives."""
 
     def __init__(self, gateway: Gateway, prefix: bytes, after: int | None) -> None:
@@ -89,11 +89,10 @@ class EtcdWatch:
         self._ready: deque[WatchEvent] = deque()
         self._held: list[WatchEvent] = []  # of a revision that is not whole yet
         self._lines: Lines | None = None
-        self._pause = 0.0  # before the next connection
+        self._failures = 0  # of connections, in a row
         self._give_up = math.inf
         self._good_from = math.inf
         self._state = "new"
-        self._busy = False
 
     def __repr__(self) -> str:
         return f"<EtcdWatch of {self._prefix.decode()!r}, {self._state}>"
@@ -105,34 +104,16 @@ class EtcdWatch:
         await self._check_revision()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     async def aclose(self) -> None:
         """End the watch; idempotent."""
         self._state = "closed"
         await self._hang_up()
         await checkpoint()
 
-    def __aiter__(self) -> EtcdWatch:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        if self._busy:
-            raise trio.BusyResourceError("another task is iterating this watch")
-        self._busy = True
-        try:
-            await checkpoint()
-            while not self._ready:
-                await self._get_ready()
-            return self._ready.popleft()
-        finally:
-            self._busy = False
+    async def _next(self) -> WatchEvent:
+        while not self._ready:
+            await self._get_ready()
+        return self._ready.popleft()
 
     async def _get_ready(self) -> None:
         if self._state != "open":
@@ -176,7 +157,7 @@ class EtcdWatch:
             await self._failed(error)
 
     async def _connect(self) -> None:
-        await trio.sleep(self._pause)
+        await trio.sleep(PAUSES.after(self._failures))
         await self._check_revision()
         if self._lost:
             return
@@ -200,12 +181,12 @@ class EtcdWatch:
             await self._hang_up()
         now = trio.current_time()
         if now >= self._good_from or isinstance(error, SilentError):
-            self._pause, self._give_up = 0.0, math.inf
+            self._failures, self._give_up = 0, math.inf
         self._good_from = math.inf
         self._give_up = min(self._give_up, now + self._gateway.config.watch_retry)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
-        if self._gateway.closed or now + self._pause >= self._give_up:
-            self._pause, self._give_up = 0.0, math.inf  # whoever goes on begins anew
+        self._failures += 1
+        if self._gateway.closed or now + PAUSES.after(self._failures) >= self._give_up:
+            self._failures, self._give_up = 0, math.inf  # whoever goes on begins anew
             raise error
         log.info("a watch lost its connection and makes another: %s", error)
 

@@ -1,4 +1,4 @@
-"""The newest changes of a store, and the watches that read them.
+"""The newest changes of a store, for the watches that read them.
 
 There is one buffer for everybody, so any number of watches need no more memory than the history
 has, a slow one never blocks a writer, and "changes since revision r" and "changes from now on" are
@@ -17,27 +17,21 @@ however many others there are:
 is the *lookout*: it looks when the next time is over. When it stops waiting, for whatever reason,
 the next one is woken and takes its place; when a time begins that ends sooner than all others, the
 lookout is woken and sets its alarm anew.
-
-**A watch is iterated by one task at a time**, like a reader.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Generator, Iterable
 
 import attrs
 import trio
-from trio.lowlevel import checkpoint
 
-from danube_trio.errors import StoreUnavailableError, WatchLostError
+from danube_trio.errors import WatchLostError
 from danube_trio.metadata._store import WatchEvent
 
-__all__ = ["HISTORY_BYTES", "HISTORY_EVENTS", "History", "Watch", "Watched"]
+__all__ = ["HISTORY_BYTES", "HISTORY_EVENTS", "Cursor", "History"]
 
 # Guesses: minutes of a busy store, in a few megabytes at most.
 HISTORY_EVENTS = 10_000
@@ -66,7 +60,7 @@ class History:
         self._max_bytes = max_bytes
         self._events: deque[WatchEvent] = deque()
         self._size_bytes = 0
-        self._cursors: dict[str, _Stream] = {}  # by the prefix that they watch
+        self._streams: dict[str, _Stream] = {}  # by their prefix
         self._lengths: dict[int, int] = {}  # of these prefixes, and how many have it
         self._waiting: OrderedDict[Cursor, None] = OrderedDict()  # the first one is the lookout
 
@@ -102,14 +96,14 @@ class History:
         return [
             stream
             for length in self._lengths
-            if length <= len(key) and (stream := self._cursors.get(key[:length])) is not None
+            if length <= len(key) and (stream := self._streams.get(key[:length])) is not None
         ]
 
     def open(self, prefix: str, after: int | None) -> Cursor:
         """A cursor after that revision, or after the newest one."""
-        stream = self._cursors.get(prefix)
+        stream = self._streams.get(prefix)
         if stream is None:
-            stream = self._cursors[prefix] = _Stream(prefix, self.revision)
+            stream = self._streams[prefix] = _Stream(prefix, self.revision)
             self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
         cursor = Cursor(self, stream)
         if after is not None:
@@ -128,7 +122,7 @@ class History:
         stream.cursors.discard(cursor)
         if not stream.cursors:
             length = len(stream.prefix)
-            del self._cursors[stream.prefix]
+            del self._streams[stream.prefix]
             self._lengths[length] -= 1
             if not self._lengths[length]:
                 del self._lengths[length]
@@ -253,113 +247,3 @@ class Cursor:
         """Wait for a `wake`. Nothing may be awaited between looking and this."""
         self._bell = trio.Event()
         await self._bell.wait()
-
-
-class Watched(Protocol):
-    """What a watch needs of its store."""
-
-    @property
-    def history(self) -> History:
-        """The changes."""
-        ...
-
-    def next_deadline(self) -> float | None:
-        """When the next time to live ends, or None."""
-        ...
-
-    def check_watchable(self) -> None:
-        """Raise StoreUnavailableError if no change will come any more."""
-        ...
-
-
-class Watch:
-    """A watch: the context manager, and the iterator that it gives.
-
-    `expire` ends the times to live that are over.
-    """
-
-    def __init__(
-        self,
-        store: Watched,
-        prefix: str,
-        after: int | None,
-        expire: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._after = after
-        self._expire = expire
-        self._cursor: Cursor | None = None
-        self._entered = False
-        self._busy = False
-
-    def __repr__(self) -> str:
-        state = "open" if self._cursor is not None else "closed"
-        return f"<Watch of {self._prefix!r}, {state}>"
-
-    async def __aenter__(self) -> Watch:
-        if self._entered:
-            raise RuntimeError("a watch is used once: call watch() again")
-        await checkpoint()
-        await self._expire()
-        self._store.check_watchable()
-        self._entered = True
-        self._cursor = self._store.history.open(self._prefix, self._after)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def close(self) -> None:
-        """End the watch; idempotent."""
-        if self._cursor is not None:
-            self._store.history.close(self._cursor)
-            self._cursor = None
-
-    async def aclose(self) -> None:
-        """End the watch; idempotent. Ends it also when it raises Cancelled."""
-        self.close()
-        await checkpoint()
-
-    def __aiter__(self) -> Watch:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        if self._busy:
-            raise trio.BusyResourceError("another task is iterating this watch")
-        self._busy = True
-        try:
-            await checkpoint()
-            if (event := self._look()) is None:
-                event = await self._wait()
-            return event
-        finally:
-            self._busy = False
-
-    def _look(self) -> WatchEvent | None:
-        if self._cursor is None:
-            raise StoreUnavailableError("the watch is closed: open another one")
-        event = self._cursor.take()
-        if event is None:
-            self._store.check_watchable()
-        return event
-
-    async def _wait(self) -> WatchEvent:
-        """Wait for an event; the lookout ends what is over, which makes some."""
-        history, cursor = self._store.history, self._cursor
-        assert cursor is not None
-        # It stays in its place however often it is woken: a lookout that left would wake the next.
-        with history.waiting(cursor):
-            while True:
-                deadline = self._store.next_deadline() if history.is_lookout(cursor) else None
-                with trio.move_on_at(math.inf if deadline is None else deadline) as alarm:
-                    await cursor.wait()
-                if alarm.cancelled_caught:
-                    await self._expire()
-                if (event := self._look()) is not None:
-                    return event

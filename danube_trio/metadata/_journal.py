@@ -57,31 +57,22 @@ _STEM = "metadata"
 _JOURNAL = re.compile(rf"{_STEM}\.({DIGITS})\.journal")
 
 
-@attrs.frozen
 class Names:
-    """The files of a metadata directory."""
+    """The files of a metadata directory.
 
-    directory: str
+    Attributes:
+        directory: its path.
+        lock: held by who has it open.
+        snapshot: the content at the revision where the journal begins.
+        snapshot_tmp, journal_tmp: those that are not in their places yet.
+    """
 
-    @property
-    def lock(self) -> str:
-        """Held by who has it open."""
-        return f"{self.directory}/{_STEM}.lock"
-
-    @property
-    def snapshot(self) -> str:
-        """The content at the revision where the journal begins."""
-        return f"{self.directory}/{_STEM}.snapshot"
-
-    @property
-    def snapshot_tmp(self) -> str:
-        """A snapshot that is not in its place yet."""
-        return f"{self.snapshot}.tmp"
-
-    @property
-    def journal_tmp(self) -> str:
-        """A journal that is not in its place yet."""
-        return f"{self.directory}/{_STEM}.journal.tmp"
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.lock = f"{directory}/{_STEM}.lock"
+        self.snapshot = f"{directory}/{_STEM}.snapshot"
+        self.snapshot_tmp = f"{self.snapshot}.tmp"
+        self.journal_tmp = f"{directory}/{_STEM}.journal.tmp"
 
     def journal(self, base: int) -> str:
         """The journal of the changes after revision `base`."""
@@ -102,12 +93,7 @@ class Journal:
     """
 
     def __init__(
-        self,
-        disk: OpenDirectory,
-        names: Names,
-        header: JournalHeader,
-        file: File,
-        mark: Mark,
+        self, disk: OpenDirectory, names: Names, header: JournalHeader, file: File, mark: Mark
     ) -> None:
         self._disk = disk
         self._names = names

@@ -28,13 +28,16 @@ a bad key. No other exception of a client library gets out.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, Self
 
 import attrs
+import trio
+from trio.lowlevel import checkpoint
 
-__all__ = ["MetadataStore", "Revised", "WatchEvent"]
+__all__ = ["MetadataStore", "Revised", "WatchBlock", "WatchEvent"]
 
 
 @attrs.frozen
@@ -69,6 +72,35 @@ class WatchEvent:
         Its revision, if the change is over; else the one before, so that the change comes again.
         """
         return self.revision if self.last else self.revision - 1
+
+
+class WatchBlock(ABC):
+    """A watch's block, and the iterator that it gives: for one task at a time."""
+
+    _busy = False
+
+    @abstractmethod
+    async def _next(self) -> WatchEvent: ...
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the watch; idempotent. Ends it also when it raises Cancelled."""
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> WatchEvent:
+        if self._busy:
+            raise trio.BusyResourceError("another task is iterating this watch")
+        self._busy = True
+        try:
+            await checkpoint()
+            return await self._next()
+        finally:
+            self._busy = False
 
 
 class MetadataStore(Protocol):

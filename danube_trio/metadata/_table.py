@@ -187,10 +187,8 @@ class Table:
 
     def _tidy(self) -> None:
         """A heartbeat leaves a deadline behind with each beat: bound them by the entries."""
-        if len(self._deadlines) > 2 * self._mortal + 64:
-            self._collect_deadlines()
-
-    def _collect_deadlines(self) -> None:
+        if len(self._deadlines) <= 2 * self._mortal + 64:
+            return
         self._deadlines = [
             (entry.deadline, entry.revision, key)
             for key, entry in self._entries.items()

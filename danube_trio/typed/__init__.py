@@ -6,16 +6,10 @@ the message and errors that name the field. `Schemas` picks one by the message's
 """
 
 from danube_trio.typed._converter import make_converter
-from danube_trio.typed._errors import (
-    Problem,
-    SchemaError,
-    UnknownSchemaError,
-    UnknownVersionError,
-)
+from danube_trio.typed._errors import Problem, SchemaError, UnknownSchemaError, UnknownVersionError
 from danube_trio.typed._formats import CONTENT_TYPE, FormatName
 from danube_trio.typed._reader import MessageReader, TypedMessage, TypedReader
-from danube_trio.typed._schema import Schema, Upgrade
-from danube_trio.typed._schemas import Schemas
+from danube_trio.typed._schema import Schema, Schemas, Upgrade
 from danube_trio.typed._topic import MessageLog, TypedTopic
 
 __all__ = [

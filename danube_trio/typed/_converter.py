@@ -18,13 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import (
-    Callable,
-    MutableSequence,
-    MutableSet,
-    Sequence,
-    Set,
-)
+from collections.abc import Callable, MutableSequence, MutableSet, Sequence, Set
 from enum import Enum
 from inspect import get_annotations
 from typing import Annotated, Any, Final, NewType, get_args, get_origin, get_type_hints

@@ -15,8 +15,7 @@ import trio
 
 from danube_trio.message import Gap, StreamMessage
 from danube_trio.typed._errors import SchemaError
-from danube_trio.typed._schema import Schema
-from danube_trio.typed._schemas import Schemas
+from danube_trio.typed._schema import Schema, Schemas
 
 __all__ = ["AnySchema", "MessageReader", "OnSkip", "Skip", "TypedMessage", "TypedReader"]
 
@@ -172,18 +171,15 @@ class TypedReader(trio.abc.ReceiveChannel[TypedMessage[T]]):
             found = TypedMessage(self._decode(message), message)
         except (ImportError, MemoryError):
             raise  # not the message's fault: it is still to be handed out
-        except SchemaError as error:
-            if isinstance(error, self._skip):
-                if self._on_skip is not None:
-                    self._on_skip(error)
+        except Exception as error:
+            if not isinstance(error, self._skip):
                 self._next += 1
-                self.skipped += 1
-                return None
+                raise
+            if self._on_skip is not None:  # before it is passed over: see above, if that raises
+                self._on_skip(error)
             self._next += 1
-            raise
-        except Exception:
-            self._next += 1
-            raise
+            self.skipped += 1
+            return None
         self._next += 1
         return found
 

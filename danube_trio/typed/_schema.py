@@ -1,4 +1,5 @@
-"""`Schema`: what the messages of one type look like, in every version that there ever was.
+"""`Schema`: what the messages of one type look like, in every version that there ever was; and
+`Schemas`, the types of a log that has several, told apart by the messages' schema ids.
 
 A message carries, beside its payload, the schema's id and the version that it was written in (in
 Danube's own fields `schema_id` and `schema_version`), and its content type (in the attribute
@@ -20,9 +21,10 @@ written without complaint and could never be read again, and a log keeps it fore
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 from cattrs import Converter
 
@@ -31,12 +33,9 @@ from danube_trio.message import StreamMessage
 from danube_trio.typed._codec import Codec, make_codec
 from danube_trio.typed._errors import Problem, SchemaError, UnknownSchemaError, UnknownVersionError
 from danube_trio.typed._formats import CONTENT_TYPE, FormatName, format_named, format_of
-from danube_trio.typed._paths import name_of, problems_of
+from danube_trio.typed._paths import name_of, problems_of, show
 
-if TYPE_CHECKING:
-    from danube_trio.typed._schemas import Schemas
-
-__all__ = ["Schema", "Upgrade", "message_of"]
+__all__ = ["Schema", "Schemas", "Upgrade"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -44,7 +43,44 @@ U = TypeVar("U")
 Upgrade = Callable[[Any], Any]  # plain data of a version, to that of the next one
 
 
-class Schema(Generic[T]):
+class _Writes(ABC, Generic[T]):
+    """How a value becomes a message, by the schema that it has."""
+
+    @abstractmethod
+    def of(self, value: T) -> Schema[T]:
+        """The schema of a value. Raises SchemaError if there is none for its class."""
+
+    def message(
+        self,
+        value: T,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        publish_time: int | None = None,
+    ) -> StreamMessage:
+        """A message with the value in it, for whatever takes messages.
+
+        Args:
+            value: what to encode.
+            attributes, routing_key: go with it.
+            publish_time: in milliseconds; None: now.
+
+        Raises:
+            SchemaError: the value is not what the type says.
+            ValueError: `attributes` have another content type.
+        """
+        schema = self.of(value)
+        return StreamMessage(
+            schema.encode(value),
+            publish_time=time.time_ns() // 1_000_000 if publish_time is None else publish_time,
+            attributes=schema.dress(attributes),
+            schema_id=schema.id,
+            schema_version=schema.version,
+            routing_key=routing_key,
+        )
+
+
+class Schema(_Writes[T]):
     """How values of one type become messages, and back. Pure, immutable; any thread may use it.
 
     Args:
@@ -115,8 +151,6 @@ class Schema(Generic[T]):
 
     def __or__(self, other: Schema[U] | Schemas[U]) -> Schemas[T | U]:
         """Both, for a log of several types; see `Schemas`."""
-        from danube_trio.typed._schemas import Schemas  # it is made of schemas
-
         return Schemas([self]) | other
 
     def of(self, value: T) -> Schema[T]:
@@ -149,27 +183,6 @@ class Schema(Generic[T]):
         except Exception as error:
             problems = own.unreadable(tree, error) if tree is not None else [*problems_of(error)]
             raise SchemaError(problems, self._title) from error
-
-    def message(
-        self,
-        value: T,
-        *,
-        attributes: Mapping[str, str] | None = None,
-        routing_key: str | None = None,
-        publish_time: int | None = None,
-    ) -> StreamMessage:
-        """A message with the value in it, for whatever takes messages.
-
-        Args:
-            value: what to encode.
-            attributes, routing_key: go with it.
-            publish_time: in milliseconds; None: now.
-
-        Raises:
-            SchemaError: the value is not what the type says.
-            ValueError: `attributes` have another content type.
-        """
-        return message_of(self, value, attributes, routing_key, publish_time)
 
     def dress(self, attributes: Mapping[str, str] | None) -> dict[str, str]:
         """These attributes and the schema's own. Raises ValueError if they contradict."""
@@ -290,22 +303,73 @@ class Schema(Generic[T]):
         return SchemaError([Problem("", reason)], self._title_of(version), message)
 
 
-def message_of(
-    schema: Schema[T],
-    value: T,
-    attributes: Mapping[str, str] | None,
-    routing_key: str | None,
-    publish_time: int | None,
-) -> StreamMessage:
-    """See `Schema.message`."""
-    return StreamMessage(
-        schema.encode(value),
-        publish_time=time.time_ns() // 1_000_000 if publish_time is None else publish_time,
-        attributes=schema.dress(attributes),
-        schema_id=schema.id,
-        schema_version=schema.version,
-        routing_key=routing_key,
-    )
+# ---- several
+
+
+class Schemas(_Writes[T]):
+    """Several schemas as one: ``placed | paid | cancelled``, or ``Schemas([placed, paid])``.
+
+    A value is encoded by the schema of its class, which must be one of theirs exactly; a message is
+    decoded by the schema whose id it has, one without an id by the schema that has an
+    ``untagged_version``. The methods are those of `Schema`.
+
+    Raises:
+        ValueError: there is none, or two have the same id or the same type, or more than one has
+            an ``untagged_version``.
+    """
+
+    def __init__(self, schemas: Iterable[Schema[T]]) -> None:
+        self._schemas = list(schemas)
+        if not self._schemas:
+            raise ValueError("schemas is empty: there must be at least one")
+        self._by_id: dict[int | None, Schema[T]] = {}
+        self._by_kind: dict[Any, Schema[T]] = {}
+        for schema in self._schemas:
+            if self._by_id.setdefault(schema.id, schema) is not schema:
+                raise ValueError(f"{schema!r} and {self._by_id[schema.id]!r} have the same id")
+            kind = get_origin(schema.kind) or schema.kind
+            if self._by_kind.setdefault(kind, schema) is not schema:
+                raise ValueError(f"{schema!r} and {self._by_kind[kind]!r} are of the same type")
+        untagged = [schema for schema in self._schemas if schema.untagged_version is not None]
+        if len(untagged) > 1:
+            raise ValueError(f"{untagged[0]!r} and {untagged[1]!r} both take untagged messages")
+        if untagged:
+            self._by_id[None] = untagged[0]
+
+    def __repr__(self) -> str:
+        return f"<Schemas {self._names}>"
+
+    def __or__(self, other: Schema[U] | Schemas[U]) -> Schemas[T | U]:
+        """These and others."""
+        more: list[Any] = [other] if isinstance(other, Schema) else other._schemas
+        both: list[Any] = [*self._schemas, *more]
+        return Schemas(both)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(schema.name for schema in self._schemas)
+
+    def of(self, value: T) -> Schema[T]:
+        """The schema of a value. Raises SchemaError if there is none for its class."""
+        schema = self._by_kind.get(type(value))
+        if schema is None:
+            problem = Problem("", f"expected one of {self._names}, got {show(value)}")
+            raise SchemaError([problem], self._names)
+        return schema
+
+    def encode(self, value: T) -> bytes:
+        """See `Schema.encode`."""
+        return self.of(value).encode(value)
+
+    def decode(self, message: StreamMessage) -> T:
+        """See `Schema.decode`."""
+        schema = self._by_id.get(message.schema_id)
+        if schema is None:
+            found = message.schema_id
+            which = "it has no schema id" if found is None else f"it is of schema id {found}"
+            problem = Problem("", f"{which}: add its schema")
+            raise UnknownSchemaError([problem], self._names, message)
+        return schema.decode(message)
 
 
 # ---- arguments

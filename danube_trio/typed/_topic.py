@@ -82,11 +82,7 @@ class TypedTopic(Generic[T]):
     """
 
     def __init__(
-        self,
-        log: MessageLog,
-        schema: AnySchema[T],
-        *,
-        key: Callable[[T], str | None] | None = None,
+        self, log: MessageLog, schema: AnySchema[T], *, key: Callable[[T], str | None] | None = None
     ) -> None:
         append = getattr(log, "append", None)
         if not inspect.iscoroutinefunction(append):

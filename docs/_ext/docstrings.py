@@ -48,7 +48,7 @@ SPELLED = (
         "bytes | bytearray | memoryview | ~danube_trio.message.StreamMessage",
         "~danube_trio.Appendable",
     ),
-    ("~danube_trio.metadata._history.Watch", WATCHED),
+    ("~danube_trio.metadata._tabled.Watch", WATCHED),
     ("~danube_trio.metadata._etcd_watch.EtcdWatch", WATCHED),
     ("~danube_trio.testing._sim_metadata._SimWatch", WATCHED),
 )

@@ -51,6 +51,13 @@ MUTANTS = (
         ("test_dispatch_cursor.py::test_a_cursor_that_cannot_be_read_names_its_key",),
     ),
     Mutant(
+        "pauses after failures do not double",
+        "_core/pauses.py",
+        "2.0 ** min(failures - 1, 64)",
+        "1.0 ** min(failures - 1, 64)",
+        ("test_pauses.py::test_pauses_double_up_to_their_limit",),
+    ),
+    Mutant(
         "an unreadable cursor does not hold retention",
         "dispatch/_known.py",
         "            ends.append(0)\n",

@@ -58,7 +58,6 @@ __all__ = ["Uploader"]
 
 log = logging.getLogger("danube_trio.uploader")
 
-FIRST_PAUSE = 0.1
 # Failed uploads that may be in the store before they are removed, which is else done after the next
 # one that does not fail.
 MAX_RUBBISH = 8
@@ -94,9 +93,7 @@ class Uploader:
         self._epoch = session.state.epoch
         self._scope = trio.CancelScope()
         self._rubbish: set[str] = set()  # keys of ours that maybe no catalog names
-        self._pauses = Backoff(
-            first_seconds=FIRST_PAUSE, limit_seconds=self._settings.retry_seconds
-        )
+        self._pauses = Backoff(limit_seconds=self._settings.retry_seconds)
         self._outage = self._cloud.outage = Outage(log, f"uploading to {store.url}", self._pauses)
         self._meter = engine.meters.task("uploader")
 

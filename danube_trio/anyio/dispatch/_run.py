@@ -11,17 +11,18 @@ once, and may await in its cleaning up; the run ends after that, however it is c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Generator
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from math import inf
-from typing import cast
+from types import coroutine
+from typing import Any, cast
 
 import anyio
 
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import FarDelivery, Pace, next_ahead, take_ahead
 from danube_trio.dispatch._consumer import Consumer
-from danube_trio.dispatch._context import in_context
 from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import Failures, Handler, NotAsyncError, call, stops
@@ -128,7 +129,7 @@ class LoopRun:
         delivery.limit = limit
         try:
             async with limit.timeout:
-                await in_context(self._context.copy(), call(self._handler, delivery))
+                await _in_context(self._context.copy(), call(self._handler, delivery))
         except NotAsyncError as error:
             tell(inner.release)
             raise TypeError(str(error)) from None
@@ -154,6 +155,34 @@ class LoopRun:
         if not stray and stops(error, self._stop_on):
             raise error
         self._failures.log.failed(delivery.offset, delivery.attempt, error)
+
+
+@coroutine
+def _in_context(context: Context, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    """Await a coroutine, each of its steps in this context.
+
+    An asyncio task keeps the context that it was made with (on trio, a task is given another one),
+    and a task for each message would cost more than most handlers. What the coroutine waits for,
+    and what is sent or thrown into it, goes through: to the loop it is a part of this task.
+    """
+    step: Any = work.send
+    value: Any = None
+    try:
+        while True:
+            try:
+                wanted = context.run(step, value)
+            except StopIteration:
+                return
+            try:
+                value = yield wanted
+                step = work.send
+            except GeneratorExit:
+                context.run(work.close)
+                raise
+            except BaseException as error:
+                value, step = error, work.throw
+    finally:
+        del value  # an error, whose traceback has this frame
 
 
 def _is_cancelled() -> bool:
