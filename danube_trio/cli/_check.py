@@ -21,7 +21,6 @@ from danube_trio.cli._progress import open_bar
 from danube_trio.cli._say import say
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
-from danube_trio.cli._words import reworded
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = ["print_findings"]
@@ -37,7 +36,7 @@ class _Report:
     def __call__(self, finding: Finding) -> None:
         self.counts[finding.severity] += 1
         line = json.dumps(attrs.asdict(finding)) if self._as_json else None
-        say(line or reworded(f"{finding.severity}: {finding}"))
+        say(line or f"{finding.severity}: {finding}")
 
 
 def print_findings(directory: str | None, file_name: str, where: Where, as_json: bool) -> bool:

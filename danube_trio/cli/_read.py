@@ -34,7 +34,6 @@ from danube_trio.cli._say import complain, on_terminal, shown_bytes
 from danube_trio.cli._times import time_text
 from danube_trio.cli._values import Start
 from danube_trio.cli._where import Where
-from danube_trio.cli._words import reworded
 from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import Gap, Record
 
@@ -252,10 +251,8 @@ def _without_gaps(batch: list[Any], *, keep: bool) -> list[Any]:
     """Say what is missing; JSON has it in its place, too."""
     for item in batch:
         if isinstance(item, Gap):
-            complain(
-                f"offsets {item.start} to {item.end} (exclusive) cannot be read: "
-                f"{reworded(item.reason)}"
-            )
+            what = f"offsets {item.start} to {item.end} (exclusive) cannot be read"
+            complain(f"{what}: {item.reason}")
     return [item for item in batch if keep or not isinstance(item, Gap)]
 
 

@@ -183,16 +183,15 @@ def _code(plan: Plan) -> int:
 
 
 def _line(finding: Any, as_json: bool) -> str:
-    return (
-        json.dumps(attrs.asdict(finding)) if as_json else reworded(f"{finding.severity}: {finding}")
-    )
+    return json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}"
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
     for finding in plan.findings:
         say(_line(finding, as_json))
     for step in plan.steps:
-        say(json.dumps({"step": attrs.asdict(step)}) if as_json else reworded(f"plan: {step}"))
+        told = attrs.evolve(step, reason=reworded(step.reason))
+        say(json.dumps({"step": attrs.asdict(step)}) if as_json else f"plan: {told}")
 
 
 def _summary(

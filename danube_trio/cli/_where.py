@@ -108,11 +108,12 @@ class Where:
         """
         from urllib.parse import unquote
 
+        from danube_trio.errors import Worded
+
         path = unquote(self.url.removeprefix("file://"))
         if self.url.startswith("file:///") and not Path(path).is_dir():
-            raise FileNotFoundError(
-                errno.ENOENT, "there is no such directory: is that the right --store?", self.url
-            )
+            what = Worded("there is no such directory: is that the right --store?")
+            raise FileNotFoundError(errno.ENOENT, what, self.url)
 
     def _missing(self, what: str) -> None:
         raise ValueError(f"missing: {what}")

@@ -14,7 +14,6 @@ Synchronous code over the `Disk` interface, in bounded memory.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import pairwise
 from operator import itemgetter
@@ -160,9 +159,7 @@ class Verification:
         small.start = trim.first_local if trim is not None else 0
         if small.meta is None and names.meta.rpartition("/")[2] not in listing:
             if not small.bases:
-                raise FileNotFoundError(
-                    errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
-                )
+                raise names.no_log()
             yield Finding("problem", "the file is missing although there are segments", names.meta)
         yield from self._strangers(listing, small.bases)
 

@@ -28,7 +28,7 @@ from danube_trio._engine.files.space import replace_with_room
 from danube_trio.catalog import Catalog
 from danube_trio.catalog._base import SharedCatalog, other_codec
 from danube_trio.config import WalConfig
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import Advice, CorruptDataError, bad_argument
 
 __all__ = ["aligned_start", "attach"]
 
@@ -193,8 +193,5 @@ def _refuse_lost_catalog(disk: Disk, names: LogNames) -> None:
 def _refuse_other_place(names: LogNames, meta: Meta | None, place: str) -> None:
     """Nothing was ever published here, but this log was published elsewhere."""
     if meta is not None and meta.place not in ("", place):
-        raise ValueError(
-            f"dir={names.directory!r} holds a log whose objects are below {meta.place!r}, and "
-            f"there is no log below {place!r}: open it with its own topic_name or cloud.prefix, "
-            f"or choose another directory"
-        )
+        what = f" holds a log whose objects are below {meta.place!r}, and there is no log below "
+        raise bad_argument("dir", names.directory, what, f"{place!r}: ", Advice.OWN_PLACE)

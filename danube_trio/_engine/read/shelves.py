@@ -39,10 +39,12 @@ from danube_trio._engine.files.fetch import fetch_block
 from danube_trio._engine.files.segments import load_index
 from danube_trio._engine.read.source import ReaderSource
 from danube_trio.errors import (
+    Advice,
     CorruptDataError,
     ObjectNotFoundError,
     OffsetTrimmedError,
     StoreUnavailableError,
+    Worded,
 )
 from danube_trio.message import Gap
 
@@ -130,10 +132,8 @@ class Shelves:
     async def _fetch_cloud(self, cursor: int, time: int) -> Sequence[Piece]:
         source = self._source
         if source.tier is None:
-            raise StoreUnavailableError(
-                f"records {cursor} to {source.local_start} are in the object store only: "
-                f"open the log with its store to read them"
-            )
+            what = f"records {cursor} to {source.local_start} are in the object store only: "
+            raise StoreUnavailableError(Worded(what, Advice.WITH_STORE))
         known = source.tier.objects.find(cursor)
         try:
             return [await source.tier.fetch(cursor)]
