@@ -43,8 +43,6 @@ FACE = {"", "_version", "storage", "watch"}
 CIRCLES = {
     ("_engine.log.cloud_side", "_engine.log.engine", "_engine.log.statistics"),
     ("_engine.thread.engine_thread", "_engine.thread.jobs"),
-    ("cli", "cli._app", "cli._completion", "cli._machine_commands"),
-    ("cli._options", "cli._where"),
     ("dispatch._consumer", "dispatch._delivery"),
     ("typed._schema", "typed._schemas"),
 }

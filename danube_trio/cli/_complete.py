@@ -5,16 +5,27 @@ wanted before the next key is pressed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+)
 from click.shell_completion import split_arg_string as split
 
-__all__ = ["Bash", "codecs", "metadata", "points", "positions", "store_options", "stores", "topics"]
+from danube_trio.cli._values import COMPLETE, SHELLS
+
+__all__ = [
+    *("Bash", "codecs", "metadata", "points", "positions", "print_script", "store_options"),
+    *("stores", "topics"),
+]
 
 STORES = ("s3://", "gs://", "az://", "file:///")
 FILE = "file://"
@@ -177,3 +188,16 @@ class Bash(BashComplete):
 
 
 add_completion_class(Bash)
+
+
+def print_script(app: click.Command, shell: str | None, as_json: bool) -> None:
+    """Run ``danube-trio completion``. Without a shell it is the one that the user has."""
+    name = shell or os.environ.get("SHELL", "").rpartition("/")[2]
+    kind = get_completion_class(name) if name in SHELLS else None
+    if kind is None:
+        raise ValueError(f"say for which shell: danube-trio completion {'|'.join(SHELLS)}")
+    script = kind(app, {}, "danube-trio", COMPLETE).source()
+    if as_json:
+        click.echo(json.dumps({"shell": name, "script": script}))
+    else:
+        click.echo(script, nl=False)

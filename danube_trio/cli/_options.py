@@ -1,4 +1,4 @@
-"""The options that several commands have. Imports nothing but click: `--help` waits for it."""
+"""The options that several commands have. Imports little more than click: `--help` waits for it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from danube_trio.cli._values import VARIABLE
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 __all__ = [
-    "VARIABLE",
     "Folder",
     "as_json",
     "as_raw",
@@ -27,8 +28,6 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-VARIABLE = "DANUBE_STORE"
 
 
 def completed_by(name: str) -> Complete:
@@ -60,11 +59,7 @@ class Folder(click.Path):
 directory = click.argument("directory", metavar="DIR", type=Folder())
 directory_or_store = click.argument("directory", metavar="[DIR]", type=Folder(), required=False)
 file_name = click.option(
-    "--file-name",
-    default="wal.log",
-    show_default=True,
-    metavar="NAME",
-    help="The log's file name.",
+    "--file-name", default="wal.log", metavar="NAME", help="The log's file name."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 as_raw = click.option(
@@ -98,21 +93,23 @@ def _to_pairs(
 
 
 _STORE_OPTIONS = (
+    file_name,
     click.option(
-        "--store", "store_url", metavar="URL", envvar=VARIABLE, default="", show_envvar=True,
-        shell_complete=completed_by("stores"),
+        "--store", "store_url", metavar="URL", envvar=VARIABLE, show_envvar=True,
+        default="", show_default=False, shell_complete=completed_by("stores"),
         help="The object store: s3://BUCKET/PREFIX, gs://, az://, or file:///PATH.",
     ),
     click.option(
-        "--topic", default="", metavar="/NS/NAME", shell_complete=completed_by("topics"),
+        "--topic", default="", show_default=False, metavar="/NS/NAME",
+        shell_complete=completed_by("topics"),
         help="The log in the store, by its topic.",
     ),
     click.option(
-        "--prefix", default="", metavar="PREFIX",
+        "--prefix", default="", show_default=False, metavar="PREFIX",
         help="The log in the store, by the beginning of its keys.",
     ),
     click.option(
-        "--metadata", "metadata_url", metavar="URL", default="",
+        "--metadata", "metadata_url", metavar="URL", default="", show_default=False,
         shell_complete=completed_by("metadata"),
         help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
     ),
@@ -129,7 +126,7 @@ _STORE_OPTIONS = (
 
 
 def in_store(command: F) -> F:
-    """The options that name a store; the command gets them as one argument `where`, a `Where`."""
+    """The options that name a log's files, and the log in a store: these as one `where`."""
 
     def wrapped(**values: Any) -> Any:
         from danube_trio.cli._where import Where

@@ -12,7 +12,10 @@ import click
 from danube_trio._core.numbers import number_in
 
 __all__ = [
+    "COMPLETE",
     "FORMATS",
+    "SHELLS",
+    "VARIABLE",
     "Start",
     "columns",
     "counted",
@@ -22,6 +25,10 @@ __all__ = [
 ]
 
 FORMATS: Final = ("lines", "ndjson", "length-prefixed")
+SHELLS: Final = ("bash", "zsh", "fish")
+VARIABLE: Final = "DANUBE_STORE"  # of the environment: the store, if none is named
+# Set by the completion script of a shell; click derives the name from the program's.
+COMPLETE: Final = "_DANUBE_TRIO_COMPLETE"
 
 # ("earliest", 0), ("latest", 0), ("offset", n) or ("timestamp", seconds)
 Start = tuple[str, float]

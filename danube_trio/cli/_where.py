@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from danube_trio.cli._options import VARIABLE
+from danube_trio.cli._values import VARIABLE
 
 if TYPE_CHECKING:
     from danube_trio.catalog import Catalog
