@@ -318,7 +318,10 @@ def top(**options: Any) -> None:
     that a program was told to make; the default is the current one. Where several are offered,
     they are listed.
     """
-    from danube_trio.cli.top.command import watch
+    try:
+        from danube_trio.cli.top.command import watch
+    except ModuleNotFoundError as error:
+        raise ValueError(f"top needs {error.name}: pip install 'danube-trio[cli]'") from error
 
     watch(**options)
 
