@@ -184,7 +184,7 @@ class SimDisk(SimProcess):
                 failing.
             sticky: fail all matching operations from the `nth` on, until `Fault.cancel`.
         """
-        fault = Fault(operation, nth, error, path_contains, after, short, sticky)
+        fault = Fault(operation, nth, sticky, error, path_contains, after, short)
         self._store.faults.append(fault)
         return fault
 
