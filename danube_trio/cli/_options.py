@@ -30,16 +30,13 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def completed_by(name: str) -> Complete:
-    """The function of `_complete` with this name, which is imported when a shell asks."""
+def completed_by(what: str) -> Complete:
+    """What `_complete` has under this name, which is imported when a shell asks."""
 
-    def complete(
-        ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
         from danube_trio.cli import _complete
 
-        found: list[CompletionItem] = getattr(_complete, name)(ctx, param, incomplete)
-        return found
+        return _complete.offered(what, ctx, begun)
 
     return complete
 
