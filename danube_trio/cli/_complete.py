@@ -91,7 +91,7 @@ def _topics(ctx: click.Context, _: str) -> Offers:
     """The topics of a store that is a directory."""
     from urllib.parse import unquote
 
-    url = str(ctx.params.get("store_url") or "")
+    url = str(ctx.params.get("url") or "")
     if not url.startswith(f"{FILE}/"):
         return []
     root = Path(unquote(url.removeprefix(FILE)), ctx.params.get("prefix") or TOPICS)

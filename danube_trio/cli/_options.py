@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,7 +93,7 @@ def _to_pairs(
 _STORE_OPTIONS = (
     file_name,
     click.option(
-        "--store", "store_url", metavar="URL", envvar=VARIABLE, show_envvar=True,
+        "--store", "url", metavar="URL", envvar=VARIABLE, show_envvar=True,
         default="", show_default=False, shell_complete=completed_by("stores"),
         help="The object store: s3://BUCKET/PREFIX, gs://, az://, or file:///PATH.",
     ),
@@ -106,12 +107,12 @@ _STORE_OPTIONS = (
         help="The log in the store, by the beginning of its keys.",
     ),
     click.option(
-        "--metadata", "metadata_url", metavar="URL", default="", show_default=False,
+        "--metadata", metavar="URL", default="", show_default=False,
         shell_complete=completed_by("metadata"),
         help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
     ),
     click.option(
-        "--store-option", "store_options", metavar="KEY=VALUE", multiple=True,
+        "--store-option", "options", metavar="KEY=VALUE", multiple=True,
         callback=_to_pairs, shell_complete=completed_by("store_options"),
         help="How to reach the store, as endpoint=URL; may be repeated.",
     ),
@@ -125,26 +126,17 @@ _STORE_OPTIONS = (
 def in_store(command: F) -> F:
     """The options that name a log's files, and the log in a store: these as one `where`."""
 
+    @functools.wraps(command)  # with the parameters that are there already
     def wrapped(**values: Any) -> Any:
         from danube_trio.cli._where import Where
 
-        source = click.get_current_context().get_parameter_source("store_url")
-        where = Where(
-            url=values.pop("store_url"),
-            explicit=source is click.core.ParameterSource.COMMANDLINE,
-            options=values.pop("store_options"),
-            options_file=values.pop("options_file"),
-            prefix=values.pop("prefix").strip("/"),
-            topic=values.pop("topic"),
-            metadata=values.pop("metadata_url"),
-        )
+        source = click.get_current_context().get_parameter_source("url")
+        explicit = source is click.core.ParameterSource.COMMANDLINE
+        names = ("url", "topic", "prefix", "metadata", "options", "options_file")
+        where = Where(explicit=explicit, **{name: values.pop(name) for name in names})
         return command(where=where, **values)
 
-    wrapped.__doc__ = command.__doc__
-    wrapped.__name__ = command.__name__
     decorated: Any = wrapped
-    # The parameters that are there already, and these after them.
-    decorated.__click_params__ = getattr(command, "__click_params__", [])
     for option in reversed(_STORE_OPTIONS):
         decorated = option(decorated)
     result: F = decorated

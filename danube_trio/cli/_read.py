@@ -233,8 +233,9 @@ def _reader(follower: Follower | Replica, wanted: _Wanted) -> Reader[Any]:
         start = StartPosition.offset(first)
     else:
         start = _position(*wanted.start)
-    raw: Any = wanted.as_json
-    return follower.reader(start, end=end, count=wanted.count, raw=raw)
+    if wanted.as_json:
+        return follower.reader(start, end=end, count=wanted.count, raw=True)
+    return follower.reader(start, end=end, count=wanted.count)
 
 
 def _position(kind: str, value: float) -> StartPosition:

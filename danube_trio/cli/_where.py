@@ -53,6 +53,10 @@ class Corner:
         return ManifestCatalog(store, prefix, topic=self.topic)
 
 
+def _stripped(prefix: str) -> str:
+    return prefix.strip("/")
+
+
 @attrs.frozen
 class Where:
     """What the options say.
@@ -66,7 +70,7 @@ class Where:
     explicit: bool
     options: tuple[tuple[str, str], ...]
     options_file: str | None
-    prefix: str
+    prefix: str = attrs.field(converter=_stripped)
     topic: str
     metadata: str
 

@@ -43,26 +43,18 @@ class Wanted:
     """What the options say; `count` is of snapshots, None for all that come."""
 
     directory: str
+    count: int | None
     file_name: str
     interval: float
-    count: int | None
     wait: bool
     as_json: bool
 
 
-def watch(
-    directory: str | None,
-    file_name: str,
-    interval: float,
-    count: int | None,
-    once: bool,
-    wait: bool,
-    as_json: bool,
-) -> None:
+def watch(directory: str | None, count: int | None, once: bool, **options: Any) -> None:
     """Run the command."""
     if once and count is not None:
         raise ValueError("--once and --count exclude each other")
-    wanted = Wanted(directory or ".", file_name, interval, 1 if once else count, wait, as_json)
+    wanted = Wanted(directory or ".", 1 if once else count, **options)
     while True:
         feeds = _find(wanted)
         with contextlib.ExitStack() as stack:
@@ -76,7 +68,7 @@ def watch(
         if left is not None and left <= 0:
             return
         complain(f"{feeds[0].hello.get('name', '?')}: {feeds[0].ending or 'the program has ended'}")
-        if not wait:
+        if not wanted.wait:
             return
         wanted = attrs.evolve(wanted, count=left)
 

@@ -13,7 +13,16 @@ from danube_trio.cli.top.figures import View, as_dict, as_list, histogram, numbe
 from danube_trio.cli.top.words import amount, clean, duration, in_unit, per_second, size
 
 __all__ = [
-    *("BAD", "WARN", "Section", "cloud", "line", "readers", "rest", "table", "tasks"),
+    "BAD",
+    "HELD",
+    "WARN",
+    "Section",
+    "cloud",
+    "line",
+    "readers",
+    "rest",
+    "table",
+    "tasks",
     "topics",
 ]
 
