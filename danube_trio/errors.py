@@ -2,6 +2,9 @@
 
 A type exists only where a caller would act differently; the facts are attributes. Bad settings and
 bad arguments are plain ``ValueError`` or ``TypeError`` that name the field and the value.
+
+The texts are for programmers. Where a command line says it in other words, because of an argument
+that is an option there, or of advice that is a command, the text is `Worded`.
 """
 
 from __future__ import annotations
@@ -66,7 +69,10 @@ class Argument:
 
 
 class Worded(str):
-    """A text that knows its parts, for who says arguments and advice in other words."""
+    """A text that knows its parts, for who says arguments and advice in other words.
+
+    Only as it is: put into another text it is a `str` like any other.
+    """
 
     parts: tuple[str | Argument, ...]
 

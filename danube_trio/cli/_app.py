@@ -321,7 +321,9 @@ def top(**options: Any) -> None:
     try:
         from danube_trio.cli.top.command import watch
     except ModuleNotFoundError as error:
-        raise ValueError(f"top needs {error.name}: pip install 'danube-trio[cli]'") from error
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        raise ValueError("top needs rich: pip install 'danube-trio[cli]'") from error
 
     watch(**options)
 

@@ -20,13 +20,12 @@ from click.shell_completion import (
 )
 from click.shell_completion import split_arg_string as split
 
-from danube_trio.cli._values import COMPLETE, SHELLS
+from danube_trio.cli._values import COMPLETE, SHELLS, TOPICS
 
 __all__ = ["Bash", "offered", "print_script"]
 
 STORES = ("s3://", "gs://", "az://", "file:///")
 FILE = "file://"
-TOPICS = "storage/topics"
 MOST = 200
 
 

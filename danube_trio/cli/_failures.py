@@ -108,6 +108,7 @@ class Commands(click.Group):
         """Run the command that was named. What it returns is the exit code: True is `PROBLEMS`."""
         try:
             if code := super().invoke(ctx):
+                # Before the flush, for what fails there must not hide it: see `finish`.
                 ctx.exit(int(code))
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -18,8 +18,8 @@ from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.foreign import danube_files
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, find_log
 from danube_trio.cli._say import complain, say
-from danube_trio.cli._values import VARIABLE, columns
-from danube_trio.cli._where import TOPICS, Corner, Where
+from danube_trio.cli._values import TOPICS, VARIABLE, columns
+from danube_trio.cli._where import Corner, Where
 from danube_trio.cli._words import in_words
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 

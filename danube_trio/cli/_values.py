@@ -15,6 +15,7 @@ __all__ = [
     "COMPLETE",
     "FORMATS",
     "SHELLS",
+    "TOPICS",
     "VARIABLE",
     "Start",
     "columns",
@@ -27,6 +28,8 @@ __all__ = [
 FORMATS: Final = ("lines", "ndjson", "length-prefixed")
 SHELLS: Final = ("bash", "zsh", "fish")
 VARIABLE: Final = "DANUBE_STORE"  # of the environment: the store, if none is named
+# Where the logs are in a store: Danube's own place, which a log with a topic name has, too.
+TOPICS: Final = "storage/topics"
 # Set by the completion script of a shell; click derives the name from the program's.
 COMPLETE: Final = "_DANUBE_TRIO_COMPLETE"
 

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from danube_trio.cli._values import VARIABLE
+from danube_trio.cli._values import TOPICS, VARIABLE
 
 if TYPE_CHECKING:
     from danube_trio.catalog import Catalog
     from danube_trio.cloud import CloudStore, StoreOptions
     from danube_trio.metadata import MetadataStore
 
-__all__ = ["TOPICS", "Corner", "Where"]
-
-# Danube's own, which a log with a topic name has, too.
-TOPICS = "storage/topics"
+__all__ = ["Corner", "Where"]
 
 
 @attrs.frozen
