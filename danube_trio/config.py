@@ -16,6 +16,7 @@ from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.segment import LogNames
 from danube_trio._core.settings import Validator, between, whole
+from danube_trio.errors import bad_argument
 
 __all__ = ["CloudConfig", "CorruptionPolicy", "Durability", "StorageConfig", "WalConfig"]
 
@@ -29,7 +30,7 @@ MIB = 1 << 20
 def _one_of(*allowed: str) -> Validator:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
-            raise ValueError(f"{field.name}={value!r} must be one of {', '.join(allowed)}")
+            raise bad_argument(field.name, value, f" must be one of {', '.join(allowed)}")
 
     return check
 
@@ -45,7 +46,7 @@ def _text(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{field.name}={value!r} cannot be encoded as UTF-8") from error
+        raise bad_argument(field.name, value, " cannot be encoded as UTF-8") from error
 
 
 def directory_path(name: str, value: str | os.PathLike[str], rest: str = "") -> str:

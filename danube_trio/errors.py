@@ -2,11 +2,17 @@
 
 A type exists only where a caller would act differently; the facts are attributes. Bad settings and
 bad arguments are plain ``ValueError`` or ``TypeError`` that name the field and the value.
+
+The texts are for programmers. Where a command line says it in other words, because of an argument
+that is an option there, or of advice that is a command, the text is `Worded`.
 """
 
 from __future__ import annotations
 
 import contextlib
+from enum import StrEnum
+
+import attrs
 
 __all__ = [
     "AccessDeniedError",
@@ -27,6 +33,58 @@ __all__ = [
     "UnsupportedFormatError",
     "WatchLostError",
 ]
+
+
+class Advice(StrEnum):
+    """What to do next, as a program is told, where the command line has words of its own."""
+
+    MEND_OR_SKIP = (
+        "Copy the directory, look at it with `danube-trio verify`, then restore the range from a "
+        'copy, or open with on_corruption="skip" or "truncate"'
+    )
+    FOLLOW_AGAIN = "Open a new follower"
+    COMPARE = (
+        "What was read last may be gone, and other records may have these offsets now: open a new "
+        "follower, and compare before you go on"
+    )
+    MEND_DISK = "leave the log, free space or mend the disk, and open it again"
+    WAIT_AT_END = "use StartPosition.latest() to wait for new records"
+    WITH_STORE = "open the log with its store to read them"
+    OWN_PLACE = "open it with its own topic_name or cloud.prefix, or choose another directory"
+    OWN_TOPIC = "give each its own directory and cloud.prefix, or name this topic"
+    ALLOW_GAPS = "readers need on_corruption='skip', and get a gap there"
+    ENCRYPT = "set allow_http=True, or https"
+    FIND_LOG = ""  # a program has none: it may be that there is no log yet
+
+
+@attrs.frozen
+class Argument:
+    """An argument as a text names it, with its value as shown; "" if that may be a secret."""
+
+    name: str
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.shown}" if self.shown else self.name
+
+
+class Worded(str):
+    """A text that knows its parts, for who says arguments and advice in other words.
+
+    Only as it is: put into another text it is a `str` like any other.
+    """
+
+    parts: tuple[str | Argument, ...]
+
+    def __new__(cls, *parts: str | Argument) -> Worded:
+        text = super().__new__(cls, "".join(map(str, parts)))
+        text.parts = parts
+        return text
+
+
+def bad_argument(name: str, value: object, *what: str | Argument) -> ValueError:
+    """A plain ValueError that begins with the argument and its value."""
+    return ValueError(Worded(Argument(name, repr(value)), *what))
 
 
 class DanubeError(Exception):
@@ -114,14 +172,7 @@ class CorruptDataError(DanubeError):
         where = f"{path}: " if path is not None else ""
         at = f" at byte {position}" if position is not None else ""
         of = f", offset {offset}" if offset is not None else ""
-        super().__init__(
-            f"{where}{reason}{at}{of}. "
-            + (
-                advice
-                or "Copy the directory, look at it with `danube-trio verify`, then restore the "
-                'range from a copy, or open with on_corruption="skip" or "truncate"'
-            )
-        )
+        super().__init__(Worded(f"{where}{reason}{at}{of}. ", advice or Advice.MEND_OR_SKIP))
 
 
 class OffsetTrimmedError(DanubeError):

@@ -13,8 +13,9 @@ import pytest
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 from test_cli import ENVIRONMENT, ROOT, USAGE, call, fill, numbered, segments
 
-from danube_trio.cli import COMPLETE, _complete
+from danube_trio.cli import _complete
 from danube_trio.cli._app import app
+from danube_trio.cli._values import COMPLETE
 
 BASH = shutil.which("bash")
 

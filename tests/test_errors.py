@@ -52,6 +52,7 @@ SAMPLES: list[BaseException] = [
     UnknownVersionError(PROBLEMS, "order"),
     ProcessKilledError("/sim/wal.log"),
     # These are of no public module, and get out all the same.
+    errors.bad_argument("offset", 3, " is beyond the end: ", errors.Advice.WAIT_AT_END),
     LostFileError("/logs/wal.log", "was removed", 7),
     DecodeError(3, "it ends", 8),
 ]
@@ -75,7 +76,8 @@ def test_every_public_error_has_a_sample() -> None:
 
 
 def facts(error: BaseException) -> object:
-    return type(error), str(error), error.args, vars(error)
+    parts = [getattr(arg, "parts", None) for arg in error.args]
+    return type(error), str(error), error.args, parts, vars(error)
 
 
 def again(error: BaseException) -> BaseException:

@@ -480,6 +480,28 @@ def test_a_page_in_full() -> None:
     assert f"syncs now\n   <= 512 us  {40 * '#'} 180\n" in text
 
 
+def test_on_a_screen_small_sections_stand_beside_each_other() -> None:
+    text = shown(sample(5), beside=True)
+    assert re.search(r"^rates +now +in all +held +now +peak$", text, re.MULTILINE)
+    assert re.search(r"^records +- +5 +pending bytes +10 B +4.0 KiB$", text, re.MULTILINE)
+
+
+def test_text_of_a_program_is_no_markup() -> None:
+    assert "note: [bold]:warning: cut[/]" in shown(sample(notes=["[bold]:warning: cut[/]"]))
+
+
+def test_without_rich_it_says_what_is_missing(held: Path) -> None:
+    script = (
+        f"import sys\nsys.modules['rich'] = None\nsys.argv[1:] = ['top', {str(held)!r}]\n"
+        "from danube_trio.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == USAGE
+    assert "top needs rich: pip install 'danube-trio[cli]'" in done.stderr
+
+
 def test_an_object_store_and_its_troubles_are_shown() -> None:
     seconds = Histogram()
     seconds.add(0.2)

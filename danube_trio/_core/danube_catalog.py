@@ -31,6 +31,7 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.documents import compact, omit_defaults, parse
 from danube_trio._core.manifest import check_index, check_segments
 from danube_trio._core.numbers import DIGITS, number_in
+from danube_trio.errors import bad_argument
 
 __all__ = [
     "Details",
@@ -58,13 +59,14 @@ def normalise_topic(topic: str) -> str:
     """``ns/topic`` of a topic's name, as Danube's; ValueError for one that is not safe with it."""
     parts = topic.removeprefix("/").split("/")
     if len(parts) != 2:
-        raise ValueError(
-            f"topic={topic!r} must be /namespace/name: Danube keeps two parts of a name, so other "
-            f"names would be taken for one another"
+        what = (
+            " must be /namespace/name: Danube keeps two parts of a name, so other names would be "
+            "taken for one another"
         )
+        raise bad_argument("topic", topic, what)
     for part in parts:
         if part in ("", ".", "..") or not part.isprintable():
-            raise ValueError(f"topic={topic!r} has a part that cannot be in a key: {part!r}")
+            raise bad_argument("topic", topic, f" has a part that cannot be in a key: {part!r}")
     return "/".join(parts)
 
 

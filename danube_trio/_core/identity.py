@@ -21,7 +21,7 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.files import Meta
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import Advice, CorruptDataError, bad_argument
 
 __all__ = ["check_log", "check_place", "check_topic", "differ", "named"]
 
@@ -34,10 +34,8 @@ def differ(one: str, other: str) -> bool:
 def check_topic(asked: str, found: str, where: str) -> None:
     """ValueError if settings ask for another topic than is there. A slash in front is optional."""
     if differ(asked.removeprefix("/"), found.removeprefix("/")):
-        raise ValueError(
-            f"topic_name={asked!r}: the log in {where} is that of topic {found!r}, and two topics "
-            f"would become one: give each its own directory and cloud.prefix, or name this topic"
-        )
+        what = f": the log in {where} is that of topic {found!r}, and two topics would become one: "
+        raise bad_argument("topic_name", asked, what, Advice.OWN_TOPIC)
 
 
 def check_place(asked: str, found: str, where: str) -> None:

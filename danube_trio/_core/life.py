@@ -21,7 +21,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-from danube_trio.errors import DanubeError, FencedError, LogBrokenError, LogClosedError
+from danube_trio.errors import (
+    Advice,
+    DanubeError,
+    FencedError,
+    LogBrokenError,
+    LogClosedError,
+    Worded,
+)
 
 __all__ = ["TURNS", "Life", "Phase", "Turn"]
 
@@ -183,10 +190,10 @@ class Life:
         if self.phase is Phase.BROKEN:
             text = f"the log is broken: {self.failure}"
             if not self._explained:
-                text = (
+                text = Worded(
                     f"the log is broken ({self.failure!r}): what was not acknowledged has an "
-                    f"unknown outcome; leave the log, free space or mend the disk, and open it "
-                    f"again"
+                    f"unknown outcome; ",
+                    Advice.MEND_DISK,
                 )
             error = LogBrokenError(text)
             error.__cause__ = self.failure

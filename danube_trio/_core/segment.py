@@ -7,6 +7,7 @@ last one is *active*.
 
 from __future__ import annotations
 
+import errno
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import attrs
 
 from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.numbers import DIGITS, number_in
+from danube_trio.errors import Advice, Worded, bad_argument
 
 __all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
 
@@ -49,17 +51,22 @@ class LogNames:
         """Derive the names; raises ValueError for a file name that cannot serve."""
         stem, dot, suffix = file_name.rpartition(".")
         if not dot or not stem or not suffix or stem.startswith("."):
-            raise ValueError(
-                f"file_name={file_name!r} must look like 'wal.log': a stem and a suffix"
-            )
-        if any(c in file_name for c in "/\\\0\n"):
-            raise ValueError(f"file_name={file_name!r} must not contain a separator")
-        if suffix in _RESERVED:
-            raise ValueError(f"file_name={file_name!r} ends in the reserved suffix .{suffix}")
-        if len(file_name.encode()) > 150:
-            raise ValueError(f"file_name={file_name!r} is longer than 150 bytes")
-        pattern = re.compile(rf"{re.escape(stem)}\.({DIGITS})\.{re.escape(suffix)}")
-        return cls(directory, file_name, stem, suffix, pattern)
+            fault = "must look like 'wal.log': a stem and a suffix"
+        elif any(c in file_name for c in "/\\\0\n"):
+            fault = "must not contain a separator"
+        elif suffix in _RESERVED:
+            fault = f"ends in the reserved suffix .{suffix}"
+        elif len(file_name.encode()) > 150:
+            fault = "is longer than 150 bytes"
+        else:
+            pattern = re.compile(rf"{re.escape(stem)}\.({DIGITS})\.{re.escape(suffix)}")
+            return cls(directory, file_name, stem, suffix, pattern)
+        raise bad_argument("file_name", file_name, f" {fault}")
+
+    def no_log(self, yet: str = "") -> FileNotFoundError:
+        """The error that there is none."""
+        what = Worded(f"there is no log {self.file_name!r} here{yet}", Advice.FIND_LOG)
+        return FileNotFoundError(errno.ENOENT, what, self.directory)
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{self.stem}.{name}"

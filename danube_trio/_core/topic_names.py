@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from danube_trio.errors import bad_argument
+
 __all__ = ["is_part", "topic_name", "topic_path"]
 
 # File names have up to 255 bytes, and keys of object stores 900, with all that comes after.
@@ -28,10 +30,10 @@ def topic_path(name: str) -> str:
         raise TypeError(f"topic={name!r} must be a string")
     parts = name.removeprefix("/").split("/")
     if len(parts) != 2:
-        raise ValueError(f"topic={name!r} must be /namespace/topic: two parts, no more, no less")
+        raise bad_argument("topic", name, " must be /namespace/topic: two parts, no more, no less")
     for part in parts:
         if (fault := _fault_of(part)) is not None:
-            raise ValueError(f"topic={name!r}: {part!r} {fault}")
+            raise bad_argument("topic", name, f": {part!r} {fault}")
     return "/".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_endpoint", "shown_url"]
+__all__ = ["endpoint_fault", "shown_url"]
 
 
 def shown_url(url: str) -> str:
@@ -10,14 +10,10 @@ def shown_url(url: str) -> str:
     return repr("..." + url[url.rindex("@") :]) if "@" in url else repr(url)
 
 
-def check_endpoint(url: str, said: str) -> None:
-    """Raise ValueError unless it is an http or https URL without a user or password.
-
-    The text begins with `said`, the name of the setting: ``endpoint=``.
-    """
+def endpoint_fault(url: str) -> str | None:
+    """What is wrong with it, unless it is an http or https URL without a user or password."""
     if "@" in url:
-        raise ValueError(
-            f"{said}{shown_url(url)} must not have a user or password: there are other settings"
-        )
+        return "must not have a user or password: there are other settings"
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{said}{url!r} must begin with https:// or http://")
+        return "must begin with https:// or http://"
+    return None

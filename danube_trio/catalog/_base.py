@@ -14,6 +14,7 @@ import attrs
 
 from danube_trio._core.catalog import CatalogState
 from danube_trio._core.manifest import object_name
+from danube_trio.errors import Argument, Worded
 
 __all__ = ["Catalog", "SharedCatalog", "fresh", "new_object_id", "other_codec"]
 
@@ -96,8 +97,10 @@ class SharedCatalog(Catalog, Protocol):
 
 def other_codec(codec: str, only: str, url: str) -> str:
     """Why a codec is refused."""
-    return (
-        f"codec={codec!r}: {url} is Danube's to read, too, and Danube reads every object as "
-        f"{only}, and gets garbage from another layout without an error. Use codec={only!r}, or a "
-        f"catalog in the object store itself, which holds any"
+    return Worded(
+        Argument("codec", repr(codec)),
+        f": {url} is Danube's to read, too, and Danube reads every object as {only}, and gets "
+        f"garbage from another layout without an error. Use ",
+        Argument("codec", repr(only)),
+        ", or a catalog in the object store itself, which holds any",
     )

@@ -62,6 +62,7 @@ from danube_trio.errors import (
     PreconditionFailedError,
     StoreError,
     StoreUnavailableError,
+    bad_argument,
 )
 
 __all__ = ["ManifestCatalog"]
@@ -111,7 +112,7 @@ class ManifestCatalog:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
         if not prefix or prefix != prefix.strip("/"):
-            raise ValueError(f'prefix={prefix!r} must have parts, and no "/" around them')
+            raise bad_argument("prefix", prefix, ' must have parts, and no "/" around them')
         self._store = store
         self._prefix = prefix
         self._topic = topic

@@ -11,9 +11,6 @@ import sys
 
 __all__ = ["main"]
 
-# Set by the completion script of a shell; click derives the name from the program's.
-COMPLETE = "_DANUBE_TRIO_COMPLETE"
-
 
 def main() -> None:
     """Run the command line of this process, and exit."""
@@ -21,6 +18,7 @@ def main() -> None:
         from danube_trio.cli._app import app
         from danube_trio.cli._failures import finish
         from danube_trio.cli._output import name_stdout
+        from danube_trio.cli._values import COMPLETE
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise

@@ -1,6 +1,7 @@
 """The commands and their options. What they do is in the other files of this package.
 
-`--help` and completion import this file and no more, so a command is imported when it runs.
+`--help` and completion import this file and no more, so a command is imported when it runs. What
+it returns is the exit code.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click import Choice, FloatRange, IntRange
 
 from danube_trio._version import __version__
-from danube_trio.cli._failures import EXIT_CODES, PROBLEMS, Commands
-from danube_trio.cli._machine_commands import bench, completion, top
+from danube_trio.cli._failures import EXIT_CODES, Commands
 from danube_trio.cli._options import (
     Folder,
     as_json,
@@ -24,8 +25,7 @@ from danube_trio.cli._options import (
     skip,
     without_meta,
 )
-from danube_trio.cli._store_commands import restore, topics, upload
-from danube_trio.cli._values import FORMATS, Start, to_start, to_until
+from danube_trio.cli._values import FORMATS, SHELLS, to_point, to_start, to_until
 
 __all__ = ["app"]
 
@@ -33,7 +33,11 @@ __all__ = ["app"]
 @click.group(
     cls=Commands,
     epilog=EXIT_CODES,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__, prog_name="danube-trio")
 @click.option("-v", "--verbose", is_flag=True, help="Log to stderr what is done.")
@@ -51,31 +55,21 @@ def app(verbose: bool) -> None:
     """
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 @directory
 @click.option(
-    "--format",
-    "input_format",
-    type=click.Choice(list(FORMATS)),
-    default="lines",
-    show_default=True,
+    "--format", "input_format", type=Choice(list(FORMATS)), default="lines",
     help="lines: one payload each. ndjson: one message each, as replay --json prints it. "
     "length-prefixed: payloads, each after its length (32 bits, little endian).",
-)
+)  # fmt: skip
 @click.option(
-    "--batch",
-    type=click.IntRange(1, 100_000),
-    default=1000,
-    show_default=True,
-    metavar="N",
+    "--batch", type=IntRange(1, 100_000), default=1000, metavar="N",
     help="Most records in one atomic batch. What has arrived is appended without waiting for more.",
-)
+)  # fmt: skip
 @click.option(
-    "--codec",
-    metavar="NAME",
-    shell_complete=completed_by("codecs"),
+    "--codec", metavar="NAME", shell_complete=completed_by("codecs"),
     help="The message layout of a new log.",
-)
+)  # fmt: skip
 @click.option("--acks", is_flag=True, help="Print the offsets of each batch once it is durable.")
 @file_name
 @as_json
@@ -89,73 +83,51 @@ def append(**options: Any) -> None:
     append_stdin(**options)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 @directory_or_store
 @click.option(
-    "--from",
-    "start",
-    callback=to_start,
-    shell_complete=completed_by("positions"),
-    default="earliest",
-    show_default=True,
-    metavar="OFFSET|@TIME|WORD",
+    "--from", "start", callback=to_start, shell_complete=completed_by("positions"),
+    default="earliest", metavar="OFFSET|@TIME|WORD",
     help="earliest, latest, an offset, or @ and a time: seconds since 1970 or ISO 8601 (UTC).",
-)
+)  # fmt: skip
 @click.option(
-    "--until",
-    callback=to_until,
-    shell_complete=completed_by("points"),
-    default="current",
-    show_default=True,
-    metavar="OFFSET",
-    help="Stop before this offset; current: where the log ends now.",
-)
-@click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
+    "--until", callback=to_until, shell_complete=completed_by("points"), default="current",
+    metavar="OFFSET", help="Stop before this offset; current: where the log ends now.",
+)  # fmt: skip
+@click.option("--count", type=IntRange(0), metavar="N", help="Stop after so many records.")
 @without_meta
 @as_json
 @as_raw
 @skip
-@file_name
 @in_store
-def replay(start: Start, until: int | None, count: int | None, **options: Any) -> None:
+def replay(**options: Any) -> bool:
     """Print messages, from any offset or time on.
 
     The payloads as lines, or all fields with --json.
     """
     from danube_trio.cli._read import print_records
 
-    if print_records(start=start, until=until, count=count, **options):
-        click.get_current_context().exit(PROBLEMS)
+    return print_records(**options)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 @directory_or_store
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended later.")
 @click.option(
-    "-n",
-    "--lines",
-    "last",
-    type=click.IntRange(0),
-    default=10,
-    show_default=True,
-    metavar="N",
+    "-n", "--lines", "last", type=IntRange(0), default=10, metavar="N",
     help="How many messages to begin with.",
-)
+)  # fmt: skip
 @click.option(
-    "--from",
-    "start",
-    callback=to_start,
-    shell_complete=completed_by("positions"),
+    "--from", "start", callback=to_start, shell_complete=completed_by("positions"),
     metavar="OFFSET|@TIME|WORD",
     help="Where to begin instead: earliest, latest, an offset, or @ and a time, as for replay.",
-)
-@click.option("--count", type=click.IntRange(0), metavar="N", help="Stop after so many records.")
+)  # fmt: skip
+@click.option("--count", type=IntRange(0), metavar="N", help="Stop after so many records.")
 @as_json
 @as_raw
 @skip
-@file_name
 @in_store
-def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
+def tail(**options: Any) -> bool:
     """Print the last messages, and follow the log.
 
     With -f it goes on with what is appended: through rolls, restarts of the writer, and retention.
@@ -163,16 +135,14 @@ def tail(start: Start | None, last: int, follow: bool, **options: Any) -> None:
     from danube_trio.cli._read import print_records
 
     given = click.get_current_context().get_parameter_source("last")
-    if start is not None and given is click.core.ParameterSource.COMMANDLINE:
+    if options["start"] is not None and given is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--lines and --from exclude each other: both say where to begin")
-    if print_records(start=start, last=last, follow=follow, **options):
-        click.get_current_context().exit(PROBLEMS)
+    return print_records(**options)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 @directory_or_store
 @as_json
-@file_name
 @in_store
 def info(**options: Any) -> None:
     """Show how far a log is, and what it is made of.
@@ -184,12 +154,11 @@ def info(**options: Any) -> None:
     print_info(**options)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 @directory_or_store
 @as_json
-@file_name
 @in_store
-def verify(**options: Any) -> None:
+def verify(**options: Any) -> bool:
     """Check every byte of a log, and change nothing.
 
     Every frame and message, and that all files fit together. Prints what it finds: problems (exit
@@ -197,24 +166,21 @@ def verify(**options: Any) -> None:
     """
     from danube_trio.cli._check import print_findings
 
-    if print_findings(**options):
-        click.get_current_context().exit(PROBLEMS)
+    return print_findings(**options)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 @directory_or_store
 @click.option("--yes", is_flag=True, help="Do it, without asking.")
 @click.option(
-    "--policy",
-    type=click.Choice(["truncate", "skip"]),
+    "--policy", type=Choice(["truncate", "skip"]),
     help="What to do about damaged records. truncate: the log ends before the first. "
     "skip: they stay, and readers that allow it get a gap.",
-)
+)  # fmt: skip
 @without_meta
 @as_json
-@file_name
 @in_store
-def repair(**options: Any) -> None:
+def repair(**options: Any) -> int:
     """Say what is wrong, and mend it with --yes.
 
     Prints a plan first: what can be done, and what would be lost. Refuses while a program holds the
@@ -224,44 +190,33 @@ def repair(**options: Any) -> None:
     """
     from danube_trio.cli._repair import repair_log
 
-    if code := repair_log(**options):
-        click.get_current_context().exit(code)
+    return repair_log(**options)
 
 
-@app.command("import-danube", epilog=EXIT_CODES)
+@app.command("import-danube")
 @click.argument("source", type=Folder())
 @click.argument("target", type=Folder())
 @click.option(
-    "--codec",
-    metavar="NAME",
-    shell_complete=completed_by("codecs"),
+    "--codec", metavar="NAME", shell_complete=completed_by("codecs"),
     help="The layout of all messages; without it, it is found out.",
-)
+)  # fmt: skip
 @click.option(
-    "--kind",
-    type=click.Choice(["wal", "objects", "segments"]),
+    "--kind", type=Choice(["wal", "objects", "segments"]),
     help="What to read, if SOURCE holds several: wal*.log, data-*.dnb1 or segment_*.bin.",
-)
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Check SOURCE and print what would be done.")
 @click.option(
-    "--on-damage",
-    type=click.Choice(["refuse", "skip"]),
-    default="refuse",
-    show_default=True,
+    "--on-damage", type=Choice(["refuse", "skip"]), default="refuse",
     help="refuse: import nothing if anything is lost. skip: import all that can be read.",
-)
+)  # fmt: skip
 @click.option(
     "--keep-offsets", is_flag=True, help="Import nothing unless every record keeps its offset."
 )
 @click.option(
-    "--file-name",
-    default="wal.log",
-    show_default=True,
-    metavar="NAME",
-    help="The name of Danube's first file.",
+    "--file-name", default="wal.log", metavar="NAME", help="The name of Danube's first file."
 )
 @as_json
-def import_danube(**options: Any) -> None:
+def import_danube(**options: Any) -> int:
     """Make a log of what Danube itself wrote.
 
     SOURCE is the directory of one topic, which is only read; stop Danube first. TARGET must not
@@ -269,9 +224,148 @@ def import_danube(**options: Any) -> None:
     """
     from danube_trio.cli._import import import_danube as run
 
-    if code := run(**options):
-        click.get_current_context().exit(code)
+    return run(**options)
 
 
-for _command in (upload, restore, topics, top, bench, completion):
-    app.add_command(_command)
+# ---- the store
+
+
+@app.command()
+@directory
+@click.option(
+    "--seal", is_flag=True,
+    help="Hand the log over: say in the catalog that nothing is anywhere else. Local files may go.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print what would be uploaded; take nothing over.")
+@click.option(
+    "--take-over", is_flag=True,
+    help="Also if the log was taken over by another directory. Its writer is fenced, and what this "
+    "directory has beyond the catalog's end is set aside.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=FloatRange(min=0.1), default=60.0, metavar="SECONDS",
+    help="Give up when nothing was uploaded for so many seconds.",
+)  # fmt: skip
+@as_json
+@in_store
+def upload(**options: Any) -> None:
+    """Upload what is not in the store yet.
+
+    All of it, also the segment that is still being filled. Opens the log as its writer, so no other
+    program can hold DIR meanwhile, and any writer elsewhere is fenced: it takes the log over. Local
+    files stay without --seal.
+    """
+    from danube_trio.cli._upload import upload as run
+
+    run(**options)
+
+
+@app.command()
+@click.argument("target", type=Folder())
+@click.option(
+    "--until", callback=to_point, shell_complete=completed_by("points"), metavar="OFFSET|@TIME",
+    help="Restore only records before this offset, or appended before this time: seconds since "
+    "1970 or ISO 8601 (UTC). It ends at the end of a batch.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print what would be fetched, and where it ends.")
+@as_json
+@in_store
+def restore(**options: Any) -> None:
+    """Make a log of what a store holds.
+
+    Of all of it, or up to a point. TARGET must not exist, or be empty. It becomes a log of its own,
+    which is used without the store; nothing in the store is changed.
+    """
+    from danube_trio.cli._restore import restore as run
+
+    run(**options)
+
+
+@app.command()
+@directory_or_store
+@as_json
+@in_store
+def topics(**options: Any) -> bool:
+    """List the logs in a store, or in a directory.
+
+    In a directory they are in DIR/NAMESPACE/NAME. --prefix is what the keys of all of them begin
+    with, if that is not storage/topics.
+    """
+    from danube_trio.cli._topics import print_topics
+
+    return print_topics(**options)
+
+
+# ---- this machine: its programs, its disk, its shell
+
+
+@app.command()
+@directory_or_store
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+@click.option("--count", type=IntRange(1), metavar="N", help="End after so many snapshots.")
+@click.option(
+    "--interval", type=FloatRange(0.05, 3600.0), default=1.0, metavar="SECONDS",
+    help="Seconds between snapshots.",
+)  # fmt: skip
+@click.option("--wait", is_flag=True, help="Wait for a program, also after one has ended.")
+@as_json
+@file_name
+def top(**options: Any) -> None:
+    """Watch a log while a program works with it.
+
+    Marks, rates, syncs, readers, uploads. The program must offer it: WalConfig(watch=True), or
+    StorageConfig(watch=True) for many topics. DIR is the directory of a log or of many, or a socket
+    that a program was told to make; the default is the current one. Where several are offered,
+    they are listed.
+    """
+    try:
+        from danube_trio.cli.top.command import watch
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        raise ValueError("top needs rich: pip install 'danube-trio[cli]'") from error
+
+    watch(**options)
+
+
+@app.command()
+@directory
+@click.option(
+    "--seconds", type=FloatRange(0.01, 3600), default=4.0, metavar="SECONDS",
+    help="How long each of the four measurements takes.",
+)  # fmt: skip
+@click.option(
+    "--size", type=IntRange(0, 1 << 20), default=1024, metavar="BYTES",
+    help="Bytes of payload in a record.",
+)  # fmt: skip
+@click.option(
+    "--batch", type=IntRange(1, 10_000), default=1000, metavar="N", help="Records in a batch."
+)
+@click.option(
+    "--producers", type=IntRange(1, 10_000), default=1000, metavar="N",
+    help="How many append at the same time.",
+)  # fmt: skip
+@as_json
+def bench(**options: Any) -> None:
+    """Measure the disk of DIR, and a log on it.
+
+    Works in a new directory below DIR, which is removed at the end.
+    """
+    from danube_trio.cli._bench import run_bench
+
+    run_bench(**options)
+
+
+@app.command()
+@click.argument("shell", type=Choice(SHELLS), required=False)
+@as_json
+def completion(shell: str | None, as_json: bool) -> None:
+    """Print the script that completes words in a shell.
+
+    \b
+    Put this into ~/.bashrc, or with zsh into ~/.zshrc:
+      source <(danube-trio completion bash)
+    """
+    from danube_trio.cli._complete import print_script
+
+    print_script(app, shell, as_json)

@@ -85,7 +85,7 @@ class _Appended:
                 "records": self.records,
                 "first_offset": self.first,
                 "last_offset": self.last,
-                "refused": _refused(refused) if refused is not None else None,
+                "refused": vars(refused) if refused is not None else None,
             }
             say(json.dumps(fields))
         elif self.records or refused is None:
@@ -99,10 +99,6 @@ class _Appended:
 
 def _span(first: int, last: int) -> str:
     return f"offsets {first} to {last}"
-
-
-def _refused(error: InputError) -> dict[str, Any]:
-    return {"place": error.place, "number": error.number, "reason": error.reason}
 
 
 @attrs.frozen

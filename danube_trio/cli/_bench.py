@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import randbytes
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import attrs
 import trio
 
-from danube_trio import StartPosition, Wal, WalConfig, open_follower, open_wal
+from danube_trio import StartPosition, WalConfig, open_follower, open_wal
 from danube_trio._core.disk import File
 from danube_trio._disk.real import RealDisk
 from danube_trio.cli._progress import Bar, open_bar
@@ -34,7 +35,7 @@ MOST_BYTES = 128 << 20
 FREE_BYTES = 10 * MOST_BYTES
 LEAST_RECORDS = 100
 
-Slice = Callable[[float], Awaitable[None]]
+Contestant = Callable[["_Count", float], Awaitable[None]]  # until this time
 
 
 @attrs.define(eq=False)
@@ -83,20 +84,20 @@ class _Bench:
             await wal.append(self.payload)
             frame_bytes = wal.statistics().appended_bytes
             most = max(LEAST_RECORDS, MOST_BYTES // frame_bytes)
+            messages = [self.payload] * self.batch
+            single = partial(_appends, lambda: wal.append(self.payload), 1, most)
+            batches = partial(_appends, lambda: wal.append_batch(messages), self.batch, most)
+            at_once = partial(_all_at_once, self.producers, single)
             facts = {
-                "single": await self._against_device(frame_bytes, 1, _single(self, wal, most)),
-                "batches": await self._against_device(
-                    frame_bytes, self.batch, _batches(self, wal, most)
-                ),
-                "concurrent": await self._against_device(
-                    frame_bytes, 1, _concurrent(self, wal, most)
-                ),
+                "single": await self._against_device(frame_bytes, 1, single),
+                "batches": await self._against_device(frame_bytes, self.batch, batches),
+                "concurrent": await self._against_device(frame_bytes, 1, at_once),
             }
         facts["replay"] = await self._replay()
         return facts
 
     async def _against_device(
-        self, frame_bytes: int, records: int, ours: Callable[[_Count, float], Awaitable[None]]
+        self, frame_bytes: int, records: int, ours: Contestant
     ) -> dict[str, Any]:
         """The log and the device, taking turns; the device syncs `records` at a time."""
         device, log = _Count(), _Count()
@@ -158,41 +159,22 @@ def _write_and_sync(file: File, data: bytes, records: int, count: _Count, second
     count.seconds += before - begun
 
 
-def _single(bench: _Bench, wal: Wal, most: int) -> Callable[[_Count, float], Awaitable[None]]:
-    async def ours(count: _Count, stop: float) -> None:
-        before = perf_counter()
-        while (before < stop and count.records < most) or not count.records:
-            await wal.append(bench.payload)
-            now = perf_counter()
-            count.add(1, now - before)
-            before = now
-
-    return ours
-
-
-def _batches(bench: _Bench, wal: Wal, most: int) -> Callable[[_Count, float], Awaitable[None]]:
-    messages = [bench.payload] * bench.batch
-
-    async def ours(count: _Count, stop: float) -> None:
-        before = perf_counter()
-        while (before < stop and count.records < most) or not count.records:
-            await wal.append_batch(messages)
-            now = perf_counter()
-            count.add(len(messages), now - before)
-            before = now
-
-    return ours
+async def _appends(
+    step: Callable[[], Awaitable[object]], records: int, most: int, count: _Count, stop: float
+) -> None:
+    """One step after the other, each of so many records."""
+    before = perf_counter()
+    while (before < stop and count.records < most) or not count.records:
+        await step()
+        now = perf_counter()
+        count.add(records, now - before)
+        before = now
 
 
-def _concurrent(bench: _Bench, wal: Wal, most: int) -> Callable[[_Count, float], Awaitable[None]]:
-    one = _single(bench, wal, most)
-
-    async def ours(count: _Count, stop: float) -> None:
-        async with trio.open_nursery() as nursery:
-            for _ in range(bench.producers):
-                nursery.start_soon(one, count, stop)
-
-    return ours
+async def _all_at_once(producers: int, one: Contestant, count: _Count, stop: float) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(producers):
+            nursery.start_soon(one, count, stop)
 
 
 # ---- the command

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from typing import Any
 
-import attrs
 import trio
 
 from danube_trio._core.segment import LogNames
@@ -18,32 +15,18 @@ from danube_trio._engine.read.observe import find_log
 from danube_trio.catalog._base import SharedCatalog
 from danube_trio.catalog._default import readable_state
 from danube_trio.cli._progress import open_bar
-from danube_trio.cli._say import say
+from danube_trio.cli._report import Report
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
-from danube_trio.cli._words import reworded
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
 __all__ = ["print_findings"]
 
 
-class _Report:
-    """Prints and counts what is found."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.counts: Counter[str] = Counter()
-        self._as_json = as_json
-
-    def __call__(self, finding: Finding) -> None:
-        self.counts[finding.severity] += 1
-        line = json.dumps(attrs.asdict(finding)) if self._as_json else None
-        say(line or reworded(f"{finding.severity}: {finding}"))
-
-
 def print_findings(directory: str | None, file_name: str, where: Where, as_json: bool) -> bool:
     """Run the command; True if there are problems."""
     wanted = where.wanted(directory)
-    report = _Report(as_json)
+    report = Report(as_json)
     totals: dict[str, Any] = {}
     names = None
     if directory is not None:
@@ -52,13 +35,12 @@ def print_findings(directory: str | None, file_name: str, where: Where, as_json:
     if wanted:
         with open_bar("verifying objects", None) as bar:
             totals["store"] = trio.run(_check_store, where, names, report, bar)
-    counts = report.counts
-    totals |= {f"{kind}s": counts[kind] for kind in ("problem", "warning", "note")}
-    say(json.dumps({"summary": totals}) if as_json else _summary(totals))
-    return counts["problem"] > 0
+    totals |= {f"{kind}s": report.counts[kind] for kind in ("problem", "warning", "note")}
+    report.show({"summary": totals}, _summary(totals))
+    return report.counts["problem"] > 0
 
 
-def _check_directory(names: LogNames, report: _Report) -> dict[str, Any]:
+def _check_directory(names: LogNames, report: Report) -> dict[str, Any]:
     holder = find_holder(names.lock)
     with open_bar("verifying", None) as bar:
         check = Verification(
@@ -77,7 +59,7 @@ def _check_directory(names: LogNames, report: _Report) -> dict[str, Any]:
 
 
 async def _check_store(
-    where: Where, names: LogNames | None, report: _Report, bar: Any
+    where: Where, names: LogNames | None, report: Report, bar: Any
 ) -> dict[str, Any]:
     async with where.open() as corner:
         catalog = corner.catalog()
@@ -104,7 +86,7 @@ async def _check_store(
     }
 
 
-def _compare(names: LogNames, state: Any, report: _Report) -> None:
+def _compare(names: LogNames, state: Any, report: Report) -> None:
     try:
         directory = find_log(disk := RealDisk(), names)
     except CorruptDataError:

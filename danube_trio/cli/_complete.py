@@ -5,25 +5,40 @@ wanted before the next key is pressed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+)
 from click.shell_completion import split_arg_string as split
 
-__all__ = ["Bash", "codecs", "metadata", "points", "positions", "store_options", "stores", "topics"]
+from danube_trio.cli._values import COMPLETE, SHELLS, TOPICS
+
+__all__ = ["Bash", "offered", "print_script"]
 
 STORES = ("s3://", "gs://", "az://", "file:///")
 FILE = "file://"
-TOPICS = "storage/topics"
 MOST = 200
 
 
-def _plain(values: Iterator[str] | tuple[str, ...], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(value) for value in values if value.startswith(incomplete)][:MOST]
+def offered(what: str, ctx: click.Context, begun: str) -> list[CompletionItem]:
+    """What begins so, of what this option takes; not more than anybody reads."""
+    items = (
+        item if isinstance(item, CompletionItem) else CompletionItem(item)
+        for item in _SOURCES[what](ctx, begun)
+    )
+    return [item for item in items if item.value.startswith(begun)][:MOST]
+
+
+Offers = Iterable[str | CompletionItem]
 
 
 def _names(folder: Path) -> list[str]:
@@ -33,32 +48,19 @@ def _names(folder: Path) -> list[str]:
     return []
 
 
-def positions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _positions(ctx: click.Context, _: str) -> Offers:
     """Where to begin: words, today, and where the segments of DIR begin."""
-    found = [CompletionItem(word) for word in ("earliest", "latest") if word.startswith(incomplete)]
     today = f"@{datetime.now(UTC):%Y-%m-%d}"
-    if today.startswith(incomplete):
-        found.append(CompletionItem(today, help="a time: ISO 8601, or seconds since 1970"))
-    for base in _bases(ctx):
-        if str(base).startswith(incomplete):
-            found.append(CompletionItem(str(base), help="where a segment begins"))
-    return found[:MOST]
+    time = CompletionItem(today, help="a time: ISO 8601, or seconds since 1970")
+    return ["earliest", "latest", time, *_bases(ctx)]
 
 
-def points(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Where to end: as `positions`, and the current end."""
-    now = [CompletionItem("current")] if "current".startswith(incomplete) else []
-    return (
-        now
-        + [
-            CompletionItem(str(base), help="where a segment begins")
-            for base in _bases(ctx)
-            if str(base).startswith(incomplete)
-        ][:MOST]
-    )
+def _points(ctx: click.Context, _: str) -> Offers:
+    """Where to end: the current end, and where the segments of DIR begin."""
+    return ["current", *_bases(ctx)]
 
 
-def _bases(ctx: click.Context) -> list[int]:
+def _bases(ctx: click.Context) -> list[CompletionItem]:
     # Click has not assigned the arguments when an option still lacks its value.
     directory = ctx.params.get("directory") or next(iter(ctx.args), None)
     file_name = ctx.params.get("file_name") or "wal.log"
@@ -68,55 +70,58 @@ def _bases(ctx: click.Context) -> list[int]:
 
     with contextlib.suppress(OSError, ValueError):
         names = LogNames.of(str(directory), str(file_name))
-        return names.segment_bases([entry.name for entry in Path(str(directory)).iterdir()])
+        bases = names.segment_bases([entry.name for entry in Path(str(directory)).iterdir()])
+        return [CompletionItem(str(base), help="where a segment begins") for base in bases]
     return []
 
 
-def stores(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _stores(_: click.Context, begun: str) -> Offers:
     """Schemes, and the directories of a store that is one."""
     from urllib.parse import quote, unquote
 
-    if not incomplete.startswith("file:///"):
-        return _plain(STORES, incomplete)
-    folder, _, begun = incomplete.removeprefix(FILE).rpartition("/")
-    inside = _names(Path(unquote(folder) or "/"))
-    below = _plain((f"{FILE}{folder}/{quote(name)}/" for name in inside), incomplete)
-    return below if begun else [CompletionItem(incomplete), *below]
+    if not begun.startswith("file:///"):
+        return STORES
+    folder, _slash, inside = begun.removeprefix(FILE).rpartition("/")
+    below = [f"{FILE}{folder}/{quote(name)}/" for name in _names(Path(unquote(folder) or "/"))]
+    return below if inside else [begun, *below]
 
 
-def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _topics(ctx: click.Context, _: str) -> Offers:
     """The topics of a store that is a directory."""
     from urllib.parse import unquote
 
-    url = str(ctx.params.get("store_url") or "")
+    url = str(ctx.params.get("url") or "")
     if not url.startswith(f"{FILE}/"):
         return []
     root = Path(unquote(url.removeprefix(FILE)), ctx.params.get("prefix") or TOPICS)
-    every = (f"/{space}/{name}" for space in _names(root) for name in _names(root / space))
-    return _plain(every, incomplete)
+    return (f"/{space}/{name}" for space in _names(root) for name in _names(root / space))
 
 
-def metadata(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The schemes of a metadata store."""
-    return _plain(("etcd://", "etcds://"), incomplete)
-
-
-def store_options(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+def _store_options(_: click.Context, __: str) -> Offers:
     """The names of the options; not their values, which may be secrets."""
     import attrs
 
     from danube_trio.cloud import StoreOptions
 
-    return _plain((f"{field.name}=" for field in attrs.fields(StoreOptions)), incomplete)
+    return (f"{field.name}=" for field in attrs.fields(StoreOptions))
 
 
-def codecs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _codecs(_: click.Context, __: str) -> Offers:
     """The names of the message layouts."""
     from danube_trio._core.codec import CODECS
 
-    return _plain(tuple(CODECS), incomplete)
+    return CODECS
+
+
+_SOURCES: dict[str, Callable[[click.Context, str], Offers]] = {
+    "codecs": _codecs,
+    "metadata": lambda _ctx, _begun: ("etcd://", "etcds://"),
+    "points": _points,
+    "positions": _positions,
+    "store_options": _store_options,
+    "stores": _stores,
+    "topics": _topics,
+}
 
 
 # ---- bash
@@ -177,3 +182,16 @@ class Bash(BashComplete):
 
 
 add_completion_class(Bash)
+
+
+def print_script(app: click.Command, shell: str | None, as_json: bool) -> None:
+    """Run ``danube-trio completion``. Without a shell it is the one that the user has."""
+    name = shell or os.environ.get("SHELL", "").rpartition("/")[2]
+    kind = get_completion_class(name) if name in SHELLS else None
+    if kind is None:
+        raise ValueError(f"say for which shell: danube-trio completion {'|'.join(SHELLS)}")
+    script = kind(app, {}, "danube-trio", COMPLETE).source()
+    if as_json:
+        click.echo(json.dumps({"shell": name, "script": script}))
+    else:
+        click.echo(script, nl=False)

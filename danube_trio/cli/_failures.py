@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
@@ -28,7 +27,6 @@ __all__ = [
     "Command",
     "Commands",
     "InputError",
-    "command",
     "finish",
     "give_up_output",
 ]
@@ -71,6 +69,10 @@ class InputError(ValueError):
 class Command(click.Command):
     """A command that is about to run: not one that is asked for its help."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epilog = EXIT_CODES
+
     def invoke(self, ctx: click.Context) -> Any:
         """Have the library's warnings look like the command's own."""
         import logging
@@ -90,11 +92,6 @@ def _show(record: LogRecord) -> bool:
     return True
 
 
-def command(function: Callable[..., None]) -> Command:
-    """The command that this function is."""
-    return click.command(cls=Command, epilog=EXIT_CODES)(function)
-
-
 class Commands(click.Group):
     """The group of all commands: turns what they raise into an exit code and a line."""
 
@@ -107,17 +104,18 @@ class Commands(click.Group):
         except OSError as error:
             sys.exit(_exit_code(error, None))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command that was named. What it returns is the exit code: True is `PROBLEMS`."""
         try:
-            result = super().invoke(ctx)
+            if code := super().invoke(ctx):
+                # Before the flush, for what fails there must not hide it: see `finish`.
+                ctx.exit(int(code))
             if sys.stdout is not None:
                 sys.stdout.flush()
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BaseException as error:
             ctx.exit(_exit_code(_innermost(error), ctx.find_root().meta.get(_DIRECTORY)))
-        return result
 
 
 def _innermost(error: BaseException) -> BaseException:

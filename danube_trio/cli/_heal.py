@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
-import attrs
 import trio
 
 from danube_trio._core.disk import Disk, OpenDirectory
@@ -15,26 +13,26 @@ from danube_trio._engine.care.verify import Finding
 from danube_trio._engine.care.verify_objects import verify_objects
 from danube_trio.catalog._default import readable_state
 from danube_trio.cli._progress import Bar, open_bar
-from danube_trio.cli._say import complain, say
+from danube_trio.cli._report import Report
+from danube_trio.cli._say import complain
 from danube_trio.cli._where import Where
 
 __all__ = ["heal_log", "plan_healing"]
 
 
-def plan_healing(disk: Disk, names: LogNames, where: Where, *, as_json: bool) -> Heal | None:
+def plan_healing(disk: Disk, names: LogNames, where: Where, report: Report) -> Heal | None:
     """What the store can heal, after a look at every byte that this relies on; printed."""
     with open_bar("verifying objects", None) as bar:
         heal, findings = trio.run(_plan, disk, names, where, bar)
     for finding in findings:
-        say(json.dumps(attrs.asdict(finding)) if as_json else f"{finding.severity}: {finding}")
+        report(finding)
     if heal is None:
         return None
     if any(finding.severity == "problem" for finding in findings):
         complain("what is damaged here cannot be healed, because the objects are not whole either")
         return None
     for path, reason in heal.lines():
-        step = {"action": "heal", "path": path, "reason": reason, "lost": None}
-        say(json.dumps({"step": step}) if as_json else f"plan: heal: {path}: {reason}")
+        report.step("heal", path, reason)
     return heal
 
 
@@ -61,7 +59,7 @@ async def _plan(
     return heal, findings
 
 
-def heal_log(shown: Heal, hold: Callable[[], OpenDirectory], *, as_json: bool) -> bool:
+def heal_log(shown: Heal, hold: Callable[[], OpenDirectory], report: Report) -> bool:
     """Do it, if under the lock everything is still as it was shown."""
     held = hold()
     try:
@@ -69,7 +67,7 @@ def heal_log(shown: Heal, hold: Callable[[], OpenDirectory], *, as_json: bool) -
             complain("the log was changed meanwhile: nothing was repaired, run it again")
             return False
         for note in apply_heal(held, shown):
-            say(json.dumps({"done": note}) if as_json else f"done: {note}")
+            report.done(note)
     finally:
         held.close()
     return True

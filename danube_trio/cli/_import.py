@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
+from functools import partial
 from typing import Any
 
 import attrs
@@ -24,7 +23,8 @@ from danube_trio._engine.danube.import_log import (
 from danube_trio._engine.danube.source import DanubeSource
 from danube_trio.cli._failures import CORRUPT, PROBLEMS
 from danube_trio.cli._progress import open_bar
-from danube_trio.cli._say import complain, say
+from danube_trio.cli._report import Report
+from danube_trio.cli._say import complain
 from danube_trio.cli._values import counted
 
 __all__ = ["import_danube"]
@@ -51,7 +51,8 @@ def import_danube(
     check_target(disk, target, MAKER)
     if f"{target}/".startswith(f"{os.path.abspath(source)}/"):
         raise ValueError(f"{target} is inside the source, to which nothing is written")
-    counts: Counter[str] = Counter()
+    report = Report(as_json)
+    counts = report.counts
     with open_bar("checking", None) as bar:
         danube = DanubeSource(
             disk,
@@ -63,20 +64,14 @@ def import_danube(
             expect=bar.expect,
         )
         for finding in danube:
-            counts[finding.severity] += 1
-            if counts[finding.severity] <= MOST_LINES:
-                say(
-                    json.dumps(attrs.asdict(finding))
-                    if as_json
-                    else f"{finding.severity}: {finding}"
-                )
+            report(finding, most=MOST_LINES)
     plan = plan_import(danube)
     imported = None
-    refusal = _refusal(plan, counts, dry_run, on_damage, keep_offsets)
+    refusal = None if dry_run else _refusal(plan, counts["problem"], on_damage, keep_offsets)
     if not dry_run and refusal is None:
         with open_bar("importing", 2 * danube.payload_bytes) as bar:
             imported = _run(disk, plan, target, bar.advance)
-    _show(plan, counts, imported, target, as_json)
+    _show(plan, report, imported, target)
     if refusal is not None:
         complain(refusal)
         return CORRUPT
@@ -85,26 +80,18 @@ def import_danube(
 
 def _run(disk: RealDisk, plan: Plan, target: str, progress: Any) -> Imported:
     try:
-        return trio.run(_import, disk, plan, target, progress)
+        return trio.run(partial(import_log, disk, plan, target, progress=progress))
     except KeyboardInterrupt:
         complain(f"interrupted: the same command goes on with what is in {target}{STAGING}")
         raise
 
 
-async def _import(disk: RealDisk, plan: Plan, target: str, progress: Any) -> Imported:
-    return await import_log(disk, plan, target, progress=progress)
-
-
-def _refusal(
-    plan: Plan, counts: Counter[str], dry_run: bool, on_damage: str, keep_offsets: bool
-) -> str | None:
+def _refusal(plan: Plan, problems: int, on_damage: str, keep_offsets: bool) -> str | None:
     """Why the import must not be made."""
-    if dry_run:
-        return None
-    if counts["problem"] and on_damage == "refuse":
+    if problems and on_damage == "refuse":
         return (
-            f"nothing was imported, because of {counted(counts['problem'], 'problem')}: look at "
-            "what is lost, and import all the rest with --on-damage skip"
+            f"nothing was imported, because of {counted(problems, 'problem')}: look at what is "
+            "lost, and import all the rest with --on-damage skip"
         )
     if keep_offsets and not plan.keeps_offsets:
         return (
@@ -114,9 +101,7 @@ def _refusal(
     return None
 
 
-def _show(
-    plan: Plan, counts: Counter[str], imported: Imported | None, target: str, as_json: bool
-) -> None:
+def _show(plan: Plan, report: Report, imported: Imported | None, target: str) -> None:
     danube = plan.source
     totals: dict[str, Any] = {
         "source": danube.files.directory,
@@ -133,12 +118,10 @@ def _show(
         "missing_records": danube.missing_records,
         "copied_records": danube.copied_records,
         "dropped_segment_ids": danube.dropped_segment_ids,
-        "problems": counts["problem"],
-        "warnings": counts["warning"],
-        "notes": counts["note"],
+        **{f"{kind}s": report.counts[kind] for kind in ("problem", "warning", "note")},
         "imported": attrs.asdict(imported) | {"target": target} if imported else None,
     }
-    say(json.dumps({"summary": totals}) if as_json else "\n".join(_text(totals)))
+    report.show({"summary": totals}, "\n".join(_text(totals)))
 
 
 def _text(totals: dict[str, Any]) -> list[str]:
@@ -149,11 +132,8 @@ def _text(totals: dict[str, Any]) -> list[str]:
     )
     if totals["generations"] > 1:
         read += f", {totals['generations']} generations"
-    for number, what in (
-        (totals["problems"], "problem"),
-        (totals["warnings"], "warning"),
-    ):
-        if number:
+    for what in ("problem", "warning"):
+        if number := totals[f"{what}s"]:
             read += f", {counted(number, what)}"
     lines = [read]
     stretches = totals["stretches"]

@@ -1,10 +1,10 @@
-"""``danube-trio info``."""
+"""``danube-trio info``: a directory, and what the catalog of a store says."""
 
 from __future__ import annotations
 
 import errno
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -22,6 +22,10 @@ from danube_trio.cli._times import time_text
 from danube_trio.cli._values import columns, counted
 from danube_trio.cli._where import Where
 
+if TYPE_CHECKING:
+    from danube_trio._core.catalog import CatalogState
+    from danube_trio.catalog import Catalog
+
 __all__ = ["print_info"]
 
 CUT_OFF = (".torn", ".corrupt", ".fenced")
@@ -37,12 +41,12 @@ def print_info(directory: str | None, file_name: str, where: Where, as_json: boo
         facts = _facts(RealDisk(), names, find_holder(names.lock))
         parts.append(_text(facts))
     if wanted:
-        from danube_trio.cli._info_store import look_at_store, stored_text
+        import trio  # the rest of this command does without
 
-        facts["store"] = stored = look_at_store(where, facts.get("directory_id"))
+        facts["store"] = stored = trio.run(_look_at_store, where, facts.get("directory_id"))
         if stored is None and directory is None:
             raise FileNotFoundError(errno.ENOENT, "the log is not there (yet)", where.url)
-        parts.append(stored_text(stored))
+        parts.append(_stored_text(stored))
     say(json.dumps(facts) if as_json else "\n\n".join(parts))
 
 
@@ -72,9 +76,7 @@ def _facts(disk: Disk, names: LogNames, holder: str | None) -> dict[str, Any]:
         "holder": holder,
         "segments": segments,
         "recovery": _recovery(directory, expected, holder),
-        "cut_off_files": [
-            name for name in listing if name.endswith((".torn", ".corrupt", ".fenced"))
-        ],
+        "cut_off_files": [name for name in listing if name.endswith(CUT_OFF)],
     }
 
 
@@ -132,6 +134,49 @@ def _recovery(
     }
 
 
+# ---- the store
+
+
+async def _look_at_store(where: Where, directory_id: str | None) -> dict[str, Any] | None:
+    """What the catalog says; None if nothing was ever uploaded."""
+    async with where.open() as corner:
+        catalog = corner.catalog()
+        state = await catalog.latest()
+        return _stored(catalog, state, directory_id) if state is not None else None
+
+
+def _stored(catalog: Catalog, state: CatalogState, directory_id: str | None) -> dict[str, Any]:
+    return {
+        "url": catalog.url,
+        "codec": state.codec,
+        "start_offset": state.start_offset,
+        "end_offset": state.end,
+        "records": state.end - state.start_offset,
+        "size_bytes": sum(d.size_bytes for d in state.segments),
+        "epoch": state.epoch,
+        "writer": state.writer,
+        "owner": state.owner,
+        "owner_since_epoch": state.owner_since_epoch,
+        "owned_by_directory": None if directory_id is None else directory_id == state.owner,
+        "sealed": state.sealed,
+        "deleted": state.deleted,
+        "sequence": state.sequence,
+        "objects": [
+            {
+                "base": d.base,
+                "end": d.end,
+                "size_bytes": d.size_bytes,
+                "first_time": time_text(d.first_time),
+                "last_time": time_text(d.last_time),
+                "key": catalog.object_key(d.object_id),
+                "epoch": d.epoch,
+                "crc32": f"{d.crc32:08x}",
+            }
+            for d in state.segments
+        ],
+    }
+
+
 # ---- text
 
 
@@ -160,20 +205,18 @@ def _text(facts: dict[str, Any]) -> str:
     ]
     if facts["cut_off_files"]:
         lines.append(("cut off", ", ".join(facts["cut_off_files"])))
-    rows: list[tuple[str, ...]] = [("base", "end", "bytes", "first time", "last time", "")]
-    rows += [
-        (
-            str(segment["base"]),
-            str(segment["end"]),
-            f"{segment['size_bytes']:,}",
-            segment["first_time"] or "-",
-            segment["last_time"] or "-",
-            "sealed" if segment["sealed"] else "active",
-        )
-        for segment in facts["segments"]
-    ]
-    described = [f"{name:<13}{value}" for name, value in lines]
-    return "\n".join([*described, "", *columns(rows, 3)])
+    return _described(lines, facts["segments"], "")
+
+
+def _described(lines: list[tuple[str, str]], parts: list[dict[str, Any]], last: str) -> str:
+    """Names and values, and the table of the segments, or of the objects with their epochs."""
+    rows: list[tuple[str, ...]] = [("base", "end", "bytes", "first time", "last time", last)]
+    for part in parts:
+        times = (part["first_time"] or "-", part["last_time"] or "-")
+        numbers = (str(part["base"]), str(part["end"]), f"{part['size_bytes']:,}")
+        state = str(part[last]) if last else "sealed" if part["sealed"] else "active"
+        rows.append((*numbers, *times, state))
+    return "\n".join([*(f"{name:<13}{value}" for name, value in lines), "", *columns(rows, 3)])
 
 
 def _recovery_text(recovery: dict[str, Any] | None) -> str:
@@ -192,3 +235,26 @@ def _recovery_text(recovery: dict[str, Any] | None) -> str:
     if recovery.get("leftovers"):
         steps.append(f"removes {counted(len(recovery['leftovers']), 'leftover file')}")
     return ", ".join(steps)
+
+
+def _stored_text(facts: dict[str, Any] | None) -> str:
+    """The facts for people."""
+    if facts is None:
+        return f"{'store':<13}nothing was uploaded yet"
+    owner = facts["owner"]
+    if facts["owned_by_directory"] is not None:
+        owner += ", this directory" if facts["owned_by_directory"] else ", another directory"
+    left = "deleted" if facts["deleted"] else "left sealed" if facts["sealed"] else ""
+    lines = [
+        ("store", facts["url"] + (f" ({left})" if left else "")),
+        ("codec", facts["codec"]),
+        ("offsets", f"{facts['start_offset']} to {facts['end_offset']} (exclusive)"),
+        ("records", f"{facts['records']:,}"),
+        (
+            "size",
+            f"{counted(facts['size_bytes'], 'byte')} in {counted(len(facts['objects']), 'object')}",
+        ),
+        ("writer", f"{facts['writer']} (epoch {facts['epoch']})"),
+        ("owner", f"{owner}, since epoch {facts['owner_since_epoch']}"),
+    ]
+    return _described(lines, facts["objects"], "epoch")

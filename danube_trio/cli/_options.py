@@ -1,11 +1,14 @@
-"""The options that several commands have. Imports nothing but click: `--help` waits for it."""
+"""The options that several commands have. Imports little more than click: `--help` waits for it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from danube_trio.cli._values import VARIABLE
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -13,7 +16,6 @@ if TYPE_CHECKING:
     Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 __all__ = [
-    "VARIABLE",
     "Folder",
     "as_json",
     "as_raw",
@@ -28,19 +30,14 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-VARIABLE = "DANUBE_STORE"
 
+def completed_by(what: str) -> Complete:
+    """What `_complete` has under this name, which is imported when a shell asks."""
 
-def completed_by(name: str) -> Complete:
-    """The function of `_complete` with this name, which is imported when a shell asks."""
-
-    def complete(
-        ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
         from danube_trio.cli import _complete
 
-        found: list[CompletionItem] = getattr(_complete, name)(ctx, param, incomplete)
-        return found
+        return _complete.offered(what, ctx, begun)
 
     return complete
 
@@ -60,11 +57,7 @@ class Folder(click.Path):
 directory = click.argument("directory", metavar="DIR", type=Folder())
 directory_or_store = click.argument("directory", metavar="[DIR]", type=Folder(), required=False)
 file_name = click.option(
-    "--file-name",
-    default="wal.log",
-    show_default=True,
-    metavar="NAME",
-    help="The log's file name.",
+    "--file-name", default="wal.log", metavar="NAME", help="The log's file name."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 as_raw = click.option(
@@ -98,26 +91,28 @@ def _to_pairs(
 
 
 _STORE_OPTIONS = (
+    file_name,
     click.option(
-        "--store", "store_url", metavar="URL", envvar=VARIABLE, default="", show_envvar=True,
-        shell_complete=completed_by("stores"),
+        "--store", "url", metavar="URL", envvar=VARIABLE, show_envvar=True,
+        default="", show_default=False, shell_complete=completed_by("stores"),
         help="The object store: s3://BUCKET/PREFIX, gs://, az://, or file:///PATH.",
     ),
     click.option(
-        "--topic", default="", metavar="/NS/NAME", shell_complete=completed_by("topics"),
+        "--topic", default="", show_default=False, metavar="/NS/NAME",
+        shell_complete=completed_by("topics"),
         help="The log in the store, by its topic.",
     ),
     click.option(
-        "--prefix", default="", metavar="PREFIX",
+        "--prefix", default="", show_default=False, metavar="PREFIX",
         help="The log in the store, by the beginning of its keys.",
     ),
     click.option(
-        "--metadata", "metadata_url", metavar="URL", default="",
+        "--metadata", metavar="URL", default="", show_default=False,
         shell_complete=completed_by("metadata"),
         help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
     ),
     click.option(
-        "--store-option", "store_options", metavar="KEY=VALUE", multiple=True,
+        "--store-option", "options", metavar="KEY=VALUE", multiple=True,
         callback=_to_pairs, shell_complete=completed_by("store_options"),
         help="How to reach the store, as endpoint=URL; may be repeated.",
     ),
@@ -129,28 +124,19 @@ _STORE_OPTIONS = (
 
 
 def in_store(command: F) -> F:
-    """The options that name a store; the command gets them as one argument `where`, a `Where`."""
+    """The options that name a log's files, and the log in a store: these as one `where`."""
 
+    @functools.wraps(command)  # with the parameters that are there already
     def wrapped(**values: Any) -> Any:
         from danube_trio.cli._where import Where
 
-        source = click.get_current_context().get_parameter_source("store_url")
-        where = Where(
-            url=values.pop("store_url"),
-            explicit=source is click.core.ParameterSource.COMMANDLINE,
-            options=values.pop("store_options"),
-            options_file=values.pop("options_file"),
-            prefix=values.pop("prefix").strip("/"),
-            topic=values.pop("topic"),
-            metadata=values.pop("metadata_url"),
-        )
+        source = click.get_current_context().get_parameter_source("url")
+        explicit = source is click.core.ParameterSource.COMMANDLINE
+        names = ("url", "topic", "prefix", "metadata", "options", "options_file")
+        where = Where(explicit=explicit, **{name: values.pop(name) for name in names})
         return command(where=where, **values)
 
-    wrapped.__doc__ = command.__doc__
-    wrapped.__name__ = command.__name__
     decorated: Any = wrapped
-    # The parameters that are there already, and these after them.
-    decorated.__click_params__ = getattr(command, "__click_params__", [])
     for option in reversed(_STORE_OPTIONS):
         decorated = option(decorated)
     result: F = decorated

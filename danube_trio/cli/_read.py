@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -28,13 +29,13 @@ from danube_trio._engine.read.follow import Follower, open_follower
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.replica import Replica, open_replica
 from danube_trio._engine.read.source import StartPosition
+from danube_trio.cli._input import OPTIONAL, PLACE
 from danube_trio.cli._output import NAME, wait_reader_gone
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._say import complain, on_terminal, shown_bytes
 from danube_trio.cli._times import time_text
 from danube_trio.cli._values import Start
 from danube_trio.cli._where import Where
-from danube_trio.cli._words import reworded
 from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import Gap, Record
 
@@ -43,6 +44,14 @@ __all__ = ["print_records"]
 _LENGTH = struct.Struct("<I")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _OBEYED = re.compile("[\x7f-\x9f]")  # by terminals; JSON itself escapes what is below a space
+
+# In the order in which they are printed, beside the payload.
+_NAMES = (
+    *("request_id", "producer_id", "topic_name", "broker_addr", "segment_id", "publish_time"),
+    *("producer_name", "subscription_name", "attributes"),
+    *("schema_id", "schema_version", "routing_key"),
+)
+_values_of = attrgetter(*(f"msg_id.{name}" if name in PLACE else name for name in _NAMES))
 
 Format = Callable[[list[Any]], bytes]
 
@@ -171,10 +180,9 @@ class _Printer:
                 if not self.wanted.follow:
                     raise
                 self._say_trimmed(error)
-                start = StartPosition.offset(error.start_offset)
-                count = self.wanted.count
-                left = None if count is None else count - self.printed
-                reader = _reader_from(self.follower, start, None, left, raw=self.wanted.as_json)
+                left, start = self.wanted.count, ("offset", error.start_offset)
+                left = None if left is None else left - self.printed
+                reader = _reader(self.follower, attrs.evolve(self.wanted, start=start, count=left))
 
     async def _print_all(self, reader: Reader[Any]) -> None:
         out = sys.stdout.buffer
@@ -225,37 +233,27 @@ def _reader(follower: Follower | Replica, wanted: _Wanted) -> Reader[Any]:
         start = StartPosition.offset(first)
     else:
         start = _position(*wanted.start)
-    return _reader_from(follower, start, end, wanted.count, raw=wanted.as_json)
-
-
-def _reader_from(
-    follower: Follower | Replica, start: StartPosition, end: Any, count: int | None, *, raw: bool
-) -> Reader[Any]:
-    if raw:
-        return follower.reader(start, end=end, count=count, raw=True)
-    return follower.reader(start, end=end, count=count)
+    if wanted.as_json:
+        return follower.reader(start, end=end, count=wanted.count, raw=True)
+    return follower.reader(start, end=end, count=wanted.count)
 
 
 def _position(kind: str, value: float) -> StartPosition:
     match kind:
-        case "earliest":
-            return StartPosition.earliest()
-        case "latest":
-            return StartPosition.latest()
         case "offset":
             return StartPosition.offset(int(value))
-        case _:
+        case "timestamp":
             return StartPosition.timestamp(value)
+        case _:
+            return StartPosition.earliest() if kind == "earliest" else StartPosition.latest()
 
 
 def _without_gaps(batch: list[Any], *, keep: bool) -> list[Any]:
     """Say what is missing; JSON has it in its place, too."""
     for item in batch:
         if isinstance(item, Gap):
-            complain(
-                f"offsets {item.start} to {item.end} (exclusive) cannot be read: "
-                f"{reworded(item.reason)}"
-            )
+            what = f"offsets {item.start} to {item.end} (exclusive) cannot be read"
+            complain(f"{what}: {item.reason}")
     return [item for item in batch if keep or not isinstance(item, Gap)]
 
 
@@ -303,31 +301,13 @@ def _json_line(item: Record | Gap, codec: Codec) -> str:
     if isinstance(item, Gap):
         return _gap_line(item)
     message = codec.decode(item.body)
-    place = message.msg_id
     fields: dict[str, Any] = {"offset": item.offset, "append_time": time_text(item.append_time)}
     try:
         fields["payload"] = message.payload.decode()
     except UnicodeDecodeError:
         fields["base64"] = base64.b64encode(message.payload).decode()
-    others = {
-        "request_id": message.request_id,
-        "producer_id": place.producer_id,
-        "topic_name": place.topic_name,
-        "broker_addr": place.broker_addr,
-        "segment_id": place.segment_id,
-        "publish_time": message.publish_time,
-        "producer_name": message.producer_name,
-        "subscription_name": message.subscription_name,
-        "attributes": message.attributes,
-        "schema_id": message.schema_id,
-        "schema_version": message.schema_version,
-        "routing_key": message.routing_key,
-    }
     # What is not set is left out; an optional field may be set to nothing.
-    for name, value in others.items():
+    for name, value in zip(_NAMES, _values_of(message), strict=True):
         if value or (value is not None and name in OPTIONAL):
             fields[name] = value
     return _to_json(fields) + "\n"
-
-
-OPTIONAL = {"subscription_name", "schema_id", "schema_version", "routing_key"}

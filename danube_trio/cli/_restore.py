@@ -71,25 +71,20 @@ async def _restore(
 
 
 def _show(done: Restored | RestorePlan, target: str, as_json: bool) -> None:
-    restored = isinstance(done, Restored)
     facts: dict[str, Any] = {
-        "restored": restored,
+        "restored": isinstance(done, Restored),
         "target": target,
         "records": done.end_offset - done.start_offset,
         "start_offset": done.start_offset,
         "end_offset": done.end_offset,
         "last_time": time_text(done.last_time),
-        "objects": done.objects if isinstance(done, Restored) else len(done.objects),
     }
     if isinstance(done, Restored):
-        facts |= {
-            "size_bytes": done.size_bytes,
-            "fetched_bytes": done.fetched_bytes,
-            "resumed_bytes": done.resumed_bytes,
-            "directory_id": done.directory_id,
-        }
+        names = ("objects", "size_bytes", "fetched_bytes", "resumed_bytes", "directory_id")
+        facts |= {name: getattr(done, name) for name in names}
     else:  # what would be; a restore that was interrupted may have some of it already
         facts |= {
+            "objects": len(done.objects),
             "size_bytes": done.fetch_bytes - done.cut_bytes,
             "fetched_bytes": done.fetch_bytes,
             "resumed_bytes": 0,

@@ -18,8 +18,8 @@ from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.foreign import danube_files
 from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, find_log
 from danube_trio.cli._say import complain, say
-from danube_trio.cli._values import columns
-from danube_trio.cli._where import TOPICS, Corner, Where
+from danube_trio.cli._values import TOPICS, VARIABLE, columns
+from danube_trio.cli._where import Corner, Where
 from danube_trio.cli._words import in_words
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
@@ -34,7 +34,7 @@ def print_topics(directory: str | None, file_name: str, where: Where, as_json: b
     if where.topic:
         raise ValueError("--topic: topics lists all of them; `danube-trio info` shows one")
     if directory is None and not where.url:
-        raise ValueError("missing: DIR or --store (or the variable DANUBE_STORE)")
+        raise ValueError(f"missing: DIR or --store (or the variable {VARIABLE})")
     unreadable: list[OSError] = []
     local: dict[str, dict[str, Any]] = {}
     remote: dict[str, dict[str, Any]] = {}

@@ -52,24 +52,14 @@ class _Waiting:
         return self.state is None or belongs(self.directory.meta, self.state)
 
 
-def upload(
-    directory: str,
-    *,
-    where: Where,
-    seal: bool,
-    dry_run: bool,
-    take_over: bool,
-    timeout: float,
-    file_name: str,
-    as_json: bool,
-) -> None:
+def upload(directory: str, *, where: Where, file_name: str, as_json: bool, **wanted: Any) -> None:
     """Run the command."""
     where.check_log()
     names = LogNames.of(directory.rstrip("/") or "/", file_name)
-    if not dry_run and (holder := find_holder(names.lock)) is not None:
+    if not wanted["dry_run"] and (holder := find_holder(names.lock)) is not None:
         raise LogLockedError(names.lock, holder)
     with open_bar("uploading", None) as bar:
-        run = _Upload(where, names, seal, dry_run, take_over, timeout, bar)
+        run = _Upload(where, names, bar, **wanted)
         facts = trio.run(run.run)
     say(json.dumps(facts) if as_json else _text(facts))
 
@@ -78,11 +68,11 @@ def upload(
 class _Upload:
     where: Where
     names: LogNames
+    bar: Bar
     seal: bool
     dry_run: bool
     take_over: bool
     timeout: float
-    bar: Bar
 
     async def run(self) -> dict[str, Any]:
         async with self.where.open() as corner:

@@ -12,7 +12,11 @@ import click
 from danube_trio._core.numbers import number_in
 
 __all__ = [
+    "COMPLETE",
     "FORMATS",
+    "SHELLS",
+    "TOPICS",
+    "VARIABLE",
     "Start",
     "columns",
     "counted",
@@ -22,6 +26,12 @@ __all__ = [
 ]
 
 FORMATS: Final = ("lines", "ndjson", "length-prefixed")
+SHELLS: Final = ("bash", "zsh", "fish")
+VARIABLE: Final = "DANUBE_STORE"  # of the environment: the store, if none is named
+# Where the logs are in a store: Danube's own place, which a log with a topic name has, too.
+TOPICS: Final = "storage/topics"
+# Set by the completion script of a shell; click derives the name from the program's.
+COMPLETE: Final = "_DANUBE_TRIO_COMPLETE"
 
 # ("earliest", 0), ("latest", 0), ("offset", n) or ("timestamp", seconds)
 Start = tuple[str, float]
@@ -29,29 +39,13 @@ Start = tuple[str, float]
 
 def to_start(ctx: click.Context, param: click.Parameter, text: str | None) -> Start | None:
     """The value of ``--from``; None if there is none."""
-    if text is None:
-        return None
     if text in ("earliest", "latest"):
         return text, 0
-    if text.startswith("@"):
-        return "timestamp", _seconds(ctx, param, text[1:])
-    if (offset := number_in(text)) is not None:
-        return "offset", offset
-    raise click.BadParameter(
-        f"{text!r} is neither earliest, latest, an offset nor @TIME (seconds since 1970 or ISO "
-        f"8601, as @2026-01-31T12:00)",
-        ctx,
-        param,
+    fault = (
+        "neither earliest, latest, an offset nor @TIME (seconds since 1970 or ISO 8601, as "
+        "@2026-01-31T12:00)"
     )
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, text: str) -> float:
-    from danube_trio.cli._times import seconds_of
-
-    try:
-        return seconds_of(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
+    return _point(ctx, param, text, fault)
 
 
 def to_until(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
@@ -65,13 +59,24 @@ def to_until(ctx: click.Context, param: click.Parameter, text: str) -> int | Non
 
 def to_point(ctx: click.Context, param: click.Parameter, text: str | None) -> Start | None:
     """The value of a restore's ``--until``: an offset or a time; None is everything."""
+    return _point(ctx, param, text, "neither an offset nor @TIME")
+
+
+def _point(
+    ctx: click.Context, param: click.Parameter, text: str | None, fault: str
+) -> Start | None:
     if text is None:
         return None
     if text.startswith("@"):
-        return "timestamp", _seconds(ctx, param, text[1:])
+        from danube_trio.cli._times import seconds_of
+
+        try:
+            return "timestamp", seconds_of(text[1:])
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
     if (offset := number_in(text)) is not None:
         return "offset", offset
-    raise click.BadParameter(f"{text!r} is neither an offset nor @TIME", ctx, param)
+    raise click.BadParameter(f"{text!r} is {fault}", ctx, param)
 
 
 def counted(number: int, thing: str) -> str:

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from danube_trio.cli._options import VARIABLE
+from danube_trio.cli._values import TOPICS, VARIABLE
 
 if TYPE_CHECKING:
     from danube_trio.catalog import Catalog
     from danube_trio.cloud import CloudStore, StoreOptions
     from danube_trio.metadata import MetadataStore
 
-__all__ = ["TOPICS", "Corner", "Where"]
-
-# Danube's own, which a log with a topic name has, too.
-TOPICS = "storage/topics"
+__all__ = ["Corner", "Where"]
 
 
 @attrs.frozen
@@ -53,6 +50,10 @@ class Corner:
         return ManifestCatalog(store, prefix, topic=self.topic)
 
 
+def _stripped(prefix: str) -> str:
+    return prefix.strip("/")
+
+
 @attrs.frozen
 class Where:
     """What the options say.
@@ -66,7 +67,7 @@ class Where:
     explicit: bool
     options: tuple[tuple[str, str], ...]
     options_file: str | None
-    prefix: str
+    prefix: str = attrs.field(converter=_stripped)
     topic: str
     metadata: str
 
@@ -108,11 +109,12 @@ class Where:
         """
         from urllib.parse import unquote
 
+        from danube_trio.errors import Worded
+
         path = unquote(self.url.removeprefix("file://"))
         if self.url.startswith("file:///") and not Path(path).is_dir():
-            raise FileNotFoundError(
-                errno.ENOENT, "there is no such directory: is that the right --store?", self.url
-            )
+            what = Worded("there is no such directory: is that the right --store?")
+            raise FileNotFoundError(errno.ENOENT, what, self.url)
 
     def _missing(self, what: str) -> None:
         raise ValueError(f"missing: {what}")

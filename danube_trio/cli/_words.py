@@ -1,50 +1,48 @@
 """What an error says to whoever works at a command line.
 
 The library's errors speak to programmers: of arguments, and of functions to call. Here they are
-about options and verbs. Where the facts are attributes, the text is made anew of them; `PHRASES`
-and `OPTIONS` replace the rest, and a test looks that the library still says what they replace.
+about options and verbs. Where the facts are attributes, the text is made anew of them; the others
+are `Worded`: they know what in their text is an argument, and what is advice.
 """
 
 from __future__ import annotations
 
 import errno
-import re
 from typing import Final
 
 from danube_trio import errors
+from danube_trio.errors import Advice, Argument, Worded
 
-__all__ = ["OPTIONS", "PHRASES", "in_words", "reworded"]
+__all__ = ["ADVICE", "OPTIONS", "in_words", "reworded"]
 
-# What the library says, and what is said instead. Each stands in some file of the package.
-PHRASES: Final = {
-    'then restore the range from a copy, or open with on_corruption="skip" or "truncate"': (
-        "then restore the range from a copy, or see what `danube-trio repair` can do; "
-        "`danube-trio replay --skip-corrupt` reads all that is whole"
+ADVICE: Final = {
+    Advice.MEND_OR_SKIP: (
+        "Copy the directory, look at it with `danube-trio verify`, then restore the range from a "
+        "copy, or see what `danube-trio repair` can do; `danube-trio replay --skip-corrupt` reads "
+        "all that is whole"
     ),
-    "use StartPosition.latest() to wait for new records": (
-        "`danube-trio tail -f -n 0` waits for new records"
+    Advice.FOLLOW_AGAIN: "Run the command again",
+    Advice.COMPARE: (
+        "What was read last may be gone, and other records may have these offsets now: run the "
+        "command again, and compare before you go on"
     ),
-    "open the log with its store to read them": (
-        "name the store with --store and the log in it with --topic or --prefix"
-    ),
-    "leave the log, free space or mend the disk, and open it again": (
-        "mend what is wrong, look at the log with `danube-trio info`, and go on"
-    ),
-    "Open a new follower": "Run the command again",
-    "open a new follower": "run the command again",
-    "open it with its own topic_name or cloud.prefix, or choose another directory": (
-        "name it with its own --topic or --prefix, or choose another directory"
-    ),
-    "give each its own directory and cloud.prefix, or name this topic": (
-        "name it with its own --topic or --prefix, or choose another directory"
-    ),
-    "readers need on_corruption='skip', and get a gap there": (
+    Advice.MEND_DISK: ("mend what is wrong, look at the log with `danube-trio info`, and go on"),
+    Advice.WAIT_AT_END: "`danube-trio tail -f -n 0` waits for new records",
+    Advice.WITH_STORE: "name the store with --store and the log in it with --topic or --prefix",
+    Advice.OWN_PLACE: "name it with its own --topic or --prefix, or choose another directory",
+    Advice.OWN_TOPIC: "name it with its own --topic or --prefix, or choose another directory",
+    Advice.ALLOW_GAPS: (
         "replay and tail need --skip-corrupt (a program: on_corruption='skip'), and get a gap there"
     ),
-    "set allow_http=True, or https": "say --store-option allow_http=true, or use https",
+    Advice.ENCRYPT: "say --store-option allow_http=true, or use https",
+    Advice.FIND_LOG: (
+        ": is that its directory? `danube-trio topics` lists the logs below one, "
+        "`danube-trio append` makes a new log"
+    ),
 }
-# Names of arguments, and the options that they come from.
+# Names of arguments, and the options that they come from; of a directory, the path alone is said.
 OPTIONS: Final = {
+    "dir": "",
     "file_name": "--file-name",
     "codec": "--codec",
     "offset": "--from",
@@ -56,8 +54,6 @@ OPTIONS: Final = {
     "prefix": "--prefix",
     "endpoint": "--store-option endpoint",
 }
-_ARGUMENT = re.compile(rf"(?<![\w.-])({'|'.join(OPTIONS)})=(?=['\"\d])")
-_DIRECTORY = re.compile(r"(?<![\w.-])dir=(?=['\"])")
 
 # What to do about it, where it is the operating system that refuses.
 _NEXT: Final = {
@@ -96,7 +92,7 @@ def in_words(error: BaseException, directory: str | None = None) -> str:
         case OSError() if error.strerror:
             return _refused(error)
         case _:
-            return reworded(str(error))
+            return _said(error)
 
 
 def _locked(error: errors.LogLockedError) -> str:
@@ -111,7 +107,7 @@ def _broken(error: errors.LogBrokenError, directory: str | None) -> str:
     cause = error.__cause__
     place = directory or "the log"
     if not isinstance(cause, OSError):
-        return f"{place}: {reworded(str(error))}"
+        return f"{place}: {_said(error)}"
     why = cause.strerror or str(cause)
     step = _NEXT.get(cause.errno or 0, "mend the disk, and run the command again")
     return (
@@ -122,15 +118,10 @@ def _broken(error: errors.LogBrokenError, directory: str | None) -> str:
 
 
 def _refused(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    text = f"{where}{reworded(error.strerror or '')}"
+    text = f"{error.filename}: " if error.filename else ""
+    text += reworded(error.strerror or "")
     if error.errno == errno.ENOENT:
-        if "no log" in text:
-            return (
-                f"{text}: is that its directory? `danube-trio topics` lists the logs below one, "
-                f"`danube-trio append` makes a new log"
-            )
-        if "?" in text:
+        if isinstance(error.strerror, Worded):  # it says all there is
             return text
         stored = "://" in str(error.filename or "")
         which = "--store, and --topic or --prefix" if stored else "path"
@@ -141,9 +132,23 @@ def _refused(error: OSError) -> str:
     return f"{text}: {follows}" if follows else text
 
 
+def _said(error: BaseException) -> str:
+    text = error.args[0] if error.args else ""
+    return reworded(text) if isinstance(text, Worded) else str(error)
+
+
 def reworded(text: str) -> str:
-    """The text with options where it has arguments."""
-    for said, instead in PHRASES.items():
-        text = text.replace(said, instead)
-    text = text.replace("url must begin", "--store must begin")  # with a password, it is not shown
-    return _DIRECTORY.sub("", _ARGUMENT.sub(lambda match: f"{OPTIONS[match[1]]} ", text))
+    """The text with options where it has arguments, and with advice for a command line."""
+    if not isinstance(text, Worded):
+        return text
+    return "".join(map(_part, text.parts))
+
+
+def _part(part: str | Argument) -> str:
+    match part:
+        case Advice():
+            return ADVICE[part]
+        case Argument() if part.name in OPTIONS:
+            return f"{OPTIONS[part.name]} {part.shown}".strip()
+        case _:
+            return str(part)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from danube_trio.errors import bad_argument
+
 __all__ = [
     "Chunks",
     "as_bytes",
@@ -60,7 +62,7 @@ def check_prefix(prefix: str) -> str:
     """Return what the keys below a prefix begin with: itself and a slash; "" for all keys."""
     fault = _fault_of(prefix) if prefix != "" else None
     if fault is not None:
-        raise ValueError(f"prefix={prefix!r} {fault}")
+        raise bad_argument("prefix", prefix, f" {fault}")
     return prefix and f"{prefix}/"
 
 

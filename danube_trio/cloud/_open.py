@@ -12,6 +12,7 @@ from danube_trio._disk.real import RealDisk
 from danube_trio.cloud._directory import DirectoryStore
 from danube_trio.cloud._memory import MemoryStore
 from danube_trio.cloud._options import StoreOptions
+from danube_trio.errors import Argument, Worded, bad_argument
 
 if TYPE_CHECKING:
     from danube_trio.cloud._obstore import ObstoreStore
@@ -53,15 +54,13 @@ def open_store(
         _refuse_options(url, options, more)
         path = unquote(url.removeprefix("file://"))
         if not path.startswith("/"):
-            raise ValueError(f"url={url!r} must name an absolute path: file:///path")
+            raise bad_argument("url", url, " must name an absolute path: file:///path")
         return DirectoryStore(path, disk if disk is not None else RealDisk())
     if not url.startswith(OBJECT_STORES):
         # What is before an @ may be a password, and errors end in log files.
-        shown = "" if "@" in url else f"={url!r}"
-        raise ValueError(
-            f"url{shown} must begin with one of {', '.join(OBJECT_STORES)}, file:///path, in "
-            "small letters, or be memory:"
-        )
+        shown = Argument("url", "" if "@" in url else repr(url))
+        known = f"{', '.join(OBJECT_STORES)}, file:///path, in small letters, or be memory:"
+        raise ValueError(Worded(shown, f" must begin with one of {known}"))
     plain = attrs.asdict(options) if options is not None else {}
     merged = StoreOptions.from_plain({**plain, **more})
     return load_obstore_store()(url, merged)
@@ -83,4 +82,4 @@ def load_obstore_store() -> type[ObstoreStore]:
 def _refuse_options(url: str, options: StoreOptions | None, more: dict[str, object]) -> None:
     given = sorted({**(options.to_plain() if options is not None else {}), **more})
     if given:
-        raise ValueError(f"url={url!r} has no options, got {', '.join(given)}")
+        raise bad_argument("url", url, f" has no options, got {', '.join(given)}")

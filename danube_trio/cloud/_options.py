@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from danube_trio._core.urls import check_endpoint
+from danube_trio._core.urls import endpoint_fault, shown_url
+from danube_trio.errors import Advice, Argument, Worded, bad_argument
 
 __all__ = ["SECRETS", "StoreOptions"]
 
@@ -36,7 +37,8 @@ def _flag(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
 def _text(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value):
         shown = "***" if field.name in SECRETS else repr(value)
-        raise ValueError(f"{field.name}={shown} must be a text that is not empty, or left out")
+        what = " must be a text that is not empty, or left out"
+        raise ValueError(Worded(Argument(field.name, shown), what))
 
 
 def _optional_text() -> Any:
@@ -114,11 +116,10 @@ class StoreOptions:
         endpoint = self.endpoint
         if endpoint is None:
             return
-        check_endpoint(endpoint, "endpoint=")
+        if (fault := endpoint_fault(endpoint)) is not None:
+            raise ValueError(Worded(Argument("endpoint", shown_url(endpoint)), f" {fault}"))
         if endpoint.startswith("http://") and not self.allow_http:
-            raise ValueError(
-                f"endpoint={endpoint!r} is not encrypted: set allow_http=True, or https"
-            )
+            raise bad_argument("endpoint", endpoint, " is not encrypted: ", Advice.ENCRYPT)
 
     @classmethod
     def from_plain(cls, data: Mapping[str, object]) -> StoreOptions:

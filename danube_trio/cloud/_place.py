@@ -15,6 +15,7 @@ from danube_trio.cloud._answers import scrub
 from danube_trio.cloud._keys import check_prefix
 from danube_trio.cloud._options import StoreOptions
 from danube_trio.cloud._store import ObjectInfo
+from danube_trio.errors import bad_argument
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -54,7 +55,7 @@ class Place:
         bucket, _, prefix = rest.partition("/")
         if not separator or scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
-            raise ValueError(f"url={url!r} must begin with one of {known}")
+            raise bad_argument("url", url, f" must begin with one of {known}")
         if not bucket or set("@:?#") & set(bucket):
             raise ValueError(f"{scheme}:// must be followed by the name of a bucket, and no more")
         prefix = prefix.rstrip("/")

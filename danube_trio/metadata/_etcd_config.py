@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from danube_trio._core.urls import check_endpoint
+from danube_trio._core.urls import endpoint_fault, shown_url
 
 __all__ = ["EtcdConfig"]
 
@@ -57,7 +57,8 @@ class EtcdConfig:
         if not self.endpoints:
             raise ValueError("endpoints is empty: give one client URL at least")
         for url in self.endpoints:
-            check_endpoint(url, "endpoints has ")
+            if (fault := endpoint_fault(url)) is not None:
+                raise ValueError(f"endpoints has {shown_url(url)} {fault}")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together: one of them is None")
         if self.key_file is not None and self.cert_file is None:

@@ -5,6 +5,12 @@ only. Everything that belongs to one trio run is looked at in one step of that r
 of two of its logs is of the same moment. The logs of `danube_trio.blocking`, and those of
 `danube_trio.anyio` on asyncio, may be asked by any thread themselves.
 
+What belongs to a trio run may be looked at in its thread only, between two steps of its tasks. A
+scrape comes in another thread, so it *hops*: the question is put into the run's queue, and the
+thread waits for the answer, but not for ever, because a program that keeps its loop busy must not
+pile up threads that wait. In the run's own thread (an ASGI server on trio) it is asked at once. A
+run that has ended changes nothing any more, so its things can be asked anywhere.
+
 What cannot be asked (its loop is busy for longer than `timeout`) is left out, and
 ``danube_trio_up`` of it is 0; a scrape never fails for it. What was closed says so in its phase,
 and shows its last figures until it is removed.
@@ -15,8 +21,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 import trio
@@ -36,11 +43,12 @@ from danube_trio._engine.read.follow import FollowerStatistics
 from danube_trio._engine.read.replica import ReplicaStatistics
 from danube_trio.dispatch import ReliableDispatch
 from danube_trio.prometheus._figures import GROUPS, UP, Figure, Group
-from danube_trio.prometheus._runs import ask, current_run
 
 __all__ = ["DanubeCollector", "Shown"]
 
 log = logging.getLogger("danube_trio.prometheus")
+
+T = TypeVar("T")
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 _FAMILIES: dict[str, Callable[..., Family]] = {
@@ -198,7 +206,7 @@ class DanubeCollector(Collector):
     def _add(self, kind: str, name: str, bound: bool, look: Callable[[], list[_Seen]]) -> Shown:
         if not isinstance(name, str) or not name:
             raise ValueError(f"name={name!r} must be a text that is not empty")
-        run = current_run() if bound else None
+        run = _current_run() if bound else None
         if bound and run is None:
             raise RuntimeError(f"{kind} {name!r} must be added in the trio run that it belongs to")
         shown = Shown(kind, name, run, look, self._remove)
@@ -246,7 +254,7 @@ class DanubeCollector(Collector):
                 looks += _look_at(things)
                 continue
             try:
-                looks += ask(run, partial(_look_at, things), self._timeout)
+                looks += _ask(run, partial(_look_at, things), self._timeout)
             except TimeoutError:
                 log.warning("a trio run did not answer within %s seconds", self._timeout)
                 looks += [(thing, None) for thing in things]
@@ -295,3 +303,41 @@ def _buckets(view: HistogramView, every: bool) -> list[tuple[str, float]]:
             seen += count
             buckets.append((_le(bound), seen))
     return [*buckets, ("+Inf", view.total)]
+
+
+# ---- asking in a trio run
+
+
+def _current_run() -> trio.lowlevel.TrioToken | None:
+    """The trio run of this thread; None if there is none."""
+    try:
+        return trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return None
+
+
+def _ask(run: trio.lowlevel.TrioToken, question: Callable[[], T], timeout: float) -> T:
+    """The answer of a function that never waits, called in the run's thread.
+
+    Raises what it raises, and TimeoutError if the run did not get to it in so many seconds.
+    """
+    if _current_run() is run:
+        return question()
+    answer: Future[T] = Future()
+
+    def put() -> None:
+        if not answer.set_running_or_notify_cancel():
+            return  # nobody waits any more
+        try:
+            answer.set_result(question())
+        except BaseException as error:
+            answer.set_exception(error)  # all of them: here they would end the run
+
+    try:
+        run.run_sync_soon(put)
+    except trio.RunFinishedError:
+        return question()
+    try:
+        return answer.result(timeout)
+    finally:
+        answer.cancel()  # does nothing once it is answered

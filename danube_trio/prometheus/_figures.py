@@ -81,8 +81,13 @@ def _plain(kind: Kind, **helps: str) -> tuple[Figure, ...]:
     )
 
 
-def _one_of(names: tuple[str, ...]) -> Callable[[str], Iterable[Value]]:
-    return lambda now: [((name,), int(name == now)) for name in names]
+def _state(name: str, text: str, states: tuple[str, ...]) -> Figure:
+    """A figure for a field that is one word of several: 1 for the one that it is."""
+
+    def values(now: str) -> Iterable[Value]:
+        return [((state,), int(state == now)) for state in states]
+
+    return Figure("gauge", name, text, name, (name,), values)
 
 
 def _count(found: Any) -> Iterable[Value]:
@@ -177,7 +182,7 @@ _LOG = (
         "histogram",
         cloud__upload_seconds="Uploads, from reading the file until the catalog names the object.",
     ),
-    Figure("gauge", "phase", "1 for the phase it is in.", "phase", ("phase",), _one_of(PHASES)),
+    _state("phase", "1 for the phase it is in.", PHASES),
     *_READERS,
     Figure(
         "gauge",
@@ -239,14 +244,7 @@ _SUBSCRIPTION = (
         read_failures="Reads of the log that failed and were repeated.",
         dead_letter_failures="Appends of dead letters that failed.",
     ),
-    Figure(
-        "gauge",
-        "phase",
-        "1 for the phase it is in.",
-        "phase",
-        ("phase",),
-        _one_of(SUBSCRIPTION_PHASES),
-    ),
+    _state("phase", "1 for the phase it is in.", SUBSCRIPTION_PHASES),
 )
 
 _FOLLOWER = (
@@ -262,14 +260,7 @@ _FOLLOWER = (
         looks="Looks at the directory.",
         notifications="Looks because the system told of a change.",
     ),
-    Figure(
-        "gauge",
-        "by",
-        "1 for what those who wait for news rely on.",
-        "by",
-        ("by",),
-        _one_of(("notification", "polling")),
-    ),
+    _state("by", "1 for what those who wait for news rely on.", ("notification", "polling")),
     *_READERS,
 )
 
@@ -313,12 +304,5 @@ NOT_SHOWN = {
 UP = Group(
     "danube_trio_",
     ("kind", "name"),
-    (
-        Figure(
-            "gauge",
-            "up",
-            "1 if it could be asked now. If 0, its other metrics are left out.",
-            "up",
-        ),
-    ),
+    _plain("gauge", up="1 if it could be asked now. If 0, its other metrics are left out."),
 )

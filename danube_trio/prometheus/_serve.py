@@ -2,8 +2,8 @@
 
 It runs in threads of its own, on the standard library's server. That is deliberate: the answer to a
 scrape is put together and compressed there, away from the loop, which only gives the figures (see
-`_runs`). Programs that have an ASGI server anyway mount `prometheus_client`'s ``make_asgi_app`` in
-it instead.
+`_collector`). Programs that have an ASGI server anyway mount `prometheus_client`'s
+``make_asgi_app`` in it instead.
 
 Each connection has a thread and a descriptor, of which the log needs some, too. So there are at
 most `MAX_CONNECTIONS`; whoever comes then waits in the system's queue, which costs the program

@@ -7,19 +7,14 @@ from typing import Literal, get_args
 
 import attrs
 
+from danube_trio.testing._sim_faults import CountedFault
+
 __all__ = ["STORE_OPERATIONS", "StoreFault", "StoreFaultKind", "StoreOperation"]
 
 # The names of operations, for `SimStore.fail` and `StoreOperation.name`.
 STORE_OPERATIONS = frozenset(
     {
-        "create",
-        "delete",
-        "get",
-        "head",
-        "list_children",
-        "list_objects",
-        "put",
-        "swap",
+        *("create", "delete", "get", "head", "list_children", "list_objects", "put", "swap"),
         "upload",
     }
 )
@@ -65,31 +60,24 @@ class StoreOperation:
 
 
 @attrs.define(eq=False)
-class StoreFault:
+class StoreFault(CountedFault):
     """An injected fault; made by `SimStore.fail` and `fail_sometimes`, which explain the fields.
 
     Attributes:
         hits: how many operations it has made fail so far.
     """
 
-    operation: str | None
-    nth: int
+    KNOWN = STORE_OPERATIONS
+
     kinds: tuple[StoreFaultKind, ...]
     key_contains: str | None
     late_by: int
-    sticky: bool
     probability: float = 1.0
     rng: random.Random = attrs.field(factory=random.Random, repr=False)
-    hits: int = 0
-    _seen: int = 0
-    _cancelled: bool = False
+    _cancelled: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.operation is not None and self.operation not in STORE_OPERATIONS:
-            raise ValueError(
-                f"operation must be one of {', '.join(sorted(STORE_OPERATIONS))}; "
-                f"got {self.operation!r}"
-            )
+        super().__attrs_post_init__()
         for kind in self.kinds:
             if kind not in _ALLOWED:
                 raise ValueError(
@@ -97,8 +85,6 @@ class StoreFault:
                 )
             if self.operation is not None and self.operation not in _ALLOWED[kind]:
                 raise ValueError(f"a {self.operation!r} has no fault of the kind {kind!r}")
-        if self.nth < 1:
-            raise ValueError(f"nth counts from 1, got {self.nth!r}")
         if self.late_by < 1:
             raise ValueError(f"late_by counts operations from 1, got {self.late_by!r}")
         if not self.kinds or not 0 <= self.probability <= 1:
@@ -118,8 +104,7 @@ class StoreFault:
             or (self.key_contains is not None and self.key_contains not in operation.key)
         ):
             return None
-        self._seen += 1
-        if not (self._seen >= self.nth if self.sticky else self._seen == self.nth):
+        if not self.is_turn():
             return None
         if self.probability < 1 and self.rng.random() >= self.probability:
             return None

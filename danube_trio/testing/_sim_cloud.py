@@ -198,7 +198,7 @@ class SimStore:
             late_by: of "late": how many operations later, by any client, it is carried out.
             sticky: fail all matching operations from the `nth` on, until `StoreFault.cancel`.
         """
-        fault = StoreFault(operation, nth, (kind,), key_contains, late_by, sticky)
+        fault = StoreFault(operation, nth, sticky, (kind,), key_contains, late_by)
         self._faults.append(fault)
         return fault
 
@@ -212,7 +212,7 @@ class SimStore:
     ) -> StoreFault:
         """Let each matching operation of this client fail with that probability, by the seed."""
         fault = StoreFault(
-            operation, 1, kinds, None, late_by, True, probability=probability, rng=self._rng
+            operation, 1, True, kinds, None, late_by, probability=probability, rng=self._rng
         )
         self._faults.append(fault)
         return fault

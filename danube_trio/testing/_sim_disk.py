@@ -184,7 +184,7 @@ class SimDisk(SimProcess):
                 failing.
             sticky: fail all matching operations from the `nth` on, until `Fault.cancel`.
         """
-        fault = Fault(operation, nth, error, path_contains, after, short, sticky)
+        fault = Fault(operation, nth, sticky, error, path_contains, after, short)
         self._store.faults.append(fault)
         return fault
 
@@ -290,30 +290,24 @@ class SimDisk(SimProcess):
 
     def write_file(self, path: str, data: bytes) -> None:
         """Make this the content of a file, made with its directories if missing; all durable."""
-        self._store.perform(
-            Operation("write_file", path, 0, len(data)),
-            lambda: None,
-            lambda: self._paths.put(path, data),
-        )
+        operation = Operation("write_file", path, 0, len(data))
+        self._by_hand(operation, lambda: self._paths.put(path, data))
 
     def remove_tree(self, path: str) -> None:
         """Remove a directory with all that is in it, as ``rm -rf`` does: each removal may be lost.
 
         Who has a file or the directory open keeps it. FileNotFoundError, NotADirectoryError.
         """
-        self._store.perform(
-            Operation("remove_tree", path),
-            lambda: None,
-            lambda: self._paths.remove_tree(path),
-        )
+        self._by_hand(Operation("remove_tree", path), lambda: self._paths.remove_tree(path))
 
     def corrupt(self, path: str, position: int, bit: int = 0) -> None:
         """Flip one bit (0 to 7) of a file, durably. Makes all else in the file durable too."""
-        self._store.perform(
-            Operation("corrupt", path, position, 1),
-            lambda: None,
-            lambda: self._paths.flip(path, position, bit),
-        )
+        operation = Operation("corrupt", path, position, 1)
+        self._by_hand(operation, lambda: self._paths.flip(path, position, bit))
+
+    def _by_hand(self, operation: Operation, effect: Callable[[], None]) -> None:
+        """Whether this process lives does not matter."""
+        self._store.perform(operation, lambda: None, effect)
 
 
 def _view(store: Store) -> SimDisk:

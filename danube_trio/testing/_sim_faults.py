@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import errno
+from typing import ClassVar
 
 import attrs
 
-__all__ = ["OPERATIONS", "Fault", "Operation", "ProcessKilledError"]
+__all__ = ["OPERATIONS", "CountedFault", "Fault", "Operation", "ProcessKilledError"]
 
 # The names of operations, for `SimDisk.fail` and `Operation.name`.
 OPERATIONS = frozenset(
     {
-        "allocate",
-        "close",
-        "create",
-        "file_size",
-        "free_bytes",
-        "link",
-        "list_dir",
-        "lock",
-        "make_dir",
-        "open",
-        "read",
-        "rename",
-        "size",
-        "sync_data",
-        "sync_dir",
-        "truncate",
-        "unlink",
-        "watch",
-        "write",
+        *("allocate", "close", "create", "file_size", "free_bytes", "link", "list_dir", "lock"),
+        *("make_dir", "open", "read", "rename", "size", "sync_data", "sync_dir", "truncate"),
+        *("unlink", "watch", "write"),
     }
 )
 # These can do their work in part, or claim to have done it.
@@ -73,31 +58,52 @@ class Operation:
 
 
 @attrs.define(eq=False)
-class Fault:
+class CountedFault:
+    """What the faults of all simulators have: they hit the `nth` operation that matches.
+
+    Attributes:
+        hits: how many operations it has hit so far.
+    """
+
+    KNOWN: ClassVar[frozenset[str]]
+
+    operation: str | None
+    nth: int
+    sticky: bool
+    hits: int = attrs.field(default=0, init=False)
+    _seen: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.operation is not None and self.operation not in self.KNOWN:
+            known = ", ".join(sorted(self.KNOWN))
+            raise ValueError(f"operation must be one of {known}; got {self.operation!r}")
+        if self.nth < 1:
+            raise ValueError(f"nth counts from 1, got {self.nth!r}")
+
+    def is_turn(self) -> bool:
+        """Count an operation that matches; say whether it is one to hit."""
+        self._seen += 1
+        return self._seen >= self.nth if self.sticky else self._seen == self.nth
+
+
+@attrs.define(eq=False)
+class Fault(CountedFault):
     """An injected fault; made by `SimDisk.fail`, which explains the fields.
 
     Attributes:
         hits: how many operations it has made fail so far.
     """
 
-    operation: str | None
-    nth: int
+    KNOWN = OPERATIONS
+
     error: int | None
     path_contains: str | None
     after: bool
     short: int | None
-    sticky: bool
-    hits: int = 0
-    _seen: int = 0
-    _cancelled: bool = False
+    _cancelled: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.operation is not None and self.operation not in OPERATIONS:
-            raise ValueError(
-                f"operation must be one of {', '.join(sorted(OPERATIONS))}; got {self.operation!r}"
-            )
-        if self.nth < 1:
-            raise ValueError(f"nth counts from 1, got {self.nth!r}")
+        super().__attrs_post_init__()
         if self.short is not None and (self.operation not in _PARTIAL or self.short < 0):
             raise ValueError(
                 f"short={self.short!r} is for 'read' and 'write', and 'allocate', in bytes"
@@ -123,8 +129,7 @@ class Fault:
             or (self.path_contains is not None and self.path_contains not in operation.path)
         ):
             return False
-        self._seen += 1
-        hit = self._seen >= self.nth if self.sticky else self._seen == self.nth
+        hit = self.is_turn()
         self.hits += hit
         return hit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import attrs
 import trio
@@ -18,6 +18,7 @@ from danube_trio.errors import AccessDeniedError, StoreUnavailableError
 from danube_trio.metadata import MemoryMetadata, Revised, WatchEvent
 from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS
 from danube_trio.metadata._memory import copy_of
+from danube_trio.testing._sim_faults import CountedFault
 
 __all__ = ["METADATA_OPERATIONS", "MetadataFault", "MetadataOperation", "SimMetadata"]
 
@@ -25,7 +26,7 @@ METADATA_OPERATIONS = frozenset(
     {"delete", "get", "list_entries", "put", "transact", "watch", "watch_next"}
 )
 Kind = Literal["unavailable", "reply_lost", "denied", "hang", "hang_after"]
-KINDS: tuple[Kind, ...] = ("unavailable", "reply_lost", "denied", "hang", "hang_after")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Moment = Literal["before", "after"]
 T = TypeVar("T")
 
@@ -48,31 +49,24 @@ class MetadataOperation:
 
 
 @attrs.define(eq=False)
-class MetadataFault:
+class MetadataFault(CountedFault):
     """An injected fault; made by `SimMetadata.fail`, which explains the fields.
 
     Attributes:
         hits: how many operations it has hit so far.
     """
 
-    operation: str | None
-    nth: int
+    KNOWN = METADATA_OPERATIONS
+
     kind: Kind
     key_contains: str | None
     client: int | None
-    sticky: bool
-    hits: int = 0
-    _seen: int = 0
     _over: trio.Event = attrs.Factory(trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        if self.operation is not None and self.operation not in METADATA_OPERATIONS:
-            known = ", ".join(sorted(METADATA_OPERATIONS))
-            raise ValueError(f"operation must be one of {known}; got {self.operation!r}")
+        super().__attrs_post_init__()
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {self.kind!r}")
-        if self.nth < 1:
-            raise ValueError(f"nth counts from 1, got {self.nth!r}")
 
     def cancel(self) -> None:
         """End the fault. What hangs goes on, and raises StoreUnavailableError."""
@@ -80,17 +74,15 @@ class MetadataFault:
 
     def hit_by(self, operation: MetadataOperation) -> bool:
         """Count the operation; say whether it is hit."""
+        wanted = self.key_contains
         if (
             self._over.is_set()
             or self.operation not in (None, operation.name)
             or self.client not in (None, operation.client)
-            or not (
-                self.key_contains is None or any(self.key_contains in k for k in operation.keys)
-            )
+            or not (wanted is None or any(wanted in key for key in operation.keys))
         ):
             return False
-        self._seen += 1
-        hit = self._seen >= self.nth if self.sticky else self._seen == self.nth
+        hit = self.is_turn()
         self.hits += hit
         return hit
 
@@ -271,7 +263,7 @@ class SimMetadata:
             client: only those of the client with this number.
             sticky: strike all matching operations from the `nth` on, until `MetadataFault.cancel`.
         """
-        fault = MetadataFault(operation, nth, kind, key_contains, client, sticky)
+        fault = MetadataFault(operation, nth, sticky, kind, key_contains, client)
         self._client.content.faults.append(fault)
         return fault
 

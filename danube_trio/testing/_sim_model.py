@@ -9,6 +9,7 @@ each kept or lost by a crash on its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import attrs
 
@@ -130,14 +131,21 @@ class Lose:
 
 @attrs.frozen(eq=False)
 class _Change:
+    SAYS: ClassVar[str]
+
     ident: int
     path: str  # as the caller named the file or directory
     serial: int  # orders the changes of one disk
+
+    def __str__(self) -> str:
+        return self.SAYS.format(self)
 
 
 @attrs.frozen(eq=False)
 class Data(_Change):
     """Change: bytes written. Says nothing of the size."""
+
+    SAYS = "data [{0.position}, {0.end})"
 
     position: int
     data: bytes
@@ -150,50 +158,43 @@ class Data(_Change):
         data = self.data[start - self.position : end - self.position]
         return Data(self.ident, self.path, self.serial, start, data)
 
-    def __str__(self) -> str:
-        return f"data [{self.position}, {self.end})"
-
 
 @attrs.frozen(eq=False)
 class Grow(_Change):
     """Change: the size is at least `size`."""
 
-    size: int
+    SAYS = "size {0.size}"
 
-    def __str__(self) -> str:
-        return f"size {self.size}"
+    size: int
 
 
 @attrs.frozen(eq=False)
 class Cut(_Change):
     """Change: the size is exactly `size`, and what was after it is gone."""
 
-    size: int
+    SAYS = "truncation to {0.size}"
 
-    def __str__(self) -> str:
-        return f"truncation to {self.size}"
+    size: int
 
 
 @attrs.frozen(eq=False)
 class Link(_Change):
     """Change of a directory: a new name."""
 
+    SAYS = "creation of {0.name!r}"
+
     name: str
     target: int
-
-    def __str__(self) -> str:
-        return f"creation of {self.name!r}"
 
 
 @attrs.frozen(eq=False)
 class Unlink(_Change):
     """Change of a directory: a name goes, if it still names that inode."""
 
+    SAYS = "removal of {0.name!r}"
+
     name: str
     target: int
-
-    def __str__(self) -> str:
-        return f"removal of {self.name!r}"
 
 
 @attrs.frozen(eq=False)
@@ -207,13 +208,12 @@ class Rename(_Change):
     old file and the new one, and no file system does that.
     """
 
+    SAYS = "rename of {0.source!r} to {0.name!r}"
+
     source: str
     name: str
     target: int
     others: frozenset[str] = frozenset()
-
-    def __str__(self) -> str:
-        return f"rename of {self.source!r} to {self.name!r}"
 
 
 FileChange = Data | Grow | Cut

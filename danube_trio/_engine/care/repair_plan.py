@@ -30,7 +30,6 @@ them are whole. It is cut at the first damage, and never below the start offset.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from contextlib import closing
 from functools import cached_property
@@ -48,7 +47,7 @@ from danube_trio._engine.care.verify_segment import Preview, ignore, preview
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import find_after
 from danube_trio._engine.files.tiling import check_tiling
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import Advice, CorruptDataError, Worded
 
 __all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
 
@@ -143,9 +142,7 @@ def plan_repair(
         step = Step("impossible", path, reason)
         return Plan(findings, (step,), None, None, policy)
     if directory is None:
-        raise FileNotFoundError(
-            errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
-        )
+        raise names.no_log()
     directory, _ = check_tiling(disk, directory, 0, [], skip=True)
     return _Planner(disk, directory, findings, policy).plan(verification)
 
@@ -260,8 +257,9 @@ class _Planner:
             self._step("skip", path, skip)
         elif self._policy is None and (can_truncate or can_skip):
             choice = [f"with --policy truncate {truncate}"] if can_truncate else []
-            choice += [f"with --policy skip {skip}"] if can_skip else []
-            self._step("undecided", path, "; ".join(choice), span)
+            if can_skip:
+                choice.append("; with --policy skip " if choice else "with --policy skip ")
+            self._step("undecided", path, Worded(*choice, *skip.parts * can_skip), span)
         else:
             reason = f"{skip.partition(':')[0]}: restore the segments from a copy"
             if can_truncate or can_skip:
@@ -344,6 +342,6 @@ def _truncated(damage: Damage) -> str:
     )
 
 
-def _skipped(damage: Damage) -> str:
+def _skipped(damage: Damage) -> Worded:
     where = ", ".join(f"{low} to {high}" for low, high in damage.gaps[:20])
-    return f"records {where} stay missing: readers need on_corruption='skip', and get a gap there"
+    return Worded(f"records {where} stay missing: ", Advice.ALLOW_GAPS)

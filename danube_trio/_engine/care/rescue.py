@@ -13,7 +13,6 @@ What is lost is whose log it was: a store or a cursor that knows it by its old i
 from __future__ import annotations
 
 import contextlib
-import errno
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -38,7 +37,7 @@ from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.directory import DOCUMENT_LIMIT_BYTES, directory_crc, refuse_foreign
 from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio._engine.files.tail import put_mark
-from danube_trio.errors import CorruptDataError
+from danube_trio.errors import CorruptDataError, bad_argument
 
 __all__ = ["Rescue", "fitting_codecs", "rescue"]
 
@@ -94,16 +93,14 @@ def rescue(disk: Disk, names: LogNames, codec: str) -> Rescue | None:
         meta = None
     if meta is not None:
         if meta.codec != codec:
-            raise ValueError(f"codec={codec!r}: {names.meta} is whole, and says {meta.codec!r}")
+            raise bad_argument("codec", codec, f": {names.meta} is whole, and says {meta.codec!r}")
         return None
     if not names.segment_bases(disk.list_dir(names.directory)):
-        raise FileNotFoundError(
-            errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
-        )
+        raise names.no_log()
     fits = fitting_codecs(disk, names)
     if codec not in fits:
         what = f"they fit {', '.join(fits)}" if fits else "they fit no codec, or several"
-        raise ValueError(f"codec={codec!r}: the messages are in another one: {what}")
+        raise bad_argument("codec", codec, f": the messages are in another one: {what}")
     data = b""
     with contextlib.suppress(FileNotFoundError, CorruptDataError):
         data = read_file(disk, names.mark, MARK_FILE_BYTES)

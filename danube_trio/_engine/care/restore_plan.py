@@ -23,7 +23,12 @@ from danube_trio.catalog import Catalog
 from danube_trio.catalog._default import readable_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
-from danube_trio.errors import CorruptDataError, ObjectNotFoundError, OffsetTrimmedError
+from danube_trio.errors import (
+    CorruptDataError,
+    ObjectNotFoundError,
+    OffsetTrimmedError,
+    bad_argument,
+)
 
 __all__ = ["LOOKS", "RestorePlan", "plan_restore", "refuse_missing"]
 
@@ -95,16 +100,15 @@ def _check_until(offset: int | None, time: float | None) -> None:
     if offset is not None and time is not None:
         raise ValueError("until_offset and until_time exclude each other")
     if offset is not None and (isinstance(offset, bool) or offset < 0):
-        raise ValueError(f"until_offset={offset!r} must be an offset, 0 or more")
+        raise bad_argument("until_offset", offset, " must be an offset, 0 or more")
     if time is not None:
         microseconds(time, "until_time")
 
 
 async def _until_offset(tier: CloudTier, state: CatalogState, until: int) -> RestorePlan:
     if until > state.end:
-        raise ValueError(
-            f"until_offset={until} is beyond what the store holds, which ends at {state.end}"
-        )
+        what = f" is beyond what the store holds, which ends at {state.end}"
+        raise bad_argument("until_offset", until, what)
     if until < state.start_offset:
         raise OffsetTrimmedError(until, state.start_offset)
     last = state.find(until)
@@ -128,10 +132,9 @@ async def _until_time(tier: CloudTier, state: CatalogState, until: float) -> Res
     at = find_time(runs, time, latest, state.end)
     while (last := state.find(at)) is not None:
         if at == state.first_base and time <= last.first_time:
-            raise ValueError(
-                f"until_time={until}: the first record in the store was appended later, at "
-                f"{moment(last.first_time / 1e6)}"
-            )
+            first = moment(last.first_time / 1e6)
+            what = f": the first record in the store was appended later, at {first}"
+            raise bad_argument("until_time", until, what)
         older = [entry for entry in last.index if entry[2] < time]
         plan, found = _cut(state, last.base), last.first_time
         if older:

@@ -14,7 +14,6 @@ Synchronous code over the `Disk` interface, in bounded memory.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -162,9 +161,7 @@ class Verification:
         self._start = trim.first_local if trim is not None else 0
         if self._meta is None and name_of(names.meta) not in listing:
             if not self._bases:
-                raise FileNotFoundError(
-                    errno.ENOENT, f"there is no log {names.file_name!r} here", names.directory
-                )
+                raise names.no_log()
             yield Finding("problem", "the file is missing although there are segments", names.meta)
         yield from self._strangers(listing)
 

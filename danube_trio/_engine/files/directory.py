@@ -36,7 +36,7 @@ from danube_trio._core.files import (
 from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.foreign import danube_files, listed
 from danube_trio._engine.files.segments import reach
-from danube_trio.errors import CorruptDataError, UnsupportedFormatError
+from danube_trio.errors import Argument, CorruptDataError, UnsupportedFormatError, bad_argument
 
 __all__ = [
     "DOCUMENT_LIMIT_BYTES",
@@ -110,9 +110,12 @@ def refuse_foreign(disk: Disk, names: LogNames) -> tuple[list[str], Meta | None]
     if theirs := danube_files(disk, names, listing):
         raise _of_danube(names, listing, theirs)
     if others := names.other_logs(listing):
-        raise ValueError(
-            f"dir={names.directory!r} already holds the log of {others[0]!r}: "
-            f"file_name={names.file_name!r} does not match, and a directory holds one log"
+        raise bad_argument(
+            "dir",
+            names.directory,
+            f" already holds the log of {others[0]!r}: ",
+            Argument("file_name", repr(names.file_name)),
+            " does not match, and a directory holds one log",
         )
     meta = read_document(disk, names.meta, Meta)
     if meta is not None and meta.codec not in CODECS:

@@ -36,7 +36,7 @@ from danube_trio.catalog._claim import claim_prefix, refuse_beginning, refuse_ol
 from danube_trio.catalog._default import probe_once
 from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
-from danube_trio.errors import CorruptDataError, StoreUnavailableError
+from danube_trio.errors import Advice, CorruptDataError, StoreUnavailableError, bad_argument
 
 __all__ = ["aligned_start", "attach", "take_over"]
 
@@ -266,8 +266,5 @@ def _refuse_lost_catalog(disk: Disk, names: LogNames) -> None:
 def _refuse_other_place(names: LogNames, meta: Meta | None, place: str) -> None:
     """Nothing was ever published here, but this log was published elsewhere."""
     if meta is not None and meta.place not in ("", place):
-        raise ValueError(
-            f"dir={names.directory!r} holds a log whose objects are below {meta.place!r}, and "
-            f"there is no log below {place!r}: open it with its own topic_name or cloud.prefix, "
-            f"or choose another directory"
-        )
+        what = f" holds a log whose objects are below {meta.place!r}, and there is no log below "
+        raise bad_argument("dir", names.directory, what, f"{place!r}: ", Advice.OWN_PLACE)

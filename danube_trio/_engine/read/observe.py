@@ -59,7 +59,7 @@ from danube_trio._engine.files.directory import (
     stray_error,
 )
 from danube_trio._engine.files.segments import SegmentWalk
-from danube_trio.errors import CorruptDataError, UnsupportedFormatError
+from danube_trio.errors import Advice, CorruptDataError, UnsupportedFormatError
 
 __all__ = ["NOTHING_SEEN", "Observer", "Run", "View", "find_log"]
 
@@ -182,7 +182,7 @@ class Observer:
         raise CorruptDataError(
             f"the directory holds another log now, or another copy of it: it {stray}",
             path=path,
-            advice="Open a new follower",
+            advice=Advice.FOLLOW_AGAIN,
         )
 
     def _newest(self, mark: Mark | None, before: View) -> Mark | None:
@@ -207,8 +207,7 @@ class Observer:
                 f"{reason} while it was followed up to offset {before.end}",
                 path=self._names.mark,
                 offset=min(mark.durable_end, before.end),
-                advice="What was read last may be gone, and other records may have these offsets "
-                "now: open a new follower, and compare before you go on",
+                advice=Advice.COMPARE,
             )
         return mark if newer else old
 
@@ -235,7 +234,7 @@ class Observer:
             raise CorruptDataError(str(error), path=path) from error
         if meta.directory_id != self._directory_id:
             raise CorruptDataError(
-                "the directory holds another log now", path=path, advice="Open a new follower"
+                "the directory holds another log now", path=path, advice=Advice.FOLLOW_AGAIN
             )
 
     def _kept(self, bases: list[int], start: int, end: int, mark: Mark | None) -> list[int]:
@@ -329,9 +328,7 @@ def find_log(disk: Disk, names: LogNames) -> Directory:
                 raise
             continue
         if directory is None:
-            raise FileNotFoundError(
-                errno.ENOENT, f"there is no log {names.file_name!r} here (yet)", names.directory
-            )
+            raise names.no_log(" (yet)")
         if directory.meta.codec not in CODECS:
             raise UnsupportedFormatError(
                 names.meta,

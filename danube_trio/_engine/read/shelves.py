@@ -27,10 +27,12 @@ from danube_trio._core.route import Tier, route
 from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio._engine.read.source import ReaderSource, local_start
 from danube_trio.errors import (
+    Advice,
     CorruptDataError,
     ObjectNotFoundError,
     OffsetTrimmedError,
     StoreUnavailableError,
+    Worded,
 )
 
 __all__ = ["Shelves"]
@@ -111,10 +113,8 @@ class Shelves:
     async def _fetch_object(self, cursor: int, time: int) -> Sequence[Piece]:
         source, tier = self._source, self._source.tier
         if tier is None:
-            raise StoreUnavailableError(
-                f"records {cursor} to {local_start(source)} are in the object store only: "
-                f"open the log with its store to read them"
-            )
+            what = f"records {cursor} to {local_start(source)} are in the object store only: "
+            raise StoreUnavailableError(Worded(what, Advice.WITH_STORE))
         known = tier.objects.find(cursor)  # to see whether looking again found another
         try:
             return await tier.fetch(cursor, source.visible_end, time)

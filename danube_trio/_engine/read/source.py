@@ -20,7 +20,7 @@ from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.read.shelf import MemoryShelf, Shelf
 from danube_trio._engine.wait.pins import Pins
 from danube_trio.config import WalConfig
-from danube_trio.errors import OffsetTrimmedError
+from danube_trio.errors import Advice, OffsetTrimmedError, bad_argument
 
 __all__ = ["ReaderSource", "StartPosition", "local_start", "pass_by", "resolve"]
 
@@ -109,10 +109,8 @@ def resolve(source: ReaderSource, start: StartPosition) -> tuple[int, int]:
     if start.value < marks.start_offset:
         raise OffsetTrimmedError(start.value, marks.start_offset)
     if start.value > marks.next_offset:
-        raise ValueError(
-            f"offset={start.value} is beyond the end of the log, which is {marks.next_offset}: "
-            f"use StartPosition.latest() to wait for new records"
-        )
+        what = f" is beyond the end of the log, which is {marks.next_offset}: "
+        raise bad_argument("offset", start.value, what, Advice.WAIT_AT_END)
     return start.value, 0
 
 

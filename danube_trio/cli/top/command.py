@@ -1,6 +1,6 @@
 """``danube-trio top``: a live view of what a program offers to be watched.
 
-On a terminal (with rich) the page stays in place; elsewhere one page follows another, and with
+On a terminal the page stays in place; elsewhere one page follows another, and with
 ``--json`` one line. The program's end is the view's end, unless it is to wait for the next one.
 """
 
@@ -16,18 +16,24 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
+from rich.console import RenderableType
+from rich.live import Live
 
 from danube_trio.cli._say import complain, say
 from danube_trio.cli.top.feed import Feed, NotOfferedError, find_offers
 from danube_trio.cli.top.figures import View, as_dict, number, rates
-from danube_trio.cli.top.page import page, plain
-from danube_trio.cli.top.words import Line, table
+from danube_trio.cli.top.page import new_console, page, plain
+from danube_trio.cli.top.sections import table
+from danube_trio.cli.top.words import amount, clean
 
 __all__ = ["watch"]
 
 # How often to look whether a program is there; a guess.
 WAIT_SECONDS = 0.5
 PLAIN_ROWS = 20
+# Lines that are not rows of readers, tasks or topics. A guess that leaves most pages whole.
+OTHER_LINES = 40
+MIN_ROWS = 5
 
 Show = Callable[[View], None]
 
@@ -37,26 +43,18 @@ class Wanted:
     """What the options say; `count` is of snapshots, None for all that come."""
 
     directory: str
+    count: int | None
     file_name: str
     interval: float
-    count: int | None
     wait: bool
     as_json: bool
 
 
-def watch(
-    directory: str | None,
-    file_name: str,
-    interval: float,
-    count: int | None,
-    once: bool,
-    wait: bool,
-    as_json: bool,
-) -> None:
+def watch(directory: str | None, count: int | None, once: bool, **options: Any) -> None:
     """Run the command."""
     if once and count is not None:
         raise ValueError("--once and --count exclude each other")
-    wanted = Wanted(directory or ".", file_name, interval, 1 if once else count, wait, as_json)
+    wanted = Wanted(directory or ".", 1 if once else count, **options)
     while True:
         feeds = _find(wanted)
         with contextlib.ExitStack() as stack:
@@ -70,7 +68,7 @@ def watch(
         if left is not None and left <= 0:
             return
         complain(f"{feeds[0].hello.get('name', '?')}: {feeds[0].ending or 'the program has ended'}")
-        if not wait:
+        if not wanted.wait:
             return
         wanted = attrs.evolve(wanted, count=left)
 
@@ -111,12 +109,28 @@ def _screen(wanted: Wanted) -> AbstractContextManager[Show]:
     if wanted.as_json:
         return contextlib.nullcontext(_print_json)
     if sys.stdout.isatty() and wanted.count != 1 and not _is_dumb():
-        try:
-            from danube_trio.cli.top.terminal import live_screen
-        except ModuleNotFoundError:
-            return contextlib.nullcontext(_print_page)
-        return live_screen()
+        return _live_screen()
     return contextlib.nullcontext(_print_page)
+
+
+@contextlib.contextmanager
+def _live_screen() -> Generator[Show]:
+    """Show pages one in place of the other while the block runs; the last one stays."""
+    console = new_console()
+    last: list[RenderableType] = []
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def show(view: View) -> None:
+            rows = max(MIN_ROWS, console.height - OTHER_LINES)
+            fancy = not console.options.ascii_only
+            last[:] = [page(attrs.evolve(view, rows=rows, fancy=fancy, beside=True))]
+            live.update(last[0], refresh=True)
+
+        try:
+            yield show
+        finally:
+            live.stop()
+            console.print(*last)
 
 
 def _is_dumb() -> bool:
@@ -152,17 +166,25 @@ def _can_show_blocks() -> bool:
 
 def _print_list(feeds: list[Feed], wanted: Wanted) -> None:
     """What is offered below a directory, one line each."""
-    rows: list[list[str]] = [["kind", "phase", "process", "start", "next", "name", "watch with"]]
+    rows: list[list[str]] = []
     for feed, now in _first_snapshots(feeds):
-        found = as_dict(now.get("statistics"))
+        hello, found = feed.hello, as_dict(now.get("statistics"))
         if wanted.as_json:
-            about = {name: feed.hello.get(name) for name in ("kind", "name", "pid")}
+            about = {name: hello.get(name) for name in ("kind", "name", "pid")}
             say(json.dumps({**about, "path": feed.place.path, **now}))
             continue
-        start, end = number(found, "start_offset"), number(found, "next_offset")
-        rows.append(_row(feed, found, start, end))
-    if not wanted.as_json:
-        say(plain(_cleaned(rows)))
+        row = [
+            hello.get("kind", "?"),
+            found.get("phase", "-"),
+            hello.get("pid", "?"),
+            amount(number(found, "start_offset")),
+            amount(number(found, "next_offset")),
+            hello.get("name", "?"),
+            f"danube-trio top {feed.place.path}",
+        ]
+        rows.append([clean(cell) for cell in row])
+    if rows:
+        say(plain(*table("kind  phase  process  start  next  name  watch with", rows, left=7)))
 
 
 def _first_snapshots(feeds: list[Feed]) -> Generator[tuple[Feed, dict[str, Any]]]:
@@ -175,22 +197,3 @@ def _first_snapshots(feeds: list[Feed]) -> Generator[tuple[Feed, dict[str, Any]]
             continue
         if now is not None:
             yield feed, now
-
-
-def _row(feed: Feed, found: dict[str, Any], start: float | None, end: float | None) -> list[str]:
-    hello = feed.hello
-    return [
-        str(hello.get("kind", "?")),
-        str(found.get("phase", "-")),
-        str(hello.get("pid", "?")),
-        "-" if start is None else f"{start:,.0f}",
-        "-" if end is None else f"{end:,.0f}",
-        str(hello.get("name", "?")),
-        f"danube-trio top {feed.place.path}",
-    ]
-
-
-def _cleaned(rows: list[list[str]]) -> list[Line]:
-    from danube_trio.cli.top.words import clean
-
-    return table([[clean(cell) for cell in row] for row in rows], left=7)

@@ -45,6 +45,7 @@ class View:
         before, now: the last two snapshots; at first there is only one.
         rows: how many readers, tasks and topics are shown at most.
         fancy: whether there may be more than ASCII.
+        beside: whether small sections may stand beside each other.
     """
 
     hello: dict[str, Any]
@@ -52,6 +53,7 @@ class View:
     now: dict[str, Any]
     rows: int = 20
     fancy: bool = True
+    beside: bool = False
 
     @property
     def found(self) -> dict[str, Any]:

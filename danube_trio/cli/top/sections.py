@@ -1,65 +1,142 @@
-"""Sections of a page: the object store, the topics of a storage, and whatever else there is."""
+"""Sections of a page: tasks, readers, topics, the object store, and whatever else there is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from danube_trio.cli.top.figures import View, as_dict, as_list, histogram, number, seconds_between
-from danube_trio.cli.top.words import Line, amount, clean, duration, per_second, size, table
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
-__all__ = ["cloud_lines", "rest_lines", "topic_lines"]
+from danube_trio.cli.top.figures import View, as_dict, as_list, histogram, number, seconds_between
+from danube_trio.cli.top.words import amount, clean, duration, in_unit, per_second, size
+
+__all__ = [
+    "BAD",
+    "HELD",
+    "WARN",
+    "Section",
+    "cloud",
+    "line",
+    "readers",
+    "rest",
+    "table",
+    "tasks",
+    "topics",
+]
+
+Section = list[RenderableType]  # empty: there is nothing to say
+
+WARN, BAD = "yellow", "bold red"
 
 # What other sections show.
 SHOWN = {
     *("phase", "start_offset", "uploaded_end", "sealed_end", "durable_end", "written_end"),
     *("next_offset", "appended_records", "appended_bytes", "writes", "syncs", "rolls", "looks"),
-    *("readers", "tasks", "cloud"),
+    *("readers", "tasks", "cloud", "notes"),
 }
 SHOWN_OF_CLOUD = {"uploads", "uploaded_bytes", "fetched_bytes"}
 HELD = ("pending_", "waiting_", "cached_")
-BAD = ("failures", "error", "failed", "held", "lost")
+TROUBLE = ("failures", "error", "failed", "held", "lost")
 PAIRS = 3  # in a line
 
 
-def cloud_lines(view: View) -> list[Line]:
+def line(*parts: str | tuple[str, str]) -> Text:
+    """A line that is cut where the screen ends; a part may have a style."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def table(
+    head: str,
+    rows: Sequence[Sequence[str]],
+    *,
+    left: int = 1,
+    styles: Sequence[str] = (),
+    more: float = 0,
+    none: str = "",
+) -> Section:
+    """Rows below their head, whose words are apart by two spaces.
+
+    Args:
+        left: how many columns are aligned to the left.
+        styles: one for each row.
+        more: so many rows are left out.
+        none: what is said if there are no rows.
+    """
+    if not rows:
+        return [line((none, "dim"))] if none else []
+    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i, name in enumerate(head.split("  ")):
+        found.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+    for i, row in enumerate(rows):
+        found.add_row(*row, style=styles[i] if styles else None)
+    return [found, line((f"and {amount(more)} more", "dim"))] if more > 0 else [found]
+
+
+# ---- tasks and readers
+
+
+def tasks(view: View) -> Section:
+    """What the tasks do."""
+    found = [as_dict(task) for task in as_list(view.found.get("tasks"))]
+    rows: list[tuple[str, ...]] = []
+    for task in found[: view.rows] if any(found) else ():
+        name, state = clean(task.get("name", "?")), clean(task.get("state", "?"))
+        rows.append((name, state, duration(number(task, "seconds"))))
+    return table("tasks  state  since", rows, left=2, more=len(found) - len(rows))
+
+
+def readers(view: View) -> Section:
+    """The readers, the slowest first."""
+    if not isinstance(view.found.get("readers"), list):
+        return []
+    found = [as_dict(reader) for reader in as_list(view.found.get("readers"))]
+    found.sort(key=lambda reader: -(number(reader, "lag") or 0))
+    rows: list[tuple[str, ...]] = []
+    for i, reader in enumerate(found[: view.rows]):
+        cursor, lag = amount(number(reader, "cursor")), amount(number(reader, "lag"))
+        rows.append((str(i + 1), clean(reader.get("tier", "?")), cursor, lag))
+    more = len(found) - len(rows)
+    return table("readers  tier  cursor  lag", rows, left=2, more=more, none="readers  none")
+
+
+# ---- names and values
+
+
+def cloud(view: View) -> Section:
     """The object store's part."""
-    cloud = as_dict(view.found.get("cloud"))
-    pairs = [(name, value) for name, value in cloud.items() if name not in SHOWN_OF_CLOUD]
-    return _pairs("object store", pairs)
+    found = as_dict(view.found.get("cloud"))
+    return _pairs("object store", {n: v for n, v in found.items() if n not in SHOWN_OF_CLOUD})
 
 
-def rest_lines(view: View) -> list[Line]:
+def rest(view: View) -> Section:
     """What no other section shows."""
-    pairs = [
-        (name, value)
+    others = {
+        name: value
         for name, value in view.found.items()
-        if name not in SHOWN and not (name.startswith(HELD) and number(value) is not None)
-    ]
-    notes = as_list(view.found.get("notes"))
-    lines = _pairs("and", [pair for pair in pairs if pair[0] != "notes"])
-    lines += [[(f"note: {clean(note)}", "warn")] for note in notes[: view.rows]]
-    return lines
+        if name not in SHOWN | {"notes"}
+        and not (name.startswith(HELD) and number(value) is not None)
+    }
+    notes = as_list(view.found.get("notes"))[: view.rows]
+    return _pairs("and", others) + [line((f"note: {clean(note)}", WARN)) for note in notes]
 
 
-def _pairs(title: str, pairs: list[tuple[str, Any]]) -> list[Line]:
+def _pairs(title: str, pairs: dict[str, Any]) -> Section:
     """Names and values, some in a line; those that tell of trouble on lines of their own."""
     calm: list[str] = []
-    trouble: list[Line] = []
-    for name, value in pairs:
+    trouble: Section = []
+    for name, value in pairs.items():
         shown = _value(name, value)
         if shown is None:
             continue
         text = f"{clean(name).replace('_', ' ')} {shown}"
-        if value and any(word in name for word in BAD):
-            trouble.append([(f"  {text}", "bad")])
+        if value and any(word in name for word in TROUBLE):
+            trouble.append(line((f"  {text}", BAD)))
         else:
             calm.append(text)
-    if not calm and not trouble:
-        return []
-    lines: list[Line] = [[(title, "dim")]]
-    for i in range(0, len(calm), PAIRS):
-        lines.append([("  " + ",  ".join(calm[i : i + PAIRS]), "")])
-    return lines + trouble
+    lines = [line("  " + ",  ".join(calm[i : i + PAIRS])) for i in range(0, len(calm), PAIRS)]
+    return [line((title, "dim")), *lines, *trouble] if lines or trouble else []
 
 
 def _value(name: str, value: Any) -> str | None:
@@ -68,38 +145,34 @@ def _value(name: str, value: Any) -> str | None:
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if number(value) is not None:
-        if name.endswith("bytes"):
-            return size(value)
-        return duration(value) if name.endswith("seconds") else amount(value)
-    return clean(value)[:200]
+    return in_unit(name, value) if number(value) is not None else clean(value)[:200]
 
 
 # ---- topics
 
 
-def topic_lines(view: View) -> list[Line]:
+def topics(view: View) -> Section:
     """The topics of a storage, the busiest first."""
-    topics = [as_dict(topic) for topic in as_list(view.now.get("topics"))]
     if "topics" not in view.now:
         return []
-    if not topics:
-        return [[("topics  none is open", "dim")]]
+    found = [as_dict(topic) for topic in as_list(view.now.get("topics"))]
     before = {
         clean(topic.get("topic")): topic
         for topic in map(as_dict, as_list(as_dict(view.before).get("topics")))
     }
     seconds = seconds_between(view.before, view.now)
-    found = [_topic(topic, before, seconds) for topic in topics]
-    found.sort(key=lambda entry: (-entry[0], entry[1][0]))
-    head = ["topics", "phase", "next", "durable", "records", "bytes", "size", "readers", "waiting"]
-    if not any(number(topic, "waiting_bytes") for topic in topics):
-        head = head[:-1]  # without a store it is always 0, and 80 columns are soon full
-    shown = found[: view.rows]
-    styles = ["" if row[1] == "open" else "warn" for _, row in shown]
-    lines = table([head, *(row[: len(head)] for _, row in shown)], left=2, styles=styles)
-    more = len(found) - len(shown) + int(number(view.now, "topics_left_out") or 0)
-    return [*lines, [(f"and {amount(more)} more", "dim")]] if more > 0 else lines
+    rows = [_topic(topic, before, seconds) for topic in found]
+    rows.sort(key=lambda entry: (-entry[0], entry[1][0]))
+    head = "topics  phase  next  durable  records  bytes  size  readers  waiting"
+    cells = 9
+    if not any(number(topic, "waiting_bytes") for topic in found):
+        # Without a store it is always 0, and 80 columns are soon full.
+        head, cells = head.removesuffix("  waiting"), 8
+    shown = [row[:cells] for _, row in rows[: view.rows]]
+    styles = ["" if row[1] == "open" else WARN for row in shown]
+    more = len(rows) - len(shown) + int(number(view.now, "topics_left_out") or 0)
+    none = "topics  none is open"
+    return table(head, shown, left=2, styles=styles, more=more, none=none)
 
 
 def _topic(

@@ -1,15 +1,10 @@
-"""Numbers, sizes, durations and bars as text, and lines with styles."""
+"""Numbers, sizes, durations and bars as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-__all__ = ["Line", "Span", "amount", "bar", "clean", "duration", "per_second", "size", "table"]
-
-# A text, and how it looks: "", "dim", "bold", "bar", "good", "warn" or "bad".
-Span = tuple[str, str]
-Line = list[Span]
+__all__ = ["amount", "bar", "clean", "duration", "in_unit", "per_second", "size"]
 
 EIGHTHS = "▏▎▍▌▋▊▉█"
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -61,6 +56,13 @@ def per_second(value: float | None, name: str = "") -> str:
     return f"{value:,.1f}/s" if 0 < value < 100 else f"{value:,.0f}/s"
 
 
+def in_unit(name: str, value: float | None) -> str:
+    """A value, in the unit that its name says."""
+    if name.endswith("bytes"):
+        return size(value)
+    return duration(value) if name.endswith("seconds") else amount(value)
+
+
 def bar(part: float, cells: int, *, fancy: bool) -> str:
     """A bar of this part (0 to 1) of so many cells; anything above nothing can be seen."""
     if part <= 0:
@@ -75,23 +77,3 @@ def bar(part: float, cells: int, *, fancy: bool) -> str:
 def clean(value: object) -> str:
     """Text of a program, without anything that a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in str(value))
-
-
-def table(
-    rows: Sequence[Sequence[str]], *, left: int = 0, styles: Sequence[str] = ()
-) -> list[Line]:
-    """Rows as lines; the first is the head. The first `left` columns are aligned to the left.
-
-    Args:
-        styles: one for each row after the head.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines: list[Line] = []
-    for i, row in enumerate(rows):
-        cells = [
-            cell.ljust(width) if j < left else cell.rjust(width)
-            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        style = "dim" if i == 0 else styles[i - 1] if styles else ""
-        lines.append([("  ".join(cells).rstrip(), style)])
-    return lines
