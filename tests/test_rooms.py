@@ -28,6 +28,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 ROOMS = (
     ("cli", "prometheus"),
     ("anyio", "blocking"),
+    ("_doors",),
     ("dispatch", "typed"),
     ("face",),
     ("_engine.topics", "_engine.danube", "_engine.thread"),
@@ -38,7 +39,7 @@ ROOMS = (
     ("cloud", "metadata"),
     ("_disk", "config"),
     ("_core",),
-    ("errors", "message"),
+    ("errors", "message", "_lazy"),
 )
 ROW = {room: number for number, row in enumerate(ROOMS) for room in row}
 # The package's own name, and the public files beside it that only put names together.

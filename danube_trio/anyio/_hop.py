@@ -1,25 +1,22 @@
-"""Methods of views, made from the engine's own: a table instead of a hundred functions.
+"""The words of `_doors.surface` in asyncio, and blocks that borrow.
 
-A view has the engine's object in `inner`, and in `way` the door to its thread::
-
-    class _StorageView(Storage):
-        seal = hop(Storage.seal)                       # a coroutine: awaits a hop
-        statistics = hop_now(Storage.statistics)       # not one: blocks for a hop
-        create_reader = hop(Storage.create_reader, reader_of)   # its result becomes a view
-
-They keep names, arguments, types and docstrings.
+A view is of the engine's class, so the types of its methods are those of the engine's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial, wraps
+from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
+from danube_trio._doors import surface
+from danube_trio._doors.block import FarBorrower
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "borrowed", "hop", "hop_now"]
+__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "at_once", "borrowed", "makes", "waits"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,41 +46,31 @@ class EngineDoor:
         return fn()
 
 
-def hop(method: F, wrap: Callable[[Any, Any], object] | None = None) -> F:
-    """A method that awaits the engine's.
+def at_once(method: F, *, late: bool = False) -> F:
+    """See `surface.at_once`."""
+    return cast("F", surface.at_once(method, late=late))
 
-    Args:
-        method: the engine's, which is a coroutine function.
-        wrap: makes a view of its result; called with the view whose method it is, and the result.
-    """
+
+def waits(method: F) -> F:
+    """A method that awaits the engine's, which is a coroutine function."""
     name = method.__name__
 
     @wraps(method)
     async def call(self: Any, *args: Any, **more: Any) -> object:
-        result = await self.way.call(partial(getattr(self.inner, name), *args, **more))
-        return result if wrap is None else wrap(self, result)
+        return await self.door.call(partial(getattr(self.inner, name), *args, **more))
 
     return cast("F", call)
 
 
-def hop_now(
-    method: F, wrap: Callable[[Any, Any], object] | None = None, *, late: bool = False
-) -> F:
-    """A method that blocks for a hop to the engine's, which never waits.
-
-    Args:
-        method, wrap: as for `hop`.
-        late: whether it may be called after what it belongs to was left.
-    """
-    name = method.__name__
+def makes(method: F, view: Callable[[Any, Any], object]) -> F:
+    """The same; `view` is called with the view whose method it is, and the result."""
+    wait: Callable[..., Awaitable[object]] = waits(method)
 
     @wraps(method)
-    def call_now(self: Any, *args: Any, **more: Any) -> object:
-        call = partial(getattr(self.inner, name), *args, **more)
-        result = self.way.call_now(call, late=late)
-        return result if wrap is None else wrap(self, result)
+    async def make(self: Any, *args: Any, **more: Any) -> object:
+        return view(self, await wait(self, *args, **more))
 
-    return cast("F", call_now)
+    return cast("F", make)
 
 
 async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
@@ -96,35 +83,21 @@ async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
     return loan.value
 
 
-class LoopBorrower:
-    """A block that holds something of the engine's. A base class of views.
+class LoopBorrower(FarBorrower[LoopDoor], AbstractAsyncContextManager[T]):
+    """A block that holds something of the engine's. A base class of views."""
 
-    Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
-    """
+    async def __aenter__(self) -> T:
+        lent: Any = await borrowed(self.door, self._begin())
+        return cast("T", self._given(lent))
 
-    _way: LoopDoor
-    _holding: Loan[Any] | None
-
-    async def hold(self, door: LoopDoor, loan: Loan[T], what: str) -> T:
-        """Take it, for this block."""
-        if getattr(self, "_holding", None) is not None:
-            raise RuntimeError(f"{what} can be entered once: call it again")
-        self._way, self._holding = door, loan
-        return await borrowed(door, loan)
-
-    def __del__(self) -> None:
-        loan = getattr(self, "_holding", None)
-        if loan is not None and loan.taken:
-            self._way.engine_thread.tell(loan.drop)
-
-    async def give_back(self, exc: BaseException | None, answer: Callable[[], object]) -> None:
-        """Leave the block by `answer`, whatever cancels that.
-
-        A coroutine that is being closed cannot wait any more: then it is dropped.
-        """
-        loan = self._holding
-        assert loan is not None
-        if isinstance(exc, GeneratorExit):
-            self._way.engine_thread.tell(loan.drop)
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        loan = self._held()
+        if isinstance(exc, GeneratorExit):  # a coroutine that is closed cannot wait any more
+            self.door.engine_thread.tell(loan.drop)
         else:
-            await self._way.give_back(loan, answer)
+            await self.door.give_back(loan, lambda: self._answer(exc))

@@ -7,88 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, cast
 
 from danube_trio import storage
+from danube_trio._doors.surface import at_once, method_arguments_of
+from danube_trio._doors.topics import FarStorage, FarTopic
 from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
-from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics import storage as _topics
 from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import Borrower, at_once, waits, waits_for
-from danube_trio.config import Durability, StorageConfig
+from danube_trio.blocking._wait import Borrower, makes, waits
 from danube_trio.message import StreamMessage
-from danube_trio.metadata import MetadataStore
 
-__all__ = ["Storage", "WalStorage", "engine_storage", "storage_of"]
+__all__ = ["Storage", "WalStorage", "engine_storage"]
 
 
-class Storage:
+class Storage(FarStorage[ThreadDoor]):
     """Many topics. Made by `open_storage`; any thread may call it. See `danube_trio.Storage`."""
-
-    def __init__(self, inner: _topics.Storage, door: ThreadDoor, hold: Hold, keep: object) -> None:
-        self.inner = inner
-        self.door = door
-        self.owner = hold
-        self._keep = keep
-
-    def __repr__(self) -> str:
-        return f"<Storage {self.config.dir}>"
-
-    @property
-    def config(self) -> StorageConfig:
-        """The settings."""
-        return self.inner.config
-
-    @property
-    def metadata(self) -> MetadataStore:
-        """Where cursors of subscriptions are kept; for the engine only."""
-        return self.inner.metadata
 
     def topic(self, topic: str) -> AbstractContextManager[Wal]:
         """Use a topic's log: ``with storage.topic(name) as wal:``. It stays open inside."""
-        return _TopicBlock(cast("_topics.Use", self.inner.topic(topic)), self)
+        return _TopicBlock(cast("_topics.Use", self.inner.topic(topic)), self.door, self)
 
-    def append_message(
-        self,
-        topic: str,
-        message: Appendable,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    # What is handed in is taken as it is now, and iterated over here.
+
+    @method_arguments_of(_topics.Storage.append_message)
+    def append_message(self, topic: str, message: Appendable, **more: Any) -> int:
         """Append one message; see `danube_trio.Storage.append_message`."""
         now = as_it_is_now(message)
-        return self.door.call(
-            lambda: self.inner.append_message(
-                topic, now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return self.door.call(partial(self.inner.append_message, topic, now, **more))
 
-    def append_batch(
-        self,
-        topic: str,
-        messages: Iterable[Appendable],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(_topics.Storage.append_batch)
+    def append_batch(self, topic: str, messages: Iterable[Appendable], **more: Any) -> range:
         """Append messages as one atomic batch; see `danube_trio.Storage.append_batch`."""
         now = [as_it_is_now(message) for message in listed(messages)]
-        return self.door.call(
-            lambda: self.inner.append_batch(
-                topic, now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return self.door.call(partial(self.inner.append_batch, topic, now, **more))
 
-    create_reader = waits_for(
-        _topics.Storage.create_reader, lambda self, made: Reader(made, self.door)
-    )
+    create_reader = makes(_topics.Storage.create_reader, lambda self, made: Reader(made, self.door))
     ack_checkpoint = waits(_topics.Storage.ack_checkpoint)
     flush = waits(_topics.Storage.flush)
     start_offset = waits(_topics.Storage.start_offset)
@@ -97,35 +56,17 @@ class Storage:
     take_over = waits(_topics.Storage.take_over)
     delete = waits(_topics.Storage.delete)
     list_topics = waits(_topics.Storage.list_topics)
-    statistics = at_once(_topics.Storage.statistics, late=True)
-    open_topics = at_once(_topics.Storage.open_topics, late=True)
-    topic_statistics = at_once(_topics.Storage.topic_statistics, late=True)
 
     def close(self) -> None:
         """Drain and close every topic, as leaving the block does. Any thread. Idempotent."""
-        self.door.run(LeaveJob(self.door.reply, self.owner), withdraw=False)
+        self._keep.close()
 
 
-class _TopicBlock(Borrower, AbstractContextManager[Wal]):
+class _TopicBlock(Borrower[Wal], FarTopic[ThreadDoor]):
     """The block in which a topic stays open."""
 
-    def __init__(self, use: _topics.Use, keep: Storage) -> None:
-        self._use = use
-        self._keep = keep
-
-    def __enter__(self) -> Wal:
-        use, door = self._use, self._keep.door
-        loan = Loan(lambda: _entered(use), lambda _: use.leave())
-        appender = self.hold(door, loan, "topic()")
-        return TopicWal(appender.wal, door, self._keep.owner, self, appender)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.give_back(self._use.leave)
+    def _given(self, lent: Appender) -> Wal:
+        return TopicWal(lent.wal, self.door, self, lent)
 
 
 class TopicWal(Wal):
@@ -136,17 +77,13 @@ class TopicWal(Wal):
         raise RuntimeError("a topic's log is closed by its storage: leave the topic's block")
 
 
-async def _entered(use: _topics.Use) -> Appender:
-    return Appender(await use.__aenter__())
-
-
 class WalStorage:
     """One open log, behind the interface of many. See `danube_trio.WalStorage`."""
 
     def __init__(self, wal: Wal, topic: str | None) -> None:
         self._wal = wal
-        self.inner = storage.WalStorage(wal.inner, topic)
-        self.door = wal.door
+        self.inner: storage.WalStorage = storage.WalStorage(wal.inner, topic)
+        self.door: ThreadDoor = wal.door
 
     @classmethod
     def from_wal(cls, wal: Wal, topic: str | None = None) -> WalStorage:
@@ -170,54 +107,31 @@ class WalStorage:
         """Raise ValueError if it does not answer to this topic."""
         self.inner.check(topic)
 
-    def append_message(
-        self,
-        topic: str,
-        message: Appendable,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    # Through the log of this door, whose calls cost less than those of a storage.
+
+    @method_arguments_of(storage.WalStorage.append_message)
+    def append_message(self, topic: str, message: Appendable, **more: Any) -> int:
         """Append one message; see `danube_trio.Wal.append`."""
         self.inner.check(topic)
-        return self._wal.append(message, durability=durability, expected_offset=expected_offset)
+        return self._wal.append(message, **more)
 
-    def append_batch(
-        self,
-        topic: str,
-        messages: Iterable[Appendable],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(storage.WalStorage.append_batch)
+    def append_batch(self, topic: str, messages: Iterable[Appendable], **more: Any) -> range:
         """Append messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
         self.inner.check(topic)
-        return self._wal.append_batch(
-            messages, durability=durability, expected_offset=expected_offset
-        )
+        return self._wal.append_batch(messages, **more)
 
-    def create_reader(
-        self,
-        topic: str,
-        start: StartPosition,
-        *,
-        end: int | Literal["current"] | None = None,
-        count: int | None = None,
-    ) -> Reader[StreamMessage]:
+    @method_arguments_of(storage.WalStorage.create_reader)
+    def create_reader(self, topic: str, start: StartPosition, **more: Any) -> Reader[StreamMessage]:
         """A new reader; see `danube_trio.Wal.reader`."""
         self.inner.check(topic)
-        return self._wal.reader(start, end=end, count=count)
+        return cast("Reader[StreamMessage]", self._wal.reader(start, **more))
 
     claim = at_once(storage.WalStorage.claim)
     ack_checkpoint = waits(storage.WalStorage.ack_checkpoint)
     flush = waits(storage.WalStorage.flush)
     start_offset = waits(storage.WalStorage.start_offset)
     current_offset = waits(storage.WalStorage.current_offset)
-
-
-def storage_of(thing: Any, appender: object, door: ThreadDoor, hold: Hold, keep: object) -> Storage:
-    """A storage that was opened."""
-    return Storage(thing, door, hold, keep)
 
 
 def engine_storage(

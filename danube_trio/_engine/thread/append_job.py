@@ -10,6 +10,7 @@ real outcome.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from outcome import Error, Value
 
@@ -19,10 +20,7 @@ from danube_trio._engine.log.wal import Receipt, Wal, inside
 from danube_trio._engine.thread.jobs import Job, Withdrawn, Work
 from danube_trio.config import Durability
 
-__all__ = ["AppendJob", "Appender", "Dress", "appender_of"]
-
-# attributes, routing_key, schema_id, schema_version
-Dress = tuple[Mapping[str, str] | None, str | None, int | None, int | None]
+__all__ = ["AppendJob", "Appender", "appender_of"]
 
 
 class AppendJob(Job):
@@ -118,20 +116,63 @@ class Appender:
 
     # ---- in the caller's thread
 
-    def encode(self, message: Appendable, dress: Dress) -> tuple[Records, int]:
-        """One message as records, and their size. Raises like `Wal.append`."""
-        parts = self._encoder.dressed(message, *dress)
-        return (parts,), parts_bytes(parts)
+    def job(
+        self,
+        reply: Callable[[Job], None],
+        message: Appendable,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        schema_id: int | None = None,
+        schema_version: int | None = None,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> AppendJob:
+        """To append one message. Raises like `Wal.append` if it cannot be encoded."""
+        dressed = self._encoder.dressed
+        parts = dressed(message, attributes, routing_key, schema_id, schema_version)
+        size = parts_bytes(parts)
+        return AppendJob(reply, self, (parts,), size, False, durability, expected_offset)
 
-    def encode_batch(self, messages: Iterable[Appendable]) -> tuple[Records, int]:
-        """Messages as records, and their size. Raises like `Wal.append_batch`."""
-        return self._encoder.batch(messages)
+    def batch_job(
+        self,
+        reply: Callable[[Job], None],
+        messages: Iterable[Appendable],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> AppendJob:
+        """To append messages as one batch. Raises like `Wal.append_batch`."""
+        records, size = self._encoder.batch(messages)
+        return AppendJob(reply, self, records, size, True, durability, expected_offset)
+
+    def accepting(
+        self,
+        message: Appendable,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        schema_id: int | None = None,
+        schema_version: int | None = None,
+        expected_offset: int | None = None,
+    ) -> Callable[[], Receipt]:
+        """To be called in the engine's thread: accepts one message; see `Wal.append_nowait`."""
+        dressed = self._encoder.dressed
+        parts = dressed(message, attributes, routing_key, schema_id, schema_version)
+        return partial(self._accept, (parts,), parts_bytes(parts), expected_offset)
+
+    def accepting_batch(
+        self, messages: Iterable[Appendable], *, expected_offset: int | None = None
+    ) -> Callable[[], Receipt]:
+        """The same for a batch; see `Wal.append_batch_nowait`."""
+        records, size = self._encoder.batch(messages)
+        if not len(records):
+            raise ValueError("messages is empty: a receipt needs at least one record")
+        return partial(self._accept, records, size, expected_offset)
 
     # ---- in the engine's thread
 
-    def append_nowait(
-        self, records: Records, size_bytes: int, expected_offset: int | None
-    ) -> Receipt:
+    def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         """Accept without waiting; whoever stands in the queue comes first."""
         first = self.acceptor.append_nowait(records, size_bytes, expected_offset)
         return Receipt(self._engine, range(first, first + len(records)))
