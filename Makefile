@@ -18,8 +18,9 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## run the demonstration
 	$(BIN)/python examples/demo.py $(ARGS)
 
+# Two processes, each with servers of its own. `ARGS="-n 0 --pdb"` runs the tests in one, and stops where they fail.
 test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # How long the long versions are. CAMPAIGN= names the files; these tests read the variables.
 campaign: export DANUBE_FLIP_STEP := 1

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import attrs
 import pytest
 import trio
 import trio.testing
-from cloud_model import CONFIG, World, check_objects, everything, go_on, reopened
+from cloud_model import CONFIG, World, check_objects, everything, go_on, reopened, told
 
 from danube_trio import StartPosition, Wal, open_wal
 from danube_trio._core.catalog import CatalogState
@@ -194,15 +193,6 @@ async def check_the_end(first: First, second: World) -> None:
 
 def kept_aside(disk: SimDisk) -> list[bytes]:
     return [data for path, data in disk.tree().items() if path.endswith(".fenced")]
-
-
-@contextmanager
-def told(what: str) -> Generator[None, None, None]:
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(what)
-        raise
 
 
 @pytest.mark.happens
