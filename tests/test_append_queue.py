@@ -1,6 +1,6 @@
 """Appends that wait for room: each is accepted once or not at all, in order, and is told so.
 
-`DANUBE_STORM_APPENDS` is how many each door makes (default 10,000).
+`DANUBE_STORM_APPENDS` is how many each door makes (default 5,000).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from danube_trio._core.log import Marks
 from danube_trio._engine.log.engine import Engine
 from danube_trio.testing import SimDisk
 
-APPENDS = int(os.environ.get("DANUBE_STORM_APPENDS", "10000"))
+APPENDS = int(os.environ.get("DANUBE_STORM_APPENDS", "5000"))
 # How many producers there are in each round: of few, all may have left the queue before it moves.
 ROUNDS = (20, 2, 3, 20, 4, 2)
 LIMIT_BYTES = 2000
