@@ -37,6 +37,7 @@ campaign: export DANUBE_FUZZ_ROUNDS := 200000
 campaign: export DANUBE_MODEL_EXAMPLES := 2000
 campaign: export DANUBE_FENCING_ROUNDS := 50
 campaign: export DANUBE_TOPIC_KILL_STEP := 1
+campaign: export DANUBE_LOOK_STEP := 1
 campaign: export DANUBE_DISPATCH_MESSAGES := 100000
 campaign: export DANUBE_MORE_SERVERS := 1
 campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_') \

@@ -467,16 +467,20 @@ def run_script(source: str, *arguments: object, interrupt: bool = False) -> tupl
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as process:
-        first = ""
+        first = b""
         if interrupt:
             assert process.stdout is not None
-            first = process.stdout.readline()
+            # Not through the file: what that reads ahead is missing in what `communicate` gives.
+            while byte := os.read(process.stdout.fileno(), 1):
+                first += byte
+                if byte == b"\n":
+                    break
             process.send_signal(signal.SIGINT)
         try:
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()  # leaving the block waits for it
-    return process.returncode, first + out, err
+    return process.returncode, first.decode() + out, err
 
 
 INTERRUPTED = """
