@@ -255,27 +255,19 @@ async def test_a_late_transaction_meets_another_head() -> None:
 # ---- reading while others write
 
 
-async def test_a_reader_is_not_held_up_by_a_busy_writer() -> None:
+@pytest.mark.parametrize("change", [commit, trim_one])
+async def test_a_reader_that_meets_a_writer_looks_again_only_after_a_trim(
+    change: Change, autojump_clock: MockClock
+) -> None:
     metadata = SimMetadata()
     catalog = open_catalog(metadata)
     state = await live(catalog, (commit,) * 3)
     client = metadata.client()
     gate, reader = hold(metadata, client, "list_entries"), open_catalog(client)
     async with held(gate, reader.latest) as seen:
-        newest = await publish(catalog, state, commit(state))
-    assert seen == [state]  # it was the newest when the call began
+        newest = await publish(catalog, state, change(state))
+    assert seen == [newest if change is trim_one else state]  # the newest when the call began
     assert await reader.latest() == newest
-
-
-async def test_a_reader_that_meets_a_trim_looks_again(autojump_clock: MockClock) -> None:
-    metadata = SimMetadata()
-    catalog = open_catalog(metadata)
-    state = await live(catalog, (commit,) * 3)
-    client = metadata.client()
-    gate, reader = hold(metadata, client, "list_entries"), open_catalog(client)
-    async with held(gate, reader.latest) as seen:
-        newest = await publish(catalog, state, trim_one(state))
-    assert seen == [newest]
 
 
 async def test_a_reader_reads_only_what_is_new() -> None:
