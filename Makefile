@@ -18,6 +18,8 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## run the demonstration
 	$(BIN)/python examples/demo.py $(ARGS)
 
+# Hundreds of processes import the package: it is compiled once, and not by each of them.
+test campaign: export PYTHONDONTWRITEBYTECODE :=
 # Two processes, each with servers of its own. `ARGS="-n 0 --pdb"` runs the tests in one, and stops where they fail.
 test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
