@@ -18,8 +18,11 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## run the demonstration
 	$(BIN)/python examples/demo.py $(ARGS)
 
+# Hundreds of processes import the package: it is compiled once, and not by each of them.
+test campaign: export PYTHONDONTWRITEBYTECODE :=
+# Two processes, each with servers of its own. `ARGS="-n 0 --pdb"` runs the tests in one, and stops where they fail.
 test: $(VENV)/.test  ## run the tests; ARGS="-k name" is handed to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # How long the long versions are. CAMPAIGN= names the files; these tests read the variables.
 campaign: export DANUBE_FLIP_STEP := 1
@@ -36,6 +39,7 @@ campaign: export DANUBE_FUZZ_ROUNDS := 200000
 campaign: export DANUBE_MODEL_EXAMPLES := 2000
 campaign: export DANUBE_FENCING_ROUNDS := 50
 campaign: export DANUBE_TOPIC_KILL_STEP := 1
+campaign: export DANUBE_LOOK_STEP := 1
 campaign: export DANUBE_DISPATCH_MESSAGES := 100000
 campaign: export DANUBE_MORE_SERVERS := 1
 campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_') \

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio.catalog import Backoff, Catalog, fresh, new_object_id
 from danube_trio.errors import StoreUnavailableError
+from danube_trio.testing import MetadataFault, StoreFault
 
 QUICK = Backoff(attempts=4, first_seconds=0.01)
 Change = Callable[[CatalogState], CatalogState]
@@ -90,6 +92,20 @@ async def live(catalog: Catalog, changes: tuple[Change, ...] = LIFE) -> CatalogS
     for change in changes:
         state = await publish(catalog, state, change(state))
     return state
+
+
+async def settle_the_unknown(
+    catalog: Catalog, fail: Callable[[], Iterable[MetadataFault | StoreFault]]
+) -> None:
+    """A change fails while nobody can tell whether it was made; then the same call settles it."""
+    state = await publish(catalog, None, begin())
+    after = fresh(commit(state))
+    faults = list(fail())
+    with pytest.raises(StoreUnavailableError, match=r"publishing number 2 .* 4 attempts"):
+        await catalog.publish(state, after)
+    for fault in faults:
+        fault.cancel()
+    assert (await catalog.publish(state, after)).sequence == 2
 
 
 class Gate:

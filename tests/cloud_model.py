@@ -11,8 +11,8 @@ with the same directory, with a new one, and after somebody else took the log ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from itertools import pairwise
 
 import attrs
@@ -398,3 +398,13 @@ def check_set_aside(world: World, kept: Found, notes: tuple[str, ...] | None) ->
         # More may be told of: what was trimmed meanwhile cannot be compared with objects any more.
         told = f" to {kept.next_offset} were kept here only"
         assert any(told in note for note in notes), notes
+
+
+@contextmanager
+def told(what: str) -> Generator[None]:
+    """Say where a failure was."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
+        raise

@@ -102,22 +102,12 @@ async def test_a_directory_keeps_a_catalog(tmp_path: Path) -> None:
         await check(*stores)
 
 
-async def test_s3_keeps_a_catalog(s3: Server) -> None:
-    async with AsyncExitStack() as stack:
-        url = f"{s3.url}/catalogs"
-        await check(
-            await stack.enter_async_context(open_store(url, s3.options)),
-            await stack.enter_async_context(open_store(url, s3.options)),
-        )
-
-
-async def test_another_s3_keeps_a_catalog(more_s3: Server) -> None:
-    async with AsyncExitStack() as stack:
-        url = f"{more_s3.url}/catalogs"
-        await check(
-            await stack.enter_async_context(open_store(url, more_s3.options)),
-            await stack.enter_async_context(open_store(url, more_s3.options)),
-        )
+@pytest.mark.parametrize("kind", ["s3", "more_s3"])
+async def test_s3_keeps_a_catalog(kind: str, request: pytest.FixtureRequest) -> None:
+    server: Server = request.getfixturevalue(kind)
+    url = f"{server.url}/catalogs"
+    async with open_store(url, server.options) as one, open_store(url, server.options) as other:
+        await check(one, other)
 
 
 async def test_the_embedded_metadata_store_keeps_a_catalog(tmp_path: Path) -> None:

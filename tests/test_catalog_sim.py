@@ -29,7 +29,7 @@ from danube_trio.catalog import (
 )
 from danube_trio.errors import CorruptDataError, FencedError, StoreUnavailableError
 
-SEEDS = int(os.environ.get("DANUBE_CATALOG_SEEDS", "40"))
+SEEDS = int(os.environ.get("DANUBE_CATALOG_SEEDS", "20"))
 # How many seeds a broken variant gets. The rarest shows in one of fifteen.
 BROKEN_SEEDS = 300
 SECONDS = 600.0

@@ -36,7 +36,7 @@ from test_cli import (
 
 from danube_trio import WalConfig, open_wal
 from danube_trio._disk.real import RealDisk
-from danube_trio.catalog import ManifestCatalog
+from danube_trio.catalog import Backoff, ManifestCatalog
 from danube_trio.cloud import DirectoryStore
 
 pytest_plugins = ["cloud_places"]
@@ -287,7 +287,10 @@ def test_wrong_usage_says_what_is_missing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_store_that_does_not_answer_ends_with_5(stored: Stored, tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_ends_with_5(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "pause_after", lambda *_: 0.0)
     fill(stored.log, numbered(3))
     with socket.socket() as taken:  # it does not listen
         taken.bind(("127.0.0.1", 0))

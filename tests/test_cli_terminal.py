@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import attrs
@@ -154,6 +155,12 @@ def test_who_types_is_told_how_to_end_it(tmp_path: Path) -> None:
     assert process.returncode == OK
 
 
+def state_of(process: subprocess.Popen[bytes]) -> str:
+    """As the system calls it: S is asleep."""
+    stat = Path(f"/proc/{process.pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0]
+
+
 @pytest.mark.parametrize(
     ("answer", "code"), [(b"y\n", OK), (b"n\n", PROBLEMS), (b"\n", PROBLEMS), (None, INTERRUPTED)]
 )
@@ -171,11 +178,11 @@ def test_repair_asks_whoever_sits_at_a_terminal(
         while b"Do this?" not in shown:
             shown += os.read(ours, 1 << 16)
         if answer is None:
-            # Python may notice one that comes just before it waits for the answer with the next.
-            while process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.2)
+            # Before it waits for the answer Python might not notice, and a second one, while it
+            # ends, would be answered by nobody.
+            while state_of(process) != "S":
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
         else:
             os.write(ours, answer)
         assert process.stdout is not None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 
 import attrs
@@ -22,6 +21,7 @@ from cloud_model import (
     elsewhere,
     everything,
     reopened,
+    told,
 )
 
 from danube_trio import WalConfig, open_wal
@@ -116,16 +116,6 @@ async def check_after(journal: Journal, crash: Crash, config: WalConfig) -> None
     # A trim without the store may have gone further than what the store has.
     assert there.next_offset == found.uploaded_end or found.start == found.uploaded_end
     journal.check(await away_and_back(await crash.world(), found, config), crash.at, "uploaded")
-
-
-@contextmanager
-def told(what: str) -> Generator[None, None, None]:
-    """Say where a failure was."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(what)
-        raise
 
 
 async def worked(

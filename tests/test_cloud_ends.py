@@ -34,7 +34,7 @@ from danube_trio.errors import (
     LogClosedError,
     StoreUnavailableError,
 )
-from danube_trio.testing import SimDisk, SimStore, StoreOperation
+from danube_trio.testing import SimDisk, SimStore
 
 ON_DEMAND = attrs.evolve(CONFIG, cloud=attrs.evolve(CONFIG.cloud, upload_interval=None))
 KEEPING = attrs.evolve(ON_DEMAND, cloud=attrs.evolve(ON_DEMAND.cloud, keep_local_bytes=1 << 20))
@@ -541,25 +541,6 @@ async def test_a_fenced_uploader_leaves_no_object_behind(
     async with other.open(ON_DEMAND) as theirs:
         await go_on(theirs)
     await check_objects(world)
-
-
-async def test_what_counted_before_the_fence_is_not_taken_back(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    world = World.new("manifests")
-    other = world.process(SimDisk())
-    async with world.open(ON_DEMAND) as wal:
-
-        async def take_over(operation: StoreOperation) -> None:
-            if operation.name == "create" and "manifest" in operation.key:
-                world.store.after = None
-                async with other.open(ON_DEMAND) as theirs:
-                    assert theirs.next_offset == 1
-
-        world.store.after = take_over
-        assert await wal.append(b"a", durability="uploaded") == 0
-        await trio.sleep(30)
-    assert (await check_objects(world)).end == 1
 
 
 async def test_the_fence_is_told_although_the_store_hangs_when_objects_are_taken_back(

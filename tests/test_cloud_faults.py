@@ -13,7 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from cloud_model import CONFIG, Journal, Watch, World, elsewhere, reopened
+from cloud_model import CONFIG, Journal, Watch, World, elsewhere, reopened, told
 
 from danube_trio import Wal
 from danube_trio._core.crc import crc32
@@ -111,11 +111,8 @@ async def test_one_failure_of_the_store_at_any_operation_loses_nothing(
         await lives(world, journal)
         hits += fault.hits
         fault.cancel()
-        try:
+        with told(f"{kind} at {nth}"):
             await check(world, journal)
-        except BaseException as error:
-            error.add_note(f"{kind} at {nth}")
-            raise
     assert hits
 
 
@@ -132,11 +129,8 @@ async def test_one_failure_of_the_metadata_store_at_any_operation_loses_nothing(
         fault = world.metadata.fail(None, nth, kind=kind)
         await lives(world, journal)
         fault.cancel()
-        try:
+        with told(f"{kind} at {nth}"):
             await check(world, journal)
-        except BaseException as error:
-            error.add_note(f"{kind} at {nth}")
-            raise
 
 
 @pytest.mark.parametrize("catalog", ["manifests", "metadata"])
@@ -149,11 +143,8 @@ async def test_bad_weather_loses_nothing(
         fault = world.store.fail_sometimes(0.05 + 0.1 * (seed % 4))
         await lives(world, journal, 3)
         fault.cancel()
-        try:
+        with told(f"seed {seed}"):
             await check(world, journal)
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
 
 
 @pytest.mark.parametrize("hidden", [1, 2, 5])
@@ -180,11 +171,8 @@ async def test_lists_that_are_stale_for_a_while_lose_nothing(
                 await trio.sleep(1)
         world.store.before = None
         world.store.stale_keys = 0
-        try:
+        with told(f"from {begin} on"):
             await check(world, journal)
-        except BaseException as error:
-            error.add_note(f"from {begin} on")
-            raise
 
 
 @pytest.mark.happens

@@ -15,7 +15,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from cloud_model import CONFIG, World, reopened
+from cloud_model import CONFIG, World, reopened, told
 
 from danube_trio import Wal
 from danube_trio.config import Durability
@@ -96,8 +96,5 @@ async def test_writers_that_fight_lose_nothing_that_was_uploaded(
     catalog: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     for seed in range(SEEDS):
-        try:
+        with told(f"seed {seed}"):
             await Fight(seed, catalog).run()
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise

@@ -285,6 +285,8 @@ async def test_the_last_change_that_counted_is_known_to_a_fenced_writer(
         assert await wal.append(b"a", durability="uploaded") == 0
         assert wal.uploaded_end == 1
         assert wal.statistics().phase == "fenced"
+        await trio.sleep(30)
+    assert (await check_objects(world)).end == 1  # and it is not taken back
 
 
 async def test_what_a_newer_version_published_ends_in_an_error_that_is_seen(

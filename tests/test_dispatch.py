@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -836,6 +837,20 @@ async def test_dead_letters_need_a_place_of_their_own(metadata: Metadata) -> Non
                 await dispatch.add_subscription("billing", options)
 
 
+@asynccontextmanager
+async def all_rejected(
+    backing: Backing, metadata: Metadata, dead: WalStorage, count: int
+) -> AsyncGenerator[Subscription]:
+    """So many messages, each rejected, with that log for dead letters."""
+    async with backing.dispatch(metadata, dead_letter_storage=dead) as dispatch:
+        await store(dispatch, count)
+        subscription = await open_with(dispatch, poison_policy=PoisonPolicy.DEAD_LETTER)
+        for _ in range(count):
+            async with subscription.take() as message:
+                message.reject("bad")
+        yield subscription
+
+
 @pytest.mark.happens
 async def test_a_dead_letter_log_that_fails_is_tried_again(
     backing: Backing, metadata: Metadata, autojump_clock: MockClock
@@ -850,12 +865,7 @@ async def test_a_dead_letter_log_that_fails_is_tried_again(
             return await super().append_message(topic, message, **rest)
 
     async with open_wal(WalConfig()) as dead_wal:
-        dead = Failing(dead_wal, None)
-        async with backing.dispatch(metadata, dead_letter_storage=dead) as dispatch:
-            await store(dispatch, 1)
-            subscription = await open_with(dispatch, poison_policy=PoisonPolicy.DEAD_LETTER)
-            async with subscription.take() as message:
-                message.reject("bad")
+        async with all_rejected(backing, metadata, Failing(dead_wal, None), 1) as subscription:
             await subscription.wait_settled()
             statistics = await subscription.statistics()
             assert statistics.dead_letter_failures == 3
@@ -873,13 +883,7 @@ async def test_a_message_that_cannot_be_dead_lettered_holds_no_other_up(
             return await super().append_message(topic, message, **rest)
 
     async with open_wal(WalConfig()) as dead_wal:
-        dead = Picky(dead_wal, None)
-        async with backing.dispatch(metadata, dead_letter_storage=dead) as dispatch:
-            await store(dispatch, 3)
-            subscription = await open_with(dispatch, poison_policy=PoisonPolicy.DEAD_LETTER)
-            for _ in range(3):
-                async with subscription.take() as message:
-                    message.reject("bad")
+        async with all_rejected(backing, metadata, Picky(dead_wal, None), 3) as subscription:
             await trio.sleep(60)
             assert [m.payload async for m in dead_wal.reader(end="current")] == [b"1", b"2"]
             assert (await subscription.statistics()).dead_lettering == 1

@@ -11,7 +11,16 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from topics import CURSOR, DANUBE_CURSOR, TOPIC, Metadata, settle
+from topics import (
+    CURSOR,
+    DANUBE_CURSOR,
+    TOPIC,
+    UNTIL_ACK,
+    Metadata,
+    fill,
+    settle,
+    settle_and_save,
+)
 from trio.testing import MockClock
 
 from danube_trio import StartPosition, StorageConfig, Wal, WalConfig, WalStorage, open_wal
@@ -32,8 +41,6 @@ from danube_trio.storage import PersistentStorage, open_storage
 from danube_trio.testing import SimDisk
 
 Make = Callable[..., ReliableDispatch]
-BODY = bytes(100_000)  # eleven of them fill a segment of 1 MiB
-UNTIL_ACK = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_ACK)
 CONFIG = WalConfig(dir="/log", segment_bytes=1 << 20)
 
 
@@ -113,18 +120,6 @@ async def make(request: pytest.FixtureRequest) -> AsyncGenerator[Make]:
     else:
         async with open_wal(CONFIG, disk=SimDisk()) as wal:
             yield lambda: over(WalStorage.from_wal(wal, TOPIC), metadata)
-
-
-async def fill(dispatch: ReliableDispatch, count: int) -> None:
-    for _ in range(count):
-        await dispatch.store_message(BODY)
-
-
-async def settle_and_save(dispatch: ReliableDispatch, name: str, count: int) -> Subscription:
-    subscription = await dispatch.add_subscription(name)
-    await settle(subscription, count)
-    await subscription.flush()
-    return subscription
 
 
 # ---- several dispatches in one program

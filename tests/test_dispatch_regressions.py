@@ -12,7 +12,16 @@ import attrs
 import pytest
 import trio
 from cloud_model import CONFIG, World, virtual_clock
-from topics import CURSOR, TOPIC, Metadata, keyed, settle
+from topics import (
+    CURSOR,
+    TOPIC,
+    UNTIL_ACK,
+    Metadata,
+    fill,
+    keyed,
+    settle,
+    settle_and_save,
+)
 from trio.testing import MockClock
 
 from danube_trio import StartPosition, StreamMessage, Wal, WalConfig, WalStorage, open_wal
@@ -41,7 +50,6 @@ from danube_trio.metadata import open_metadata_directory
 from danube_trio.storage import open_storage
 from danube_trio.testing import SimDisk, SimStore
 
-UNTIL_ACK = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_ACK)
 TO_DEAD_LETTERS = SubscriptionOptions(poison_policy=PoisonPolicy.DEAD_LETTER, max_redeliveries=0)
 
 
@@ -130,23 +138,19 @@ async def test_a_cursor_beyond_the_end_is_refused_and_can_be_removed(
 # ---- retention, and who begins to need messages
 
 
-BODY = bytes(100_000)  # eleven of them fill a segment of 1 MiB
-
-
 def in_memory(metadata: Metadata) -> ReliableDispatch:
     return ReliableDispatch(TOPIC, UNTIL_ACK, TopicCache(InMemoryStorage()), metadata=metadata)
 
 
-async def fill(dispatch: ReliableDispatch, count: int) -> None:
-    for _ in range(count):
-        await dispatch.store_message(BODY)
-
-
-async def settle_and_save(dispatch: ReliableDispatch, name: str, count: int) -> Subscription:
-    subscription = await dispatch.add_subscription(name)
-    await settle(subscription, count)
-    await subscription.flush()
-    return subscription
+@asynccontextmanager
+async def holds_retention_back(dispatch: ReliableDispatch) -> AsyncGenerator[None]:
+    """Until the block: what one subscription has settled is freed after it, and not before."""
+    await settle_and_save(dispatch, "fast", 40)
+    await trio.sleep(50)
+    assert await dispatch.topic_store.start_offset() == 0
+    yield
+    await trio.sleep(50)
+    assert await dispatch.topic_store.start_offset() > 25
 
 
 async def test_a_subscription_whose_first_save_has_a_lost_answer_loses_nothing(
@@ -159,13 +163,9 @@ async def test_a_subscription_whose_first_save_has_a_lost_answer_loses_nothing(
         with pytest.raises(StoreUnavailableError):
             await dispatch.add_subscription("billing")
         assert dispatch.subscriptions() == {"billing": None}
-        await settle_and_save(dispatch, "fast", 40)
-        await trio.sleep(100)
-        assert await dispatch.topic_store.start_offset() == 0
-        billing = await dispatch.add_subscription("billing")
-        assert (await settle(billing, 40))[0] == 0
-        await trio.sleep(100)
-        assert await dispatch.topic_store.start_offset() > 25
+        async with holds_retention_back(dispatch):
+            billing = await dispatch.add_subscription("billing")
+            assert (await settle(billing, 40))[0] == 0
 
 
 async def test_a_subscription_whose_first_save_was_cancelled_loses_nothing(
@@ -258,12 +258,8 @@ async def test_retention_is_told_of_a_removed_subscription(autojump_clock: MockC
     async with in_memory(Metadata()) as dispatch:
         await fill(dispatch, 40)
         await dispatch.add_subscription("slow")
-        await settle_and_save(dispatch, "fast", 40)
-        await trio.sleep(50)
-        assert await dispatch.topic_store.start_offset() == 0
-        await dispatch.remove_subscription("slow")
-        await trio.sleep(50)
-        assert await dispatch.topic_store.start_offset() > 25
+        async with holds_retention_back(dispatch):
+            await dispatch.remove_subscription("slow")
 
 
 @pytest.mark.parametrize("how", ["closes", "reads on", "is forgotten"])
@@ -271,19 +267,15 @@ async def test_retention_goes_on_when_a_reader(autojump_clock: MockClock, how: s
     async with in_memory(Metadata()) as dispatch:
         await fill(dispatch, 40)
         reader = await dispatch.topic_store.create_reader()
-        await settle_and_save(dispatch, "fast", 40)
-        await trio.sleep(50)
-        assert await dispatch.topic_store.start_offset() == 0
-        if how == "closes":
-            await reader.aclose()
-        elif how == "reads on":
-            for _ in range(40):
-                await anext(reader)
-        else:
-            del reader
-            gc.collect()
-        await trio.sleep(50)
-        assert await dispatch.topic_store.start_offset() > 25
+        async with holds_retention_back(dispatch):
+            if how == "closes":
+                await reader.aclose()
+            elif how == "reads on":
+                for _ in range(40):
+                    await anext(reader)
+            else:
+                del reader
+                gc.collect()
 
 
 async def test_retention_goes_on_when_a_topic_was_given_away_and_taken_back(

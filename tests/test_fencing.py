@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import attrs
 import pytest
 import trio
 import trio.testing
-from cloud_model import CONFIG, World, check_objects, everything, go_on, reopened
+from cloud_model import CONFIG, World, check_objects, everything, go_on, reopened, told
 
 from danube_trio import StartPosition, Wal, open_wal
 from danube_trio._core.catalog import CatalogState
@@ -196,15 +195,6 @@ def kept_aside(disk: SimDisk) -> list[bytes]:
     return [data for path, data in disk.tree().items() if path.endswith(".fenced")]
 
 
-@contextmanager
-def told(what: str) -> Generator[None, None, None]:
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(what)
-        raise
-
-
 @pytest.mark.happens
 async def test_a_fenced_log_refuses_appends_at_every_level_and_keeps_its_readers(
     autojump_clock: trio.testing.MockClock,
@@ -258,14 +248,19 @@ async def test_leaving_a_fenced_log_raises_if_nobody_was_told(
         assert wal.next_offset == 0
 
 
+async def copied() -> tuple[World, World]:
+    """A log with one record that both have, and a copy of its directory."""
+    world = World.new("manifests")
+    async with world.open(QUIET) as wal:
+        await wal.append(b"shared", durability="uploaded")
+    return world, world.process(world.disk.crash("everything written"))
+
+
 async def test_a_copy_of_a_directory_is_found_out_even_in_the_middle_of_opening(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """It had saved the very epoch that the other copy took, and took that for its own."""
-    world = World.new("manifests")
-    async with world.open(QUIET) as wal:
-        await wal.append(b"shared", durability="uploaded")
-    copy = world.process(world.disk.crash("everything written"))
+    world, copy = await copied()
     for each in (world, copy):  # both go on without the store
         async with open_wal(QUIET, disk=each.disk) as wal:
             await wal.append(b"mine" if each is world else b"copied")
@@ -295,10 +290,7 @@ async def test_a_copy_of_a_directory_is_found_out_even_in_the_middle_of_opening(
 async def test_the_original_is_a_stranger_once_its_copy_took_the_log(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world = World.new("manifests")
-    async with world.open(QUIET) as wal:
-        await wal.append(b"shared", durability="uploaded")
-    copy = world.process(world.disk.crash("everything written"))
+    world, copy = await copied()
     async with copy.open(QUIET) as wal:
         await wal.append(b"copied", durability="uploaded")
     async with open_wal(QUIET, disk=world.disk) as wal:  # without the store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -216,7 +217,9 @@ def test_a_forked_child_does_not_keep_the_lock_of_the_directory(tmp_path: Path) 
     held: Any = RealDisk().open_dir(d)
     held.lock(f"{d}/wal.lock", "the parent")
     ours, theirs = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():  # of threads, which others may have started
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if not child:
         os.close(theirs)
         os.read(ours, 1)  # until the parent closes its end

@@ -13,6 +13,7 @@ import pytest
 from danube_trio import (
     CloudConfig,
     StartPosition,
+    Storage,
     StorageConfig,
     StreamMessage,
     Wal,
@@ -62,6 +63,10 @@ def dispatch_of(
     )
 
 
+def dispatch_in(storage: Storage) -> ReliableDispatch:
+    return ReliableDispatch.new_with_persistent(TOPIC, ReliableOptions(), None, storage)
+
+
 async def day(
     directory: Path,
     metadata: MetadataStore,
@@ -100,9 +105,7 @@ async def test_storages_with_roots_of_their_own_share_nothing_in_a_metadata_stor
         config = StorageConfig(dir=tmp_path / name, metadata_root=f"/{name}")
         async with (
             open_storage(config, metadata=metadata) as storage,
-            ReliableDispatch.new_with_persistent(
-                TOPIC, ReliableOptions(), None, storage
-            ) as dispatch,
+            dispatch_in(storage) as dispatch,
         ):
             await dispatch.store_batch(orders(0, 30, name))
             subscription = await dispatch.add_subscription("billing", letters)
@@ -144,7 +147,7 @@ async def test_under_danubes_root_cursors_are_where_danube_has_its_own(tmp_path:
     metadata = MemoryMetadata()
     async with (
         open_storage(StorageConfig(dir=tmp_path), metadata=metadata) as storage,
-        ReliableDispatch.new_with_persistent(TOPIC, ReliableOptions(), None, storage) as dispatch,
+        dispatch_in(storage) as dispatch,
     ):
         await dispatch.store_batch(orders(0, 3))
         await handle(await dispatch.add_subscription("billing"), 3)
@@ -166,9 +169,7 @@ async def test_an_older_versions_cursor_moves_below_the_root_of_one_storage(
         config = StorageConfig(dir=tmp_path / name, metadata_root=f"/{name}")
         async with (
             open_storage(config, metadata=metadata) as storage,
-            ReliableDispatch.new_with_persistent(
-                TOPIC, ReliableOptions(), None, storage
-            ) as dispatch,
+            dispatch_in(storage) as dispatch,
         ):
             await dispatch.store_batch(orders(0, 30))
             assert ("billing" in dispatch.subscriptions()) is (end > 0)
@@ -193,7 +194,7 @@ async def test_a_cursor_that_knows_its_log_does_not_move_to_another_root(tmp_pat
     config = StorageConfig(dir=tmp_path / "b", metadata_root="/prod")
     async with (
         open_storage(config, metadata=metadata) as storage,
-        ReliableDispatch.new_with_persistent(TOPIC, ReliableOptions(), None, storage) as dispatch,
+        dispatch_in(storage) as dispatch,
     ):
         await dispatch.store_batch(orders(0, 20, "other"))
         assert not dispatch.subscriptions()

@@ -72,9 +72,12 @@ def test_every_public_name_is_there() -> None:
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("examples/*.py")]
 STATEMENT = re.compile(r"^ *(?:from|import) danube_trio\b(?:[^\n(]*\([^)]*\)|[^\n]*)", re.M)
+# What signatures spell out has a name in the reference, and none in the code.
+SPELLED_OUT = {"Appendable"}
 # How the reference says where the names below are from, and which they are.
 DIRECTIVE = re.compile(
-    r"^\.\. (?:py:)?(module|currentmodule|auto(?:function|class|exception)|public-names):: (\S+)",
+    r"^\.\. (?:py:)?(module|currentmodule|auto(?:function|class|exception)|data|type|public-names)"
+    r":: (\S+)(?:.*? with (.+))?$",
     re.M,
 )
 
@@ -92,11 +95,15 @@ def imported(page: Path) -> Iterator[tuple[str, str]]:
 def referred_to(page: Path) -> Iterator[tuple[str, str]]:
     """Modules, and the names in them that a page of the reference describes."""
     module = ""
-    for kind, name in DIRECTIVE.findall(page.read_text(encoding="utf-8")):
+    for kind, name, more in DIRECTIVE.findall(page.read_text(encoding="utf-8")):
         if kind.endswith("module"):
             module = name
         elif kind == "public-names":
             yield from ((name, each) for each in import_module(name).__all__)
+            for each in filter(None, more.split(", ")):
+                yield f"{name}.{each.rpartition('.')[0]}", each.rpartition(".")[2]
+        elif name in SPELLED_OUT:
+            continue
         elif name.startswith("danube_trio."):
             yield name.rpartition(".")[0], name.rpartition(".")[2]
         else:
@@ -117,6 +124,38 @@ def test_every_documented_name_is_where_it_is_said_to_be(page: Path) -> None:
         assert value_of(module, name) is not None
     for module, name in referred_to(page):
         assert value_of(module, name) is not None
+
+
+EACH_ANEW = """
+import json, sys
+for statements in json.load(sys.stdin):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "danube_trio"]:
+        del sys.modules[name]
+    for statement in statements:
+        try:
+            exec(statement)
+        except ImportError as error:
+            print(statement, error)
+"""
+
+
+def test_every_documented_name_can_be_imported_when_nothing_else_is_there() -> None:
+    """Of each module, that is: one may hand out what another one happened to load."""
+    names = {each for page in PAGES for part in (imported, referred_to) for each in part(page)}
+    modules: dict[str, list[str]] = {}
+    for module, name in sorted(names):
+        statement = f"from {module} import {name}" if name else f"import {module}"
+        modules.setdefault(module, []).append(statement)
+    assert len(modules) > 15 and len(names) > 150
+    done = subprocess.run(
+        [sys.executable, "-c", EACH_ANEW],
+        input=json.dumps(list(modules.values())),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_reference_has_all_that_the_package_shows() -> None:

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import attrs
 import pytest
-import trio
 from kill9_child import config, payload
+from processes import said_until_killed
 
 from danube_trio import open_wal
 
@@ -46,30 +43,6 @@ class Journal:
             self.acked[int(words[1])] = words[0]
         elif what == "trim":
             self.trimmed = max(self.trimmed, int(words[0]))
-
-
-async def kill_one(directory: Path, life: int, lines: int, journal: Journal) -> None:
-    """Start a child, hear so many lines, kill it, and hear what else it managed to say."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    child = await trio.lowlevel.open_process(
-        [sys.executable, str(CHILD), str(directory), str(life)],
-        stdout=subprocess.PIPE,
-        env=environment,
-    )
-    assert child.stdout is not None
-    text = b""
-    try:
-        while text.count(b"\n") < lines:
-            chunk = await child.stdout.receive_some()
-            assert chunk, f"the child ended by itself: {child.returncode}"
-            text += chunk
-    finally:
-        child.kill()
-    async for chunk in child.stdout:
-        text += chunk
-    assert await child.wait() == -signal.SIGKILL
-    for line in text.decode().splitlines():
-        journal.hear(line)
 
 
 async def verify(directory: Path, journal: Journal) -> None:
@@ -109,7 +82,8 @@ async def test_nothing_that_was_acknowledged_is_lost_or_altered(tmp_path: Path) 
     journal = Journal()
     for life in range(CYCLES):
         lines = rng.choice([1, 2, rng.randrange(1, 60), rng.randrange(60, 1500)])
-        await kill_one(tmp_path, life, lines, journal)
+        for line in await said_until_killed(CHILD, tmp_path, life, lines):
+            journal.hear(line)
         await verify(tmp_path, journal)
     print(f"{CYCLES} kills, {journal.records} records, {len(journal.sent)} batches sent")  # noqa: T201
     assert journal.records > 100

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import trio
+from processes import said_until_killed
 
 from danube_trio._disk.real import RealDisk
 from danube_trio.metadata import open_metadata_directory
@@ -24,36 +21,14 @@ CYCLES = int(os.environ.get("DANUBE_KILL_CYCLES", "5"))
 CHILD = Path(__file__).with_name("metadata_child.py")
 
 
-async def kill_one(directory: Path, life: int, lines: int) -> list[list[str]]:
-    """Start a child, hear so many lines, kill it, and return all that it said."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    child = await trio.lowlevel.open_process(
-        [sys.executable, str(CHILD), str(directory), str(life)],
-        stdout=subprocess.PIPE,
-        env=environment,
-    )
-    assert child.stdout is not None
-    text = b""
-    try:
-        while text.count(b"\n") < lines:
-            chunk = await child.stdout.receive_some()
-            assert chunk, f"the child ended by itself: {child.returncode}"
-            text += chunk
-    finally:
-        child.kill()
-    async for chunk in child.stdout:
-        text += chunk
-    assert await child.wait() == -signal.SIGKILL
-    return [line.split() for line in text.decode().splitlines()]
-
-
 async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path) -> None:
     rng = random.Random(7)
     possible: dict[str, set[str]] = {}
     revision = 0
     for life in range(CYCLES):
         lines = rng.choice([1, 5, rng.randrange(2, 60), rng.randrange(60, 1500)])
-        for what, *words in await kill_one(tmp_path, life, lines):
+        for line in await said_until_killed(CHILD, tmp_path, life, lines):
+            what, *words = line.split()
             if what == "sent":
                 possible.setdefault(words[0], {""}).add(words[1])
             elif what == "ack":

@@ -338,7 +338,8 @@ def run(settings: dict[str, Any], latency: float, steps: list[Step]) -> None:
     trio.run(program.run, clock=MockClock(autojump_threshold=0))
 
 
-MORE = settings(max_examples=2 * settings().max_examples)
+LONG = settings().max_examples > 100
+MORE = settings(max_examples=(2 if LONG else 1) * settings().max_examples)
 
 
 def programs(*steps: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Step]]:

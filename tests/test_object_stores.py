@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,9 @@ async def test_an_upload_holds_a_few_parts_and_no_more() -> None:
         await store.aclose()
 
 
-async def test_a_cancelled_upload_is_given_up() -> None:
+@asynccontextmanager
+async def cancelled_upload() -> AsyncGenerator[tuple[CloudStore, fake_gcs.Bucket]]:
+    """The store and its bucket, when an upload was cancelled whose first part was on its way."""
     with fake_gcs.serving() as (endpoint, bucket):
         store = gcs_store(endpoint, part_bytes=5 * MIB, upload_concurrency=1)
         bucket.gate.clear()
@@ -260,21 +263,18 @@ async def test_a_cancelled_upload_is_given_up() -> None:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         bucket.gate.set()
+        yield store, bucket
+
+
+async def test_a_cancelled_upload_is_given_up() -> None:
+    async with cancelled_upload() as (store, bucket):
         assert await trio.to_thread.run_sync(bucket.aborted.wait, 60)
         assert bucket.objects == {}
         await store.aclose()
 
 
 async def test_closing_waits_until_a_cancelled_upload_has_taken_its_parts_back() -> None:
-    with fake_gcs.serving() as (endpoint, bucket):
-        store = gcs_store(endpoint, part_bytes=5 * MIB, upload_concurrency=1)
-        bucket.gate.clear()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.upload, KEY, lambda: iter([bytes(MIB)] * 60))
-            while not bucket.waiting:
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-        bucket.gate.set()
+    async with cancelled_upload() as (store, bucket):
         await store.aclose()
         assert bucket.aborted.is_set()
 

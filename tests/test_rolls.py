@@ -87,11 +87,14 @@ async def test_what_the_checkpoint_lacks_is_found_in_the_indexes(ends: str) -> N
     assert len([path for path in read if path.endswith(".log")]) == 1
 
 
-async def test_no_number_of_segments_keeps_more_than_some_indexes_in_memory() -> None:
-    disk = SimDisk()
+async def test_no_number_of_segments_keeps_more_than_some_indexes_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk, most = SimDisk(), 200
+    assert most < KEPT_BYTES // INDEX_BYTES
+    monkeypatch.setattr("danube_trio._core.index.KEPT_BYTES", most * INDEX_BYTES)
     async with open_wal(CONFIG, disk=disk) as wal:
         files = files_of(wal)
-        most = KEPT_BYTES // INDEX_BYTES
         # They are kept before anybody reads; what does not fit is loaded again.
         await roll(wal, most + 50)
         assert len(files.indexes) <= most

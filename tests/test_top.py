@@ -19,6 +19,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import holding
 
 from danube_trio import StorageConfig, WalConfig, blocking, open_storage, open_wal
 from danube_trio._core.meters import Histogram
@@ -34,7 +35,6 @@ from danube_trio.metadata import MemoryMetadata
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "danube_trio.cli", "top"]
-CHILD = Path(__file__).with_name("watch_child.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
 OK, USAGE, IO, INTERRUPTED = 0, 2, 5, 130
 
@@ -80,16 +80,7 @@ class Program:
 
 
 def start(kind: str, directory: Path) -> Program:
-    process = Popen(
-        [sys.executable, str(CHILD), kind, str(directory)],
-        stdin=PIPE,
-        stdout=PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return Program(process)
+    return Program(holding(kind, directory))
 
 
 @pytest.fixture(scope="module")

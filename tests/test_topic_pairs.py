@@ -8,26 +8,17 @@ from itertools import product
 import attrs
 import pytest
 import trio
+from test_topic_moves import CONFIG, T
 from trio.testing import MockClock
 
 from danube_trio import (
-    CloudConfig,
     FencedError,
     LogClosedError,
     Storage,
-    StorageConfig,
-    WalConfig,
     open_storage,
 )
 from danube_trio.testing import SimDisk, SimStore
 
-WAL = WalConfig(
-    segment_bytes=4000,
-    preallocate_bytes=0,
-    cloud=CloudConfig(keep_local_bytes=0, retry_seconds=1.0, upload_interval=5.0),
-)
-CONFIG = StorageConfig(dir="/data", wal=WAL, idle_seconds=10)
-T = "/default/t"
 Operation = Callable[[Storage], Awaitable[object]]
 
 

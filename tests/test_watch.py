@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import Popen
 from typing import Any
 
 import anyio.to_thread
@@ -23,6 +23,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import holding
 
 import danube_trio.anyio
 import danube_trio.blocking
@@ -55,8 +56,7 @@ from danube_trio._engine.watch.serve import (
 )
 from danube_trio.watch import serve_statistics
 
-CHILD = Path(__file__).with_name("watch_child.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHILD.parent.parent)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 class Client:
@@ -635,20 +635,6 @@ def test_settings_are_checked() -> None:
 # ---- programs that are gone
 
 
-def start(kind: str, directory: Path) -> Popen[str]:
-    """A program that holds a log, ready."""
-    program = Popen(
-        [sys.executable, str(CHILD), kind, str(directory)],
-        stdin=PIPE,
-        stdout=PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
-    return program
-
-
 def kill(program: Popen[str]) -> None:
     program.kill()
     with program:
@@ -657,7 +643,7 @@ def kill(program: Popen[str]) -> None:
 
 def killed_log(directory: Path) -> Path:
     """The socket that a killed program left."""
-    kill(start("watched", directory))
+    kill(holding("watched", directory))
     path = directory / "wal.watch"
     assert stat.S_ISSOCK(path.stat().st_mode)
     with pytest.raises(ConnectionRefusedError):
@@ -691,7 +677,7 @@ def test_tools_take_a_socket_for_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_keeps_no_socket_of_a_dead_program(tmp_path: Path) -> None:
-    program = start("forked", tmp_path)
+    program = holding("forked", tmp_path)
     with watch_socket.dial(str(tmp_path / "wal.watch"), 60) as sock, sock.makefile("rb") as lines:
         assert lines.readline()
         program.send_signal(signal.SIGKILL)
@@ -705,7 +691,7 @@ def test_a_forked_child_keeps_no_socket_of_a_dead_program(tmp_path: Path) -> Non
 
 
 async def test_storages_of_one_root_do_not_disturb_each_other(tmp_path: Path) -> None:
-    kill(start("storage", tmp_path))
+    kill(holding("storage", tmp_path))
     assert len(sockets(tmp_path)) == 1
     config = StorageConfig(dir=tmp_path, watch=True)
     async with open_storage(config):

@@ -14,6 +14,7 @@ from danube_trio.dispatch import (
     InMemoryStorage,
     ReliableDispatch,
     ReliableOptions,
+    RetentionPolicy,
     Subscription,
     TopicCache,
 )
@@ -23,6 +24,8 @@ from danube_trio.metadata import MemoryMetadata, MetadataStore
 TOPIC = "/default/orders"
 CURSOR = "/topics/default/orders/subscriptions/billing/danube-trio"
 DANUBE_CURSOR = "/topics/default/orders/subscriptions/billing/cursor"
+UNTIL_ACK = ReliableOptions(1, RetentionPolicy.RETAIN_UNTIL_ACK)
+BODY = bytes(100_000)  # eleven of them fill a segment of 1 MiB
 
 
 class Metadata(MemoryMetadata):
@@ -116,6 +119,20 @@ async def settle(subscription: Subscription, count: int) -> list[int]:
         async with subscription.take() as message:
             offsets.append(message.offset)
     return offsets
+
+
+async def fill(dispatch: ReliableDispatch, count: int) -> None:
+    """Store so many large messages."""
+    for _ in range(count):
+        await dispatch.store_message(BODY)
+
+
+async def settle_and_save(dispatch: ReliableDispatch, name: str, count: int) -> Subscription:
+    """A subscription that acknowledged so many, and said so to the metadata store."""
+    subscription = await dispatch.add_subscription(name)
+    await settle(subscription, count)
+    await subscription.flush()
+    return subscription
 
 
 async def nothing_comes(subscription: Subscription) -> bool:

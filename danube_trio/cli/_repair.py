@@ -137,7 +137,7 @@ class _Repair:
         """Do it, if under the lock everything is still as it was shown; then verify."""
         if self.codec is None:
             refuse_foreign(self.disk, self.names)
-        held = hold(self.disk, self.names.lock, this_process("repair"))
+        held = self._hold()
         try:
             plan, found = self._plan(held)
             if plan.steps != shown.steps:
@@ -158,6 +158,9 @@ class _Repair:
         text = REPAIRED if not left else f"{counted(left, 'problem')} left"
         _summary(self.report, text, len(plan.steps), repaired=True, problems=left)
         return PROBLEMS if left else 0
+
+    def _hold(self) -> OpenDirectory:
+        return hold(self.disk, self.names.lock, this_process("repair"))
 
     def _agreed(self) -> bool:
         return self.yes or _agreed(self.report)
