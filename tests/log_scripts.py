@@ -30,7 +30,7 @@ from typing import Any
 
 import attrs
 import trio
-from inside import files_of
+from shelves_of import files_of
 from trio.testing import MockClock
 
 from danube_trio import (

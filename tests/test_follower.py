@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import pytest
 import trio
-from inside import files_of
 from past import Past
+from shelves_of import files_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import (

@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from shelves_of import files_of
 
 from danube_trio import (
     LogBrokenError,
@@ -100,7 +101,7 @@ async def append(wal: Wal, count: int) -> None:
 async def filled(wal: Wal, where: Path, what: str) -> None:
     await append(wal, 100)
     # Else these hints take some of the names that a trim frees.
-    while inside(wal)[0].unindexed:  # noqa: ASYNC110 (nobody tells of them)
+    while files_of(wal).unindexed:  # noqa: ASYNC110 (nobody tells of them)
         await trio.sleep(0.01)
     use_up(where, what)
 

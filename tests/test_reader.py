@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from inside import files_of
+from shelves_of import files_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import (

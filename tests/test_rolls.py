@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 import trio
-from inside import files_of
+from shelves_of import files_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from danube_trio import LogBrokenError, Wal, WalConfig, open_wal

@@ -7,7 +7,7 @@ import sys
 import attrs
 import click
 
-from danube_trio._core.disk import Disk, hold
+from danube_trio._core.disk import Disk, OpenDirectory, hold
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder, this_process
 from danube_trio._disk.real import RealDisk
