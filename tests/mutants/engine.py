@@ -269,8 +269,8 @@ MUTANTS = (
     Mutant(
         "the directory is not synced after files were removed",
         JANITOR,
-        "        self._left += failed\n        await self._sync_directory()\n",
-        "        self._left += failed\n",
+        "        await self._sync_directory()\n        for error in failed.values():\n",
+        "        for error in failed.values():\n",
         ("test_housekeeping.py::test_names_that_a_trim_removed_are_synced",),
     ),
     # ---- retention
