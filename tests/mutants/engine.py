@@ -244,10 +244,10 @@ MUTANTS = (
     Mutant(
         "a trim does not wait for fetches",
         JANITOR,
-        """            gone = engine.trimmed(start)
+        """            # No new fetch begins below the start, so these are the last ones.
             await engine.pins.released(start, stored=False)
 """,
-        "            gone = engine.trimmed(start)\n",
+        "",
         ("test_pins.py::test_a_trim_removes_no_file_while_a_block_below_it_is_fetched",),
     ),
     Mutant(
