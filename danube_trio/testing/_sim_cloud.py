@@ -359,8 +359,10 @@ class SimStore:
         self, operation: StoreOperation
     ) -> tuple[StoreFault | None, StoreFaultKind | None]:
         """Let every fault count the operation; return the first that hits it, and how."""
-        kinds = [(fault, fault.kind_for(operation)) for fault in self._faults]
-        return next((hit for hit in kinds if hit[1] is not None), (None, None))
+        hits: list[tuple[StoreFault, StoreFaultKind]] = [
+            (fault, kind) for fault in self._faults if (kind := fault.kind_for(operation))
+        ]
+        return hits[0] if hits else (None, None)
 
     def _error(self, kind: StoreFaultKind | None, operation: StoreOperation) -> StoreError:
         call = f"{URL} {operation.name} of {operation.key!r}"
