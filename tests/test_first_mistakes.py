@@ -25,7 +25,8 @@ from danube_trio import (
 )
 from danube_trio.blocking import open_wal as open_blocking
 from danube_trio.cli.top.figures import View
-from danube_trio.cli.top.sections import topic_lines
+from danube_trio.cli.top.page import plain
+from danube_trio.cli.top.sections import topics
 from danube_trio.cloud import MemoryStore
 
 OPENERS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {
@@ -100,8 +101,7 @@ def test_what_waits_for_a_store_has_a_column_only_if_there_is_something() -> Non
 
     def head(waiting: int) -> str:
         now = {"topics": [{**topic, "waiting_bytes": waiting}]}
-        lines = topic_lines(View({}, None, now))
-        return "".join(text for text, _ in lines[0])
+        return plain(*topics(View({}, None, now))).splitlines()[0]
 
     assert "waiting" not in head(0)
     assert head(5).rstrip().endswith("waiting")

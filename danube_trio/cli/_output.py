@@ -23,39 +23,17 @@ __all__ = ["NAME", "name_stdout", "wait_reader_gone"]
 NAME: Final = "stdout"
 
 
-class _Stdout(io.RawIOBase):
-    """The descriptor. It stays open when this is closed."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def isatty(self) -> bool:
-        return os.isatty(self._fd)
-
-    def seekable(self) -> bool:
-        try:
-            os.lseek(self._fd, 0, os.SEEK_CUR)
-        except OSError:
-            return False
-        return True
-
-    def tell(self) -> int:
-        return os.lseek(self._fd, 0, os.SEEK_CUR)
+class _Stdout(io.FileIO):
+    """The descriptor, which takes a write as a whole."""
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):
             try:
-                done += os.write(self._fd, view[done:])
+                done += os.write(self.fileno(), view[done:])
             except BlockingIOError:
-                select.select([], [self._fd], [])
+                select.select([], [self.fileno()], [])
             except OSError as error:
                 error.filename = NAME
                 raise
@@ -66,7 +44,7 @@ def name_stdout() -> None:
     """Let this process write to its standard output so, if it has one."""
     old = cast("io.TextIOWrapper", sys.stdout)
     try:
-        raw = _Stdout(old.fileno())
+        raw = _Stdout(old.fileno(), "w", closefd=False)
     except (AttributeError, ValueError, OSError):  # none, or no file
         return
     # Unbuffered, Python itself puts the text straight on the raw file.

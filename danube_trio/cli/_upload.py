@@ -23,7 +23,7 @@ from danube_trio._engine.read.observe import NOTHING_SEEN, Observer, View, find_
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._say import say
 from danube_trio.cli._values import counted
-from danube_trio.cli._where import Corner, Where
+from danube_trio.cli._where import Where
 from danube_trio.config import CloudConfig, WalConfig
 from danube_trio.errors import FencedError, LogLockedError, StoreUnavailableError
 
@@ -76,12 +76,16 @@ class _Upload:
 
     async def run(self) -> dict[str, Any]:
         async with self.where.open() as corner:
-            waiting = await self._look(corner)
+            state = await corner.catalog().latest()
+            waiting = await trio.to_thread.run_sync(_look_at, self.names, state)
             if self.dry_run:
                 return self._facts(waiting, None)
             self._refuse_other_owner(waiting)
-            if self._is_done(waiting):
-                return self._done(waiting)
+            done = waiting.owned and waiting.start == waiting.end
+            if state is not None and done and (state.sealed or not self.seal):
+                # Opening would begin an epoch for nothing.
+                found = {"uploaded": True, "epoch": state.epoch, "sealed": state.sealed}
+                return self._facts(waiting, None) | found
             self.bar.expect(waiting.size_bytes)
             config = WalConfig(
                 dir=self.names.directory,
@@ -98,25 +102,6 @@ class _Upload:
                 if self.seal:
                     await self._wait(wal, wal.seal)
                 return self._facts(waiting, wal)
-
-    async def _look(self, corner: Corner) -> _Waiting:
-        state = await corner.catalog().latest()
-        return await trio.to_thread.run_sync(_look_at, self.names, state)
-
-    def _is_done(self, waiting: _Waiting) -> bool:
-        """Nothing would change, so nothing is opened: that would begin an epoch for nothing."""
-        state = waiting.state
-        return (
-            state is not None
-            and waiting.owned
-            and waiting.start == waiting.end
-            and (state.sealed or not self.seal)
-        )
-
-    def _done(self, waiting: _Waiting) -> dict[str, Any]:
-        assert waiting.state is not None
-        found = {"uploaded": True, "epoch": waiting.state.epoch, "sealed": waiting.state.sealed}
-        return self._facts(waiting, None) | found
 
     def _refuse_other_owner(self, waiting: _Waiting) -> None:
         state = waiting.state

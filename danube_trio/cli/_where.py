@@ -83,7 +83,8 @@ class Where:
         ValueError that says what is missing.
         """
         if directory is not None and not self.names_log and not self.explicit:
-            self._refuse_rest()
+            if self.metadata or self.options or self.options_file:
+                self._missing("--store, which the other options are about")
             return False
         if not self.url:
             what = "DIR or --store" if directory is None else "--store"
@@ -118,10 +119,6 @@ class Where:
 
     def _missing(self, what: str) -> None:
         raise ValueError(f"missing: {what}")
-
-    def _refuse_rest(self) -> None:
-        if self.metadata or self.options or self.options_file:
-            self._missing("--store, which the other options are about")
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator[Corner]:

@@ -22,15 +22,9 @@ WRITES = frozenset({"create", "delete", "put", "swap", "upload"})
 _CONDITIONAL = frozenset({"create", "swap"})
 
 StoreFaultKind = Literal[
-    "unavailable",
-    "reply_lost",
-    "late",
-    "denied",
-    "hang",
-    "hang_after",
-    "false_conflict",
-    "own_conflict",
-]
+    "unavailable", "reply_lost", "late", "denied", "hang", "hang_after",
+    "false_conflict", "own_conflict",
+]  # fmt: skip
 _ALLOWED: dict[str, frozenset[str]] = {
     **dict.fromkeys(
         ("unavailable", "denied", "hang", "reply_lost", "hang_after"), STORE_OPERATIONS

@@ -57,11 +57,7 @@ Hook = Callable[[StoreOperation], Awaitable[None]]
 URL = "sim:"
 # What a real store does to its clients, and a store that works most of the time does not exclude.
 ANY_WEATHER: tuple[StoreFaultKind, ...] = (
-    "unavailable",
-    "reply_lost",
-    "late",
-    "false_conflict",
-    "own_conflict",
+    *("unavailable", "reply_lost", "late", "false_conflict", "own_conflict"),
 )
 
 
@@ -288,19 +284,15 @@ class SimStore:
 
     async def list_objects(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         beginning = check_prefix(prefix)
-
-        def effect() -> list[ObjectInfo]:
-            return self._listed().list_objects(beginning, after)
-
-        return await self._do("list_objects", prefix, effect)
+        return await self._do(
+            "list_objects", prefix, lambda: self._listed().list_objects(beginning, after)
+        )
 
     async def list_children(self, prefix: str) -> list[str]:
         beginning = check_prefix(prefix)
-
-        def effect() -> list[str]:
-            return self._listed().list_children(beginning)
-
-        return await self._do("list_children", prefix, effect)
+        return await self._do(
+            "list_children", prefix, lambda: self._listed().list_children(beginning)
+        )
 
     async def delete(self, key: str) -> None:
         check_key(key)
@@ -367,12 +359,10 @@ class SimStore:
         self, operation: StoreOperation
     ) -> tuple[StoreFault | None, StoreFaultKind | None]:
         """Let every fault count the operation; return the first that hits it, and how."""
-        hit: tuple[StoreFault, StoreFaultKind] | None = None
-        for fault in self._faults:
-            kind = fault.kind_for(operation)
-            if kind is not None and hit is None:
-                hit = fault, kind
-        return hit or (None, None)
+        hits: list[tuple[StoreFault, StoreFaultKind]] = [
+            (fault, kind) for fault in self._faults if (kind := fault.kind_for(operation))
+        ]
+        return hits[0] if hits else (None, None)
 
     def _error(self, kind: StoreFaultKind | None, operation: StoreOperation) -> StoreError:
         call = f"{URL} {operation.name} of {operation.key!r}"
