@@ -290,7 +290,11 @@ def test_wrong_usage_says_what_is_missing(
 def test_a_store_that_does_not_answer_ends_with_5(
     stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backoff, "pause_after", lambda *_: 0.0)
+    def none(backoff: Backoff, attempt: int) -> float:
+        del backoff, attempt
+        return 0.0
+
+    monkeypatch.setattr(Backoff, "pause_after", none)
     fill(stored.log, numbered(3))
     with socket.socket() as taken:  # it does not listen
         taken.bind(("127.0.0.1", 0))

@@ -37,7 +37,7 @@ DIR = "/log"
 NAMES = LogNames.of(DIR, "wal.log")
 CONFIG = WalConfig(dir=DIR, segment_bytes=1500, preallocate_bytes=0)
 # Which bits are flipped: 1 is every one. The default reaches each bit of a byte.
-STEP = int(os.environ.get("DANUBE_FLIP_STEP", "11"))
+STEP = int(os.environ.get("DANUBE_FLIP_STEP", "37"))
 RECORDS = 60
 
 Files = dict[str, bytes]
