@@ -11,7 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
-from danube_trio._core.disk import Disk, File, OpenMode
+from danube_trio._core.disk import Disk, File, FileStat, OpenMode
 
 __all__ = ["ReadOnlyDisk"]
 
@@ -34,7 +34,7 @@ class ReadOnlyDisk:
         self._refresh = refresh
         self._check = check
         self.list_dir, self.free_bytes, self.watch = disk.list_dir, disk.free_bytes, disk.watch
-        self.stat, self.file_size = disk.stat, disk.file_size
+        self.file_size = disk.file_size
         self.make_dir = self.unlink = self.sync_dir = self.open_dir = self.lock = _refuse
         self.rename = self.link = _refuse_two
         self.open_lane = _refuse_lane
@@ -54,6 +54,9 @@ class ReadOnlyDisk:
 
     def open(self, path: str, mode: OpenMode) -> File:
         return self._disk.open(path, mode) if mode == "r" else _refuse(path)
+
+    def stat(self, path: str) -> FileStat:
+        return self._disk.stat(path)
 
 
 def _refuse(path: str, holder: str = "") -> NoReturn:

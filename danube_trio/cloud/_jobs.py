@@ -1,13 +1,14 @@
 """What takes more than one request: uploads in parts, and lists in pages. Run in threads.
 
-A job looks at `wanted` between its steps: nobody waits for it once its caller was cancelled.
+Between its steps each looks whether it was given up: nobody waits for it once its caller was
+cancelled.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult
     from obstore.store import ObjectStore
 
-__all__ = ["ListJob", "SourceError", "UploadJob", "list_prefixes"]
+__all__ = ["SourceError", "UploadJob", "list_all", "list_prefixes"]
 
 # As many as servers give in one page.
 LIST_PAGE = 1000
@@ -108,24 +109,14 @@ def _given_away(chunks: list[bytes]) -> Iterator[bytes]:
         yield chunks.pop()
 
 
-class ListJob:
-    """One list, of all pages."""
-
-    def __init__(self, client: ObjectStore, prefix: str | None, after: str | None) -> None:
-        self._client, self._prefix, self._after = client, prefix, after
-        self.wanted = True
-
-    def run(self) -> list[ObjectMeta]:
-        """Return what the server lists, in its order."""
-        found: list[ObjectMeta] = []
-        pages: Iterable[Sequence[ObjectMeta]] = _lists.list(
-            self._client, self._prefix, offset=self._after, chunk_size=LIST_PAGE
-        )
-        for page in pages:
-            if not self.wanted:
-                break
-            found += page
-        return found
+def list_all(
+    client: ObjectStore, prefix: str | None, after: str | None, given_up: threading.Event
+) -> list[ObjectMeta]:
+    """Return what the server lists, in its order, page after page."""
+    pages: Iterable[Sequence[ObjectMeta]] = _lists.list(
+        client, prefix, offset=after, chunk_size=LIST_PAGE
+    )
+    return [meta for page in takewhile(lambda _: not given_up.is_set(), pages) for meta in page]
 
 
 def list_prefixes(client: ObjectStore, prefix: str | None) -> list[str]:

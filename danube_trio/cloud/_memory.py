@@ -7,10 +7,11 @@ its simulated store on the same map: what they answer cannot differ.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 
-import attrs
 import trio
 
 from danube_trio._disk.threads import Threads
@@ -137,11 +138,11 @@ class MemoryStore(Closing):
 
     async def upload(self, key: str, chunks: Chunks) -> ObjectInfo:
         check_key(key)
-        run = _Collect(chunks)
+        given_up = threading.Event()  # the thread goes on when its caller was cancelled
         try:
-            data = await self._threads.run(run, abandon=True)
+            data = await self._threads.run(_collect, chunks, given_up, abandon=True)
         finally:
-            run.wanted = False
+            given_up.set()
         return self._map.put(key, data)
 
     async def get(
@@ -177,17 +178,7 @@ class MemoryStore(Closing):
         await trio.lowlevel.checkpoint()
 
 
-@attrs.define(eq=False)
-class _Collect:
-    """Run over the chunks of an upload, in a thread, for as long as somebody wants the result."""
-
-    chunks: Chunks
-    wanted: bool = True
-
-    def __call__(self) -> bytes:
-        parts: list[bytes] = []
-        for chunk in self.chunks():
-            if not self.wanted:
-                break
-            parts.append(as_bytes(chunk))
-        return b"".join(parts)
+def _collect(chunks: Chunks, given_up: threading.Event) -> bytes:
+    """The bytes of an upload, as far as somebody wants them."""
+    wanted = takewhile(lambda _: not given_up.is_set(), chunks())
+    return b"".join(as_bytes(chunk) for chunk in wanted)

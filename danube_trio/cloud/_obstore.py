@@ -18,6 +18,7 @@ always one request: multipart uploads with a condition have several winners on s
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -28,7 +29,7 @@ import trio
 from danube_trio._disk.threads import Threads
 from danube_trio.cloud import _answers
 from danube_trio.cloud._closing import Closing
-from danube_trio.cloud._jobs import ListJob, SourceError, UploadJob, list_prefixes
+from danube_trio.cloud._jobs import SourceError, UploadJob, list_all, list_prefixes
 from danube_trio.cloud._keys import (
     Chunks,
     as_bytes,
@@ -195,15 +196,13 @@ class ObstoreStore(Closing):
     async def list_objects(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         beginning = check_prefix(prefix)
         offset = safe_offset(beginning, after)
-        job = ListJob(
-            self._client,
-            self._path(prefix) or None,
-            self._path(offset) if is_key(offset) else None,
-        )
+        begin = self._path(offset) if is_key(offset) else None
+        given_up = threading.Event()
+        call = partial(list_all, self._client, self._path(prefix) or None, begin, given_up)
         try:
-            found = await self._run("list", prefix, job.run)
+            found = await self._run("list", prefix, call)
         finally:
-            job.wanted = False
+            given_up.set()
         infos = [self._info(meta) for meta in found if meta["path"].startswith(self._place.below)]
         infos = [info for info in infos if info.key.startswith(beginning) and info.key > after]
         if not found:

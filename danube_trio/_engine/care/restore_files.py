@@ -92,7 +92,8 @@ class Staging:
         """
         check_target(self.disk, self.target)
         self.disk.make_dir(self.names.directory)
-        strangers = [name for name in self._listing() if not self._is_ours(name)]
+        listing = self.disk.list_dir(self.names.directory)
+        strangers = [name for name in listing if not self._is_ours(name)]
         if strangers:
             raise ValueError(
                 f"{self.names.directory} has {strangers[0]}, which no restore put there: move the "
@@ -109,9 +110,6 @@ class Staging:
             self._held.close()
             self._held = None
 
-    def _listing(self) -> list[str]:
-        return self.disk.list_dir(self.names.directory)
-
     def _is_ours(self, name: str) -> bool:
         listing, names = [name.removesuffix(TMP_SUFFIX)], self.names
         small = (names.meta, names.trim, names.mark, names.checkpoint, names.lock)
@@ -123,7 +121,7 @@ class Staging:
 
     def _clean(self, objects: tuple[Descriptor, ...]) -> None:
         """What makes it a log goes first: it is none as long as this is under way."""
-        names, listing = self.names, self._listing()
+        names, listing = self.names, self.disk.list_dir(self.names.directory)
         if name_of(names.meta) in listing:
             self.disk.unlink(names.meta)
             self.disk.sync_dir(names.directory)
@@ -136,8 +134,7 @@ class Staging:
         self.disk.sync_dir(names.directory)
 
     def _check_space(self, objects: tuple[Descriptor, ...]) -> None:
-        listing = self._listing()
-        there = set(self.names.segment_bases(listing))
+        there = self.names.segment_bases(self.disk.list_dir(self.names.directory))
         wanted = sum(d.size_bytes for d in objects if d.base not in there)
         free = self.disk.free_bytes(self.names.directory)
         if wanted > free:
