@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 
-__all__ = ["late_names"]
-
 
 def late_names(
     package: str, shown: list[str], homes: Mapping[str, Iterable[str]]

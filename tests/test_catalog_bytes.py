@@ -26,8 +26,8 @@ from danube_trio._core.danube_catalog import (
     normalise_topic,
     split_segment,
 )
-from danube_trio._core.documents import compact, parse
-from danube_trio._core.files import NewerFormatError, with_crc
+from danube_trio._core.documents import NewerFormatError, compact, parse
+from danube_trio._core.files import with_crc
 from danube_trio._core.manifest import (
     Page,
     check_successor,

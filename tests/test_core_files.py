@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danube_trio._core.crc import crc32
+from danube_trio._core.documents import NewerFormatError
 from danube_trio._core.files import (
     MARK_BYTES,
     MARK_FILE_BYTES,
     Checkpoint,
     Mark,
     Meta,
-    NewerFormatError,
     Trim,
     decode_document,
     decode_marks,

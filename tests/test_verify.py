@@ -28,8 +28,8 @@ from danube_trio._core.frame import HINT_BYTES
 from danube_trio._core.framing import encode_block
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
-from danube_trio._engine.care.verify import Finding, Verification
-from danube_trio._engine.care.verify_segment import MOST_PER_SEGMENT, Preview, preview
+from danube_trio._engine.care.verify import Verification
+from danube_trio._engine.care.verify_segment import MOST_PER_SEGMENT, Finding, Preview, preview
 from danube_trio._engine.files.directory import look
 from danube_trio.testing import SimDisk
 

@@ -12,7 +12,8 @@ from test_verify import CONFIG, NAMES, Files, disk_with, segments, small_log, wi
 
 from danube_trio import CorruptDataError, Gap, StartPosition, open_wal
 from danube_trio._core.files import Trim, decode_document, encode_trim
-from danube_trio._engine.care.verify import Finding, Verification
+from danube_trio._engine.care.verify import Verification
+from danube_trio._engine.care.verify_segment import Finding
 
 Damage = Callable[[Files], Files]
 

@@ -32,8 +32,6 @@ from typing import Any, Final, Protocol, cast
 
 import attrs
 
-__all__ = ["LEGACY", "STANDARD", "DecodeError", "Field", "Reader", "Wire"]
-
 U32_MAX: Final = (1 << 32) - 1
 U64_MAX: Final = (1 << 64) - 1
 

@@ -13,8 +13,6 @@ from operator import attrgetter
 
 from danube_trio._core.frame import Block
 
-__all__ = ["BlockCache"]
-
 _start = attrgetter("start")
 _first_time = attrgetter("first_time")
 

@@ -19,18 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-__all__ = [
-    "EARLIEST",
-    "MAX_AHEAD",
-    "UNKNOWN",
-    "Run",
-    "SteadyClock",
-    "find_time",
-    "latest_believed",
-    "next_time",
-    "too_far_ahead",
-]
-
 # How far ahead a time is believed, in seconds, unless somebody says it. Clocks are set by an hour
 # when a zone was mistaken for another; records of more than that in the future are of none.
 MAX_AHEAD = 3600.0

@@ -23,8 +23,6 @@ from danube_trio._core.decoder import Decoder
 from danube_trio._core.layout import LAYOUTS, Layout, keep
 from danube_trio.message import MessageID, StreamMessage
 
-__all__ = ["CODECS", "DEFAULT_CODEC", "Codec", "get_codec", "probe_codec"]
-
 
 def _check_place(value: object) -> None:
     if not isinstance(value, MessageID):

@@ -10,6 +10,4 @@ from typing import cast
 
 from zlib_ng import zlib_ng
 
-__all__ = ["crc32"]
-
 crc32 = cast("Callable[..., int]", zlib_ng.crc32)  # pyright: ignore[reportUnknownMemberType]

@@ -33,24 +33,6 @@ from danube_trio._core.manifest import check_index, check_segments
 from danube_trio._core.numbers import DIGITS, number_in
 from danube_trio.errors import bad_argument
 
-__all__ = [
-    "Details",
-    "EpochEntry",
-    "Head",
-    "SealedState",
-    "SegmentDescriptor",
-    "TopicKeys",
-    "current_segment",
-    "decode_segment",
-    "encode_cur",
-    "encode_segment",
-    "join_segment",
-    "normalise_topic",
-    "others_changes",
-    "sealed_marker",
-    "split_segment",
-]
-
 FORMAT = 1
 _START = re.compile(DIGITS)
 

@@ -45,14 +45,6 @@ from danube_trio._core.bincode import (
 )
 from danube_trio._core.plain import from_json
 
-__all__ = [
-    "CHECKPOINT_LAYOUTS",
-    "DanubeCheckpoint",
-    "RotatedFile",
-    "decode_checkpoint",
-    "encode_checkpoint",
-]
-
 
 class RotatedFile(NamedTuple):
     """A file that Danube's writer left behind. `first_offset` is None where the layout lacks it."""

@@ -5,14 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = [
-    "CHECKPOINT",
-    "OBJECT_NAME",
-    "PAYLOADS_NAME",
-    "ROTATED_NAME",
-    "SEGMENT_NAME",
-]
-
 CHECKPOINT: Final = "wal.ckpt"
 ROTATED_NAME: Final = re.compile(r"wal\.([0-9]{1,19})\.log")
 OBJECT_NAME: Final = re.compile(r"data-([0-9]{1,20})-([0-9]{1,20}|pending)\.dnb1")

@@ -22,8 +22,6 @@ from danube_trio._core.frame import HEADER_BYTES
 from danube_trio._core.layout import Layout, keep
 from danube_trio.message import MessageID, StreamMessage
 
-__all__ = ["Decoder"]
-
 _OFFSET_AND_LENGTH = struct.Struct("<8xQ")  # on the LEGACY wire; the offset is skipped
 
 

@@ -50,31 +50,6 @@ import attrs
 
 from danube_trio.errors import CorruptDataError
 
-__all__ = [
-    "Disk",
-    "File",
-    "FileStat",
-    "Lane",
-    "Lock",
-    "OpenDirectory",
-    "OpenMode",
-    "Readable",
-    "Stray",
-    "Watch",
-    "free_path",
-    "hold",
-    "list_if_there",
-    "name_of",
-    "open_anew",
-    "parent_of",
-    "pieces_of",
-    "put_in_place",
-    "put_parts_in_place",
-    "read_file",
-    "read_if_there",
-    "replace_file",
-]
-
 OpenMode = Literal["r", "rw", "create"]
 TMP_SUFFIX = ".tmp"
 PIECE_BYTES = 1 << 20  # of what is read to the end, a piece at a time

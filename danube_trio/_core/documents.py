@@ -20,8 +20,6 @@ import cattrs.v
 
 from danube_trio._core.plain import from_json
 
-__all__ = ["NewerFormatError", "compact", "converter", "omit_defaults", "parse", "refuse_newer"]
-
 T = TypeVar("T")
 
 # Above it, an error in a document tells the first thing that is wrong, and not where: all of them

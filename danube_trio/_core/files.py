@@ -14,33 +14,11 @@ from typing import Any, TypeVar, cast
 
 import attrs
 
+from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.crc import crc32
 from danube_trio._core.documents import NewerFormatError, converter, omit_defaults, parse
 from danube_trio._core.frame import TRAILER_VERSION
-from danube_trio._core.segment import UNKNOWN, Segment
-
-__all__ = [
-    "FORMAT",
-    "MARK_BYTES",
-    "TRIM_BYTES",
-    "TRIM_COPIES",
-    "Checkpoint",
-    "Mark",
-    "Meta",
-    "NewerFormatError",
-    "Trim",
-    "decode_document",
-    "decode_marks",
-    "decode_trim_copies",
-    "encode_document",
-    "encode_trim",
-    "encode_trim_copy",
-    "is_foreign_mark",
-    "mark_position",
-    "next_sequence",
-    "with_crc",
-    "without_crc",
-]
+from danube_trio._core.segment import Segment
 
 FORMAT = 1
 # Each slot has a sector of its own, so that a torn write can damage only one.

@@ -30,25 +30,6 @@ import attrs
 
 from danube_trio._core.crc import crc32
 
-__all__ = [
-    "HEADER_BYTES",
-    "HINT_BYTES",
-    "MAX_BODY_BYTES",
-    "TRAILER_BYTES",
-    "TRAILER_MARKER",
-    "TRAILER_VERSION",
-    "Batch",
-    "Block",
-    "Parts",
-    "Records",
-    "Scan",
-    "batch_boundaries",
-    "find_frame",
-    "frame_time",
-    "scan",
-    "with_time",
-]
-
 HEADER_BYTES = 16
 TRAILER_BYTES = 17
 TRAILER_VERSION = 1

@@ -29,8 +29,6 @@ from danube_trio._core.frame import (
     Block,
 )
 
-__all__ = ["encode_block"]
-
 _HEADER_START = struct.Struct("<QI")
 # By the width of an encoded integer: the bytes before the number proper, its struct code, and the
 # first number that has another shape. Both of Danube's wires fit: fixed u64, and one byte or a mark

@@ -23,8 +23,6 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.files import Meta
 from danube_trio.errors import Advice, CorruptDataError, bad_argument
 
-__all__ = ["check_log", "check_place", "check_topic", "differ", "named"]
-
 
 def differ(one: str, other: str) -> bool:
     """Whether both are known, and not the same."""

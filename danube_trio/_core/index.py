@@ -20,8 +20,6 @@ from danube_trio._core.crc import crc32
 from danube_trio._core.frame import HINT_BYTES, Block
 from danube_trio._core.segment import Segment
 
-__all__ = ["KeptIndexes", "SparseIndex", "index_limit_bytes"]
-
 MAGIC = b"DTRIDX1\n"
 _HEADER = struct.Struct("<8sQQQQI")
 _CRC = struct.Struct("<I")

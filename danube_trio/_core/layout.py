@@ -32,9 +32,6 @@ import attrs
 
 from danube_trio._core.bincode import LEGACY, STANDARD, Field, Reader, Wire
 
-__all__ = ["LAYOUTS", "Layout", "keep"]
-
-
 # Entries of a table of repeated parts, and the longest part that it keeps. Guesses: room for the
 # producers of a busy topic, at most 256 KiB a table.
 _TABLE_ENTRIES = 256

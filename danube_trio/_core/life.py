@@ -30,8 +30,6 @@ from danube_trio.errors import (
     Worded,
 )
 
-__all__ = ["TURNS", "Life", "Phase", "Turn"]
-
 
 class Phase(enum.Enum):
     """Where a log is in its life."""

@@ -40,8 +40,6 @@ from danube_trio._core.frame import Batch, Records
 from danube_trio._core.life import Life, Phase
 from danube_trio.errors import UnexpectedOffsetError
 
-__all__ = ["AppendQueue", "Intake", "LogState", "Marks", "Newcomer", "check_expected"]
-
 
 class Marks:
     """The axis. Every change goes through a method, and every method ends in the check."""

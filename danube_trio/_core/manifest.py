@@ -33,26 +33,6 @@ from danube_trio._core.documents import compact, converter, omit_defaults, parse
 from danube_trio._core.files import with_crc, without_crc
 from danube_trio._core.numbers import DIGITS, number_in
 
-__all__ = [
-    "FORMAT",
-    "Manifest",
-    "Page",
-    "PageRef",
-    "check_index",
-    "check_segments",
-    "check_successor",
-    "decode_manifest",
-    "decode_page",
-    "encode_manifest",
-    "encode_row",
-    "fold",
-    "manifest_name",
-    "manifest_sequence",
-    "object_name",
-    "object_parts",
-    "page_sequence",
-]
-
 FORMAT = 1
 # What a descriptor and an entry of its index weigh in a manifest, in bytes; about, for folding.
 _ROW_BYTES = 300

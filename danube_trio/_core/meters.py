@@ -25,8 +25,6 @@ import attrs
 from danube_trio._core.frame import Block
 from danube_trio._core.stats import BYTES, RECORDS, SECONDS, HistogramView, TaskStatistics
 
-__all__ = ["Ages", "Histogram", "Meters", "TaskMeter", "UploadCounts"]
-
 
 class Histogram:
     """Events in buckets: durations, or sizes."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["DIGITS", "number_in"]
-
 DIGITS = "[0-9]{20}"
 _NUMBER = re.compile("[0-9]{1,20}")
 _LIMIT = 1 << 64

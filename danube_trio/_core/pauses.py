@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Pauses"]
-
 
 @attrs.frozen
 class Pauses:

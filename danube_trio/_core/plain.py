@@ -23,8 +23,6 @@ from typing import Any, cast
 
 import attrs
 
-__all__ = ["from_json", "to_plain"]
-
 # Statistics nest three deep; a loop in them would be a bug. A guess.
 MAX_DEPTH = 12
 # Of lists; up to twice as deep where objects stand in them. What we read nests five deep. A guess.

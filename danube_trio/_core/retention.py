@@ -13,8 +13,6 @@ from __future__ import annotations
 from danube_trio._core.clocks import EARLIEST, MAX_AHEAD
 from danube_trio._core.segment import Segment
 
-__all__ = ["retained_start"]
-
 
 def retained_start(
     segments: list[Segment],

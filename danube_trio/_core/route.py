@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Tier", "route"]
-
 
 class Tier(enum.Enum):
     """Where a read is served from."""

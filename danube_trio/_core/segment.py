@@ -20,8 +20,6 @@ from danube_trio._core.clocks import UNKNOWN
 from danube_trio._core.numbers import DIGITS, number_in
 from danube_trio.errors import Advice, Worded, bad_argument
 
-__all__ = ["UNKNOWN", "LogNames", "Segment", "SegmentList", "latest_times"]
-
 _RESERVED = (
     *("idx", "meta", "trim", "mark", "ckpt", "lock", "watch"),
     *("torn", "corrupt", "fenced", "tmp"),

@@ -9,8 +9,6 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Validator", "between", "whole"]
-
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 

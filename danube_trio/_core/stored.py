@@ -21,8 +21,6 @@ from collections.abc import Iterator
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 
-__all__ = ["StoredObjects"]
-
 
 class StoredObjects:
     """The objects of one log.

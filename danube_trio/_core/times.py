@@ -10,8 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["LATEST_US", "microseconds", "moment", "seconds_of_any_unit"]
-
 # A larger number of microseconds was no number of seconds before.
 LATEST_US: Final = 100_000_000_000_000_000
 

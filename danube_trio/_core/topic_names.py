@@ -18,8 +18,6 @@ import unicodedata
 
 from danube_trio.errors import bad_argument
 
-__all__ = ["is_part", "topic_name", "topic_path"]
-
 # File names have up to 255 bytes, and keys of object stores 900, with all that comes after.
 MAX_PART_BYTES = 200
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["endpoint_fault", "shown_url"]
-
 
 def shown_url(url: str) -> str:
     """The URL as an error may show it: what is before an @ may be a password."""

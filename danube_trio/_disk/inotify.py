@@ -35,8 +35,6 @@ from typing import Any, Protocol, cast
 
 import trio
 
-__all__ = ["open_watch"]
-
 log = logging.getLogger("danube_trio.disk")
 
 # inotify.h; `inotify_simple` has the same, but it may be missing when this is imported.

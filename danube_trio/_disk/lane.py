@@ -58,8 +58,6 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-__all__ = ["Signal", "ThreadLane", "refuse_green_threads"]
-
 THREAD_NAME = "danube-trio-io"
 T = TypeVar("T")
 

@@ -29,17 +29,6 @@ if sys.platform != "win32":
     _FILE: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     _DIRECTORY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
-__all__ = [
-    "NO_LOCK",
-    "Descriptor",
-    "find_holder",
-    "others_locked",
-    "read_holder",
-    "this_process",
-    "try_lock",
-    "write_holder",
-]
-
 HOLDER_BYTES = 1024
 _ANOTHER = "another program"
 # What a file system that cannot lock directories answers. NFS locks ranges of bytes, for which a

@@ -13,8 +13,6 @@ from typing import NoReturn, TypeVar
 
 from danube_trio._core.disk import Disk, File, FileStat, OpenMode
 
-__all__ = ["ReadOnlyDisk"]
-
 T = TypeVar("T")
 
 

@@ -44,8 +44,6 @@ from danube_trio.errors import LogLockedError
 if TYPE_CHECKING:
     from danube_trio._core.disk import OpenMode, Watch
 
-__all__ = ["RealDisk"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 

@@ -18,8 +18,6 @@ import trio
 
 from danube_trio._core.disk import Disk, Lane
 
-__all__ = ["SharedLanes"]
-
 T = TypeVar("T")
 
 

@@ -8,8 +8,6 @@ from typing import TypeVar
 
 import trio
 
-__all__ = ["Threads"]
-
 T = TypeVar("T")
 
 

@@ -20,8 +20,6 @@ from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import Job
 from danube_trio.message import Gap, Record
 
-__all__ = ["FarDoor", "FarLog", "FarReader", "FarWal"]
-
 Log = TypeVar("Log", bound=Readable)
 
 

@@ -16,10 +16,9 @@ from typing import Any, Generic, TypeVar
 
 from danube_trio._doors.afar import FarDoor
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, settle_leaving, tell_nobody
+from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, settle_leaving
+from danube_trio._engine.thread.jobs import tell_nobody
 from danube_trio._engine.thread.loan import Loan
-
-__all__ = ["FarBlock", "FarBorrower", "Settle", "nothing", "only_door"]
 
 Door = TypeVar("Door", bound=FarDoor)
 # What leaving raised, what the body raised, and how its world says that it was cancelled.

@@ -12,8 +12,6 @@ from danube_trio._engine.care.restore import Restored
 from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore
 
-__all__ = ["restore_log"]
-
 
 async def restore_log(
     store: CloudStore,

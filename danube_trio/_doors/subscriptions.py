@@ -19,8 +19,6 @@ from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._options import ReliableOptions, SubscriptionOptions
 from danube_trio.dispatch._subscription import Subscription
 
-__all__ = ["FarConsumer", "FarDispatch", "FarSubscription", "FarTake"]
-
 
 class TakingDoor(FarDoor, AnswerDoor, Protocol):
     """A door for messages."""

@@ -36,8 +36,6 @@ from functools import partial, wraps
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-__all__ = ["arguments_of", "at_once", "method_arguments_of"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -13,8 +13,6 @@ from danube_trio._engine.topics.storage import Storage, Use
 from danube_trio.config import StorageConfig
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["FarStorage", "FarTopic"]
-
 Door = TypeVar("Door", bound=FarDoor)
 
 

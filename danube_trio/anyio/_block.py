@@ -12,11 +12,10 @@ from trio.lowlevel import in_trio_run
 
 from danube_trio._doors.block import FarBlock, nothing, only_door
 from danube_trio._engine.thread.append_job import appender_of
-from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, acquire, retire, tell_nobody
+from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, acquire, retire
+from danube_trio._engine.thread.jobs import tell_nobody
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import view_of
-
-__all__ = ["LoopBlock", "View", "loop_block", "one_call"]
 
 T = TypeVar("T")
 # Makes a view: see `FarBlock`.

@@ -16,8 +16,6 @@ from danube_trio._doors.block import FarBorrower
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "at_once", "borrowed", "makes", "waits"]
-
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 

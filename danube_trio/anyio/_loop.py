@@ -44,8 +44,6 @@ from danube_trio._engine.thread.jobs import (
 )
 from danube_trio._engine.thread.loan import Loan
 
-__all__ = ["LoopDoor"]
-
 log = logging.getLogger("danube_trio.anyio")
 
 T = TypeVar("T")

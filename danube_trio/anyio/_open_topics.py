@@ -22,8 +22,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
 from danube_trio.metadata import EmbeddedMetadata
 
-__all__ = ["open_etcd", "open_metadata_directory", "open_storage", "restore_log"]
-
 
 @arguments_of(_open_storage.open_storage)
 def open_storage(config: StorageConfig, **more: Any) -> AbstractAsyncContextManager[Storage]:

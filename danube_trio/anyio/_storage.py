@@ -23,8 +23,6 @@ from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import ReaderView, WalView, engine_wal
 from danube_trio.message import StreamMessage
 
-__all__ = ["StorageView", "WalStorage", "engine_storage"]
-
 
 class StorageView(FarStorage[LoopDoor], Storage):
     """The view of a storage. The topics' logs and readers are views, too."""

@@ -10,8 +10,6 @@ from anyio.abc import ObjectReceiveStream
 
 from danube_trio._engine.read.reader import Reader
 
-__all__ = ["ReaderStream"]
-
 T_co = TypeVar("T_co", covariant=True)
 
 

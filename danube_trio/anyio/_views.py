@@ -25,8 +25,6 @@ from danube_trio._engine.thread.append_job import Appender
 from danube_trio.anyio._hop import at_once, waits
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["ReaderView", "WalView", "engine_wal", "view_of"]
-
 T_co = TypeVar("T_co", covariant=True)
 
 

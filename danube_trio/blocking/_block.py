@@ -12,8 +12,6 @@ from danube_trio._engine.thread.append_job import appender_of
 from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, acquire, retire
 from danube_trio.blocking._thread import ThreadDoor
 
-__all__ = ["Block", "as_it_is", "one_call"]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from danube_trio.blocking._read import Log, Readable
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import waits
 
-__all__ = ["Closeable", "Follower", "Receipt", "Replica", "Wal"]
-
 
 class Receipt:
     """Records that were accepted, and what became of them since; see `danube_trio.Receipt`.

@@ -17,8 +17,6 @@ from danube_trio.cloud import CloudStore, StoreOptions
 from danube_trio.cloud import open_store as open_engine_store
 from danube_trio.config import WalConfig
 
-__all__ = ["open_follower", "open_replica", "open_store", "open_wal"]
-
 
 @arguments_of(_open.open_wal)
 def open_wal(config: WalConfig, **more: Any) -> AbstractContextManager[Wal]:

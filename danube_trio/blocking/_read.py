@@ -16,8 +16,6 @@ from danube_trio._engine.read.source import StartPosition
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.message import Record, StreamMessage
 
-__all__ = ["BatchIterator", "Log", "Readable", "Reader"]
-
 T_co = TypeVar("T_co", covariant=True)
 Log = TypeVar("Log", bound=_readable.Readable)
 

@@ -23,8 +23,6 @@ from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import Borrower, makes, waits
 from danube_trio.message import StreamMessage
 
-__all__ = ["Storage", "WalStorage", "engine_storage"]
-
 
 class Storage(FarStorage[ThreadDoor]):
     """Many topics. Made by `open_storage`; any thread may call it. See `danube_trio.Storage`."""

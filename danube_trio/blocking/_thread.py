@@ -18,8 +18,6 @@ from typing import Any, TypeVar, cast
 from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import AsyncJob, ChangeJob, Job, SyncJob, Withdrawn
 
-__all__ = ["ThreadDoor"]
-
 T = TypeVar("T")
 
 

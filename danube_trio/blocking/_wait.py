@@ -16,8 +16,6 @@ from danube_trio._engine.thread.jobs import GiveBackJob
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.blocking._thread import ThreadDoor
 
-__all__ = ["Borrower", "borrowed", "makes", "waits"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")

@@ -16,8 +16,6 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.manifest import object_name
 from danube_trio.errors import Argument, Worded
 
-__all__ = ["Catalog", "SharedCatalog", "fresh", "new_object_id", "other_codec"]
-
 
 def fresh(state: CatalogState) -> CatalogState:
     """The same state, to be published once."""

@@ -45,8 +45,6 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 
-__all__ = ["claim_prefix", "newer_objects", "read_claim", "refuse_beginning", "refuse_older"]
-
 FORMAT = 1
 # The parts that a log's keys have after its prefix. Directories: the rest of them.
 _CLAIM = "log"

@@ -58,8 +58,7 @@ from danube_trio._core.danube_catalog import (
     sealed_marker,
     split_segment,
 )
-from danube_trio._core.documents import compact
-from danube_trio._core.files import NewerFormatError
+from danube_trio._core.documents import NewerFormatError, compact
 from danube_trio._core.manifest import check_successor
 from danube_trio.catalog._base import other_codec
 from danube_trio.catalog._entries import assemble, beyond, join
@@ -72,8 +71,6 @@ from danube_trio.errors import (
     UnsupportedFormatError,
 )
 from danube_trio.metadata import MetadataStore, Revised
-
-__all__ = ["MAX_ADDED", "MetadataCatalog"]
 
 log = logging.getLogger("danube_trio.catalog")
 

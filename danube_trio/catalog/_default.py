@@ -15,8 +15,6 @@ from danube_trio.cloud import CloudStore, probe_store
 from danube_trio.config import WalConfig
 from danube_trio.errors import UnsupportedFormatError
 
-__all__ = ["default_catalog", "probe_once", "readable_state"]
-
 # Of each request of a catalog, which tries again by itself what takes several. A guess.
 EACH_REQUEST = Backoff(attempts=3)
 # Not beside other objects: the probe lists what is there.

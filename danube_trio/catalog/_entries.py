@@ -9,8 +9,6 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.danube_catalog import Details, Head, TopicKeys, decode_segment, join_segment
 from danube_trio.metadata import Revised
 
-__all__ = ["assemble", "beyond", "join"]
-
 log = logging.getLogger("danube_trio.catalog")
 
 

@@ -39,8 +39,6 @@ from danube_trio.catalog._patient import latest_state, ride_out
 from danube_trio.catalog._retry import Backoff
 from danube_trio.errors import FencedError
 
-__all__ = ["CatalogSession", "acquire"]
-
 # A guess: so many openers at once are a mistake somewhere else.
 ACQUIRE = Backoff(attempts=10)
 # How often to try to publish before a writer that goes on. It does, between two publications, more

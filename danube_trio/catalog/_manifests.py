@@ -65,8 +65,6 @@ from danube_trio.errors import (
     bad_argument,
 )
 
-__all__ = ["ManifestCatalog"]
-
 log = logging.getLogger("danube_trio.catalog")
 
 

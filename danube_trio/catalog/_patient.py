@@ -17,7 +17,7 @@ from typing import TypeVar
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.files import NewerFormatError
+from danube_trio._core.documents import NewerFormatError
 from danube_trio.catalog._base import Catalog
 from danube_trio.catalog._retry import Backoff, Tries, look_twice, refuse_page
 from danube_trio.cloud import CloudStore, ObjectInfo
@@ -27,8 +27,6 @@ from danube_trio.errors import (
     StoreUnavailableError,
     UnsupportedFormatError,
 )
-
-__all__ = ["PatientStore", "each", "latest_state", "read_document", "ride_out"]
 
 T = TypeVar("T")
 

@@ -16,8 +16,6 @@ import trio
 from danube_trio._core.pauses import Pauses
 from danube_trio.errors import CorruptDataError, StoreUnavailableError, text_of
 
-__all__ = ["Backoff", "Outage", "Tries", "look_twice", "refuse_page"]
-
 T = TypeVar("T")
 
 

@@ -19,8 +19,6 @@ from danube_trio.cli._where import Where
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, FencedError
 
-__all__ = ["Adopted", "adopt_lost"]
-
 Adopted = Literal["nothing to do", "done", "impossible", "not agreed", "changed"]
 
 

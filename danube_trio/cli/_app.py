@@ -27,8 +27,6 @@ from danube_trio.cli._options import (
 )
 from danube_trio.cli._values import FORMATS, SHELLS, to_point, to_start, to_until
 
-__all__ = ["app"]
-
 
 @click.group(
     cls=Commands,

@@ -24,8 +24,6 @@ from danube_trio.cli._words import in_words
 from danube_trio.config import WalConfig
 from danube_trio.errors import MessageTooLargeError
 
-__all__ = ["append_stdin"]
-
 READ_BYTES = 1 << 20
 
 

@@ -26,8 +26,6 @@ from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._say import say
 from danube_trio.cli._values import columns
 
-__all__ = ["run_bench"]
-
 TURNS = 4
 # Of each measurement, so that a fast disk is not filled. Together with the files of the device it
 # is what has to be free.

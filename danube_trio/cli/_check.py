@@ -9,8 +9,9 @@ import trio
 from danube_trio._core.segment import LogNames
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
-from danube_trio._engine.care.verify import Finding, Verification
+from danube_trio._engine.care.verify import Verification
 from danube_trio._engine.care.verify_objects import compare, note_strangers, verify_objects
+from danube_trio._engine.care.verify_segment import Finding
 from danube_trio._engine.read.observe import find_log
 from danube_trio.catalog._base import SharedCatalog
 from danube_trio.catalog._default import readable_state
@@ -19,8 +20,6 @@ from danube_trio.cli._report import Report
 from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
-
-__all__ = ["print_findings"]
 
 
 def print_findings(directory: str | None, file_name: str, where: Where, as_json: bool) -> bool:

@@ -22,8 +22,6 @@ from click.shell_completion import split_arg_string as split
 
 from danube_trio.cli._values import COMPLETE, SHELLS, TOPICS
 
-__all__ = ["Bash", "offered", "print_script"]
-
 STORES = ("s3://", "gs://", "az://", "file:///")
 FILE = "file://"
 MOST = 200

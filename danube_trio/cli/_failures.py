@@ -19,18 +19,6 @@ from danube_trio.cli._say import complain, shown
 if TYPE_CHECKING:
     from logging import LogRecord
 
-__all__ = [
-    "CODES",
-    "CORRUPT",
-    "EXIT_CODES",
-    "PROBLEMS",
-    "Command",
-    "Commands",
-    "InputError",
-    "finish",
-    "give_up_output",
-]
-
 OK, PROBLEMS, USAGE, CORRUPT, LOCKED, IO, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 CODES: Final = {

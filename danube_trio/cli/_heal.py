@@ -9,15 +9,13 @@ import trio
 from danube_trio._core.disk import Disk, OpenDirectory
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.heal import Heal, apply_heal, plan_heal
-from danube_trio._engine.care.verify import Finding
 from danube_trio._engine.care.verify_objects import verify_objects
+from danube_trio._engine.care.verify_segment import Finding
 from danube_trio.catalog._default import readable_state
 from danube_trio.cli._progress import Bar, open_bar
 from danube_trio.cli._report import Report
 from danube_trio.cli._say import complain
 from danube_trio.cli._where import Where
-
-__all__ = ["heal_log", "plan_healing"]
 
 
 def plan_healing(disk: Disk, names: LogNames, where: Where, report: Report) -> Heal | None:

@@ -27,8 +27,6 @@ from danube_trio.cli._report import Report
 from danube_trio.cli._say import complain
 from danube_trio.cli._values import counted
 
-__all__ = ["import_danube"]
-
 # Of each severity; the summary counts all.
 MOST_LINES = 1000
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from danube_trio._core.catalog import CatalogState
     from danube_trio.catalog import Catalog
 
-__all__ = ["print_info"]
-
 CUT_OFF = (".torn", ".corrupt", ".fenced")
 
 

@@ -13,8 +13,6 @@ from danube_trio._core.plain import from_json
 from danube_trio.cli._failures import InputError
 from danube_trio.message import MessageID, StreamMessage
 
-__all__ = ["Parsed", "Parser", "make_parser", "message_of"]
-
 _LENGTH = struct.Struct("<I")
 # Fields that `replay --json` prints, and that the log assigns anew.
 ASSIGNED = {"offset", "append_time"}

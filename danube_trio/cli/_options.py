@@ -15,19 +15,6 @@ if TYPE_CHECKING:
 
     Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-__all__ = [
-    "Folder",
-    "as_json",
-    "as_raw",
-    "completed_by",
-    "directory",
-    "directory_or_store",
-    "file_name",
-    "in_store",
-    "skip",
-    "without_meta",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

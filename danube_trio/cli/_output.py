@@ -18,8 +18,6 @@ import stat
 import sys
 from typing import Any, Final, cast
 
-__all__ = ["NAME", "name_stdout", "wait_reader_gone"]
-
 NAME: Final = "stdout"
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["Bar", "open_bar"]
-
 
 class Bar:
     """Shows how far something is, if there is anything to show it with."""

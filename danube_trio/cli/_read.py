@@ -39,8 +39,6 @@ from danube_trio.cli._where import Where
 from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import Gap, Record
 
-__all__ = ["print_records"]
-
 _LENGTH = struct.Struct("<I")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _OBEYED = re.compile("[\x7f-\x9f]")  # by terminals; JSON itself escapes what is below a space

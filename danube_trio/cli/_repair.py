@@ -26,8 +26,6 @@ from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.errors import LogLockedError
 
-__all__ = ["repair_log"]
-
 ADOPTED = "repaired: the catalog names the objects again"
 REPAIRED = "repaired, and verified: no problems"
 NOT_AGREED = "nothing was changed: run it again with --yes"

@@ -12,9 +12,7 @@ from danube_trio.cli._say import say
 from danube_trio.cli._words import reworded
 
 if TYPE_CHECKING:
-    from danube_trio._engine.care.verify import Finding
-
-__all__ = ["Report"]
+    from danube_trio._engine.care.verify_segment import Finding
 
 
 class Report:

@@ -18,8 +18,6 @@ from danube_trio.cli._times import time_text
 from danube_trio.cli._values import Start, counted
 from danube_trio.cli._where import Where
 
-__all__ = ["restore"]
-
 
 def restore(
     target: str,

@@ -12,8 +12,6 @@ import sys
 
 import click
 
-__all__ = ["complain", "on_terminal", "say", "shown", "shown_bytes"]
-
 # All but tab and newline of C0; DEL and C1; what turns the direction of text; other ends of lines;
 # and what no encoding has.
 _OBEYED = re.compile(

@@ -7,8 +7,6 @@ from typing import Final
 
 from danube_trio._core.times import microseconds
 
-__all__ = ["seconds_of", "time_text"]
-
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -23,8 +23,6 @@ from danube_trio.cli._where import Corner, Where
 from danube_trio.cli._words import in_words
 from danube_trio.errors import CorruptDataError, UnsupportedFormatError
 
-__all__ = ["print_topics"]
-
 # Catalogs that are looked at at the same time. A guess.
 LOOKS = 8
 

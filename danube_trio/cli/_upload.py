@@ -27,8 +27,6 @@ from danube_trio.cli._where import Where
 from danube_trio.config import CloudConfig, WalConfig
 from danube_trio.errors import FencedError, LogLockedError, StoreUnavailableError
 
-__all__ = ["upload"]
-
 # How often to look what was uploaded, for the progress bar and for giving up. A guess.
 LOOK_SECONDS = 0.25
 # Local files stay: whoever uploads by hand did not ask for them to be removed.

@@ -11,20 +11,6 @@ import click
 
 from danube_trio._core.numbers import number_in
 
-__all__ = [
-    "COMPLETE",
-    "FORMATS",
-    "SHELLS",
-    "TOPICS",
-    "VARIABLE",
-    "Start",
-    "columns",
-    "counted",
-    "to_point",
-    "to_start",
-    "to_until",
-]
-
 FORMATS: Final = ("lines", "ndjson", "length-prefixed")
 SHELLS: Final = ("bash", "zsh", "fish")
 VARIABLE: Final = "DANUBE_STORE"  # of the environment: the store, if none is named

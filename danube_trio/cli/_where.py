@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from danube_trio.cloud import CloudStore, StoreOptions
     from danube_trio.metadata import MetadataStore
 
-__all__ = ["Corner", "Where"]
-
 
 @attrs.frozen
 class Corner:

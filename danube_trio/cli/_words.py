@@ -13,8 +13,6 @@ from typing import Final
 from danube_trio import errors
 from danube_trio.errors import Advice, Argument, Worded
 
-__all__ = ["ADVICE", "OPTIONS", "in_words", "reworded"]
-
 ADVICE: Final = {
     Advice.MEND_OR_SKIP: (
         "Copy the directory, look at it with `danube-trio verify`, then restore the range from a "

@@ -20,8 +20,6 @@ from danube_trio.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["LIBRARY_ERRORS", "is_range_error", "meaning", "names_no_bucket", "scrub"]
-
 LIBRARY_ERRORS = (exceptions.BaseError, OSError, ValueError)
 MAX_TEXT = 600
 _SIGNATURE = re.compile(r"(?i)\b(sig|signature|x-amz-[\w-]*|token)=[^&\s\"')]+")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from danube_trio.cloud._store import CloudStore, ObjectInfo
 from danube_trio.errors import PreconditionFailedError
 
-__all__ = ["ChunkReader", "read_chunks"]
-
 DEFAULT_CHUNK_BYTES = 4 << 20
 
 

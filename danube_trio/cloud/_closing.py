@@ -7,8 +7,6 @@ from typing import Self
 
 from danube_trio.errors import StoreUnavailableError
 
-__all__ = ["Closing"]
-
 
 class Closing(ABC):
     """Closes itself at the end of an ``async with`` block. A closed store refuses every call."""

@@ -33,8 +33,6 @@ from danube_trio.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["DirectoryStore"]
-
 T = TypeVar("T")
 # How much of an upload is written in one hop: what cancelling waits for. A guess.
 PIECE_BYTES = 4 << 20

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult
     from obstore.store import ObjectStore
 
-__all__ = ["SourceError", "UploadJob", "list_all", "list_prefixes"]
-
 # As many as servers give in one page.
 LIST_PAGE = 1000
 

@@ -6,19 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from danube_trio.errors import bad_argument
 
-__all__ = [
-    "Chunks",
-    "as_bytes",
-    "check_key",
-    "check_prefix",
-    "check_range",
-    "is_key",
-    "key_after",
-    "next_parts",
-    "safe_offset",
-    "start_of",
-]
-
 # One more than 900 bytes would still fit S3 and GCS (1024), less a store's own prefix.
 MAX_KEY_BYTES = 900
 # What XML cannot carry, and what some servers take for a slash.

@@ -23,8 +23,6 @@ import threading
 from danube_trio._core.disk import Disk, Lock, read_file
 from danube_trio.errors import CorruptDataError, LogLockedError
 
-__all__ = ["RESERVED", "Writer"]
-
 log = logging.getLogger("danube_trio.cloud")
 
 RESERVED = ".danube-"

@@ -29,8 +29,6 @@ from danube_trio.cloud._keys import (
 from danube_trio.cloud._store import ObjectInfo
 from danube_trio.errors import ObjectNotFoundError, PreconditionFailedError
 
-__all__ = ["MemoryStore", "ObjectMap"]
-
 # Iterators of uploads may read files, so they run in threads; a guess.
 UPLOAD_THREADS = 4
 

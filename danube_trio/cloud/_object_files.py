@@ -49,8 +49,6 @@ from danube_trio.cloud._root import Root
 from danube_trio.cloud._store import ObjectInfo
 from danube_trio.errors import ObjectNotFoundError, PreconditionFailedError
 
-__all__ = ["ObjectFiles", "Temporary"]
-
 LOCK = f"{RESERVED}lock"
 HOLDER = "a write of danube-trio"
 PIECE_BYTES = 1 << 20

@@ -53,8 +53,6 @@ from danube_trio.errors import (
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutMode, UpdateVersion
 
-__all__ = ["ObstoreStore"]
-
 T = TypeVar("T")
 # An upload takes its thread for long, and must not keep readers from theirs.
 UPLOAD_THREADS = 4

@@ -17,8 +17,6 @@ from danube_trio.errors import Argument, Worded, bad_argument
 if TYPE_CHECKING:
     from danube_trio.cloud._obstore import ObstoreStore
 
-__all__ = ["load_obstore_store", "open_store"]
-
 OBJECT_STORES = ("s3://", "gs://", "az://")
 
 

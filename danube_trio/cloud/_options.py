@@ -10,8 +10,6 @@ import attrs
 from danube_trio._core.urls import endpoint_fault, shown_url
 from danube_trio.errors import Advice, Argument, Worded, bad_argument
 
-__all__ = ["SECRETS", "StoreOptions"]
-
 MIB = 1 << 20
 
 _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]

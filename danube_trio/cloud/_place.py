@@ -20,8 +20,6 @@ from danube_trio.errors import bad_argument
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["Place", "make_client"]
-
 # With the longest key it fits into the 1024 bytes that S3, Google and Azure allow.
 MAX_PREFIX_BYTES = 120
 SCHEMES = ("s3", "gs", "az")

@@ -21,8 +21,6 @@ from danube_trio.errors import (
     StoreError,
 )
 
-__all__ = ["probe_store"]
-
 log = logging.getLogger("danube_trio.cloud")
 
 # Seconds for removing the probe when the caller was cancelled.

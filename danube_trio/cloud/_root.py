@@ -29,8 +29,6 @@ from danube_trio._core.disk import Disk, read_file
 from danube_trio.cloud._leftovers import RESERVED, Writer
 from danube_trio.errors import CorruptDataError, StoreUnavailableError
 
-__all__ = ["Root"]
-
 MARKER = f"{RESERVED}store"
 MARKER_BYTES = 256
 

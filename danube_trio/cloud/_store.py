@@ -25,8 +25,6 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["CloudStore", "ObjectInfo"]
-
 
 @attrs.frozen
 class ObjectInfo:

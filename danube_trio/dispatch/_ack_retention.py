@@ -36,8 +36,6 @@ from danube_trio.dispatch._options import RetentionPolicy
 from danube_trio.dispatch._store import TopicStore, first_offset
 from danube_trio.errors import DanubeError
 
-__all__ = ["Retention"]
-
 log = logging.getLogger("danube_trio.dispatch")
 
 

@@ -21,18 +21,6 @@ from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.errors import LogClosedError
 
-__all__ = [
-    "AnswerDoor",
-    "FarDelivery",
-    "Limit",
-    "Pace",
-    "next_ahead",
-    "release_all",
-    "take_ahead",
-    "take_many",
-    "take_one",
-]
-
 T = TypeVar("T")
 
 # A batch that was handled within this time could have been larger. Guesses, as is the largest.

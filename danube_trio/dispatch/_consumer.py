@@ -14,8 +14,6 @@ from danube_trio.dispatch._options import SubscriptionType
 from danube_trio.dispatch._saving import Saving
 from danube_trio.dispatch._state import Phase, SubscriptionState
 
-__all__ = ["Consumer", "give_back_ahead"]
-
 SHARING = (SubscriptionType.SHARED, SubscriptionType.KEY_SHARED)
 
 

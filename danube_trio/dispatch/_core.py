@@ -41,8 +41,6 @@ from danube_trio.dispatch._queues import LaneQueue, PlainQueue, ReadyQueue
 from danube_trio.errors import shortened
 from danube_trio.message import StreamMessage, fields_bytes
 
-__all__ = ["Counts", "DispatchCore", "Taker"]
-
 ONE_AT_A_TIME = (SubscriptionType.EXCLUSIVE, SubscriptionType.FAILOVER)
 # Guesses. Read on when fewer are at hand; with lanes many may wait behind few keys, so many.
 LOW = 256

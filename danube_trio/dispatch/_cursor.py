@@ -58,8 +58,6 @@ from danube_trio._core.plain import from_json
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
-__all__ = ["CursorState", "Witness", "pack_offsets", "unpack_offsets"]
-
 VERSION = 1
 MAX_OFFSET = (1 << 63) - 1
 # Of one cursor. A million offsets take 40 MB when they are unpacked, a failure 150 bytes.

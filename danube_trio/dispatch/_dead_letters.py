@@ -34,8 +34,6 @@ from danube_trio.dispatch._options import (
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.message import StreamMessage
 
-__all__ = ["DeadLetters", "dead_letter", "letters_of", "redriven"]
-
 # How often old letters are looked for: ten times in their period, within these seconds (a guess).
 LOOK_LEAST, LOOK_MOST = 10.0, 3600.0
 REDRIVEN = "x-redriven"

@@ -16,8 +16,6 @@ from danube_trio.dispatch._queues import key_of
 from danube_trio.dispatch._state import SubscriptionState
 from danube_trio.message import StreamMessage, copied
 
-__all__ = ["Delivery", "Take", "ack_all"]
-
 
 class Delivery:
     """One delivery of a message.

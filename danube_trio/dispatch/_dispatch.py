@@ -45,8 +45,6 @@ from danube_trio.errors import FencedError, add_note, text_of
 from danube_trio.metadata import MemoryMetadata, MetadataStore
 from danube_trio.storage import housekeeping
 
-__all__ = ["ReliableDispatch"]
-
 # How often a subscription is tried to be taken over from a busy program. Two do, unless it is of an
 # older version, and saves in between each time (a guess at how often that may be).
 TAKE_OVER_TRIES = 100

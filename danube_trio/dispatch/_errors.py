@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from danube_trio.errors import DanubeError
 
-__all__ = ["CursorTooLargeError", "SubscriptionBusyError", "SubscriptionClosedError"]
-
 
 class SubscriptionClosedError(DanubeError):
     """The subscription or consumer is closed: nothing is handed out any more.

@@ -14,8 +14,6 @@ from types import CodeType
 
 from danube_trio.dispatch._failures import describe_failure, first_failure
 
-__all__ = ["FailureLog"]
-
 log = logging.getLogger("danube_trio.dispatch")
 
 MOST_CAUSES = 100  # that a run remembers; one that was forgotten is logged anew

@@ -10,8 +10,6 @@ from typing import cast
 
 from danube_trio.errors import describe
 
-__all__ = ["describe_failure", "first_failure", "is_failure", "leaves"]
-
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
     """The exceptions in a group, and in its groups; or the exception itself."""

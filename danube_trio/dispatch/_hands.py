@@ -15,8 +15,6 @@ from operator import attrgetter
 
 from danube_trio.dispatch._ledger import Entry, State
 
-__all__ = ["Hands"]
-
 SORT_AT = 1024  # deliveries; a guess
 
 

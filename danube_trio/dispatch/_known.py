@@ -24,8 +24,6 @@ from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError, StoreError
 from danube_trio.metadata import MetadataStore, Revised
 
-__all__ = ["KnownSubscriptions"]
-
 log = logging.getLogger("danube_trio.dispatch")
 
 # Decoding more than this takes longer than handing it to a thread and back (a guess).

@@ -22,8 +22,6 @@ import trio
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.errors import DanubeError, add_note, text_of
 
-__all__ = ["Calls", "settle_dispatch"]
-
 T = TypeVar("T")
 
 

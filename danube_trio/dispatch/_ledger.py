@@ -26,8 +26,6 @@ from collections.abc import Sequence
 from danube_trio.dispatch._cursor import CursorState, Witness
 from danube_trio.message import StreamMessage
 
-__all__ = ["Entry", "Ledger", "State"]
-
 
 class State(enum.Enum):
     """Where an unsettled message is.

@@ -19,18 +19,6 @@ from danube_trio.dispatch._options import ReliableOptions
 from danube_trio.message import StreamMessage
 from danube_trio.storage import Storage
 
-__all__ = [
-    "CacheLimits",
-    "End",
-    "KnowsFinish",
-    "KnowsLog",
-    "Message",
-    "MessageReader",
-    "PersistentLog",
-    "SegmentStorage",
-    "TopicLog",
-]
-
 Message = bytes | bytearray | memoryview | StreamMessage
 End = int | Literal["current"] | None
 

@@ -31,8 +31,6 @@ from danube_trio.errors import LogClosedError, OffsetTrimmedError
 from danube_trio.message import MessageID, StreamMessage
 from danube_trio.storage import Checks
 
-__all__ = ["InMemoryStorage", "MemoryLog", "MemoryReader"]
-
 READ_MESSAGES = 1024
 MAX_AHEAD_US = int(MAX_AHEAD * 1e6)
 FOREVER = 1 << 63

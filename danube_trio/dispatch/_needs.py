@@ -25,8 +25,6 @@ import trio
 
 from danube_trio.dispatch._options import topic_parts
 
-__all__ = ["Needs", "SavedEnds"]
-
 
 class _Reader(Protocol):
     @property

@@ -32,8 +32,6 @@ from danube_trio.errors import CorruptDataError, OffsetTrimmedError
 from danube_trio.message import Gap, StreamMessage
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["cursor_of", "keeper_of", "offset_of", "unfit", "witness_before"]
-
 
 async def offset_of(store: TopicStore, start: StartPosition) -> int:
     """The offset that a position means now, once everything below it is durable.

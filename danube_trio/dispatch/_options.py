@@ -12,16 +12,6 @@ import attrs
 
 from danube_trio._core.settings import between, whole
 
-__all__ = [
-    "PoisonPolicy",
-    "ReliableOptions",
-    "RetentionPolicy",
-    "SubscriptionOptions",
-    "SubscriptionType",
-    "check_name",
-    "topic_parts",
-]
-
 MIB = 1 << 20
 
 

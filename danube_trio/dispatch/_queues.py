@@ -26,8 +26,6 @@ from math import inf
 from danube_trio.dispatch._ledger import Entry, Ledger, State
 from danube_trio.message import StreamMessage
 
-__all__ = ["LaneQueue", "PlainQueue", "ReadyQueue", "key_of"]
-
 
 def key_of(message: StreamMessage) -> str:
     """The key of a message: its routing key, else its producer. Empty: it has none."""

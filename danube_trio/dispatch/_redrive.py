@@ -21,8 +21,6 @@ from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError, MessageTooLargeError
 from danube_trio.message import Gap, StreamMessage, fields_bytes
 
-__all__ = ["redrive"]
-
 log = logging.getLogger("danube_trio.dispatch")
 
 # Letters that are read, appended and noted at once; a crash brings back so many twice (a guess).

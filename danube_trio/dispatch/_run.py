@@ -26,8 +26,6 @@ from danube_trio.dispatch._failure_log import FailureLog
 from danube_trio.dispatch._failures import describe_failure, is_failure, leaves
 from danube_trio.errors import DanubeError, add_note, text_of
 
-__all__ = ["Handler", "run_handlers"]
-
 Handler = Callable[[Delivery], Awaitable[object]]
 
 

@@ -52,8 +52,6 @@ from danube_trio.dispatch._state import Phase, SubscriptionState
 from danube_trio.errors import DanubeError, FencedError, StoreError, text_of
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["DANUBE_ROOT", "CursorKeeper", "Saving", "subscriptions_prefix"]
-
 log = logging.getLogger("danube_trio.dispatch")
 
 # The `metadata_root` under which cursors are where Danube has its own: below no root at all.

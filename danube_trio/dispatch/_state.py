@@ -23,8 +23,6 @@ from danube_trio.dispatch._leaving import Calls
 from danube_trio.dispatch._ledger import Entry, State
 from danube_trio.errors import FencedError, text_of
 
-__all__ = ["Bell", "Phase", "SubscriptionState"]
-
 
 class Phase(enum.Enum):
     """The life of an open subscription."""

@@ -7,8 +7,6 @@ import attrs
 from danube_trio.dispatch._state import SubscriptionState
 from danube_trio.message import StreamMessage
 
-__all__ = ["Blocked", "SubscriptionStatistics", "statistics_of"]
-
 
 @attrs.frozen
 class Blocked:

@@ -31,8 +31,6 @@ from danube_trio.errors import OffsetTrimmedError
 from danube_trio.message import Gap, StreamMessage
 from danube_trio.storage import Checks
 
-__all__ = ["FileStorage", "TopicCache", "TopicReader", "TopicStore", "first_offset", "reading"]
-
 
 class TopicReader:
     """An async iterator over a topic's messages, made by `TopicStore.create_reader`.

@@ -22,8 +22,6 @@ from danube_trio.dispatch._store import TopicStore
 from danube_trio.dispatch._tasks import Reading, bury, keep_time
 from danube_trio.errors import OffsetTrimmedError
 
-__all__ = ["Subscription"]
-
 
 class Subscription:
     """A subscription of a topic; made by `ReliableDispatch.add_subscription`.

@@ -30,8 +30,6 @@ from danube_trio.errors import (
 )
 from danube_trio.message import Gap, StreamMessage
 
-__all__ = ["Reading", "bury", "keep_time"]
-
 log = logging.getLogger("danube_trio.dispatch")
 
 # Settled messages that are read over rather than skipped with a new reader (a guess).

@@ -39,8 +39,6 @@ from danube_trio.metadata._recovery import Content
 from danube_trio.metadata._rules import Transaction, transaction
 from danube_trio.metadata._table import Change, Decision, Draft, Table
 
-__all__ = ["Line"]
-
 log = logging.getLogger("danube_trio.metadata")
 
 # Bounds what one sync writes, and so what a crash may tear, and how long a cancelled call waits.

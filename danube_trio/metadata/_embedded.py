@@ -46,8 +46,6 @@ from danube_trio.metadata._rules import Transaction
 from danube_trio.metadata._table import Decision, Table
 from danube_trio.metadata._tabled import TabledMetadata
 
-__all__ = ["JOURNAL_BYTES", "EmbeddedMetadata", "open_metadata_directory"]
-
 # A guess: read in some 50 ms when the store is opened, and written again once in 40,000 cursors.
 JOURNAL_BYTES = 4 << 20
 

@@ -37,8 +37,6 @@ from danube_trio.metadata._etcd_watch import EtcdWatch, decode_key, encode, rang
 from danube_trio.metadata._rules import check_after, check_key, check_prefix, transaction
 from danube_trio.metadata._store import Revised
 
-__all__ = ["EtcdMetadata", "open_etcd"]
-
 PAGE = 500  # entries in one answer of a list
 LIST_TRIES = 5
 

@@ -23,26 +23,6 @@ from danube_trio.errors import AccessDeniedError, StoreError, StoreUnavailableEr
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = [
-    "PERMISSION_DENIED",
-    "CompactedError",
-    "Json",
-    "LeaseGoneError",
-    "NotSentError",
-    "SilentError",
-    "TokenError",
-    "answer_of",
-    "binary",
-    "certificate_error",
-    "flag",
-    "header_of",
-    "number",
-    "objects",
-    "parse",
-    "refusal",
-    "understood",
-]
-
 Json = dict[str, Any]
 
 # gRPC status codes that are not simply "not now".

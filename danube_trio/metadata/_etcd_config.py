@@ -9,8 +9,6 @@ import attrs
 
 from danube_trio._core.urls import endpoint_fault, shown_url
 
-__all__ = ["EtcdConfig"]
-
 
 def _as_tuple(urls: str | Iterable[str]) -> tuple[str, ...]:
     return (urls,) if isinstance(urls, str) else tuple(urls)

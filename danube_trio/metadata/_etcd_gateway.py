@@ -39,8 +39,6 @@ from danube_trio.metadata._etcd_config import EtcdConfig
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Gateway", "Lines"]
-
 CLOSE_SECONDS = 1.0  # a connection that cannot say goodbye is closed without
 MAX_LINE_BYTES = 64 << 20  # etcd sends fragments of 2 MiB at most; base64 and JSON add to that
 

@@ -43,8 +43,6 @@ from danube_trio.metadata._etcd_answer import (
 from danube_trio.metadata._etcd_gateway import Gateway, Lines
 from danube_trio.metadata._store import WatchBlock, WatchEvent
 
-__all__ = ["EtcdWatch", "decode_key", "encode", "range_end", "range_of"]
-
 log = logging.getLogger("danube_trio.metadata")
 
 # Before the next connection.

@@ -22,22 +22,6 @@ from danube_trio._core.crc import crc32
 from danube_trio.metadata._rules import Put, check_key, check_ttl
 from danube_trio.metadata._table import Change, Entry
 
-__all__ = [
-    "BATCHES_START",
-    "FormatError",
-    "JournalHeader",
-    "Mark",
-    "NewerError",
-    "Snapshot",
-    "decode_batch",
-    "decode_journal_header",
-    "decode_marks",
-    "decode_snapshot",
-    "encode_batch",
-    "encode_snapshot",
-    "mark_position",
-]
-
 FORMAT = 1
 ID_BYTES = 16
 # Each slot has a sector of its own, so that a torn write can damage only one.

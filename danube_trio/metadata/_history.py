@@ -31,8 +31,6 @@ import trio
 from danube_trio.errors import WatchLostError
 from danube_trio.metadata._store import WatchEvent
 
-__all__ = ["HISTORY_BYTES", "HISTORY_EVENTS", "Cursor", "History"]
-
 # Guesses: minutes of a busy store, in a few megabytes at most.
 HISTORY_EVENTS = 10_000
 HISTORY_BYTES = 16 << 20

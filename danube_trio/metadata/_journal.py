@@ -49,8 +49,6 @@ from danube_trio.metadata._format import (
 )
 from danube_trio.metadata._table import Change, Entry
 
-__all__ = ["Journal", "Names", "log"]
-
 log = logging.getLogger("danube_trio.metadata")
 
 _STEM = "metadata"

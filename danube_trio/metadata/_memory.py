@@ -15,8 +15,6 @@ from danube_trio.metadata._rules import Transaction
 from danube_trio.metadata._table import FIRST_REVISION, Decision, Draft, Table
 from danube_trio.metadata._tabled import TabledMetadata
 
-__all__ = ["MemoryMetadata", "copy_of"]
-
 
 class MemoryMetadata(TabledMetadata):
     """A `MetadataStore` in memory. Cancellation: a call that raises Cancelled did nothing.

@@ -43,8 +43,6 @@ from danube_trio.metadata._format import (
 from danube_trio.metadata._journal import Journal, Names, NotInstalledError, install
 from danube_trio.metadata._table import FIRST_REVISION, Change
 
-__all__ = ["Content", "recover"]
-
 log = logging.getLogger("danube_trio.metadata")
 
 # A file above this is not one of ours, or has outgrown a store that is kept in memory.

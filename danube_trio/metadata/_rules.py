@@ -10,19 +10,6 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-__all__ = [
-    "MAX_KEY_BYTES",
-    "MAX_TRANSACTION_BYTES",
-    "MAX_TRANSACTION_KEYS",
-    "Put",
-    "Transaction",
-    "check_after",
-    "check_key",
-    "check_prefix",
-    "check_ttl",
-    "transaction",
-]
-
 MAX_KEY_BYTES = 4096  # a guess: etcd has no limit of its own, the formats of others have
 MAX_TRANSACTION_BYTES = 1 << 20  # etcd refuses requests above 1.5 MiB
 MAX_TRANSACTION_KEYS = 128  # etcd's --max-txn-ops, which counts expectations and changes apart

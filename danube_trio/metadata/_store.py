@@ -37,8 +37,6 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
-__all__ = ["MetadataStore", "Revised", "WatchBlock", "WatchEvent"]
-
 
 @attrs.frozen
 class Revised:

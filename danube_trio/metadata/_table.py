@@ -30,8 +30,6 @@ from danube_trio.metadata._history import History
 from danube_trio.metadata._rules import Put, Transaction
 from danube_trio.metadata._store import Revised, WatchEvent
 
-__all__ = ["FIRST_REVISION", "Change", "Draft", "Entry", "Table"]
-
 FIRST_REVISION = 1
 # Bounds a change that no caller has bounded; what it leaves is for the next draft.
 MAX_EXPIRED = 1000

@@ -27,8 +27,6 @@ from danube_trio.metadata._rules import (
 from danube_trio.metadata._store import Revised, WatchBlock, WatchEvent
 from danube_trio.metadata._table import Decision, Table
 
-__all__ = ["TabledMetadata", "Watch"]
-
 
 class TabledMetadata(ABC):
     """A `MetadataStore` over a table, but for the two steps, and its end."""

@@ -44,8 +44,6 @@ from danube_trio._engine.read.replica import ReplicaStatistics
 from danube_trio.dispatch import ReliableDispatch
 from danube_trio.prometheus._figures import GROUPS, UP, Figure, Group
 
-__all__ = ["DanubeCollector", "Shown"]
-
 log = logging.getLogger("danube_trio.prometheus")
 
 T = TypeVar("T")

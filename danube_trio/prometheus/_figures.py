@@ -17,8 +17,6 @@ import attrs
 from danube_trio._core.life import Phase
 from danube_trio._core.route import Tier
 
-__all__ = ["GROUPS", "NOT_SHOWN", "UP", "Figure", "Group"]
-
 Kind = Literal["counter", "gauge", "histogram"]
 # Values of the figure's own labels, and the number (or the HistogramView).
 Value = tuple[tuple[str, ...], Any]

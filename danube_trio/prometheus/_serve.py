@@ -30,8 +30,6 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 from trio.lowlevel import enable_ki_protection
 
-__all__ = ["open_metrics_server"]
-
 IDLE_SECONDS = 10.0  # what Prometheus itself waits for an answer, by default
 MAX_CONNECTIONS = 16  # a guess: a few servers that scrape, and a person who looks
 THREAD_NAME = "danube-trio-metrics"

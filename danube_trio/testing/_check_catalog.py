@@ -14,8 +14,6 @@ from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio.catalog import Catalog, fresh, new_object_id
 from danube_trio.errors import FencedError
 
-__all__ = ["check_catalog"]
-
 RACERS = 6
 ROUNDS = 5
 READS = 20

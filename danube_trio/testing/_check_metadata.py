@@ -13,8 +13,6 @@ import trio
 
 from danube_trio.metadata import MetadataStore, WatchEvent
 
-__all__ = ["check_metadata"]
-
 PATIENCE = 60.0
 RACERS = 8
 ROUNDS = 5

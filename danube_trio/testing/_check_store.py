@@ -16,8 +16,6 @@ import trio
 from danube_trio.cloud._store import CloudStore, ObjectInfo
 from danube_trio.errors import ObjectNotFoundError, PreconditionFailedError, StoreError
 
-__all__ = ["check_store"]
-
 MIB = 1 << 20
 RACERS = 16
 # As many requests at a time as a modest server answers.

@@ -9,8 +9,6 @@ import attrs
 
 from danube_trio.testing._sim_faults import CountedFault
 
-__all__ = ["STORE_OPERATIONS", "StoreFault", "StoreFaultKind", "StoreOperation"]
-
 # The names of operations, for `SimStore.fail` and `StoreOperation.name`.
 STORE_OPERATIONS = frozenset(
     {

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 
 import trio
 
-__all__ = ["SimClock"]
-
 
 class SimClock:
     """Seconds since 1970, by a clock that can be wrong.

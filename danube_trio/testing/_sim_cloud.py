@@ -50,8 +50,6 @@ from danube_trio.errors import (
 )
 from danube_trio.testing._cloud_faults import StoreFault, StoreFaultKind, StoreOperation
 
-__all__ = ["SimStore"]
-
 T = TypeVar("T")
 Hook = Callable[[StoreOperation], Awaitable[None]]
 URL = "sim:"

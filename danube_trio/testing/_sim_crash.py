@@ -23,8 +23,6 @@ from danube_trio.testing._sim_model import (
     Unlink,
 )
 
-__all__ = ["Crash", "crashes"]
-
 Pending = Mapping[int, Sequence[Change]]
 
 

@@ -70,8 +70,6 @@ from danube_trio.testing._sim_model import Effect, Model
 from danube_trio.testing._sim_process import SimProcess
 from danube_trio.testing._sim_store import Store
 
-__all__ = ["CrashPoint", "CrashState", "SimDisk"]
-
 
 @attrs.frozen(eq=False)
 class CrashState:

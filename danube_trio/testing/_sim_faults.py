@@ -7,8 +7,6 @@ from typing import ClassVar
 
 import attrs
 
-__all__ = ["OPERATIONS", "CountedFault", "Fault", "Operation", "ProcessKilledError"]
-
 # The names of operations, for `SimDisk.fail` and `Operation.name`.
 OPERATIONS = frozenset(
     {

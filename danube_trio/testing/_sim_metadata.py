@@ -20,8 +20,6 @@ from danube_trio.metadata._history import HISTORY_BYTES, HISTORY_EVENTS
 from danube_trio.metadata._memory import copy_of
 from danube_trio.testing._sim_faults import CountedFault
 
-__all__ = ["METADATA_OPERATIONS", "MetadataFault", "MetadataOperation", "SimMetadata"]
-
 METADATA_OPERATIONS = frozenset(
     {"delete", "get", "list_entries", "put", "transact", "watch", "watch_next"}
 )

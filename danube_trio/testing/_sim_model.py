@@ -13,26 +13,6 @@ from typing import ClassVar
 
 import attrs
 
-__all__ = [
-    "ROOT",
-    "Change",
-    "Content",
-    "Cut",
-    "Data",
-    "Effect",
-    "Grow",
-    "Inode",
-    "Link",
-    "Lose",
-    "Make",
-    "Model",
-    "Rename",
-    "Sync",
-    "SyncWrite",
-    "Unlink",
-    "apply_to_file",
-]
-
 ROOT = 1
 PAGE_BYTES = 4096
 _ZERO_PAGE = bytes(PAGE_BYTES)

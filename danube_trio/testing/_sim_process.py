@@ -24,8 +24,6 @@ from danube_trio.testing._sim_watch import SimWatch
 if TYPE_CHECKING:
     from danube_trio._core.disk import Lane, OpenMode
 
-__all__ = ["SimProcess"]
-
 T = TypeVar("T")
 
 

@@ -30,8 +30,6 @@ from danube_trio.testing._sim_model import (
 )
 from danube_trio.testing._sim_watch import SimWatch
 
-__all__ = ["Paths", "Store", "os_error"]
-
 T = TypeVar("T")
 
 

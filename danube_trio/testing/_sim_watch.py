@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import trio
 
-__all__ = ["SimWatch"]
-
 
 class SimWatch:
     """A `Watch`.

@@ -19,8 +19,6 @@ from danube_trio.typed._formats import Format, FormatName, format_named
 from danube_trio.typed._paths import name_of, problems_of, unformed, unwritable
 from danube_trio.typed._plain import Structure
 
-__all__ = ["Codec", "make_codec"]
-
 T = TypeVar("T")
 
 MAX_PROBLEMS = 100  # in one error, which may be kept for long; a guess at what anybody reads

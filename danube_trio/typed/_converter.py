@@ -38,8 +38,6 @@ from danube_trio.typed._plain import (
     text_in,
 )
 
-__all__ = ["make_converter"]
-
 
 def make_converter(
     format: FormatName = "json",

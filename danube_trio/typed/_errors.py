@@ -9,8 +9,6 @@ import attrs
 from danube_trio.errors import DanubeError
 from danube_trio.message import StreamMessage
 
-__all__ = ["Problem", "SchemaError", "UnknownSchemaError", "UnknownVersionError"]
-
 SHOWN = 3  # problems in the text of an error; all are in `problems`
 
 

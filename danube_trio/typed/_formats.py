@@ -14,8 +14,6 @@ from typing import Any, Final, Literal
 
 import attrs
 
-__all__ = ["CONTENT_TYPE", "Format", "FormatName", "format_named", "format_of"]
-
 FormatName = Literal["json", "msgpack"]
 CONTENT_TYPE: Final = "content-type"
 

@@ -33,17 +33,6 @@ from cattrs import AttributeValidationNote, IterableValidationNote
 from danube_trio.errors import describe, text_of
 from danube_trio.typed._errors import Problem
 
-__all__ = [
-    "UnfitError",
-    "is_class",
-    "name_of",
-    "problems_of",
-    "resolve",
-    "show",
-    "unformed",
-    "unwritable",
-]
-
 MAX_DEPTH = 200  # a value may contain itself
 
 _short = reprlib.Repr()

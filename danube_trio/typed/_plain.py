@@ -15,8 +15,6 @@ from cattrs import Converter
 
 from danube_trio.typed._paths import UnfitError
 
-__all__ = ["Structure", "register_bytes_as_text", "register_plain", "register_texts", "text_in"]
-
 T = TypeVar("T")
 Structure = Callable[[Any, Any], Any]
 

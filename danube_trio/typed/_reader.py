@@ -17,8 +17,6 @@ from danube_trio.message import Gap, StreamMessage
 from danube_trio.typed._errors import SchemaError
 from danube_trio.typed._schema import Schema, Schemas
 
-__all__ = ["AnySchema", "MessageReader", "OnSkip", "Skip", "TypedMessage", "TypedReader"]
-
 T = TypeVar("T")
 
 AnySchema = Schema[T] | Schemas[T]

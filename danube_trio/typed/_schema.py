@@ -35,8 +35,6 @@ from danube_trio.typed._errors import Problem, SchemaError, UnknownSchemaError, 
 from danube_trio.typed._formats import CONTENT_TYPE, FormatName, format_named, format_of
 from danube_trio.typed._paths import name_of, problems_of, show
 
-__all__ = ["Schema", "Schemas", "Upgrade"]
-
 T = TypeVar("T")
 U = TypeVar("U")
 

@@ -10,8 +10,6 @@ from danube_trio import Receipt, StartPosition, StreamMessage
 from danube_trio.config import Durability
 from danube_trio.typed._reader import AnySchema, MessageReader, OnSkip, Skip, TypedReader
 
-__all__ = ["MessageLog", "TypedTopic"]
-
 T = TypeVar("T")
 
 

@@ -43,8 +43,6 @@ from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.config import CloudConfig
 from danube_trio.errors import FencedError, ObjectNotFoundError
 
-__all__ = ["Adoption", "adopt_objects", "plan_adoption"]
-
 
 @attrs.frozen
 class Adoption:

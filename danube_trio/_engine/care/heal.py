@@ -34,8 +34,6 @@ from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.set_aside import belongs, went_on_apart
 from danube_trio._engine.files.space import remove_each, renew_trim
 
-__all__ = ["Heal", "apply_heal", "plan_heal"]
-
 
 @attrs.frozen
 class Heal:

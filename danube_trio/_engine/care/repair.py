@@ -36,8 +36,6 @@ from danube_trio._engine.files.space import unshare
 from danube_trio._engine.files.tail import put_mark
 from danube_trio.config import WalConfig
 
-__all__ = ["apply_repair", "set_segment_aside"]
-
 
 def apply_repair(disk: Disk, plan: Plan) -> list[str]:
     """Repair what the plan, made under this lock, says can be repaired. Returns what was done.

@@ -42,14 +42,12 @@ from danube_trio._core.disk import Disk
 from danube_trio._core.segment import LogNames
 from danube_trio._engine.care.repair_scan import Damage, SegmentScan
 from danube_trio._engine.care.rescue import fitting_codecs
-from danube_trio._engine.care.verify import Finding, Verification
-from danube_trio._engine.care.verify_segment import Preview, ignore, preview
+from danube_trio._engine.care.verify import Verification
+from danube_trio._engine.care.verify_segment import Finding, Preview, ignore, preview
 from danube_trio._engine.files.directory import Directory, look
 from danube_trio._engine.files.segments import find_after
 from danube_trio._engine.files.tiling import check_tiling
 from danube_trio.errors import Advice, CorruptDataError, Worded
-
-__all__ = ["Action", "Plan", "Policy", "Step", "plan_repair"]
 
 CHANGES = ("rebuild", "cut", "remove", "truncate", "retime")
 

@@ -18,8 +18,6 @@ from danube_trio._core.index import SparseIndex
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import SegmentWalk, build_index, readable_after
 
-__all__ = ["Damage", "SegmentScan"]
-
 
 @attrs.frozen
 class Damage:

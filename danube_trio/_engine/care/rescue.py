@@ -39,8 +39,6 @@ from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio._engine.files.tail import put_mark
 from danube_trio.errors import CorruptDataError, bad_argument
 
-__all__ = ["Rescue", "fitting_codecs", "rescue"]
-
 # Whose first messages are decoded. A guess: they had one codec from the first to the last.
 MOST_SEGMENTS = 64
 

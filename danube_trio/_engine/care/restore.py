@@ -43,8 +43,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig, directory_path
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
-__all__ = ["Restored", "restore_log"]
-
 # Objects under way at a time, and how much of each is in memory. Guesses: a store answers a single
 # reader at a fraction of what a network carries.
 OBJECTS = 4

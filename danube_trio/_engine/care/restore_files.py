@@ -52,8 +52,6 @@ from danube_trio._engine.files.directory import directory_crc
 from danube_trio._engine.files.segments import build_index, file_crc
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["STAGING", "Staging", "check_target"]
-
 STAGING: Final = ".restoring"
 
 

@@ -30,8 +30,6 @@ from danube_trio.errors import (
     bad_argument,
 )
 
-__all__ = ["LOOKS", "RestorePlan", "plan_restore", "refuse_missing"]
-
 # How often retention may get in the way before it is taken for something else.
 LOOKS = 20
 

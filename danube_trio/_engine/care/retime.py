@@ -19,8 +19,6 @@ from danube_trio._core.segment import LogNames
 from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio._engine.files.space import remove_each
 
-__all__ = ["retime"]
-
 
 def retime(
     disk: Disk, names: LogNames, bases: Sequence[int], late: Sequence[int], latest: int, first: int

@@ -58,8 +58,6 @@ from danube_trio._engine.files.directory import (
 from danube_trio._engine.files.segments import reach
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Finding", "Verification"]
-
 T = TypeVar("T")
 # A slot of the mark may be read in the middle of being written; then the next look finds it whole.
 MARK_LOOKS = 5

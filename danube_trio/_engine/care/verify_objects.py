@@ -35,8 +35,6 @@ from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import CorruptDataError, ObjectNotFoundError
 
-__all__ = ["ObjectFile", "ObjectsVerified", "compare", "note_strangers", "verify_objects"]
-
 PIECE_BYTES = 4 << 20
 # Of what no catalog names; the summary counts all.
 MOST_STRANGERS = 100

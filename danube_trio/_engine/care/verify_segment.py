@@ -23,17 +23,6 @@ from danube_trio._core.times import moment
 from danube_trio._engine.files.directory import Directory
 from danube_trio._engine.files.segments import Fault, SegmentWalk, Stretch, find_after
 
-__all__ = [
-    "Finding",
-    "Limit",
-    "Preview",
-    "SegmentCheck",
-    "Severity",
-    "ignore",
-    "preview",
-    "torn_reason",
-]
-
 Severity = Literal["problem", "warning", "note"]
 
 # A segment whose every record is bad (a wrong codec in `wal.meta`) says so this often.

@@ -48,8 +48,6 @@ from danube_trio._engine.files.foreign import (
 )
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["KINDS", "DanubeFiles", "Kind", "SourceFile", "find_files"]
-
 Kind = Literal["wal", "objects", "segments"]
 KINDS: Final[tuple[Kind, ...]] = ("wal", "objects", "segments")
 

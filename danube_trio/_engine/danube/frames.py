@@ -46,8 +46,6 @@ from danube_trio._core.disk import File
 from danube_trio._core.frame import MAX_BODY_BYTES
 from danube_trio._core.layout import LAYOUTS, Layout
 
-__all__ = ["Damage", "Format", "Frame", "FrameWalk", "MessageWalk", "Walk", "layouts_of"]
-
 Format = Literal["frames", "records", "segment"]
 
 CHUNK_BYTES = 1 << 20

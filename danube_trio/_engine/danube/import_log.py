@@ -62,8 +62,6 @@ from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
-__all__ = ["MAKER", "STAGING", "Imported", "Plan", "import_log", "plan_import"]
-
 STAGING: Final = ".importing"
 NOTE: Final = ".importing.json"
 NOTE_LIMIT_BYTES = 64 << 20

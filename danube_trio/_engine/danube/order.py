@@ -34,8 +34,6 @@ import attrs
 from danube_trio._engine.danube.survey import Run
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Generation", "Orderer", "Piece"]
-
 # One for each restart without a seal. More are taken for rubbish: placing a run looks at all.
 MOST_GENERATIONS = 10_000
 # How far apart in a file, in runs, frames that were written out of order are at most. A guess.

@@ -26,8 +26,6 @@ from danube_trio._engine.danube.survey import SHIPPED, FileSurvey, Run, open_wal
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
-__all__ = ["DanubeSource", "Stretch"]
-
 BATCH_RECORDS = 1000
 BATCH_BYTES = 1 << 20
 MOST_FINDINGS = 100

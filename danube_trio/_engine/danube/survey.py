@@ -43,8 +43,6 @@ from danube_trio._engine.danube.frames import (
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import StreamMessage
 
-__all__ = ["SHIPPED", "FileSurvey", "Run", "open_walk"]
-
 # What Danube wrote; the two other layouts must be asked for.
 SHIPPED: Final = ("s1-legacy", "s2-legacy", "s2-standard", "s3-standard", "s5-standard")
 MOST_RUNS = 100_000

@@ -22,12 +22,12 @@ import attrs
 from danube_trio._core.codec import CODECS
 from danube_trio._core.crc import crc32
 from danube_trio._core.disk import Disk, name_of, read_if_there
+from danube_trio._core.documents import NewerFormatError
 from danube_trio._core.files import (
     MARK_FILE_BYTES,
     Checkpoint,
     Mark,
     Meta,
-    NewerFormatError,
     Trim,
     decode_document,
     decode_marks,
@@ -37,18 +37,6 @@ from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.foreign import danube_files, listed
 from danube_trio._engine.files.segments import reach
 from danube_trio.errors import Argument, CorruptDataError, UnsupportedFormatError, bad_argument
-
-__all__ = [
-    "DOCUMENT_LIMIT_BYTES",
-    "Directory",
-    "directory_crc",
-    "find_strays",
-    "look",
-    "read_document",
-    "read_mark",
-    "refuse_foreign",
-    "stray_error",
-]
 
 log = logging.getLogger("danube_trio.directory")
 

@@ -24,15 +24,6 @@ from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, TRAILER_MARKER,
 from danube_trio._core.segment import LogNames
 from danube_trio.errors import CorruptDataError
 
-__all__ = [
-    "CHECKPOINT_LIMIT_BYTES",
-    "DNB1_MAGIC",
-    "begins_as_danube",
-    "danube_files",
-    "decode_any_checkpoint",
-    "listed",
-]
-
 CHECKPOINT_LIMIT_BYTES = 16 << 20
 DNB1_MAGIC: Final = b"DNB1"
 

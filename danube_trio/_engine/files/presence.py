@@ -30,8 +30,6 @@ from collections.abc import Iterable
 
 from danube_trio._core.disk import File, FileStat, OpenDirectory, Stray
 
-__all__ = ["LostFileError", "Presence"]
-
 log = logging.getLogger("danube_trio.presence")
 
 _ADVICE = (

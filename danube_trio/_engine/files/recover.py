@@ -64,8 +64,6 @@ from danube_trio._engine.files.tiling import check_tiling
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["Cover", "Recovered", "recover", "save_cut_bytes"]
-
 log = logging.getLogger("danube_trio.recover")
 
 

@@ -30,24 +30,6 @@ from danube_trio._core.segment import LogNames, Segment
 from danube_trio.errors import CorruptDataError
 from danube_trio.message import Gap
 
-__all__ = [
-    "Fault",
-    "Fetched",
-    "SegmentWalk",
-    "Stretch",
-    "build_index",
-    "describe",
-    "fetch_block",
-    "file_crc",
-    "find_after",
-    "load_index",
-    "only_zeros",
-    "reach",
-    "read_index",
-    "readable_after",
-    "scan_segment",
-]
-
 log = logging.getLogger("danube_trio.segment")
 
 CHUNK_BYTES = 1 << 20

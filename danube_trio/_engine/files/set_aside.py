@@ -44,8 +44,6 @@ from danube_trio._engine.files.segments import build_index, file_crc, only_zeros
 from danube_trio._engine.files.space import replace_with_room
 from danube_trio._engine.files.tail import put_mark
 
-__all__ = ["belongs", "disown", "same_records", "set_aside", "went_on_apart"]
-
 log = logging.getLogger("danube_trio.fencing")
 
 _LAST = 1 << 64  # no segment follows

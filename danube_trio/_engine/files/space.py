@@ -42,19 +42,6 @@ from danube_trio._core.files import (
 )
 from danube_trio._core.segment import LogNames
 
-__all__ = [
-    "give_back",
-    "has_room",
-    "no_space",
-    "put_trim",
-    "remove_each",
-    "renew_trim",
-    "replace_with_room",
-    "save_trim",
-    "unshare",
-    "with_room",
-]
-
 log = logging.getLogger("danube_trio.disk")
 
 T = TypeVar("T")

@@ -36,8 +36,6 @@ from danube_trio._engine.files.directory import read_mark
 from danube_trio._engine.files.presence import LostFileError, Presence
 from danube_trio._engine.files.space import unshare, with_room
 
-__all__ = ["MarkFile", "Tail", "put_mark"]
-
 log = logging.getLogger("danube_trio.tail")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

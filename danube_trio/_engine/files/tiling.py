@@ -23,8 +23,6 @@ from danube_trio._engine.files.directory import Directory, stray_error
 from danube_trio._engine.files.segments import read_index, scan_segment
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["check_tiling"]
-
 
 def check_tiling(
     disk: Disk, directory: Directory, covered_end: int, notes: list[str], *, skip: bool

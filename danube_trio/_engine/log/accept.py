@@ -36,8 +36,6 @@ from danube_trio.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["Acceptor", "check_level"]
-
 LEVELS = ("accepted", "written", "fsync", "uploaded")
 
 

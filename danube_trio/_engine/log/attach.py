@@ -38,8 +38,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
 from danube_trio.errors import Advice, CorruptDataError, StoreUnavailableError, bad_argument
 
-__all__ = ["aligned_start", "attach", "take_over"]
-
 
 async def take_over(
     lane: Lane,

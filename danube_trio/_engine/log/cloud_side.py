@@ -47,8 +47,6 @@ from danube_trio.catalog import Outage
 from danube_trio.config import WalConfig
 from danube_trio.errors import CorruptDataError, DanubeError
 
-__all__ = ["CloudSide"]
-
 log = logging.getLogger("danube_trio.engine")
 
 T = TypeVar("T")

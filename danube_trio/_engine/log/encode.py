@@ -18,8 +18,6 @@ from danube_trio.config import WalConfig
 from danube_trio.errors import MessageTooLargeError
 from danube_trio.message import StreamMessage, copied
 
-__all__ = ["FRAME_EXTRA_BYTES", "Appendable", "Encoder", "as_it_is_now", "listed", "parts_bytes"]
-
 Appendable = bytes | bytearray | memoryview | StreamMessage
 
 # What a frame adds to head, payload and tail: header, trailer, and two integers at their widest.

@@ -48,8 +48,6 @@ from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 if TYPE_CHECKING:
     from danube_trio._engine.read.reader import Reader
 
-__all__ = ["Engine", "Work"]
-
 log = logging.getLogger("danube_trio.engine")
 
 # From writer to flusher: a block and the accepted bytes that it stands for. None only wakes the

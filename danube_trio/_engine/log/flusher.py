@@ -25,8 +25,6 @@ from danube_trio._core.frame import Block
 from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.engine import Engine, Work
 
-__all__ = ["run_flusher"]
-
 NEVER = float("inf")
 
 

@@ -62,8 +62,6 @@ from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio.catalog import CatalogSession
 from danube_trio.errors import DanubeError, FencedError, LogBrokenError
 
-__all__ = ["Janitor"]
-
 log = logging.getLogger("danube_trio.janitor")
 
 # A guess: an old mark only costs protection against damage to the newest records, and a power cut

@@ -23,8 +23,6 @@ from danube_trio._core.times import moment
 from danube_trio._engine.read.file_shelf import FileShelf
 from danube_trio._engine.wait.waiters import Doorbell
 
-__all__ = ["LocalFiles"]
-
 log = logging.getLogger("danube_trio.engine")
 
 # A guess: as many as fit into what is kept for readers.

@@ -63,8 +63,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
 from danube_trio.errors import DanubeError, LogBrokenError, add_note
 
-__all__ = ["open_wal"]
-
 log = logging.getLogger("danube_trio.open")
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()

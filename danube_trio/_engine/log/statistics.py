@@ -5,8 +5,6 @@ from __future__ import annotations
 from danube_trio._core.stats import WalStatistics
 from danube_trio._engine.log.engine import Engine
 
-__all__ = ["statistics_of"]
-
 
 def statistics_of(engine: Engine) -> WalStatistics:
     """Look at everything."""

@@ -34,8 +34,6 @@ from danube_trio.catalog import CatalogSession, object_parts
 from danube_trio.cloud import CloudStore
 from danube_trio.errors import AccessDeniedError, DanubeError
 
-__all__ = ["Sweeper"]
-
 log = logging.getLogger("danube_trio.uploader")
 
 T = TypeVar("T")

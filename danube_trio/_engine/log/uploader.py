@@ -54,8 +54,6 @@ from danube_trio.errors import (
     StoreError,
 )
 
-__all__ = ["Uploader"]
-
 log = logging.getLogger("danube_trio.uploader")
 
 # Failed uploads that may be in the store before they are removed, which is else done after the next

@@ -15,8 +15,6 @@ from danube_trio.catalog import look_twice
 from danube_trio.cloud import CloudStore, ObjectInfo
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["verify_upload"]
-
 
 async def verify_upload(
     store: CloudStore,

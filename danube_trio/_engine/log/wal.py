@@ -26,8 +26,6 @@ from danube_trio.config import Durability
 if TYPE_CHECKING:
     from danube_trio._engine.log.janitor import Janitor
 
-__all__ = ["Receipt", "Wal", "inside"]
-
 
 class Receipt:
     """Records that were accepted, and what became of them since.

@@ -17,8 +17,6 @@ from danube_trio._core.framing import encode_block
 from danube_trio._core.meters import TaskMeter
 from danube_trio._engine.log.engine import Engine, Work
 
-__all__ = ["run_writer"]
-
 
 async def run_writer(engine: Engine, outbox: trio.MemorySendChannel[Work]) -> None:
     """Frame and hand on until acceptance closes. Returns early if the log breaks."""

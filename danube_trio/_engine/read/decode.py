@@ -9,8 +9,6 @@ from danube_trio._core.codec import Codec
 from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Block, frame_time
 from danube_trio.message import Record, StreamMessage
 
-__all__ = ["message_decoder", "raw_decoder"]
-
 
 def message_decoder(codec: Codec) -> Callable[[Block, int, int], list[object]]:
     """Decode records of a block as messages."""

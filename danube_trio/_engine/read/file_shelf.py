@@ -22,8 +22,6 @@ from danube_trio._engine.files.segments import fetch_block, load_index
 from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio.errors import CorruptDataError
 
-__all__ = ["FileShelf"]
-
 # Places kept. A guess: more readers than that are seldom in one log's files at once, and who finds
 # none reads at most what lies between two entries of an index again.
 PLACES = 64

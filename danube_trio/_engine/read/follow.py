@@ -51,8 +51,6 @@ from danube_trio.catalog._patient import latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
 
-__all__ = ["Follower", "FollowerStatistics", "open_follower"]
-
 log = logging.getLogger("danube_trio.follow")
 
 

@@ -38,8 +38,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig
 from danube_trio.errors import CorruptDataError, DanubeError, OffsetTrimmedError, StoreError
 
-__all__ = ["CloudTier", "TierStatistics"]
-
 log = logging.getLogger("danube_trio.tier")
 
 T = TypeVar("T")

@@ -61,8 +61,6 @@ from danube_trio._engine.files.directory import (
 from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio.errors import Advice, CorruptDataError, UnsupportedFormatError
 
-__all__ = ["NOTHING_SEEN", "Observer", "Run", "View", "find_log"]
-
 log = logging.getLogger("danube_trio.observe")
 
 # A look that contradicts itself is taken again at once; damage costs this many looks, which are

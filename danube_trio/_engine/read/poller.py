@@ -33,8 +33,6 @@ import trio
 from danube_trio._core.disk import Watch
 from danube_trio.errors import LogClosedError
 
-__all__ = ["Poller"]
-
 log = logging.getLogger("danube_trio.follow")
 
 # A look takes 0.1 to 0.3 ms, most of it in another thread. A guess at what nobody minds.

@@ -14,8 +14,6 @@ from danube_trio._engine.read.source import ReaderSource, StartPosition
 from danube_trio._engine.wait.running import OwnRun
 from danube_trio.message import Record, StreamMessage
 
-__all__ = ["Observed", "Readable"]
-
 
 class Readable:
     """A log that can be read: `Wal`, `Follower` and `Replica` are."""

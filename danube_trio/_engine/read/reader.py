@@ -42,8 +42,6 @@ from danube_trio._engine.wait.running import OwnRun
 from danube_trio.errors import CorruptDataError, LogClosedError, StoreUnavailableError
 from danube_trio.message import Gap, Record
 
-__all__ = ["BatchIterator", "Reader", "reader_closed"]
-
 T_co = TypeVar("T_co", covariant=True)
 
 NO_LIMIT = 1 << 63

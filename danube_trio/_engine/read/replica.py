@@ -38,8 +38,6 @@ from danube_trio.catalog._default import default_catalog, readable_state
 from danube_trio.cloud import CloudStore
 from danube_trio.config import CloudConfig, WalConfig
 
-__all__ = ["Replica", "ReplicaStatistics", "open_replica"]
-
 log = logging.getLogger("danube_trio.replica")
 
 # Verifying what was fetched takes the processor, not a device. A guess.

@@ -26,8 +26,6 @@ from danube_trio._core.clocks import Run
 from danube_trio._core.frame import Block
 from danube_trio.message import Gap
 
-__all__ = ["MemoryShelf", "Passed", "Piece", "Shelf"]
-
 
 @attrs.frozen
 class Passed:

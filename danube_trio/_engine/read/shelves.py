@@ -35,8 +35,6 @@ from danube_trio.errors import (
     Worded,
 )
 
-__all__ = ["Shelves"]
-
 
 class Shelves:
     """Fetches what there is at a cursor.

@@ -22,8 +22,6 @@ from danube_trio._engine.wait.pins import Pins
 from danube_trio.config import WalConfig
 from danube_trio.errors import Advice, OffsetTrimmedError, bad_argument
 
-__all__ = ["ReaderSource", "StartPosition", "local_start", "pass_by", "resolve"]
-
 
 @attrs.frozen
 class StartPosition:

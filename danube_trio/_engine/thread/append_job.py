@@ -20,8 +20,6 @@ from danube_trio._engine.log.wal import Receipt, Wal, inside
 from danube_trio._engine.thread.jobs import Job, Withdrawn, Work
 from danube_trio.config import Durability
 
-__all__ = ["AppendJob", "Appender", "appender_of"]
-
 
 class AppendJob(Job):
     """One append, or one batch. Over when it is as durable as asked; its result is that of `Wal`.

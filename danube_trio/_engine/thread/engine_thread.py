@@ -64,8 +64,6 @@ from danube_trio.errors import (
     describe,
 )
 
-__all__ = ["EngineThread", "Hold", "LeaveJob", "acquire", "retire", "settle_leaving", "tell_nobody"]
-
 log = logging.getLogger("danube_trio.engine")
 
 THREAD_NAME = "danube-trio-engine"

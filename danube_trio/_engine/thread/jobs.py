@@ -21,18 +21,6 @@ from outcome import Error, Outcome, Value
 
 from danube_trio.errors import LogClosedError
 
-__all__ = [
-    "AsyncJob",
-    "ChangeJob",
-    "GiveBackJob",
-    "Job",
-    "SyncJob",
-    "Withdrawn",
-    "Work",
-    "is_end_of_thread",
-    "tell_nobody",
-]
-
 log = logging.getLogger("danube_trio.engine")
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
-__all__ = ["Loan"]
-
 T = TypeVar("T")
 
 

@@ -41,8 +41,6 @@ from danube_trio.cloud import CloudStore
 from danube_trio.config import WalConfig
 from danube_trio.errors import StoreError, StoreUnavailableError
 
-__all__ = ["delete_topic", "finish_deletion", "has_log"]
-
 MARKER = "deleted"
 _TEXT = (
     b"This topic was deleted with danube-trio. What is left here says where its offsets go on.\n"

@@ -39,8 +39,6 @@ from danube_trio._engine.wait.running import OwnRun
 from danube_trio._engine.wait.waiters import Doorbell
 from danube_trio.errors import FencedError, LogClosedError
 
-__all__ = ["TopicHosts"]
-
 log = logging.getLogger("danube_trio.storage")
 
 # How many topics are opened, or left, at a time. Guesses: both wait for the disk, or a store.

@@ -16,8 +16,6 @@ from danube_trio.catalog._patient import PatientStore, each, latest_state
 from danube_trio.cloud import CloudStore
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["local_topics", "topics_in_metadata", "topics_in_store"]
-
 TOPICS = "storage/topics"
 # How many catalogs are looked at together: each look is three requests.
 LOOKS = 16

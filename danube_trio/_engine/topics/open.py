@@ -39,8 +39,6 @@ from danube_trio.metadata import MetadataStore, open_metadata_directory
 if sys.platform != "win32":
     import resource
 
-__all__ = ["open_storage"]
-
 log = logging.getLogger("danube_trio.storage")
 
 # Below the root, beside the namespaces, of which none begins with a dot.

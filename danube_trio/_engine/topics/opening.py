@@ -28,8 +28,6 @@ from danube_trio.config import StorageConfig, WalConfig
 from danube_trio.errors import FencedError, LogClosedError
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["Away", "TopicOpener"]
-
 
 @attrs.frozen
 class Away:

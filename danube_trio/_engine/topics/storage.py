@@ -29,8 +29,6 @@ from danube_trio.errors import LogClosedError
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["Storage", "Use"]
-
 
 class Storage:
     """Many topics; a `PersistentStorage`. Made by `open_storage` only.

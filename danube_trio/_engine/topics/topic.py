@@ -14,8 +14,6 @@ from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.wait.housekeeping import housekeeping
 from danube_trio.errors import DanubeError
 
-__all__ = ["State", "Topic", "another", "ask_for_upload", "no_files_left"]
-
 log = logging.getLogger("danube_trio.storage")
 
 

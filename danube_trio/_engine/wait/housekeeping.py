@@ -11,8 +11,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["housekeeping", "keeping_house"]
-
 _KEEPING_HOUSE = ContextVar("danube_trio keeping house", default=False)
 
 

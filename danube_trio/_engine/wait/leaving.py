@@ -7,8 +7,6 @@ from contextlib import AbstractAsyncContextManager
 
 import trio
 
-__all__ = ["leave_nursery", "to_its_end"]
-
 
 async def to_its_end(step: Callable[[], Awaitable[object]]) -> KeyboardInterrupt | None:
     """Run a step of leaving, whatever happens; a KeyboardInterrupt is for afterwards.

@@ -17,8 +17,6 @@ import attrs
 
 from danube_trio._engine.wait.waiters import repeated_event
 
-__all__ = ["Pins"]
-
 
 class Pins:
     """Offsets that are being fetched."""

@@ -14,8 +14,6 @@ from _thread import get_ident
 
 import trio
 
-__all__ = ["BELONGS", "OwnRun", "require_trio"]
-
 BELONGS = (
     "it belongs to the trio run that opened it, and nothing was changed: from another thread use "
     "trio.from_thread.run(wal.append, ...) and the like, or open it with danube_trio.blocking or "

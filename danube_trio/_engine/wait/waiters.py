@@ -30,17 +30,6 @@ from trio.lowlevel import (
 
 from danube_trio._core.log import Marks
 
-__all__ = [
-    "Bells",
-    "Doorbell",
-    "OffsetWaiters",
-    "RepeatedEvent",
-    "Waiter",
-    "WatchedMarks",
-    "repeated_event",
-    "wake",
-]
-
 # Who waits where nothing can be cancelled: a task, or a function that is told in its stead, with
 # None or an error; in the step of somebody else, so it must not raise.
 Waiter = Task | Callable[[BaseException | None], object]

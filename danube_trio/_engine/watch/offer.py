@@ -25,8 +25,6 @@ from danube_trio._core.stats import StorageStatistics, WalStatistics
 from danube_trio._engine.watch.serve import Request, RequestError
 from danube_trio._engine.watch.socket import LOG_TMP, Offer, listen, sweep, tmp_name
 
-__all__ = ["StorageSource", "offer_log", "offer_storage"]
-
 log = logging.getLogger("danube_trio.watch")
 
 STORAGE_PREFIX = ".storage-"

@@ -47,8 +47,6 @@ from danube_trio._engine.watch.socket import Offer, close_in_child
 from danube_trio._version import __version__
 from danube_trio.errors import DanubeError
 
-__all__ = ["SCHEMA", "Request", "RequestError", "Source", "StatisticsSource", "Watch"]
-
 log = logging.getLogger("danube_trio.watch")
 
 T = TypeVar("T")

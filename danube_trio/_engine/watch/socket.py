@@ -28,8 +28,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["LOG_TMP", "Offer", "close_in_child", "dial", "is_socket", "listen", "sweep", "tmp_name"]
-
 MODE = 0o600
 # Linux has 108 bytes with the zero at the end, macOS 104.
 MAX_ADDRESS_BYTES = 107 if sys.platform == "linux" else 103

@@ -10,8 +10,6 @@ from danube_trio.dispatch._afar import release_all, take_many
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery, Take
 
-__all__ = ["ConsumerView", "TakeView"]
-
 
 class TakeView(LoopBorrower[Delivery], FarTake[LoopDoor], Take):
     """A block around one message."""

@@ -30,8 +30,6 @@ from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["ReliableDispatch"]
-
 
 class _TopicStoreView(TopicStore):
     """The view of a topic's messages."""

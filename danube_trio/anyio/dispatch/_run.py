@@ -27,8 +27,6 @@ from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import Failures, Handler, NotAsyncError, call, stops
 
-__all__ = ["LoopRun"]
-
 
 class LoopRun:
     """One call of `Subscription.run`.

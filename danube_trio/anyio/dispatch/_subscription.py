@@ -12,8 +12,6 @@ from danube_trio.dispatch._delivery import Take
 from danube_trio.dispatch._run import Handler, check_run_options
 from danube_trio.dispatch._subscription import Subscription
 
-__all__ = ["SubscriptionView"]
-
 
 class SubscriptionView(FarSubscription[LoopDoor], Subscription):
     """The view of a subscription."""

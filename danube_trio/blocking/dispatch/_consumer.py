@@ -9,8 +9,6 @@ from danube_trio.blocking._wait import Borrower, borrowed
 from danube_trio.dispatch._afar import release_all, take_many
 from danube_trio.dispatch._delivery import Delivery
 
-__all__ = ["Consumer", "Take"]
-
 
 class Take(Borrower[Delivery], FarTake[ThreadDoor]):
     """``with subscription.take() as message``: the block answers for the message.

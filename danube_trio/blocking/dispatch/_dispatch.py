@@ -26,8 +26,6 @@ from danube_trio.dispatch._saving import DANUBE_ROOT
 from danube_trio.dispatch._store import TopicCache
 from danube_trio.metadata import MetadataStore
 
-__all__ = ["ReliableDispatch"]
-
 AnyStorage = Storage | WalStorage | PersistentStorage
 
 

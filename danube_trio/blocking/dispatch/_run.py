@@ -27,8 +27,6 @@ from danube_trio.dispatch._failures import describe_failure, is_failure
 from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import Failures, stops
 
-__all__ = ["Handler", "ThreadRun"]
-
 Handler = Callable[[Delivery], object]
 
 

@@ -16,8 +16,6 @@ from danube_trio.dispatch import _store as _engine
 from danube_trio.dispatch._log import Message
 from danube_trio.message import StreamMessage
 
-__all__ = ["TopicReader", "TopicStore"]
-
 
 class TopicReader(Reader[StreamMessage]):
     """A plain iterator over a topic's messages; see `danube_trio.dispatch.TopicReader`.

@@ -10,8 +10,6 @@ from danube_trio.blocking.dispatch._run import Handler, ThreadRun
 from danube_trio.dispatch import _subscription as _engine
 from danube_trio.dispatch._run import check_run_options
 
-__all__ = ["Subscription"]
-
 
 class Subscription(FarSubscription[ThreadDoor]):
     """A subscription of a topic; any thread may use it. See `danube_trio.dispatch.Subscription`."""
