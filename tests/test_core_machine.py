@@ -107,8 +107,8 @@ class CoreMachine(RuleBasedStateMachine):
             return
         self.marks.trimmed(start)
         self.cache.trim(start)
-        while len(self.segments) and self.segments.sealed()[0].end <= start:
-            del self.files[self.segments.drop_first().base]
+        for segment in self.segments.drop_before(start):
+            del self.files[segment.base]
 
     # ---- what readers see
 

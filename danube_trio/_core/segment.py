@@ -267,15 +267,9 @@ class SegmentList:
             self._latest_time = max((segment.last_time for segment in self._sealed), default=0)
         return self._latest
 
-    def drop_first(self) -> Segment:
-        """Forget the oldest sealed segment, and return it."""
-        return self._drop(1)[0]
-
     def drop_before(self, offset: int) -> list[Segment]:
         """Forget the sealed segments that end at or before `offset`, and return them."""
-        return self._drop(bisect_right(self._sealed, offset, key=lambda segment: segment.end))
-
-    def _drop(self, count: int) -> list[Segment]:
+        count = bisect_right(self._sealed, offset, key=lambda segment: segment.end)
         gone = self._sealed[:count]
         del self._sealed[:count], self._bases[:count], self._before[:count]
         self._latest = None

@@ -29,13 +29,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 from collections.abc import AsyncGenerator
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from danube_trio._core.disk import Disk, Lane, OpenDirectory, hold
+from danube_trio._disk.locks import this_process
 from danube_trio._disk.real import RealDisk
 from danube_trio.errors import StoreUnavailableError
 from danube_trio.metadata._commit_queue import Line
@@ -128,8 +128,7 @@ class _Directory:
     def _open(self) -> Content:
         """Lock and recover; runs in the lane."""
         self._disk.make_dir(self.names.directory)
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
-        self._held = hold(self._disk, self.names.lock, holder)
+        self._held = hold(self._disk, self.names.lock, this_process())
         content = recover(self._held, self.names)
         self.journal = content.journal
         return content

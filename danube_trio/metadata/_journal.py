@@ -37,7 +37,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from danube_trio._core.disk import Disk, File, OpenDirectory
+from danube_trio._core.disk import Disk, File, OpenDirectory, open_anew
 from danube_trio._core.numbers import DIGITS, number_in
 from danube_trio.metadata._format import (
     BATCHES_START,
@@ -226,12 +226,7 @@ def install(disk: Disk, names: Names, header: JournalHeader, snapshot: bytes) ->
 
 def _write_new(disk: Disk, path: str, data: bytes) -> None:
     """Make a file with this content, synced (its name is not); replaces a leftover."""
-    try:
-        file = disk.open(path, "create")
-    except FileExistsError:
-        # A new file, because the old one may have unsynced writes of its own.
-        disk.unlink(path)
-        file = disk.open(path, "create")
+    file = open_anew(disk, path)
     try:
         file.write_at(data, 0)
         file.sync_data()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 import uuid
 import warnings
@@ -36,6 +35,7 @@ from danube_trio._core.disk import Disk, Lane, OpenDirectory
 from danube_trio._core.life import Phase
 from danube_trio._core.segment import LogNames
 from danube_trio._core.times import LATEST_US, moment
+from danube_trio._disk.locks import this_process
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio._engine.files.presence import LostFileError
@@ -313,7 +313,7 @@ async def _in_directory(
         if cloud is None:
             recovered = await lane.run(_recover, held, config)
         else:
-            recovered, session = await take_over(lane, held, config, cloud, _holder())
+            recovered, session = await take_over(lane, held, config, cloud, this_process())
         undo.callback(recovered.tail.abandon)
         await lane.run(_know_small_files, recovered.tail)
         engine, files = _engine_of(config, clock, held, recovered, cloud, session)
@@ -364,7 +364,7 @@ def _hold(disk: Disk, config: WalConfig) -> OpenDirectory:
     held = disk.open_dir(config.dir)
     try:
         refuse_foreign(held, names)  # before the lock file could be made
-        held.lock(names.lock, _holder())
+        held.lock(names.lock, this_process())
     except BaseException:
         held.close()
         raise
@@ -459,7 +459,3 @@ def _believed(times: Sequence[int], config: WalConfig, clock: Callable[[], float
             *(config.dir, moment(newest / 1e6), moment(now), ahead),
         )
     return believed
-
-
-def _holder() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -14,9 +14,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +25,7 @@ from danube_trio._core.catalog import CatalogState
 from danube_trio._core.codec import CODECS
 from danube_trio._core.log import Marks
 from danube_trio._core.stats import ReaderStatistics
+from danube_trio._disk.threads import Threads
 from danube_trio._engine.read.objects import CloudTier
 from danube_trio._engine.read.poller import Poller
 from danube_trio._engine.read.readable import Observed
@@ -40,8 +39,8 @@ from danube_trio.config import CloudConfig, WalConfig
 
 log = logging.getLogger("danube_trio.replica")
 
-# Verifying what was fetched takes the processor, not a device. A guess.
-THREADS = 4
+# Verifying what was fetched takes the processor, not a device: a few are enough. A guess.
+_threads = Threads(4, "danube_replica")
 
 
 @attrs.frozen
@@ -90,7 +89,7 @@ class _ReplicaSource:
         self.looks = 0
         self._catalog = catalog
         outage = Outage(log, f"reading {catalog.url}", Backoff(limit_seconds=poll_seconds))
-        self.tier = CloudTier.of(store, catalog, state, config.cloud, _run_in_thread, outage)
+        self.tier = CloudTier.of(store, catalog, state, config.cloud, _threads.run, outage)
         self.poller = Poller(self._look, poll_seconds, "replica")
         self._apply(state)
 
@@ -231,19 +230,3 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
         self._source.close()
         # The task is done at once; what the body raised goes out as it is.
         await self._nursery.__aexit__(None, None, None)
-
-
-async def _run_in_thread(fn: Callable[..., Any], /, *args: object) -> Any:
-    return await trio.to_thread.run_sync(partial(fn, *args), limiter=_limiter())
-
-
-_limiters: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("danube_replica")
-
-
-def _limiter() -> trio.CapacityLimiter:
-    try:
-        return _limiters.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(THREADS)
-        _limiters.set(limiter)
-        return limiter
