@@ -18,7 +18,6 @@ from danube_trio._engine.log.accept import Acceptor
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.encode import Appendable, Encoder, parts_bytes
 from danube_trio._engine.log.engine import Engine
-from danube_trio._engine.log.statistics import statistics_of
 from danube_trio._engine.read.readable import Readable
 from danube_trio._engine.wait.waiters import OffsetWaiters
 from danube_trio.config import Durability
@@ -336,7 +335,7 @@ class Wal(Readable):
 
     def statistics(self) -> WalStatistics:
         """Everything that can be counted, at this moment."""
-        return statistics_of(self._engine)
+        return _statistics_of(self._engine)
 
 
 def _check_store(engine: Engine) -> CloudSide:
@@ -344,6 +343,46 @@ def _check_store(engine: Engine) -> CloudSide:
     if engine.cloud is None:
         raise ValueError("this needs an object store: open_wal(..., store=...)")
     return engine.cloud
+
+
+def _statistics_of(engine: Engine) -> WalStatistics:
+    """Look at everything."""
+    marks, meters, files = engine.marks, engine.meters, engine.files
+    return WalStatistics(
+        phase=engine.log.phase.value,
+        start_offset=marks.start_offset,
+        uploaded_end=marks.uploaded_end,
+        sealed_end=marks.sealed_end,
+        durable_end=marks.durable_end,
+        written_end=marks.written_end,
+        next_offset=marks.next_offset,
+        segments=len(files.segments) + 1 if files is not None else 0,
+        size_bytes=files.size_bytes if files is not None else 0,
+        pending_bytes=engine.intake.held_bytes,
+        pending_peak_bytes=engine.intake.peak_bytes,
+        pending_appends=len(meters.ages),
+        durable_lag_seconds=meters.ages.oldest,
+        cached_records=engine.memory.end - engine.memory.start,
+        cached_bytes=engine.memory.size_bytes,
+        appended_records=meters.appended_records,
+        appended_bytes=meters.appended_bytes,
+        writes=meters.writes,
+        syncs=meters.syncs,
+        rolls=meters.rolls,
+        append_seconds=meters.ages.seconds.view(),
+        batch_records=meters.batch_records.view(),
+        batch_bytes=meters.batch_bytes.view(),
+        write_seconds=meters.write_seconds.view(),
+        sync_seconds=meters.sync_seconds.view(),
+        disk_seconds=meters.disk_seconds.view(),
+        readers=tuple(r.statistics() for r in engine.readers if not r.closed),
+        waiting_appends=len(engine.queue),
+        waiting_peak_appends=engine.queue.peak,
+        janitor_failures=meters.janitor_failures,
+        tasks=meters.tasks(),
+        notes=files.notes if files is not None else (),
+        cloud=engine.cloud.statistics(len(engine.pins)) if engine.cloud is not None else None,
+    )
 
 
 def inside(wal: Wal) -> tuple[Engine, Acceptor, Encoder]:

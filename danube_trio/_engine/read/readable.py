@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Literal, overload
+from collections.abc import Callable
+from typing import Any, Literal, cast, overload
 
 import trio
 
-from danube_trio._engine.read.decode import message_decoder, raw_decoder
+from danube_trio._core.codec import Codec
+from danube_trio._core.frame import HEADER_BYTES, TRAILER_BYTES, Block, frame_time
 from danube_trio._engine.read.poller import Poller
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import ReaderSource, StartPosition
@@ -153,7 +155,7 @@ def _make_reader(
     check_wanted(start, end, count)
     if end == "current":
         end = source.visible_end
-    decode = raw_decoder if raw else message_decoder(source.codec)
+    decode = _raw_decoder if raw else _message_decoder(source.codec)
     return Reader(source, start, end=end, count=count, decode=decode)
 
 
@@ -176,3 +178,28 @@ def check_start(start: StartPosition) -> None:
         raise TypeError(
             f"start={start!r} must be a StartPosition, such as StartPosition.earliest()"
         )
+
+
+def _message_decoder(codec: Codec) -> Callable[[Block, int, int], list[object]]:
+    """Decode records of a block as messages."""
+
+    def decode(block: Block, first: int, last: int) -> list[object]:
+        messages: list[StreamMessage] = codec.decode_block(
+            block.data, block.positions, block.start, first, last, TRAILER_BYTES
+        )
+        return cast("list[object]", messages)
+
+    return decode
+
+
+def _raw_decoder(block: Block, first: int, last: int) -> list[object]:
+    """Take records of a block as they are."""
+    data, positions, start = block.data, block.positions, block.start
+    return [
+        Record(
+            start + i,
+            data[positions[i] + HEADER_BYTES : positions[i + 1] - TRAILER_BYTES],
+            frame_time(data, positions[i + 1]),
+        )
+        for i in range(first, last)
+    ]
