@@ -79,7 +79,7 @@ def engines() -> list[threading.Thread]:
 def test_a_job_that_does_not_start_gets_the_error_and_the_others_go_on() -> None:
     async def main() -> None:
         async with danube_trio.anyio.open_wal(WalConfig()) as wal:
-            door: Any = vars(wal)["_door"]
+            door: Any = vars(wal)["door"]
             calls = [door.run(BuggyJob(door.reply)), wal.append(b"x"), wal.append(b"y")]
             bug, *offsets = await asyncio.gather(*calls, return_exceptions=True)
             assert isinstance(bug, BugError)
@@ -128,7 +128,7 @@ def test_when_the_thread_ends_by_a_bug_every_call_of_asyncio_is_answered(
         other_block = open_wal(WalConfig(dir=str(tmp_path / "other")))
         block = open_wal(full, disk=disk)
         other, wal = await other_block.__aenter__(), await block.__aenter__()
-        door: Any = vars(wal)["_door"]
+        door: Any = vars(wal)["door"]
         engine_thread: EngineThread = door.engine_thread
         assert await other.append(b"x") == 0
         receipt = other.append_nowait(b"y")

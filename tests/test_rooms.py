@@ -23,6 +23,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 ROOMS = (
     ("cli", "prometheus"),
     ("anyio", "blocking"),
+    ("_doors",),
     ("dispatch", "typed"),
     ("face",),
     ("_engine.topics", "_engine.danube", "_engine.thread"),

@@ -1,13 +1,6 @@
-"""Methods of views, made from the engine's own: a table instead of a hundred functions.
+"""The words of `_doors.surface` that wait, in asyncio; and blocks that borrow.
 
-A view has the engine's object in `inner`, and in `way` the door to its thread::
-
-    class _StorageView(Storage):
-        seal = hop(Storage.seal)                       # a coroutine: awaits a hop
-        statistics = hop_now(Storage.statistics)       # not one: blocks for a hop
-        create_reader = hop(Storage.create_reader, reader_of)   # its result becomes a view
-
-They keep names, arguments, types and docstrings.
+A view has the engine's object in `inner`, and the way to its thread in `door`.
 """
 
 from __future__ import annotations
@@ -16,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, cast
 
+from danube_trio._doors.block import FarBorrower
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "borrowed", "hop", "hop_now"]
+__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "borrowed", "makes", "waits"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,41 +43,26 @@ class EngineDoor:
         return fn()
 
 
-def hop(method: F, wrap: Callable[[Any, Any], object] | None = None) -> F:
-    """A method that awaits the engine's.
-
-    Args:
-        method: the engine's, which is a coroutine function.
-        wrap: makes a view of its result; called with the view whose method it is, and the result.
-    """
+def waits(method: F) -> F:
+    """A method that awaits the engine's, which is a coroutine function."""
     name = method.__name__
 
     @wraps(method)
     async def call(self: Any, *args: Any, **more: Any) -> object:
-        result = await self.way.call(partial(getattr(self.inner, name), *args, **more))
-        return result if wrap is None else wrap(self, result)
+        return await self.door.call(partial(getattr(self.inner, name), *args, **more))
 
     return cast("F", call)
 
 
-def hop_now(
-    method: F, wrap: Callable[[Any, Any], object] | None = None, *, late: bool = False
-) -> F:
-    """A method that blocks for a hop to the engine's, which never waits.
-
-    Args:
-        method, wrap: as for `hop`.
-        late: whether it may be called after what it belongs to was left.
-    """
-    name = method.__name__
+def makes(method: F, view: Callable[[Any, Any], object]) -> F:
+    """The same; `view` is called with the view whose method it is, and the result."""
+    wait: Callable[..., Awaitable[object]] = waits(method)
 
     @wraps(method)
-    def call_now(self: Any, *args: Any, **more: Any) -> object:
-        call = partial(getattr(self.inner, name), *args, **more)
-        result = self.way.call_now(call, late=late)
-        return result if wrap is None else wrap(self, result)
+    async def make(self: Any, *args: Any, **more: Any) -> object:
+        return view(self, await wait(self, *args, **more))
 
-    return cast("F", call_now)
+    return cast("F", make)
 
 
 async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
@@ -96,34 +75,23 @@ async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
     return loan.value
 
 
-class LoopBorrower:
-    """A block that holds something of the engine's. A base class of views.
+class LoopBorrower(FarBorrower[LoopDoor]):
+    """A block that holds something of the engine's. A base class of views, which begin with `hold`.
 
-    Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
+    Forgotten, it gives back what it holds.
     """
-
-    _way: LoopDoor
-    _holding: Loan[Any] | None
 
     async def hold(self, door: LoopDoor, loan: Loan[T], what: str) -> T:
         """Take it, for this block."""
-        if getattr(self, "_holding", None) is not None:
-            raise RuntimeError(f"{what} can be entered once: call it again")
-        self._way, self._holding = door, loan
+        self._begin(door, loan, what)
         return await borrowed(door, loan)
-
-    def __del__(self) -> None:
-        loan = getattr(self, "_holding", None)
-        if loan is not None and loan.taken:
-            self._way.engine_thread.tell(loan.drop)
 
     async def give_back(self, exc: BaseException | None, answer: Callable[[], object]) -> None:
         """Leave the block by `answer`, whatever cancels that.
 
         A coroutine that is being closed cannot wait any more: then it is dropped.
         """
-        loan = self._holding
-        assert loan is not None
+        loan = self._held()
         if isinstance(exc, GeneratorExit):
             self._way.engine_thread.tell(loan.drop)
         else:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, cast
+from typing import Any, cast
 
 from danube_trio._core.disk import Disk
+from danube_trio._doors.surface import arguments_of
 from danube_trio._engine.log import open as _open
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read import follow as _follow
@@ -16,78 +15,37 @@ from danube_trio._engine.read import replica as _replica
 from danube_trio._engine.read.follow import Follower
 from danube_trio._engine.read.replica import Replica
 from danube_trio.anyio._block import loop_block
-from danube_trio.catalog import Catalog
 from danube_trio.cloud import CloudStore, StoreOptions
 from danube_trio.cloud import open_store as open_engine_store
-from danube_trio.config import CloudConfig, WalConfig
+from danube_trio.config import WalConfig
 
 __all__ = ["open_follower", "open_replica", "open_store", "open_wal"]
 
 
-def open_wal(
-    config: WalConfig,
-    *,
-    store: CloudStore | None = None,
-    catalog: Catalog | None = None,
-    disk: Disk | None = None,
-    clock: Callable[[], float] = time.time,
-) -> AbstractAsyncContextManager[Wal]:
+@arguments_of(_open.open_wal)
+def open_wal(config: WalConfig, **more: Any) -> AbstractAsyncContextManager[Wal]:
     """Open a log for appending and reading; see `danube_trio.open_wal`.
 
     On asyncio `store` must come from this module's `open_store`, and `clock` is called in several
     threads.
     """
-    block = _open.open_wal(config, store=store, catalog=catalog, disk=disk, clock=clock)
-    return loop_block(block, f"log {config.dir or 'in memory'}")
+    return loop_block(_open.open_wal(config, **more), f"log {config.dir or 'in memory'}")
 
 
+@arguments_of(_follow.open_follower)
 def open_follower(
-    dir: str | os.PathLike[str],
-    *,
-    file_name: str = "wal.log",
-    disk: Disk | None = None,
-    store: CloudStore | None = None,
-    prefix: str = "",
-    catalog: Catalog | None = None,
-    notify: bool = True,
-    poll_seconds: float = 0.05,
-    recheck_seconds: float = 1.0,
-    on_corruption: Literal["refuse", "skip"] = "refuse",
+    dir: str | os.PathLike[str], **more: Any
 ) -> AbstractAsyncContextManager[Follower]:
     """Follow a log read-only; see `danube_trio.open_follower`."""
-    block = _follow.open_follower(
-        dir,
-        file_name=file_name,
-        disk=disk,
-        store=store,
-        prefix=prefix,
-        catalog=catalog,
-        notify=notify,
-        poll_seconds=poll_seconds,
-        recheck_seconds=recheck_seconds,
-        on_corruption=on_corruption,
-    )
-    return loop_block(block, f"follower of {os.fspath(dir)}")
+    return loop_block(_follow.open_follower(dir, **more), f"follower of {os.fspath(dir)}")
 
 
+@arguments_of(_replica.open_replica)
 def open_replica(
-    store: CloudStore,
-    *,
-    topic: str = "",
-    prefix: str = "",
-    catalog: Catalog | None = None,
-    poll_seconds: float = 5.0,
-    settings: CloudConfig | None = None,
+    store: CloudStore, *, topic: str = "", prefix: str = "", **more: Any
 ) -> AbstractAsyncContextManager[Replica]:
     """Read a log from its object store; see `danube_trio.open_replica`."""
-    block = _replica.open_replica(
-        store,
-        topic=topic,
-        prefix=prefix,
-        catalog=catalog,
-        poll_seconds=poll_seconds,
-        settings=settings,
-    )
+    block = _replica.open_replica(store, topic=topic, prefix=prefix, **more)
     return loop_block(block, f"replica of {topic or prefix or 'a log'}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, cast
 
 from anyio.lowlevel import checkpoint
 
 from danube_trio import storage as _engine
+from danube_trio._doors.surface import arguments_of, at_once
 from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
@@ -17,15 +19,12 @@ from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics.storage import Storage, Use
-from danube_trio.anyio._hop import LoopBorrower, hop, hop_now
+from danube_trio.anyio._hop import LoopBorrower, makes, waits
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import engine_wal, reader_view, wal_view
-from danube_trio.config import Durability
 from danube_trio.message import StreamMessage
 
 __all__ = ["WalStorage", "engine_storage", "storage_view"]
-
-T = TypeVar("T")
 
 
 class _StorageView(Storage):
@@ -33,7 +32,7 @@ class _StorageView(Storage):
 
     def __init__(self, inner: Storage, door: LoopDoor, keep: object) -> None:
         self.inner = inner
-        self.way = door
+        self.door = door
         self._keep = keep
         self._config = inner.config
         self._metadata = inner.metadata  # the engine's: for dispatch
@@ -44,52 +43,34 @@ class _StorageView(Storage):
     def topic(self, topic: str) -> AbstractAsyncContextManager[Wal]:
         """See `Storage.topic`."""
         use = cast("Use", self.inner.topic(topic))
-        return _TopicBlock(use, self.way, self)
+        return _TopicBlock(use, self.door, self)
 
-    async def append_message(
-        self,
-        topic: str,
-        message: Appendable,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    # What is handed in is taken as it is now, and iterated over here.
+
+    @arguments_of(Storage.append_message)
+    async def append_message(self, topic: str, message: Appendable, **more: Any) -> int:
         """See `Storage.append_message`."""
         now = as_it_is_now(message)
-        return await self.way.call(
-            lambda: self.inner.append_message(
-                topic, now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return await self.door.call(partial(self.inner.append_message, topic, now, **more))
 
-    async def append_batch(
-        self,
-        topic: str,
-        messages: Iterable[Appendable],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @arguments_of(Storage.append_batch)
+    async def append_batch(self, topic: str, messages: Iterable[Appendable], **more: Any) -> range:
         """See `Storage.append_batch`. The messages are iterated over here."""
         now = [as_it_is_now(message) for message in listed(messages)]
-        return await self.way.call(
-            lambda: self.inner.append_batch(
-                topic, now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return await self.door.call(partial(self.inner.append_batch, topic, now, **more))
 
-    create_reader = hop(Storage.create_reader, lambda self, made: reader_view(made, self.way))
-    ack_checkpoint = hop(Storage.ack_checkpoint)
-    flush = hop(Storage.flush)
-    start_offset = hop(Storage.start_offset)
-    current_offset = hop(Storage.current_offset)
-    seal = hop(Storage.seal)
-    take_over = hop(Storage.take_over)
-    delete = hop(Storage.delete)
-    list_topics = hop(Storage.list_topics)
-    statistics = hop_now(Storage.statistics, late=True)
-    open_topics = hop_now(Storage.open_topics, late=True)
-    topic_statistics = hop_now(Storage.topic_statistics, late=True)
+    create_reader = makes(Storage.create_reader, lambda self, made: reader_view(made, self.door))
+    ack_checkpoint = waits(Storage.ack_checkpoint)
+    flush = waits(Storage.flush)
+    start_offset = waits(Storage.start_offset)
+    current_offset = waits(Storage.current_offset)
+    seal = waits(Storage.seal)
+    take_over = waits(Storage.take_over)
+    delete = waits(Storage.delete)
+    list_topics = waits(Storage.list_topics)
+    statistics = at_once(Storage.statistics, late=True)
+    open_topics = at_once(Storage.open_topics, late=True)
+    topic_statistics = at_once(Storage.topic_statistics, late=True)
 
 
 class _TopicBlock(LoopBorrower, AbstractAsyncContextManager[Wal]):
@@ -128,18 +109,16 @@ class WalStorage(_engine.WalStorage):
         make = _engine.WalStorage if engine_wal(wal) is None else cls
         return make(wal, topic)
 
+    # The engine's own methods, but for the checkpoint, which is of the loop that is here.
+
+    @arguments_of(_engine.WalStorage.create_reader)
     async def create_reader(
-        self,
-        topic: str,
-        start: StartPosition,
-        *,
-        end: int | Literal["current"] | None = None,
-        count: int | None = None,
+        self, topic: str, start: StartPosition, **more: Any
     ) -> Reader[StreamMessage]:
         """See `PersistentStorage`."""
         self.check(topic)
         await checkpoint()
-        return self._wal.reader(start, end=end, count=count)
+        return self._wal.reader(start, **more)
 
     async def start_offset(self, topic: str) -> int:
         """See `PersistentStorage`."""

@@ -10,6 +10,7 @@ real outcome.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from outcome import Error, Value
 
@@ -118,6 +119,60 @@ class Appender:
         self.level: Durability = self._engine.config.durability
 
     # ---- in the caller's thread
+
+    def job(
+        self,
+        reply: Callable[[Job], None],
+        message: Appendable,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        schema_id: int | None = None,
+        schema_version: int | None = None,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> AppendJob:
+        """To append one message. Raises like `Wal.append` if it cannot be encoded."""
+        dressed = self._encoder.dressed
+        parts = dressed(message, attributes, routing_key, schema_id, schema_version)
+        size = parts_bytes(parts)
+        return AppendJob(reply, self, (parts,), size, False, durability, expected_offset)
+
+    def batch_job(
+        self,
+        reply: Callable[[Job], None],
+        messages: Iterable[Appendable],
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> AppendJob:
+        """To append messages as one batch. Raises like `Wal.append_batch`."""
+        records, size = self._encoder.batch(messages)
+        return AppendJob(reply, self, records, size, True, durability, expected_offset)
+
+    def accepting(
+        self,
+        message: Appendable,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        routing_key: str | None = None,
+        schema_id: int | None = None,
+        schema_version: int | None = None,
+        expected_offset: int | None = None,
+    ) -> Callable[[], Receipt]:
+        """To be called in the engine's thread: accepts one message; see `Wal.append_nowait`."""
+        dressed = self._encoder.dressed
+        parts = dressed(message, attributes, routing_key, schema_id, schema_version)
+        return partial(self.append_nowait, (parts,), parts_bytes(parts), expected_offset)
+
+    def accepting_batch(
+        self, messages: Iterable[Appendable], *, expected_offset: int | None = None
+    ) -> Callable[[], Receipt]:
+        """The same for a batch; see `Wal.append_batch_nowait`."""
+        records, size = self._encoder.batch(messages)
+        if not len(records):
+            raise ValueError("messages is empty: a receipt needs at least one record")
+        return partial(self.append_nowait, records, size, expected_offset)
 
     def encode(self, message: Appendable, dress: Dress) -> tuple[Records, int]:
         """One message as records, and their size. Raises like `Wal.append`."""

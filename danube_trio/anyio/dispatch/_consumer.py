@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from types import TracebackType
 
+from danube_trio._doors.subscriptions import FarConsumer
+from danube_trio._doors.surface import at_once
 from danube_trio._engine.thread.jobs import Withdrawn
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._hop import LoopBorrower, borrowed
 from danube_trio.anyio._loop import LoopDoor
-from danube_trio.dispatch._afar import FarDelivery, release_all, take_many, take_one
+from danube_trio.dispatch._afar import release_all, take_many, take_one
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery, Take
 
@@ -21,13 +22,13 @@ class TakeView(LoopBorrower, Take):
 
     def __init__(self, inner: Take, door: LoopDoor, keep: object) -> None:
         self.inner = inner
-        self.way = door
+        self.door = door
         self.keep = keep
 
     async def __aenter__(self) -> Delivery:
-        inner, way = self.inner, self.way
-        loan = Loan(lambda: take_one(inner, way), lambda _: inner.leave(Withdrawn()))
-        return await self.hold(way, loan, "take()")
+        inner, door = self.inner, self.door
+        loan = Loan(lambda: take_one(inner, door), lambda _: inner.leave(Withdrawn()))
+        return await self.hold(door, loan, "take()")
 
     async def __aexit__(
         self,
@@ -37,28 +38,20 @@ class TakeView(LoopBorrower, Take):
     ) -> None:
         await self.give_back(exc, lambda: self.inner.leave(exc))
 
-    def leave(self, exc: BaseException | None) -> None:
-        """See `Take.leave`. Blocks for a hop."""
-        self.way.call_now(lambda: self.inner.leave(exc), late=False)
+    leave = at_once(Take.leave)
 
 
-class ConsumerView(LoopBorrower, Consumer):
+class ConsumerView(LoopBorrower, FarConsumer[LoopDoor], Consumer):
     """The view of a consumer."""
 
     def __init__(self, inner: Consumer, door: LoopDoor, keep: object) -> None:
-        self.inner = inner
-        self.way = door
-        self.keep = keep
-        self.name = inner.name
+        super().__init__(inner, door, keep)
         self.ordered = inner.ordered
-
-    def __repr__(self) -> str:
-        return repr(self.inner)
 
     async def __aenter__(self) -> Consumer:
         inner = self.inner
         loan = Loan(inner.__aenter__, lambda _: inner.leave())
-        await self.hold(self.way, loan, "a consumer")
+        await self.hold(self.door, loan, "a consumer")
         return self
 
     async def __aexit__(
@@ -69,45 +62,19 @@ class ConsumerView(LoopBorrower, Consumer):
     ) -> None:
         await self.give_back(exc, self.inner.leave)
 
-    def enter(self) -> None:
-        """See `Consumer.enter`. Blocks for a hop."""
-        self.way.call_now(self.inner.enter, late=False)
-
-    def leave(self) -> None:
-        """See `Consumer.leave`. Blocks for a hop."""
-        self.way.call_now(self.inner.leave, late=False)
-
-    @property
-    def active(self) -> bool:
-        """See `Consumer.active`. Blocks for a hop."""
-        return self.way.call_now(lambda: self.inner.active)
+    enter = at_once(Consumer.enter)
+    leave = at_once(Consumer.leave)
 
     def take(self) -> Take:
         """See `Consumer.take`."""
-        return TakeView(self.inner.take(), self.way, self)
+        return TakeView(self.inner.take(), self.door, self)
 
     async def receive(self, max_messages: int = 100) -> list[Delivery]:
         """See `Consumer.receive`. One hop for all."""
-        inner, way = self.inner, self.way
-        loan = Loan(lambda: take_many(inner, max_messages, way), release_all)
-        found = await borrowed(way, loan)
-        return [*found]
+        inner, door = self.inner, self.door
+        loan = Loan(lambda: take_many(inner, max_messages, door), release_all)
+        return [*await borrowed(door, loan)]
 
     async def receive_one(self) -> Delivery:
         """See `Consumer.receive_one`."""
         return (await self.receive(1))[0]
-
-    def ack(self, deliveries: Iterable[Delivery]) -> int:
-        """See `Consumer.ack`. Blocks for one hop, for all."""
-        mine = [own(delivery) for delivery in deliveries]
-        return self.way.call_now(lambda: self.inner.ack(mine), late=False)
-
-    def ack_cumulative(self, up_to: Delivery | int) -> int:
-        """See `Consumer.ack_cumulative`. Blocks for a hop."""
-        last = own(up_to) if isinstance(up_to, Delivery) else up_to
-        return self.way.call_now(lambda: self.inner.ack_cumulative(last), late=False)
-
-
-def own(delivery: Delivery) -> Delivery:
-    """The engine's delivery behind one of a door."""
-    return delivery.inner if isinstance(delivery, FarDelivery) else delivery

@@ -1,0 +1,1 @@
+"""What the ways in from elsewhere share: `anyio` for asyncio, `blocking` for threads."""

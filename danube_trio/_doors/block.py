@@ -1,0 +1,95 @@
+"""Blocks that are entered and left elsewhere than in the engine's thread: what all doors share.
+
+A *block* is an ``async with`` block of the engine, which a hold in its thread enters and leaves. A
+*borrower* is a block inside one: a topic's log, a message, a consumer, lent by the engine.
+
+Neither is known by anything that lives as long as the engine: a program that forgets one, and what
+it gave, has it collected; then the engine's thread leaves it, or takes back what it lent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+from danube_trio._doors.afar import FarDoor
+from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, settle_leaving, tell_nobody
+from danube_trio._engine.thread.loan import Loan
+
+__all__ = ["FarBlock", "FarBorrower", "Settle", "nothing", "only_door"]
+
+Door = TypeVar("Door", bound=FarDoor)
+# What leaving raised, what the body raised, and how its world says that it was cancelled.
+Settle = Callable[[BaseException, BaseException | None, type[BaseException] | None], None]
+
+
+class FarBlock(Generic[Door]):
+    """A block of the engine, in hands elsewhere.
+
+    Args:
+        block: the engine's.
+        name: for the warning if it is never left.
+        make: makes what the block gives: of what the engine's gave, what its thread made of that,
+            the door, and this block, which must live as long.
+        settle: raises what leaving it raised, as the engine's own block does.
+    """
+
+    statement = "with"
+
+    def __init__(
+        self,
+        block: AbstractAsyncContextManager[Any],
+        name: str,
+        make: Callable[[Any, Any, Door, Any], Any],
+        settle: Settle = settle_leaving,
+    ) -> None:
+        self._block = block
+        self._name = name
+        self._make = make
+        self._settle = settle
+        self._door: Door | None = None
+        self._hold: Hold | None = None
+        self._is_open = False
+
+    def __del__(self) -> None:
+        if self._is_open and self._door is not None and self._hold is not None:
+            self._is_open = False
+            if not self._hold.ended:
+                self._door.engine_thread.submit(LeaveJob(tell_nobody, self._hold))
+                text = f"{self._name} was never closed: leave its '{self.statement}' block"
+                warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+
+class FarBorrower(Generic[Door]):
+    """A block that holds something of the engine's. A base class, whose subclasses `_begin`."""
+
+    _way: Door
+    _holding: Loan[Any] | None = None
+
+    def _begin(self, door: Door, loan: Loan[Any], what: str) -> None:
+        """The loan is this block's."""
+        if self._holding is not None:
+            raise RuntimeError(f"{what} can be entered once: call it again")
+        self._way, self._holding = door, loan
+
+    def __del__(self) -> None:
+        if self._holding is not None and self._holding.taken:
+            self._way.engine_thread.tell(self._holding.drop)
+
+    def _held(self) -> Loan[Any]:
+        """The loan that is to be given back."""
+        assert self._holding is not None, "a block is entered before it is left"
+        return self._holding
+
+
+@asynccontextmanager
+async def nothing() -> AsyncGenerator[object]:
+    """A block of the engine in which there is nothing but its thread."""
+    yield None
+
+
+def only_door(_thing: object, _appender: object, door: Door, _keep: object) -> Door:
+    """What a block gives of which only the way to the engine's thread is wanted."""
+    return door
