@@ -46,16 +46,18 @@ Door = TypeVar("Door", bound=FarDoor)
 class FarLog(Generic[Log, Door]):
     """A log that can be read: a `Wal`, a `Follower` or a `Replica`.
 
+    Args:
+        keep: the block, which would warn and close the log if it were collected before this.
+
     Attributes:
         inner: the engine's own log, for its thread.
         door: the way to that thread.
-        keep: the block, which would warn and close the log if it were collected before this.
     """
 
     def __init__(self, inner: Log, door: Door, keep: object) -> None:
         self.inner: Log = inner
         self.door: Door = door
-        self.keep: object = keep
+        self._keep: Any = keep
 
     def __repr__(self) -> str:
         return repr(self.inner)

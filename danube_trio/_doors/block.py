@@ -36,7 +36,7 @@ class FarBlock(Generic[Door]):
         settle: raises what leaving it raised, as the engine's own block does.
     """
 
-    statement = "with"
+    _statement = "with"
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class FarBlock(Generic[Door]):
             self._is_open = False
             if not self._hold.ended:
                 self._door.engine_thread.submit(LeaveJob(tell_nobody, self._hold))
-                text = f"{self._name} was never closed: leave its '{self.statement}' block"
+                text = f"{self._name} was never closed: leave its '{self._statement}' block"
                 warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
 

@@ -29,7 +29,7 @@ class FarConsumer(Generic[Door]):
         self.inner: Consumer = inner
         self.door: Door = door
         self.name: str = inner.name
-        self.keep: object = keep
+        self._keep: object = keep
 
     def __repr__(self) -> str:
         return repr(self.inner)
@@ -63,7 +63,7 @@ class FarSubscription(Generic[Door]):
         self.door: Door = door
         self.name: str = inner.name
         self.options: SubscriptionOptions = inner.options
-        self.keep: object = keep
+        self._keep: object = keep
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} {self.options.type.value}>"
@@ -109,7 +109,7 @@ class FarSubscription(Generic[Door]):
 class FarDispatch(Generic[Door, Shown]):
     """The messages of one topic, and its subscriptions, each shown as the door's `Shown`."""
 
-    statement = "with"
+    _statement = "with"
 
     def _see(self, inner: ReliableDispatch) -> None:
         self.inner: ReliableDispatch = inner
@@ -128,7 +128,7 @@ class FarDispatch(Generic[Door, Shown]):
     def door(self) -> Door:
         """The way to the engine's thread, inside the block."""
         if self._door is None:
-            raise SubscriptionClosedError(f"{self!r}: use it inside its '{self.statement}' block")
+            raise SubscriptionClosedError(f"{self!r}: use it inside its '{self._statement}' block")
         return self._door
 
     def _show(self, inner: Subscription) -> Shown:
@@ -141,7 +141,7 @@ class FarDispatch(Generic[Door, Shown]):
             self._shown[inner] = shown = self._show(inner)
         return shown
 
-    def subscriptions(self) -> dict[str, Shown | None]:
-        """The topic's subscriptions by name; None for one that is saved and not open here."""
+    def _by_name(self) -> dict[str, Shown | None]:
+        """See `ReliableDispatch.subscriptions`."""
         found = self.door.call_now(self.inner.subscriptions, late=False)
         return {name: None if s is None else self._subscription(s) for name, s in found.items()}

@@ -34,15 +34,15 @@ async def one_call(fn: Callable[[], Awaitable[T]], name: str) -> T:
     """Call an async function of the engine, for which nothing needs to be open."""
     if in_trio_run():
         return await fn()
-    found: Any = LoopBlock(nothing(), name, only_door)
+    found: LoopBlock[LoopDoor] = LoopBlock(nothing(), name, only_door)
     async with found as door:
-        return cast("T", await door.call(fn))
+        return await door.call(fn)
 
 
 class LoopBlock(FarBlock[LoopDoor], AbstractAsyncContextManager[T]):
     """A block of the engine, entered and left from asyncio."""
 
-    statement = "async with"
+    _statement = "async with"
 
     async def __aenter__(self) -> T:
         if in_trio_run():  # made outside, entered there

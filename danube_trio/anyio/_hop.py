@@ -1,6 +1,6 @@
-"""The words of `_doors.surface` that wait, in asyncio; and blocks that borrow.
+"""The words of `_doors.surface` in asyncio, and blocks that borrow.
 
-A view has the engine's object in `inner`, and the way to its thread in `door`.
+A view is of the engine's class, so the types of its methods are those of the engine's.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, cast
 
+from danube_trio._doors import surface
 from danube_trio._doors.block import FarBorrower
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "borrowed", "makes", "waits"]
+__all__ = ["EngineDoor", "LoopBorrower", "ViewDoor", "at_once", "borrowed", "makes", "waits"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,6 +42,11 @@ class EngineDoor:
     def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
         """Call it here."""
         return fn()
+
+
+def at_once(method: F, *, late: bool = False) -> F:
+    """See `surface.at_once`."""
+    return cast("F", surface.at_once(method, late=late))
 
 
 def waits(method: F) -> F:
@@ -76,9 +82,9 @@ async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
 
 
 class LoopBorrower(FarBorrower[LoopDoor]):
-    """A block that holds something of the engine's. A base class of views, which begin with `hold`.
+    """A block that holds something of the engine's. A base class of views.
 
-    Forgotten, it gives back what it holds.
+    Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
     """
 
     async def hold(self, door: LoopDoor, loan: Loan[T], what: str) -> T:

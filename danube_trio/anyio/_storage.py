@@ -11,7 +11,7 @@ from typing import Any, cast
 from anyio.lowlevel import checkpoint
 
 from danube_trio import storage as _engine
-from danube_trio._doors.surface import arguments_of, at_once
+from danube_trio._doors.surface import arguments_of
 from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
@@ -19,7 +19,7 @@ from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics.storage import Storage, Use
-from danube_trio.anyio._hop import LoopBorrower, makes, waits
+from danube_trio.anyio._hop import LoopBorrower, at_once, makes, waits
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import engine_wal, reader_view, wal_view
 from danube_trio.message import StreamMessage
@@ -118,7 +118,7 @@ class WalStorage(_engine.WalStorage):
         """See `PersistentStorage`."""
         self.check(topic)
         await checkpoint()
-        return self._wal.reader(start, **more)
+        return cast("Reader[StreamMessage]", self._wal.reader(start, **more))
 
     async def start_offset(self, topic: str) -> int:
         """See `PersistentStorage`."""

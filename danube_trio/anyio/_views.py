@@ -14,7 +14,7 @@ import trio
 from anyio.lowlevel import checkpoint
 
 from danube_trio._doors.afar import FarLog, FarReader, FarWal
-from danube_trio._doors.surface import arguments_of, at_once
+from danube_trio._doors.surface import arguments_of
 from danube_trio._engine.log.wal import Receipt, Wal, inside
 from danube_trio._engine.read.follow import Follower
 from danube_trio._engine.read.readable import Observed, Readable
@@ -22,7 +22,7 @@ from danube_trio._engine.read.reader import Reader, reader_closed
 from danube_trio._engine.read.replica import Replica
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio.anyio._hop import waits
+from danube_trio.anyio._hop import at_once, waits
 from danube_trio.anyio._loop import LoopDoor
 
 __all__ = ["engine_wal", "reader_view", "view_of", "wal_view"]

@@ -1,24 +1,21 @@
 """Logs without async. What each call promises stands at its namesake in `danube_trio`.
 
-Interrupts: see `_thread`.
+Interrupts: see `_thread`. The words: see `_doors.surface`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from danube_trio._core.frame import Records
-from danube_trio._core.stats import WalStatistics
+from danube_trio._doors.afar import FarWal
+from danube_trio._doors.surface import at_once, method_arguments_of
 from danube_trio._engine.log import wal as _wal
-from danube_trio._engine.log.encode import Appendable
 from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
-from danube_trio._engine.thread.append_job import Appender, AppendJob
-from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
-from danube_trio.blocking._read import Readable
+from danube_trio._engine.thread.append_job import Appender
+from danube_trio.blocking._read import Log, Readable
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.config import Durability
+from danube_trio.blocking._wait import waits
 
 __all__ = ["Closeable", "Follower", "Receipt", "Replica", "Wal"]
 
@@ -31,13 +28,13 @@ class Receipt:
     """
 
     def __init__(self, inner: _wal.Receipt, door: ThreadDoor, log: _wal.Wal) -> None:
-        self._inner = inner
-        self._door = door
+        self.inner: _wal.Receipt = inner
+        self.door: ThreadDoor = door
+        self.offsets: range = inner.offsets
         self._log = log
-        self.offsets = inner.offsets
 
     def __repr__(self) -> str:
-        return repr(self._inner)
+        return repr(self.inner)
 
     @property
     def offset(self) -> int:
@@ -48,34 +45,20 @@ class Receipt:
         """The records are in memory, which they are since the receipt exists."""
         return self.offsets
 
-    def written(self) -> range:
-        """Wait until write returned: the records survive a crash of the process."""
-        return self._door.call(self._inner.written)
+    written = waits(_wal.Receipt.written)
 
     def durable(self) -> range:
         """Wait until fdatasync returned. Asks for a sync now instead of at the next interval."""
         # Nothing to wait for: also when the log was left meanwhile.
         if self._log.durable_end >= self.offsets.stop:
             return self.offsets
-        return self._door.call(self._inner.durable)
+        return self.door.call(self.inner.durable)
 
-    def uploaded(self) -> range:
-        """Wait until the records are in the object store."""
-        return self._door.call(self._inner.uploaded)
+    uploaded = waits(_wal.Receipt.uploaded, "Wait until the records are in the object store.")
 
 
-class Closeable(Readable):
+class Closeable(Readable[Log]):
     """What was opened, and can be closed by any thread."""
-
-    def __init__(
-        self,
-        inner: _wal.Wal | _follow.Follower | _replica.Replica,
-        door: ThreadDoor,
-        hold: Hold,
-        keep: object,
-    ) -> None:
-        super().__init__(inner, door, keep)
-        self._hold = hold
 
     def close(self) -> None:
         """Drain, sync and close, as leaving the block does. Any thread. Idempotent.
@@ -83,182 +66,77 @@ class Closeable(Readable):
         Calls that wait in other threads end with LogClosedError, or with their result. Raises what
         leaving the block raises.
         """
-        self._door.run(LeaveJob(self._door.reply, self._hold), withdraw=False)
+        self._keep.close()  # the block that opened it
 
 
-class Wal(Closeable):
+class Wal(Closeable[_wal.Wal], FarWal[ThreadDoor]):
     """An open log. Made by `open_wal`; any thread may call it. See `danube_trio.Wal`."""
 
-    def __init__(
-        self, inner: _wal.Wal, door: ThreadDoor, hold: Hold, keep: object, appender: Appender
-    ) -> None:
-        super().__init__(inner, door, hold, keep)
-        self._inner = inner
+    def __init__(self, inner: _wal.Wal, door: ThreadDoor, keep: object, appender: Appender) -> None:
+        super().__init__(inner, door, keep)
         self._appender = appender
 
-    @property
-    def phase(self) -> str:
-        """``open``, ``sealed``, ``fenced``, ``closing``, ``closed`` or ``broken``."""
-        return self._inner.phase
-
-    @property
-    def inner(self) -> _wal.Wal:
-        """The engine's own log, for its thread."""
-        return self._inner
-
-    @property
-    def door(self) -> ThreadDoor:
-        """The way to that thread."""
-        return self._door
-
-    @property
-    def log_id(self) -> str:
-        """What identifies the log, wherever it is: the same for copies of it, and for ever."""
-        return self._inner.log_id
-
-    @property
-    def next_offset(self) -> int:
-        """The offset that the next record will get."""
-        return self._inner.next_offset
-
-    @property
-    def uploaded_end(self) -> int:
-        """The first offset that is not in the object store; without one, `start_offset`."""
-        return self._inner.uploaded_end
-
-    def append(
-        self,
-        message: Appendable,
-        *,
-        attributes: Mapping[str, str] | None = None,
-        routing_key: str | None = None,
-        schema_id: int | None = None,
-        schema_version: int | None = None,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    @method_arguments_of(_wal.Wal.append)
+    def append(self, *args: Any, **more: Any) -> int:
         """Append one message and return its offset when it is as durable as asked."""
-        dress = (attributes, routing_key, schema_id, schema_version)
-        records, size = self._appender.encode(message, dress)
-        offset: int = self._append(records, size, False, durability, expected_offset)
+        door = self.door
+        offset: int = door.run(self._appender.job(door.reply, *args, **more))
         return offset
 
-    def append_batch(
-        self,
-        messages: Iterable[Appendable],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(_wal.Wal.append_batch)
+    def append_batch(self, *args: Any, **more: Any) -> range:
         """Append messages as one atomic batch; return their offsets."""
-        records, size = self._appender.encode_batch(messages)
-        offsets: range = self._append(records, size, True, durability, expected_offset)
+        door = self.door
+        offsets: range = door.run(self._appender.batch_job(door.reply, *args, **more))
         return offsets
 
-    def _append(
-        self,
-        records: Records,
-        size_bytes: int,
-        batch: bool,
-        level: Durability | None,
-        expected_offset: int | None,
-    ) -> Any:
-        door = self._door
-        job = AppendJob(
-            door.reply, self._appender, records, size_bytes, batch, level, expected_offset
-        )
-        return door.run(job)
-
-    def append_nowait(
-        self,
-        message: Appendable,
-        *,
-        attributes: Mapping[str, str] | None = None,
-        routing_key: str | None = None,
-        schema_id: int | None = None,
-        schema_version: int | None = None,
-        expected_offset: int | None = None,
-    ) -> Receipt:
+    @method_arguments_of(_wal.Wal.append_nowait)
+    def append_nowait(self, *args: Any, **more: Any) -> Receipt:
         """Accept one message now. Raises trio.WouldBlock when there is no room."""
-        dress = (attributes, routing_key, schema_id, schema_version)
-        return self._accept(*self._appender.encode(message, dress), expected_offset)
+        accept = self._appender.accepting(*args, **more)
+        return Receipt(self.door.call_now(accept, late=False), self.door, self.inner)
 
-    def append_batch_nowait(
-        self, messages: Iterable[Appendable], *, expected_offset: int | None = None
-    ) -> Receipt:
+    @method_arguments_of(_wal.Wal.append_batch_nowait)
+    def append_batch_nowait(self, *args: Any, **more: Any) -> Receipt:
         """Accept an atomic batch now. Raises trio.WouldBlock when there is no room."""
-        records, size = self._appender.encode_batch(messages)
-        if not len(records):
-            raise ValueError("messages is empty: a receipt needs at least one record")
-        return self._accept(records, size, expected_offset)
+        accept = self._appender.accepting_batch(*args, **more)
+        return Receipt(self.door.call_now(accept, late=False), self.door, self.inner)
 
-    def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
-        appender = self._appender
-        receipt = self._door.call_now(
-            lambda: appender.append_nowait(records, size_bytes, expected_offset), late=False
-        )
-        return Receipt(receipt, self._door, self._inner)
-
-    def flush(self) -> None:
-        """Wait until everything accepted so far is durable."""
-        self._door.call(self._inner.flush)
-
-    def wait_durable(self, end: int) -> None:
-        """Wait until everything below offset `end` is durable, now or in the future."""
-        self._door.call(lambda: self._inner.wait_durable(end))
-
-    def wait_uploaded(self, end: int) -> None:
-        """Wait until everything below offset `end` is in the object store."""
-        self._door.call(lambda: self._inner.wait_uploaded(end))
-
-    def seal(self) -> int:
-        """Hand the log over: accept nothing more, upload everything, and say so in the catalog."""
-        return self._door.call(self._inner.seal)
-
-    def trim(self, before: int, *, whole_segments: bool = False) -> int:
-        """Drop records below offset `before` from the front; returns the new `start_offset`."""
-        return self._door.call(lambda: self._inner.trim(before, whole_segments=whole_segments))
-
-    def statistics(self) -> WalStatistics:
-        """Everything that can be counted, at this moment."""
-        return self._door.call_now(self._inner.statistics)
+    flush = waits(_wal.Wal.flush, "Wait until everything accepted so far is durable.")
+    wait_durable = waits(
+        _wal.Wal.wait_durable,
+        "Wait until everything below offset `end` is durable, now or in the future.",
+    )
+    wait_uploaded = waits(
+        _wal.Wal.wait_uploaded, "Wait until everything below offset `end` is in the object store."
+    )
+    seal = waits(
+        _wal.Wal.seal,
+        "Hand the log over: accept nothing more, upload everything, and say so in the catalog.",
+    )
+    trim = waits(
+        _wal.Wal.trim,
+        "Drop records below offset `before` from the front; returns the new `start_offset`.",
+    )
 
 
-class Follower(Closeable):
+class Follower(Closeable[_follow.Follower]):
     """A log seen from outside, read-only. Made by `open_follower`. See `danube_trio.Follower`."""
 
-    def __init__(self, inner: _follow.Follower, door: ThreadDoor, hold: Hold, keep: object) -> None:
-        super().__init__(inner, door, hold, keep)
-        self._inner = inner
-
-    def refresh(self) -> None:
-        """Look at the directory now."""
-        self._door.call(self._inner.refresh)
-
-    def wait_durable(self, end: int) -> None:
-        """Wait until everything below offset `end` is durable, now or in the future."""
-        self._door.call(lambda: self._inner.wait_durable(end))
-
-    def statistics(self) -> _follow.FollowerStatistics:
-        """Everything that can be counted, at this moment."""
-        return self._door.call_now(self._inner.statistics)
+    refresh = waits(_follow.Follower.refresh, "Look at the directory now.")
+    wait_durable = waits(
+        _follow.Follower.wait_durable,
+        "Wait until everything below offset `end` is durable, now or in the future.",
+    )
+    statistics = at_once(_follow.Follower.statistics, late=True)
 
 
-class Replica(Closeable):
+class Replica(Closeable[_replica.Replica]):
     """A log seen through its object store. Made by `open_replica`. See `danube_trio.Replica`."""
 
-    def __init__(self, inner: _replica.Replica, door: ThreadDoor, hold: Hold, keep: object) -> None:
-        super().__init__(inner, door, hold, keep)
-        self._inner = inner
-
-    def refresh(self) -> None:
-        """Look at the catalog now."""
-        self._door.call(self._inner.refresh)
-
-    def wait_durable(self, end: int) -> None:
-        """Wait until everything below offset `end` is in the store, now or in the future."""
-        self._door.call(lambda: self._inner.wait_durable(end))
-
-    def statistics(self) -> _replica.ReplicaStatistics:
-        """Everything that can be counted, at this moment."""
-        return self._door.call_now(self._inner.statistics)
+    refresh = waits(_replica.Replica.refresh, "Look at the catalog now.")
+    wait_durable = waits(
+        _replica.Replica.wait_durable,
+        "Wait until everything below offset `end` is in the store, now or in the future.",
+    )
+    statistics = at_once(_replica.Replica.statistics, late=True)

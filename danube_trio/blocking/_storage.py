@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from danube_trio import storage
+from danube_trio._doors.surface import at_once, method_arguments_of
 from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
 from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics import storage as _topics
+from danube_trio.blocking._block import Block
 from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import Borrower, at_once, waits, waits_for
-from danube_trio.config import Durability, StorageConfig
+from danube_trio.blocking._wait import Borrower, makes, waits
+from danube_trio.config import StorageConfig
 from danube_trio.message import StreamMessage
 from danube_trio.metadata import MetadataStore
 
@@ -31,10 +33,9 @@ __all__ = ["Storage", "WalStorage", "engine_storage", "storage_of"]
 class Storage:
     """Many topics. Made by `open_storage`; any thread may call it. See `danube_trio.Storage`."""
 
-    def __init__(self, inner: _topics.Storage, door: ThreadDoor, hold: Hold, keep: object) -> None:
-        self.inner = inner
-        self.door = door
-        self.owner = hold
+    def __init__(self, inner: _topics.Storage, door: ThreadDoor, keep: Block[Any]) -> None:
+        self.inner: _topics.Storage = inner
+        self.door: ThreadDoor = door
         self._keep = keep
 
     def __repr__(self) -> str:
@@ -54,41 +55,21 @@ class Storage:
         """Use a topic's log: ``with storage.topic(name) as wal:``. It stays open inside."""
         return _TopicBlock(cast("_topics.Use", self.inner.topic(topic)), self)
 
-    def append_message(
-        self,
-        topic: str,
-        message: Appendable,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    # What is handed in is taken as it is now, and iterated over here.
+
+    @method_arguments_of(_topics.Storage.append_message)
+    def append_message(self, topic: str, message: Appendable, **more: Any) -> int:
         """Append one message; see `danube_trio.Storage.append_message`."""
         now = as_it_is_now(message)
-        return self.door.call(
-            lambda: self.inner.append_message(
-                topic, now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return self.door.call(partial(self.inner.append_message, topic, now, **more))
 
-    def append_batch(
-        self,
-        topic: str,
-        messages: Iterable[Appendable],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(_topics.Storage.append_batch)
+    def append_batch(self, topic: str, messages: Iterable[Appendable], **more: Any) -> range:
         """Append messages as one atomic batch; see `danube_trio.Storage.append_batch`."""
         now = [as_it_is_now(message) for message in listed(messages)]
-        return self.door.call(
-            lambda: self.inner.append_batch(
-                topic, now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return self.door.call(partial(self.inner.append_batch, topic, now, **more))
 
-    create_reader = waits_for(
-        _topics.Storage.create_reader, lambda self, made: Reader(made, self.door)
-    )
+    create_reader = makes(_topics.Storage.create_reader, lambda self, made: Reader(made, self.door))
     ack_checkpoint = waits(_topics.Storage.ack_checkpoint)
     flush = waits(_topics.Storage.flush)
     start_offset = waits(_topics.Storage.start_offset)
@@ -103,7 +84,7 @@ class Storage:
 
     def close(self) -> None:
         """Drain and close every topic, as leaving the block does. Any thread. Idempotent."""
-        self.door.run(LeaveJob(self.door.reply, self.owner), withdraw=False)
+        self._keep.close()
 
 
 class _TopicBlock(Borrower, AbstractContextManager[Wal]):
@@ -117,7 +98,7 @@ class _TopicBlock(Borrower, AbstractContextManager[Wal]):
         use, door = self._use, self._keep.door
         loan = Loan(lambda: _entered(use), lambda _: use.leave())
         appender = self.hold(door, loan, "topic()")
-        return TopicWal(appender.wal, door, self._keep.owner, self, appender)
+        return TopicWal(appender.wal, door, self, appender)
 
     def __exit__(
         self,
@@ -145,8 +126,8 @@ class WalStorage:
 
     def __init__(self, wal: Wal, topic: str | None) -> None:
         self._wal = wal
-        self.inner = storage.WalStorage(wal.inner, topic)
-        self.door = wal.door
+        self.inner: storage.WalStorage = storage.WalStorage(wal.inner, topic)
+        self.door: ThreadDoor = wal.door
 
     @classmethod
     def from_wal(cls, wal: Wal, topic: str | None = None) -> WalStorage:
@@ -170,43 +151,25 @@ class WalStorage:
         """Raise ValueError if it does not answer to this topic."""
         self.inner.check(topic)
 
-    def append_message(
-        self,
-        topic: str,
-        message: Appendable,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    # Through the log of this door, whose calls cost less than those of a storage.
+
+    @method_arguments_of(storage.WalStorage.append_message)
+    def append_message(self, topic: str, message: Appendable, **more: Any) -> int:
         """Append one message; see `danube_trio.Wal.append`."""
         self.inner.check(topic)
-        return self._wal.append(message, durability=durability, expected_offset=expected_offset)
+        return self._wal.append(message, **more)
 
-    def append_batch(
-        self,
-        topic: str,
-        messages: Iterable[Appendable],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(storage.WalStorage.append_batch)
+    def append_batch(self, topic: str, messages: Iterable[Appendable], **more: Any) -> range:
         """Append messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
         self.inner.check(topic)
-        return self._wal.append_batch(
-            messages, durability=durability, expected_offset=expected_offset
-        )
+        return self._wal.append_batch(messages, **more)
 
-    def create_reader(
-        self,
-        topic: str,
-        start: StartPosition,
-        *,
-        end: int | Literal["current"] | None = None,
-        count: int | None = None,
-    ) -> Reader[StreamMessage]:
+    @method_arguments_of(storage.WalStorage.create_reader)
+    def create_reader(self, topic: str, start: StartPosition, **more: Any) -> Reader[StreamMessage]:
         """A new reader; see `danube_trio.Wal.reader`."""
         self.inner.check(topic)
-        return self._wal.reader(start, end=end, count=count)
+        return cast("Reader[StreamMessage]", self._wal.reader(start, **more))
 
     claim = at_once(storage.WalStorage.claim)
     ack_checkpoint = waits(storage.WalStorage.ack_checkpoint)
@@ -215,9 +178,9 @@ class WalStorage:
     current_offset = waits(storage.WalStorage.current_offset)
 
 
-def storage_of(thing: Any, appender: object, door: ThreadDoor, hold: Hold, keep: object) -> Storage:
+def storage_of(thing: Any, _appender: object, door: ThreadDoor, keep: Block[Any]) -> Storage:
     """A storage that was opened."""
-    return Storage(thing, door, hold, keep)
+    return Storage(thing, door, keep)
 
 
 def engine_storage(

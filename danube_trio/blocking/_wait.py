@@ -1,13 +1,6 @@
-"""Methods without async, made from the engine's own: a table instead of a hundred functions.
+"""The words of `_doors.surface` that wait, in threads; and blocks that borrow.
 
-A class has the engine's object in `inner`, and in `door` the way to its thread::
-
-    class Storage:
-        seal = waits(engine.Storage.seal)                # waits for the coroutine's result
-        statistics = at_once(engine.Storage.statistics)  # never waits, but for the hop
-        create_reader = waits_for(engine.Storage.create_reader, reader_of)  # and wraps the result
-
-They keep names, arguments and docstrings.
+An object has the engine's in `inner`, and the way to its thread in `door`.
 """
 
 from __future__ import annotations
@@ -16,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from danube_trio._doors.block import FarBorrower
 from danube_trio._engine.thread.jobs import GiveBackJob
 from danube_trio._engine.thread.loan import Loan
 from danube_trio.blocking._thread import ThreadDoor
 
-__all__ = ["Borrower", "at_once", "borrowed", "waits", "waits_for"]
+__all__ = ["Borrower", "borrowed", "makes", "waits"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,45 +22,36 @@ U = TypeVar("U")
 
 
 def waits(
-    method: Callable[Concatenate[Any, P], Awaitable[T]],
+    method: Callable[Concatenate[Any, P], Awaitable[T]], doc: str | None = None
 ) -> Callable[Concatenate[Any, P], T]:
-    """A method that waits for the engine's coroutine."""
-    return waits_for(method, _as_it_is)
-
-
-def waits_for(
-    method: Callable[Concatenate[Any, P], Awaitable[T]], wrap: Callable[[Any, T], U]
-) -> Callable[Concatenate[Any, P], U]:
-    """The same; `wrap` is called with the object whose method it is, and the result."""
-    name = method.__name__
-
-    @wraps(method)
-    def wait(self: Any, *args: Any, **more: Any) -> U:
-        return wrap(self, self.door.call(partial(getattr(self.inner, name), *args, **more)))
-
-    return cast("Callable[Concatenate[Any, P], U]", wait)
-
-
-def at_once(
-    method: Callable[Concatenate[Any, P], T], *, late: bool = False
-) -> Callable[Concatenate[Any, P], T]:
-    """A method that never waits, but for the hop.
+    """A method that waits for the engine's coroutine.
 
     Args:
         method: the engine's.
-        late: whether it may be called after what it belongs to was left.
+        doc: what is to be said of it here, if that is not what is said there.
     """
     name = method.__name__
 
     @wraps(method)
-    def call(self: Any, *args: Any, **more: Any) -> object:
-        return self.door.call_now(partial(getattr(self.inner, name), *args, **more), late=late)
+    def wait(self: Any, *args: Any, **more: Any) -> T:
+        found: T = self.door.call(partial(getattr(self.inner, name), *args, **more))
+        return found
 
-    return cast("Callable[Concatenate[Any, P], T]", call)
+    wait.__doc__ = doc or method.__doc__
+    return cast("Callable[Concatenate[Any, P], T]", wait)
 
 
-def _as_it_is(_: object, result: T) -> T:
-    return result
+def makes(
+    method: Callable[Concatenate[Any, P], Awaitable[T]], wrap: Callable[[Any, T], U]
+) -> Callable[Concatenate[Any, P], U]:
+    """The same; `wrap` is called with the object whose method it is, and the result."""
+    wait: Callable[..., T] = waits(method)
+
+    @wraps(method)
+    def make(self: Any, *args: Any, **more: Any) -> U:
+        return wrap(self, wait(self, *args, **more))
+
+    return cast("Callable[Concatenate[Any, P], U]", make)
 
 
 def borrowed(door: ThreadDoor, loan: Loan[T]) -> T:
@@ -79,31 +64,20 @@ def borrowed(door: ThreadDoor, loan: Loan[T]) -> T:
     return loan.value
 
 
-class Borrower:
+class Borrower(FarBorrower[ThreadDoor]):
     """A block that holds something of the engine's. A base class.
 
     Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
     """
 
-    _way: ThreadDoor
-    _holding: Loan[Any] | None
-
     def hold(self, door: ThreadDoor, loan: Loan[T], what: str) -> T:
         """Take it, for this block."""
-        if getattr(self, "_holding", None) is not None:
-            raise RuntimeError(f"{what} can be entered once: call it again")
-        self._way, self._holding = door, loan
+        self._begin(door, loan, what)
         return borrowed(door, loan)
-
-    def __del__(self) -> None:
-        loan = getattr(self, "_holding", None)
-        if loan is not None and loan.taken:
-            self._way.engine_thread.tell(loan.drop)
 
     def give_back(self, answer: Callable[[], object]) -> None:
         """Leave the block by `answer`, whatever interrupts that."""
-        loan = self._holding
-        assert loan is not None
+        loan = self._held()
         try:
             job = GiveBackJob(self._way.reply, lambda: loan.leave(answer))
             self._way.run(job, withdraw=False)

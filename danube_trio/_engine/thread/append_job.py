@@ -21,10 +21,7 @@ from danube_trio._engine.thread.engine_thread import EngineThread
 from danube_trio._engine.thread.jobs import Job, Withdrawn
 from danube_trio.config import Durability
 
-__all__ = ["AppendJob", "Appender", "Dress", "appender_of"]
-
-# attributes, routing_key, schema_id, schema_version
-Dress = tuple[Mapping[str, str] | None, str | None, int | None, int | None]
+__all__ = ["AppendJob", "Appender", "appender_of"]
 
 
 class AppendJob(Job):
@@ -163,7 +160,7 @@ class Appender:
         """To be called in the engine's thread: accepts one message; see `Wal.append_nowait`."""
         dressed = self._encoder.dressed
         parts = dressed(message, attributes, routing_key, schema_id, schema_version)
-        return partial(self.append_nowait, (parts,), parts_bytes(parts), expected_offset)
+        return partial(self._accept, (parts,), parts_bytes(parts), expected_offset)
 
     def accepting_batch(
         self, messages: Iterable[Appendable], *, expected_offset: int | None = None
@@ -172,22 +169,11 @@ class Appender:
         records, size = self._encoder.batch(messages)
         if not len(records):
             raise ValueError("messages is empty: a receipt needs at least one record")
-        return partial(self.append_nowait, records, size, expected_offset)
-
-    def encode(self, message: Appendable, dress: Dress) -> tuple[Records, int]:
-        """One message as records, and their size. Raises like `Wal.append`."""
-        parts = self._encoder.dressed(message, *dress)
-        return (parts,), parts_bytes(parts)
-
-    def encode_batch(self, messages: Iterable[Appendable]) -> tuple[Records, int]:
-        """Messages as records, and their size. Raises like `Wal.append_batch`."""
-        return self._encoder.batch(messages)
+        return partial(self._accept, records, size, expected_offset)
 
     # ---- in the engine's thread
 
-    def append_nowait(
-        self, records: Records, size_bytes: int, expected_offset: int | None
-    ) -> Receipt:
+    def _accept(self, records: Records, size_bytes: int, expected_offset: int | None) -> Receipt:
         """Accept without waiting; whoever stands in the queue comes first."""
         first = self.acceptor.append_nowait(records, size_bytes, expected_offset)
         return Receipt(self._engine, range(first, first + len(records)))

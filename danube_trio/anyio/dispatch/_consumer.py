@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from danube_trio._doors.subscriptions import FarConsumer
-from danube_trio._doors.surface import at_once
 from danube_trio._engine.thread.jobs import Withdrawn
 from danube_trio._engine.thread.loan import Loan
-from danube_trio.anyio._hop import LoopBorrower, borrowed
+from danube_trio.anyio._hop import LoopBorrower, at_once, borrowed
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.dispatch._afar import release_all, take_many, take_one
 from danube_trio.dispatch._consumer import Consumer
@@ -23,7 +22,7 @@ class TakeView(LoopBorrower, Take):
     def __init__(self, inner: Take, door: LoopDoor, keep: object) -> None:
         self.inner = inner
         self.door = door
-        self.keep = keep
+        self._keep = keep
 
     async def __aenter__(self) -> Delivery:
         inner, door = self.inner, self.door

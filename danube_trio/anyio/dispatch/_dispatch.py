@@ -40,7 +40,7 @@ class _TopicStoreView(TopicStore):
         self.topic = inner.topic
         self.inner = inner
         self.door = door
-        self.keep = keep
+        self._keep = keep
 
     @arguments_of(TopicStore.store_message)
     async def store_message(self, message: Message, **more: Any) -> int:
@@ -79,7 +79,7 @@ class ReliableDispatch(FarDispatch[Any, Subscription], _engine.ReliableDispatch)
     from `danube_trio.anyio.WalStorage`, and `clock` is called in another thread.
     """
 
-    statement = "async with"
+    _statement = "async with"
 
     @arguments_of(_engine.ReliableDispatch.__init__)
     def __init__(
@@ -168,6 +168,14 @@ class ReliableDispatch(FarDispatch[Any, Subscription], _engine.ReliableDispatch)
     def _show(self, inner: Subscription) -> Subscription:
         door = self._door
         return SubscriptionView(inner, door, self) if isinstance(door, LoopDoor) else inner
+
+    def subscriptions(self) -> dict[str, Subscription | None]:
+        """The topic's subscriptions by name; None for one that is saved and not open here.
+
+        What others add and remove is seen when the metadata store is next asked: on entering, and
+        in each round of RETAIN_UNTIL_ACK.
+        """
+        return self._by_name()
 
     add_subscription = makes(
         _engine.ReliableDispatch.add_subscription, lambda self, made: self._subscription(made)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
 from danube_trio import PersistentStorage, StartPosition
-from danube_trio._engine.thread.engine_thread import Hold, LeaveJob
+from danube_trio._doors.block import only_door
+from danube_trio._doors.subscriptions import FarDispatch
+from danube_trio._doors.surface import method_arguments_of
 from danube_trio.blocking._block import Block
 from danube_trio.blocking._storage import Storage, WalStorage, engine_storage
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import waits, waits_for
+from danube_trio.blocking._wait import makes, waits
 from danube_trio.blocking.dispatch._store import TopicReader, TopicStore
 from danube_trio.blocking.dispatch._subscription import Subscription
-from danube_trio.config import Durability
 from danube_trio.dispatch import _dispatch as _engine
 from danube_trio.dispatch import _subscription as _engine_subscription
-from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._leaving import settle_dispatch
 from danube_trio.dispatch._log import Message
 from danube_trio.dispatch._options import ReliableOptions
@@ -32,7 +31,7 @@ __all__ = ["ReliableDispatch"]
 AnyStorage = Storage | WalStorage | PersistentStorage
 
 
-class ReliableDispatch:
+class ReliableDispatch(FarDispatch[ThreadDoor, Subscription]):
     """The messages of one topic, and its subscriptions: ``with ReliableDispatch(...) as dispatch``.
 
     Any thread may use it. See `danube_trio.dispatch.ReliableDispatch` for its arguments; storages
@@ -96,24 +95,11 @@ class ReliableDispatch:
         )
         return self
 
-    def _see(self, inner: _engine.ReliableDispatch) -> None:
-        self.inner = inner
-        self.topic = inner.topic
-        self.options = inner.options
-        self._block: Block[tuple[ThreadDoor, Hold]] | None = None
-        self._open: tuple[ThreadDoor, Hold] | None = None
-        self._views: weakref.WeakValueDictionary[_engine_subscription.Subscription, Subscription]
-        self._views = weakref.WeakValueDictionary()
-
-    def __repr__(self) -> str:
-        state = "open" if self._open is not None else "not open"
-        return f"<ReliableDispatch {self.topic} {state}>"
-
     def __enter__(self) -> ReliableDispatch:
         if self._block is not None:
             raise RuntimeError("a ReliableDispatch can be entered once: make another one")
-        self._block = Block(self.inner, f"dispatch of {self.topic}", _opened, settle_dispatch)
-        self._open = self._block.__enter__()
+        self._block = Block(self.inner, f"dispatch of {self.topic}", only_door, settle_dispatch)
+        self._door = self._block.__enter__()
         return self
 
     def __exit__(
@@ -122,8 +108,8 @@ class ReliableDispatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._block is not None
-        self._open = None
+        assert self._block is not None, "a block is entered before it is left"
+        self._door = None
         self._block.__exit__(exc_type, exc, traceback)
 
     def close(self) -> None:
@@ -132,16 +118,8 @@ class ReliableDispatch:
         Takes that wait in other threads end with SubscriptionClosedError. Raises what leaving the
         block raises.
         """
-        if self._open is not None:
-            door, hold = self._open
-            door.run(LeaveJob(door.reply, hold), withdraw=False)
-
-    @property
-    def door(self) -> ThreadDoor:
-        """The way to the engine's thread, inside the block."""
-        if self._open is None:
-            raise SubscriptionClosedError(f"{self!r}: use it inside its 'with' block")
-        return self._open[0]
+        if self._door is not None:
+            self._block.close()
 
     # ---- messages
 
@@ -150,29 +128,15 @@ class ReliableDispatch:
         """The messages of the topic."""
         return TopicStore(self.inner.topic_store, self.door, self)
 
-    def store_message(
-        self,
-        message: Message,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    @method_arguments_of(_engine.ReliableDispatch.store_message)
+    def store_message(self, message: Message, **more: Any) -> int:
         """Store one message and return its offset; see `danube_trio.Wal.append`."""
-        return self.topic_store.store_message(
-            message, durability=durability, expected_offset=expected_offset
-        )
+        return self.topic_store.store_message(message, **more)
 
-    def store_batch(
-        self,
-        messages: Iterable[Message],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(_engine.ReliableDispatch.store_batch)
+    def store_batch(self, messages: Iterable[Message], **more: Any) -> range:
         """Store messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
-        return self.topic_store.store_batch(
-            messages, durability=durability, expected_offset=expected_offset
-        )
+        return self.topic_store.store_batch(messages, **more)
 
     def create_stream_latest(self) -> TopicReader:
         """A reader of the messages that are stored after this call. Nothing is acknowledged."""
@@ -180,18 +144,14 @@ class ReliableDispatch:
 
     # ---- subscriptions
 
-    def _subscription(self, inner: _engine_subscription.Subscription) -> Subscription:
-        view = self._views.get(inner)
-        if view is None:
-            self._views[inner] = view = Subscription(inner, self.door, self)
-        return view
+    def _show(self, inner: _engine_subscription.Subscription) -> Subscription:
+        return Subscription(inner, self.door, self)
 
     def subscriptions(self) -> dict[str, Subscription | None]:
         """The topic's subscriptions by name; None for one that is saved and not open here."""
-        found = self.door.call_now(self.inner.subscriptions, late=False)
-        return {name: None if s is None else self._subscription(s) for name, s in found.items()}
+        return self._by_name()
 
-    add_subscription = waits_for(
+    add_subscription = makes(
         _engine.ReliableDispatch.add_subscription, lambda self, made: self._subscription(made)
     )
     remove_subscription = waits(_engine.ReliableDispatch.remove_subscription)
@@ -200,9 +160,3 @@ class ReliableDispatch:
 
 def _engine_or_none(found: AnyStorage | None) -> PersistentStorage | None:
     return None if found is None else engine_storage(found)
-
-
-def _opened(
-    thing: Any, appender: Any, door: ThreadDoor, hold: Hold, keep: object
-) -> tuple[ThreadDoor, Hold]:
-    return door, hold

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
 from danube_trio._core.stats import ReaderStatistics
+from danube_trio._doors.surface import method_arguments_of
 from danube_trio._engine.log.encode import as_it_is_now, listed
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import waits, waits_for
-from danube_trio.config import Durability
+from danube_trio.blocking._wait import makes, waits
 from danube_trio.dispatch import _store as _engine
 from danube_trio.dispatch._log import Message
 from danube_trio.message import StreamMessage
@@ -36,8 +37,7 @@ class TopicReader(Reader[StreamMessage]):
 
     def close(self) -> None:
         """Close it; idempotent."""
-        self.closed = True
-        self._items, self._next = [], 0
+        self._close()
         inner: Any = self._inner
         self._door.call(inner.aclose)
 
@@ -46,45 +46,26 @@ class TopicStore:
     """The messages of one topic; see `danube_trio.dispatch.TopicStore`."""
 
     def __init__(self, inner: _engine.TopicStore, door: ThreadDoor, keep: object) -> None:
-        self.topic = inner.topic
-        self.inner = inner
-        self.door = door
+        self.topic: str = inner.topic
+        self.inner: _engine.TopicStore = inner
+        self.door: ThreadDoor = door
         self._keep = keep
 
     def __repr__(self) -> str:
         return f"<TopicStore of {self.topic}>"
 
-    def store_message(
-        self,
-        message: Message,
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> int:
+    @method_arguments_of(_engine.TopicStore.store_message)
+    def store_message(self, message: Message, **more: Any) -> int:
         """Store one message and return its offset; see `danube_trio.Wal.append`."""
-        now = as_it_is_now(message)
-        return self.door.call(
-            lambda: self.inner.store_message(
-                now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return self.door.call(partial(self.inner.store_message, as_it_is_now(message), **more))
 
-    def store_batch(
-        self,
-        messages: Iterable[Message],
-        *,
-        durability: Durability | None = None,
-        expected_offset: int | None = None,
-    ) -> range:
+    @method_arguments_of(_engine.TopicStore.store_batch)
+    def store_batch(self, messages: Iterable[Message], **more: Any) -> range:
         """Store messages as one atomic batch; see `danube_trio.Wal.append_batch`."""
         now = [as_it_is_now(message) for message in listed(messages)]
-        return self.door.call(
-            lambda: self.inner.store_batch(
-                now, durability=durability, expected_offset=expected_offset
-            )
-        )
+        return self.door.call(partial(self.inner.store_batch, now, **more))
 
-    create_reader = waits_for(
+    create_reader = makes(
         _engine.TopicStore.create_reader, lambda self, made: TopicReader(made, self.door)
     )
     start_offset = waits(_engine.TopicStore.start_offset)

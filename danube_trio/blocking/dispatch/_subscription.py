@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+from danube_trio._doors.subscriptions import FarSubscription
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import at_once, waits
+from danube_trio.blocking._wait import waits
 from danube_trio.blocking.dispatch._consumer import Consumer, Take
 from danube_trio.blocking.dispatch._run import Handler, ThreadRun
 from danube_trio.dispatch import _subscription as _engine
-from danube_trio.dispatch._options import SubscriptionOptions
 from danube_trio.dispatch._run import check_run_options
 
 __all__ = ["Subscription"]
 
 
-class Subscription:
+class Subscription(FarSubscription[ThreadDoor]):
     """A subscription of a topic; any thread may use it. See `danube_trio.dispatch.Subscription`."""
 
     def __init__(self, inner: _engine.Subscription, door: ThreadDoor, keep: object) -> None:
-        self.inner = inner
-        self.door = door
-        self.name: str = inner.name
-        self.options: SubscriptionOptions = inner.options
-        self._keep = keep
+        super().__init__(inner, door, keep)
         self._runs: set[ThreadRun] = set()
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self.name!r} {self.options.type.value}>"
-
-    # ---- taking
 
     def take(self) -> Take:
         """A block around one message: ``with subscription.take() as message``. See `Take`.
@@ -76,47 +67,9 @@ class Subscription:
         for run in list(self._runs):
             run.stop()
 
-    # ---- control
-
-    pause = at_once(_engine.Subscription.pause)
-    resume = at_once(_engine.Subscription.resume)
     seek = waits(_engine.Subscription.seek)
     flush = waits(_engine.Subscription.flush)
     wait_settled = waits(_engine.Subscription.wait_settled)
-    blocked = at_once(_engine.Subscription.blocked)
-    retry_blocked = at_once(_engine.Subscription.retry_blocked)
-    drop_blocked = at_once(_engine.Subscription.drop_blocked)
     redrive = waits(_engine.Subscription.redrive)
     lag = waits(_engine.Subscription.lag)
     statistics = waits(_engine.Subscription.statistics)
-    statistics_nowait = at_once(_engine.Subscription.statistics_nowait, late=True)
-
-    @property
-    def topic(self) -> str:
-        """The topic whose messages it delivers."""
-        return self.inner.topic
-
-    @property
-    def paused(self) -> bool:
-        """Whether it is paused."""
-        return self.inner.paused
-
-    @property
-    def end(self) -> int:
-        """Every message below it is settled."""
-        return self.door.call_now(lambda: self.inner.end)
-
-    @property
-    def saved_end(self) -> int:
-        """Every message below it is settled, and that is saved."""
-        return self.inner.saved_end
-
-    @property
-    def kept_from(self) -> int:
-        """What retention is to leave alone: messages at and above it."""
-        return self.door.call_now(lambda: self.inner.kept_from)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages can be had: it has neither failed nor been closed."""
-        return self.inner.is_open
