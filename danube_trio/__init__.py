@@ -8,9 +8,9 @@ A name is imported when it is first used, so that a program pays for what it use
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from danube_trio._lazy import late_names
 from danube_trio._version import __version__
 
 if TYPE_CHECKING:
@@ -77,68 +77,24 @@ __all__ = [
     "restore_log",
 ]
 
-_MODULES = {
-    "_engine.read.follow": (
-        "Follower",
-        "open_follower",
-    ),
+_HOMES = {
+    "_engine.care.restore": ("Restored", "restore_log"),
     "_engine.log.open": ("open_wal",),
+    "_engine.log.wal": ("Receipt", "Wal"),
+    "_engine.read.follow": ("Follower", "open_follower"),
     "_engine.read.reader": ("Reader",),
-    "_engine.read.replica": (
-        "Replica",
-        "open_replica",
-    ),
-    "_engine.care.restore": (
-        "Restored",
-        "restore_log",
-    ),
+    "_engine.read.replica": ("Replica", "open_replica"),
     "_engine.read.source": ("StartPosition",),
-    "_engine.log.wal": (
-        "Receipt",
-        "Wal",
-    ),
-    "config": (
-        "CloudConfig",
-        "StorageConfig",
-        "WalConfig",
-    ),
+    "config": ("CloudConfig", "StorageConfig", "WalConfig"),
     "errors": (
-        "AccessDeniedError",
-        "CorruptDataError",
-        "DanubeError",
-        "FencedError",
-        "LogBrokenError",
-        "LogClosedError",
-        "LogLockedError",
-        "MessageTooLargeError",
-        "OffsetTrimmedError",
-        "StoreUnavailableError",
-        "UnexpectedOffsetError",
+        *("AccessDeniedError", "CorruptDataError", "DanubeError", "FencedError"),
+        *("LogBrokenError", "LogClosedError", "LogLockedError", "MessageTooLargeError"),
+        *("OffsetTrimmedError", "StoreUnavailableError", "UnexpectedOffsetError"),
         "UnsupportedFormatError",
     ),
-    "message": (
-        "Gap",
-        "MessageID",
-        "Record",
-        "StreamMessage",
-    ),
-    "storage": (
-        "PersistentStorage",
-        "Storage",
-        "WalStorage",
-        "open_storage",
-    ),
+    "message": ("Gap", "MessageID", "Record", "StreamMessage"),
+    "storage": ("PersistentStorage", "Storage", "WalStorage", "open_storage"),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
-
 
 if not TYPE_CHECKING:  # type checkers would take it as leave to use any name
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return __all__
+    __getattr__, __dir__ = late_names(__name__, __all__, _HOMES)

@@ -34,7 +34,7 @@ ROOMS = (
     ("cloud", "metadata"),
     ("_disk", "config"),
     ("_core",),
-    ("errors", "message"),
+    ("errors", "message", "_lazy"),
 )
 ROW = {room: number for number, row in enumerate(ROOMS) for room in row}
 # The package's own name, and the public files beside it that only put names together.

@@ -17,16 +17,11 @@ rules.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from danube_trio._lazy import late_names
 from danube_trio.blocking._log import Follower, Receipt, Replica, Wal
-from danube_trio.blocking._open import (
-    open_follower,
-    open_replica,
-    open_store,
-    open_wal,
-)
+from danube_trio.blocking._open import open_follower, open_replica, open_store, open_wal
 from danube_trio.blocking._read import Reader
 
 if TYPE_CHECKING:
@@ -56,26 +51,11 @@ __all__ = [
     "restore_log",
 ]
 
-_OPENERS = ("open_etcd", "open_metadata_directory", "open_storage", "restore_log")
-# Imported when they are used: what a program with one log does not need.
+# What a program with one log does not need.
 _HOMES = {
-    **dict.fromkeys(_OPENERS, "_open_topics"),
-    **dict.fromkeys(
-        (
-            "Storage",
-            "WalStorage",
-        ),
-        "_storage",
-    ),
+    "_open_topics": ("open_etcd", "open_metadata_directory", "open_storage", "restore_log"),
+    "_storage": ("Storage", "WalStorage"),
 }
 
 if not TYPE_CHECKING:  # type checkers would take it as leave to use any name
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return __all__
+    __getattr__, __dir__ = late_names(__name__, __all__, _HOMES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from danube_trio._core.manifest import object_parts
+from danube_trio._lazy import late_names
 from danube_trio.catalog._base import Catalog, fresh, new_object_id
 from danube_trio.catalog._fencing import CatalogSession, acquire
 from danube_trio.catalog._manifests import ManifestCatalog
@@ -31,12 +32,5 @@ __all__ = [
     "object_parts",
 ]
 
-
 if not TYPE_CHECKING:  # type checkers would take it as leave to use any name
-
-    def __getattr__(name: str) -> object:
-        if name == "MetadataCatalog":
-            from danube_trio.catalog._danube import MetadataCatalog
-
-            return MetadataCatalog
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __getattr__, __dir__ = late_names(__name__, __all__, {"_danube": ("MetadataCatalog",)})

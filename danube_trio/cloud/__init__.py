@@ -27,8 +27,9 @@ __all__ = [
     "read_chunks",
 ]
 
+if not TYPE_CHECKING:  # type checkers would take it as leave to use any name
 
-def __getattr__(name: str) -> object:
-    if name == "ObstoreStore":
-        return load_obstore_store()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name == "ObstoreStore":  # each time: without obstore it says what to install
+            return load_obstore_store()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
