@@ -7,6 +7,7 @@ in whatever thread asks. Everything else is a hop. See `surface`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from danube_trio._core.stats import ReaderStatistics
@@ -14,7 +15,9 @@ from danube_trio._doors.surface import at_once
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.readable import Readable
 from danube_trio._engine.read.reader import Reader
+from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.engine_thread import EngineThread
+from danube_trio._engine.thread.jobs import Job
 from danube_trio.message import Gap, Record
 
 __all__ = ["FarDoor", "FarLog", "FarReader", "FarWal"]
@@ -30,6 +33,10 @@ class FarDoor(Protocol):
     """A way to the engine's thread: what is the same in all of them."""
 
     engine_thread: EngineThread
+
+    def reply(self, job: Job) -> None:
+        """A job of this door is over. Called in the engine's thread."""
+        ...
 
     def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
         """Run a function there, and block until it returned.
@@ -84,7 +91,20 @@ class FarLog(Generic[Log, Door]):
 
 
 class FarWal(FarLog[Wal, Door]):
-    """An open log."""
+    """An open log.
+
+    What is appended is encoded where the caller is: it is what was there at the call.
+
+    Args:
+        appender: of the log.
+    """
+
+    def __init__(self, inner: Wal, door: Door, keep: object, appender: Appender) -> None:
+        super().__init__(inner, door, keep)
+        self._job = partial(appender.job, door.reply)
+        self._batch_job = partial(appender.batch_job, door.reply)
+        self._accepting = appender.accepting
+        self._accepting_batch = appender.accepting_batch
 
     @property
     def phase(self) -> str:

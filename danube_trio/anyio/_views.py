@@ -49,35 +49,32 @@ class _ReadableView(Readable):
 
 class _WalView(FarWal[LoopDoor], _ReadableView, Wal):
     def __init__(self, inner: Wal, door: LoopDoor, keep: object, appender: Appender) -> None:
-        super().__init__(inner, door, keep)
-        self._appender = appender
+        super().__init__(inner, door, keep, appender)
         # What a view consists of is what its log does: a `danube_trio.WalStorage` of it asks.
         self._engine, self._acceptor, self._encoder = inside(inner)
 
     @arguments_of(Wal.append)
     async def append(self, *args: Any, **more: Any) -> int:
         """See `Wal.append`."""
-        door = self.door
-        offset: int = await door.run(self._appender.job(door.reply, *args, **more))
+        offset: int = await self.door.run(self._job(*args, **more))
         return offset
 
     @arguments_of(Wal.append_batch)
     async def append_batch(self, *args: Any, **more: Any) -> range:
         """See `Wal.append_batch`."""
-        door = self.door
-        offsets: range = await door.run(self._appender.batch_job(door.reply, *args, **more))
+        offsets: range = await self.door.run(self._batch_job(*args, **more))
         return offsets
 
     @arguments_of(Wal.append_nowait)
     def append_nowait(self, *args: Any, **more: Any) -> Receipt:
         """See `Wal.append_nowait`. Blocks for a hop to the engine's thread and back."""
-        accept = self._appender.accepting(*args, **more)
+        accept = self._accepting(*args, **more)
         return _ReceiptView(self.door.call_now(accept, late=False), self.door)
 
     @arguments_of(Wal.append_batch_nowait)
     def append_batch_nowait(self, *args: Any, **more: Any) -> Receipt:
         """See `Wal.append_batch_nowait`. Blocks for a hop to the engine's thread and back."""
-        accept = self._appender.accepting_batch(*args, **more)
+        accept = self._accepting_batch(*args, **more)
         return _ReceiptView(self.door.call_now(accept, late=False), self.door)
 
     flush = waits(Wal.flush)

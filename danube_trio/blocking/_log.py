@@ -12,7 +12,6 @@ from danube_trio._doors.surface import at_once, method_arguments_of
 from danube_trio._engine.log import wal as _wal
 from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
-from danube_trio._engine.thread.append_job import Appender
 from danube_trio.blocking._read import Log, Readable
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import waits
@@ -72,34 +71,28 @@ class Closeable(Readable[Log]):
 class Wal(Closeable[_wal.Wal], FarWal[ThreadDoor]):
     """An open log. Made by `open_wal`; any thread may call it. See `danube_trio.Wal`."""
 
-    def __init__(self, inner: _wal.Wal, door: ThreadDoor, keep: object, appender: Appender) -> None:
-        super().__init__(inner, door, keep)
-        self._appender = appender
-
     @method_arguments_of(_wal.Wal.append)
     def append(self, *args: Any, **more: Any) -> int:
         """Append one message and return its offset when it is as durable as asked."""
-        door = self.door
-        offset: int = door.run(self._appender.job(door.reply, *args, **more))
+        offset: int = self.door.run(self._job(*args, **more))
         return offset
 
     @method_arguments_of(_wal.Wal.append_batch)
     def append_batch(self, *args: Any, **more: Any) -> range:
         """Append messages as one atomic batch; return their offsets."""
-        door = self.door
-        offsets: range = door.run(self._appender.batch_job(door.reply, *args, **more))
+        offsets: range = self.door.run(self._batch_job(*args, **more))
         return offsets
 
     @method_arguments_of(_wal.Wal.append_nowait)
     def append_nowait(self, *args: Any, **more: Any) -> Receipt:
         """Accept one message now. Raises trio.WouldBlock when there is no room."""
-        accept = self._appender.accepting(*args, **more)
+        accept = self._accepting(*args, **more)
         return Receipt(self.door.call_now(accept, late=False), self.door, self.inner)
 
     @method_arguments_of(_wal.Wal.append_batch_nowait)
     def append_batch_nowait(self, *args: Any, **more: Any) -> Receipt:
         """Accept an atomic batch now. Raises trio.WouldBlock when there is no room."""
-        accept = self._appender.accepting_batch(*args, **more)
+        accept = self._accepting_batch(*args, **more)
         return Receipt(self.door.call_now(accept, late=False), self.door, self.inner)
 
     flush = waits(_wal.Wal.flush, "Wait until everything accepted so far is durable.")
