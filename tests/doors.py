@@ -39,7 +39,7 @@ from danube_trio._disk.lane import ThreadLane
 from danube_trio._disk.real import RealDisk
 from danube_trio.dispatch import InMemoryStorage, ReliableOptions, TopicCache
 
-__all__ = ["DOORS", "Door", "GatedDisk", "Seen"]
+__all__ = ["DOORS", "Door", "GatedDisk", "Seen", "shown_by"]
 
 CHILD = Path(__file__).with_name("doors_child.py")
 
@@ -196,6 +196,13 @@ ENGINE: dict[str, type] = {
     for name in module.__all__
     if isinstance(kind := getattr(module, name), type)
 }
+
+
+def shown_by(kind: type) -> set[str]:
+    """Names that a class has from its door: what it inherits from the engine is not among them."""
+    owners = {name: owner for owner in reversed(kind.__mro__) for name in vars(owner)}
+    homes = ("danube_trio.anyio", "danube_trio.blocking", "danube_trio._doors")
+    return {name for name, owner in owners.items() if owner.__module__.startswith(homes)}
 
 
 def _own(thing: Any) -> Any:

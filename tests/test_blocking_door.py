@@ -282,7 +282,8 @@ def test_an_interrupt_at_any_step_of_an_append_leaves_no_doubt(
             if lines == step + 1:
                 sys.settrace(None)
                 job = frame.f_locals.get("job", frame.f_locals.get("self"))
-                late.append(getattr(job, "outcome", None) is not None)
+                over = getattr(job, "outcome", None) is not None
+                late.append(over or "offset" in frame.f_locals)
                 raise InterruptError
         return trace
 

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from danube_trio._doors.afar import FarDoor
+from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, settle_leaving, tell_nobody
 from danube_trio._engine.thread.loan import Loan
 
@@ -31,8 +32,8 @@ class FarBlock(Generic[Door]):
     Args:
         block: the engine's.
         name: for the warning if it is never left.
-        make: makes what the block gives: of what the engine's gave, what its thread made of that,
-            the door, and this block, which must live as long.
+        make: makes what the block gives: of what the engine's gave, the door, and this block, which
+            must live as long; and of an appender, if it is a log to append to.
         settle: raises what leaving it raised, as the engine's own block does.
     """
 
@@ -42,7 +43,7 @@ class FarBlock(Generic[Door]):
         self,
         block: AbstractAsyncContextManager[Any],
         name: str,
-        make: Callable[[Any, Any, Door, Any], Any],
+        make: Callable[..., Any],
         settle: Settle = settle_leaving,
     ) -> None:
         self._block = block
@@ -52,6 +53,12 @@ class FarBlock(Generic[Door]):
         self._door: Door | None = None
         self._hold: Hold | None = None
         self._is_open = False
+
+    def _made(self, opened: tuple[Any, Appender | None], door: Door) -> Any:
+        """What the block gives, of the outcome of its hold."""
+        thing, appender = opened
+        more = () if appender is None else (appender,)
+        return self._make(thing, door, self, *more)
 
     def __del__(self) -> None:
         if self._is_open and self._door is not None and self._hold is not None:
@@ -63,25 +70,37 @@ class FarBlock(Generic[Door]):
 
 
 class FarBorrower(Generic[Door]):
-    """A block that holds something of the engine's. A base class, whose subclasses `_begin`."""
+    """A block that holds something of the engine's. A base class; forgotten, it gives that back."""
 
-    _way: Door
+    door: Door
+    _what: str  # for who enters it twice
     _holding: Loan[Any] | None = None
 
-    def _begin(self, door: Door, loan: Loan[Any], what: str) -> None:
-        """The loan is this block's."""
+    def _loan(self) -> Loan[Any]:
+        """What is borrowed. The engine may have it for longer than this: it must not know this."""
+        raise NotImplementedError
+
+    def _given(self, lent: Any) -> Any:
+        """What the block gives."""
+        return lent
+
+    def _answer(self, exc: BaseException | None) -> object:
+        """The block was left, by `exc` or without: tell the engine, in its thread."""
+        raise NotImplementedError
+
+    def _begin(self) -> Loan[Any]:
         if self._holding is not None:
-            raise RuntimeError(f"{what} can be entered once: call it again")
-        self._way, self._holding = door, loan
+            raise RuntimeError(f"{self._what} can be entered once: call it again")
+        self._holding = loan = self._loan()
+        return loan
+
+    def _held(self) -> Loan[Any]:
+        assert self._holding is not None, "a block is entered before it is left"
+        return self._holding
 
     def __del__(self) -> None:
         if self._holding is not None and self._holding.taken:
-            self._way.engine_thread.tell(self._holding.drop)
-
-    def _held(self) -> Loan[Any]:
-        """The loan that is to be given back."""
-        assert self._holding is not None, "a block is entered before it is left"
-        return self._holding
+            self.door.engine_thread.tell(self._holding.drop)
 
 
 @asynccontextmanager
@@ -90,6 +109,6 @@ async def nothing() -> AsyncGenerator[object]:
     yield None
 
 
-def only_door(_thing: object, _appender: object, door: Door, _keep: object) -> Door:
+def only_door(_thing: object, door: Door, _keep: object) -> Door:
     """What a block gives of which only the way to the engine's thread is wanted."""
     return door

@@ -4,32 +4,70 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from danube_trio._doors.afar import FarDoor
+from danube_trio._doors.block import FarBorrower
 from danube_trio._doors.surface import at_once
-from danube_trio.dispatch._afar import FarDelivery
+from danube_trio._engine.thread.jobs import Withdrawn
+from danube_trio._engine.thread.loan import Loan
+from danube_trio.dispatch._afar import AnswerDoor, FarDelivery, take_one
 from danube_trio.dispatch._consumer import Consumer
-from danube_trio.dispatch._delivery import Delivery
+from danube_trio.dispatch._delivery import Delivery, Take
 from danube_trio.dispatch._dispatch import ReliableDispatch
 from danube_trio.dispatch._errors import SubscriptionClosedError
 from danube_trio.dispatch._options import ReliableOptions, SubscriptionOptions
 from danube_trio.dispatch._subscription import Subscription
 
-__all__ = ["FarConsumer", "FarDispatch", "FarSubscription"]
+__all__ = ["FarConsumer", "FarDispatch", "FarSubscription", "FarTake"]
 
-Door = TypeVar("Door", bound=FarDoor)
+
+class TakingDoor(FarDoor, AnswerDoor, Protocol):
+    """A door for messages."""
+
+
+Door = TypeVar("Door", bound=TakingDoor)
 Shown = TypeVar("Shown")
 
 
-class FarConsumer(Generic[Door]):
-    """A consumer."""
+class FarTake(FarBorrower[Door]):
+    """A block around one message. Entering and leaving it are a hop each."""
+
+    _what = "take()"
+
+    def __init__(self, inner: Take, door: Door, keep: object) -> None:
+        self.inner: Take = inner
+        self.door = door
+        self._keep = keep
+
+    def _loan(self) -> Loan[FarDelivery]:
+        inner, door = self.inner, self.door
+        return Loan(lambda: take_one(inner, door), lambda _: inner.leave(Withdrawn()))
+
+    def _answer(self, exc: BaseException | None) -> None:
+        self.inner.leave(exc)
+
+
+class FarConsumer(FarBorrower[Door]):
+    """A consumer, which is its own block."""
+
+    _what = "a consumer"
 
     def __init__(self, inner: Consumer, door: Door, keep: object) -> None:
         self.inner: Consumer = inner
-        self.door: Door = door
+        self.door = door
         self.name: str = inner.name
-        self._keep: object = keep
+        self._keep = keep
+
+    def _loan(self) -> Loan[Consumer]:
+        inner = self.inner
+        return Loan(inner.__aenter__, lambda _: inner.leave())
+
+    def _given(self, lent: Consumer) -> Any:
+        return self
+
+    def _answer(self, exc: BaseException | None) -> None:
+        self.inner.leave()
 
     def __repr__(self) -> str:
         return repr(self.inner)

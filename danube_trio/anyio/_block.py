@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from trio.lowlevel import in_trio_run
 
@@ -19,8 +19,8 @@ from danube_trio.anyio._views import view_of
 __all__ = ["LoopBlock", "View", "loop_block", "one_call"]
 
 T = TypeVar("T")
-# Makes a view: of what the engine's block gave, what its thread made of it, door and block.
-View = Callable[[Any, Any, LoopDoor, object], object]
+# Makes a view: see `FarBlock`.
+View = Callable[..., object]
 
 
 def loop_block(
@@ -54,7 +54,7 @@ class LoopBlock(FarBlock[LoopDoor], AbstractAsyncContextManager[T]):
         try:
             self._door = door = LoopDoor(acquire(hold))
             hold.reply = door.reply
-            thing, appender = await door.run(hold)
+            opened = await door.run(hold)
         except BaseException:
             if door is None:
                 retire(hold)
@@ -63,7 +63,7 @@ class LoopBlock(FarBlock[LoopDoor], AbstractAsyncContextManager[T]):
             door.engine_thread.join()
             raise
         self._is_open = True
-        return cast("T", self._make(thing, appender, door, self))
+        return cast("T", self._made(opened, door))
 
     async def __aexit__(
         self,

@@ -6,7 +6,9 @@ A view is of the engine's class, so the types of its methods are those of the en
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial, wraps
+from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
 from danube_trio._doors import surface
@@ -81,24 +83,21 @@ async def borrowed(door: LoopDoor, loan: Loan[T]) -> T:
     return loan.value
 
 
-class LoopBorrower(FarBorrower[LoopDoor]):
-    """A block that holds something of the engine's. A base class of views.
+class LoopBorrower(FarBorrower[LoopDoor], AbstractAsyncContextManager[T]):
+    """A block that holds something of the engine's. A base class of views."""
 
-    Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
-    """
+    async def __aenter__(self) -> T:
+        lent: Any = await borrowed(self.door, self._begin())
+        return cast("T", self._given(lent))
 
-    async def hold(self, door: LoopDoor, loan: Loan[T], what: str) -> T:
-        """Take it, for this block."""
-        self._begin(door, loan, what)
-        return await borrowed(door, loan)
-
-    async def give_back(self, exc: BaseException | None, answer: Callable[[], object]) -> None:
-        """Leave the block by `answer`, whatever cancels that.
-
-        A coroutine that is being closed cannot wait any more: then it is dropped.
-        """
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         loan = self._held()
-        if isinstance(exc, GeneratorExit):
-            self._way.engine_thread.tell(loan.drop)
+        if isinstance(exc, GeneratorExit):  # a coroutine that is closed cannot wait any more
+            self.door.engine_thread.tell(loan.drop)
         else:
-            await self._way.give_back(loan, answer)
+            await self.door.give_back(loan, lambda: self._answer(exc))

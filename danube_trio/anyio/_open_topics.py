@@ -17,7 +17,7 @@ from danube_trio._engine.care.restore import Restored
 from danube_trio._engine.topics import open as _open_storage
 from danube_trio._engine.topics.storage import Storage
 from danube_trio.anyio._block import loop_block, one_call
-from danube_trio.anyio._storage import storage_view
+from danube_trio.anyio._storage import StorageView
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
 from danube_trio.metadata import EmbeddedMetadata
@@ -33,7 +33,7 @@ def open_storage(config: StorageConfig, **more: Any) -> AbstractAsyncContextMana
     thread.
     """
     block = _open_storage.open_storage(config, **more)
-    return loop_block(block, f"storage {config.dir}", storage_view)
+    return loop_block(block, f"storage {config.dir}", StorageView)
 
 
 @arguments_of(metadata.open_metadata_directory)

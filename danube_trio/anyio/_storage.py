@@ -5,40 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from types import TracebackType
 from typing import Any, cast
 
 from anyio.lowlevel import checkpoint
 
 from danube_trio import storage as _engine
 from danube_trio._doors.surface import arguments_of
+from danube_trio._doors.topics import FarStorage, FarTopic
 from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics.storage import Storage, Use
-from danube_trio.anyio._hop import LoopBorrower, at_once, makes, waits
+from danube_trio.anyio._hop import LoopBorrower, makes, waits
 from danube_trio.anyio._loop import LoopDoor
-from danube_trio.anyio._views import engine_wal, reader_view, wal_view
+from danube_trio.anyio._views import ReaderView, WalView, engine_wal
 from danube_trio.message import StreamMessage
 
-__all__ = ["WalStorage", "engine_storage", "storage_view"]
+__all__ = ["StorageView", "WalStorage", "engine_storage"]
 
 
-class _StorageView(Storage):
+class StorageView(FarStorage[LoopDoor], Storage):
     """The view of a storage. The topics' logs and readers are views, too."""
-
-    def __init__(self, inner: Storage, door: LoopDoor, keep: object) -> None:
-        self.inner = inner
-        self.door = door
-        self._keep = keep
-        self._config = inner.config
-        self._metadata = inner.metadata  # the engine's: for dispatch
-
-    def __repr__(self) -> str:
-        return f"<Storage {self._config.dir}>"
 
     def topic(self, topic: str) -> AbstractAsyncContextManager[Wal]:
         """See `Storage.topic`."""
@@ -59,7 +48,7 @@ class _StorageView(Storage):
         now = [as_it_is_now(message) for message in listed(messages)]
         return await self.door.call(partial(self.inner.append_batch, topic, now, **more))
 
-    create_reader = makes(Storage.create_reader, lambda self, made: reader_view(made, self.door))
+    create_reader = makes(Storage.create_reader, lambda self, made: ReaderView(made, self.door))
     ack_checkpoint = waits(Storage.ack_checkpoint)
     flush = waits(Storage.flush)
     start_offset = waits(Storage.start_offset)
@@ -68,36 +57,13 @@ class _StorageView(Storage):
     take_over = waits(Storage.take_over)
     delete = waits(Storage.delete)
     list_topics = waits(Storage.list_topics)
-    statistics = at_once(Storage.statistics, late=True)
-    open_topics = at_once(Storage.open_topics, late=True)
-    topic_statistics = at_once(Storage.topic_statistics, late=True)
 
 
-class _TopicBlock(LoopBorrower, AbstractAsyncContextManager[Wal]):
+class _TopicBlock(LoopBorrower[Wal], FarTopic[LoopDoor]):
     """The block in which a topic stays open."""
 
-    def __init__(self, use: Use, door: LoopDoor, keep: object) -> None:
-        self._use = use
-        self._door = door
-        self._keep = keep
-
-    async def __aenter__(self) -> Wal:
-        use = self._use
-        loan = Loan(lambda: _entered(use), lambda _: use.leave())
-        appender = await self.hold(self._door, loan, "topic()")
-        return wal_view(appender.wal, self._door, self, appender)
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.give_back(exc, self._use.leave)
-
-
-async def _entered(use: Use) -> Appender:
-    return Appender(await use.__aenter__())
+    def _given(self, lent: Appender) -> Wal:
+        return WalView(lent.wal, self.door, self, lent)
 
 
 class WalStorage(_engine.WalStorage):
@@ -133,14 +99,9 @@ class WalStorage(_engine.WalStorage):
         return self._wal.next_offset
 
 
-def storage_view(thing: Any, appender: object, door: LoopDoor, keep: object) -> Storage:
-    """The view of a storage that was opened."""
-    return _StorageView(thing, door, keep)
-
-
 def engine_storage(storage: _engine.PersistentStorage) -> _engine.PersistentStorage:
     """What the engine's thread uses for a storage of this door, or for any other."""
-    if isinstance(storage, _StorageView):
+    if isinstance(storage, StorageView):
         return storage.inner
     if isinstance(storage, _engine.WalStorage):
         inner = engine_wal(storage.wal)

@@ -25,12 +25,12 @@ from danube_trio._engine.thread.append_job import Appender
 from danube_trio.anyio._hop import at_once, waits
 from danube_trio.anyio._loop import LoopDoor
 
-__all__ = ["engine_wal", "reader_view", "view_of", "wal_view"]
+__all__ = ["ReaderView", "WalView", "engine_wal", "view_of"]
 
 T_co = TypeVar("T_co", covariant=True)
 
 
-class _ReadableView(Readable):
+class ReadableView(Readable):
     """What the views of logs have in common. Its subclasses are `FarLog` first."""
 
     inner: Any
@@ -44,10 +44,12 @@ class _ReadableView(Readable):
         raw: bool,
     ) -> Reader[Any]:
         make = partial(self.inner.reader, start, end=end, count=count, raw=raw)
-        return _ReaderView(self.door.call_now(make), self.door)
+        return ReaderView(self.door.call_now(make), self.door)
 
 
-class _WalView(FarWal[LoopDoor], _ReadableView, Wal):
+class WalView(FarWal[LoopDoor], ReadableView, Wal):
+    """The view of a log."""
+
     def __init__(self, inner: Wal, door: LoopDoor, keep: object, appender: Appender) -> None:
         super().__init__(inner, door, keep, appender)
         # What a view consists of is what its log does: a `danube_trio.WalStorage` of it asks.
@@ -69,13 +71,13 @@ class _WalView(FarWal[LoopDoor], _ReadableView, Wal):
     def append_nowait(self, *args: Any, **more: Any) -> Receipt:
         """See `Wal.append_nowait`. Blocks for a hop to the engine's thread and back."""
         accept = self._accepting(*args, **more)
-        return _ReceiptView(self.door.call_now(accept, late=False), self.door)
+        return ReceiptView(self.door.call_now(accept, late=False), self.door)
 
     @arguments_of(Wal.append_batch_nowait)
     def append_batch_nowait(self, *args: Any, **more: Any) -> Receipt:
         """See `Wal.append_batch_nowait`. Blocks for a hop to the engine's thread and back."""
         accept = self._accepting_batch(*args, **more)
-        return _ReceiptView(self.door.call_now(accept, late=False), self.door)
+        return ReceiptView(self.door.call_now(accept, late=False), self.door)
 
     flush = waits(Wal.flush)
     wait_durable = waits(Wal.wait_durable)
@@ -84,20 +86,28 @@ class _WalView(FarWal[LoopDoor], _ReadableView, Wal):
     trim = waits(Wal.trim)
 
 
-class _ObservedView(_ReadableView, Observed):
+class ObservedView(ReadableView, Observed):
+    """The view of a log that somebody else writes."""
+
     refresh = waits(Observed.refresh)
     wait_durable = waits(Observed.wait_durable)
 
 
-class _FollowerView(FarLog[Follower, LoopDoor], _ObservedView, Follower):
+class FollowerView(FarLog[Follower, LoopDoor], ObservedView, Follower):
+    """The view of a follower."""
+
     statistics = at_once(Follower.statistics, late=True)
 
 
-class _ReplicaView(FarLog[Replica, LoopDoor], _ObservedView, Replica):
+class ReplicaView(FarLog[Replica, LoopDoor], ObservedView, Replica):
+    """The view of a replica."""
+
     statistics = at_once(Replica.statistics, late=True)
 
 
-class _ReceiptView(Receipt):
+class ReceiptView(Receipt):
+    """The view of a receipt."""
+
     __slots__ = ("_door", "_inner")
 
     def __init__(self, inner: Receipt, door: LoopDoor) -> None:
@@ -130,7 +140,7 @@ class _ReceiptView(Receipt):
         return await self._door.call(wait)
 
 
-class _ReaderView(FarReader[T_co, LoopDoor], Reader[T_co]):
+class ReaderView(FarReader[T_co, LoopDoor], Reader[T_co]):
     """The view of a reader. Its iteration is the engine's own, over what `_refill` has fetched."""
 
     async def aclose(self) -> None:
@@ -160,28 +170,17 @@ class _ReaderView(FarReader[T_co, LoopDoor], Reader[T_co]):
             self._busy = False
 
 
-def wal_view(wal: Wal, door: LoopDoor, keep: object, appender: Appender) -> Wal:
-    """The view of a log."""
-    return _WalView(wal, door, keep, appender)
-
-
 def engine_wal(wal: Wal) -> Wal | None:
     """The engine's own log behind a view; None if it is no view."""
-    return wal.inner if isinstance(wal, _WalView) else None
+    return wal.inner if isinstance(wal, WalView) else None
 
 
-def reader_view(reader: Reader[T_co], door: LoopDoor) -> Reader[T_co]:
-    """The view of a reader."""
-    return _ReaderView(reader, door)
-
-
-def view_of(thing: object, appender: Appender | None, door: LoopDoor, keep: object) -> object:
+def view_of(thing: object, door: LoopDoor, keep: object, *appender: Appender) -> object:
     """The view of what a block of the engine gave; a store, which the engine uses, as it is."""
     if isinstance(thing, Wal):
-        assert appender is not None
-        return _WalView(thing, door, keep, appender)
+        return WalView(thing, door, keep, *appender)
     if isinstance(thing, Follower):
-        return _FollowerView(thing, door, keep)
+        return FollowerView(thing, door, keep)
     if isinstance(thing, Replica):
-        return _ReplicaView(thing, door, keep)
+        return ReplicaView(thing, door, keep)
     return thing

@@ -24,7 +24,7 @@ def one_call(fn: Callable[[], Awaitable[T]], name: str) -> T:
         return door.call(fn)
 
 
-def as_it_is(thing: Any, _appender: object, _door: ThreadDoor, _keep: object) -> Any:
+def as_it_is(thing: Any, _door: ThreadDoor, _keep: object) -> Any:
     """For a block that gives what the engine's gives: only the engine calls its methods."""
     return thing
 
@@ -38,9 +38,9 @@ class Block(FarBlock[ThreadDoor], AbstractContextManager[T]):
         hold = self._hold = Hold(ThreadDoor.reply, self._block, self._name, appender_of)
         try:
             self._door = door = ThreadDoor(acquire(hold))
-            thing, appender = door.run(hold)
+            opened = door.run(hold)
             self._is_open = True
-            return cast("T", self._make(thing, appender, door, self))
+            return cast("T", self._made(opened, door))
         except BaseException as error:  # an interrupt may come at any step: nothing may be left
             self._is_open = False
             self._undo(hold, error)

@@ -13,7 +13,6 @@ from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
 from danube_trio.blocking._block import Block, as_it_is
 from danube_trio.blocking._log import Follower, Replica, Wal
-from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.cloud import CloudStore, StoreOptions
 from danube_trio.cloud import open_store as open_engine_store
 from danube_trio.config import WalConfig
@@ -27,13 +26,13 @@ def open_wal(config: WalConfig, **more: Any) -> AbstractContextManager[Wal]:
 
     `store` must come from this module's `open_store`, and `clock` is called in several threads.
     """
-    return Block(_open.open_wal(config, **more), f"log {config.dir or 'in memory'}", _log)
+    return Block(_open.open_wal(config, **more), f"log {config.dir or 'in memory'}", Wal)
 
 
 @arguments_of(_follow.open_follower)
 def open_follower(dir: str | os.PathLike[str], **more: Any) -> AbstractContextManager[Follower]:
     """Follow a log read-only; see `danube_trio.open_follower`."""
-    return Block(_follow.open_follower(dir, **more), f"follower of {os.fspath(dir)}", _follower)
+    return Block(_follow.open_follower(dir, **more), f"follower of {os.fspath(dir)}", Follower)
 
 
 @arguments_of(_replica.open_replica)
@@ -42,7 +41,7 @@ def open_replica(
 ) -> AbstractContextManager[Replica]:
     """Read a log from its object store; see `danube_trio.open_replica`."""
     block = _replica.open_replica(store, topic=topic, prefix=prefix, **more)
-    return Block(block, f"replica of {topic or prefix or 'a log'}", _replica_of)
+    return Block(block, f"replica of {topic or prefix or 'a log'}", Replica)
 
 
 def open_store(
@@ -58,15 +57,3 @@ def open_store(
     """
     store = open_engine_store(url, options, disk=disk, **more)
     return Block(store, f"store {url}", as_it_is)
-
-
-def _log(thing: Any, appender: Any, door: ThreadDoor, keep: object) -> Wal:
-    return Wal(thing, door, keep, appender)
-
-
-def _follower(thing: Any, _appender: object, door: ThreadDoor, keep: object) -> Follower:
-    return Follower(thing, door, keep)
-
-
-def _replica_of(thing: Any, _appender: object, door: ThreadDoor, keep: object) -> Replica:
-    return Replica(thing, door, keep)

@@ -16,7 +16,7 @@ from danube_trio._doors.surface import arguments_of
 from danube_trio._engine.care.restore import Restored
 from danube_trio._engine.topics import open as _open_storage
 from danube_trio.blocking._block import Block, as_it_is, one_call
-from danube_trio.blocking._storage import Storage, storage_of
+from danube_trio.blocking._storage import Storage
 from danube_trio.cloud import CloudStore
 from danube_trio.config import StorageConfig
 from danube_trio.metadata import EmbeddedMetadata
@@ -32,7 +32,7 @@ def open_storage(config: StorageConfig, **more: Any) -> AbstractContextManager[S
     thread.
     """
     block = _open_storage.open_storage(config, **more)
-    return Block(block, f"storage {config.dir}", storage_of)
+    return Block(block, f"storage {config.dir}", Storage)
 
 
 @arguments_of(metadata.open_metadata_directory)

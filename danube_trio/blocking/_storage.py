@@ -8,52 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
-from types import TracebackType
 from typing import Any, cast
 
 from danube_trio import storage
 from danube_trio._doors.surface import at_once, method_arguments_of
+from danube_trio._doors.topics import FarStorage, FarTopic
 from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio._engine.thread.loan import Loan
 from danube_trio._engine.topics import storage as _topics
-from danube_trio.blocking._block import Block
 from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._wait import Borrower, makes, waits
-from danube_trio.config import StorageConfig
 from danube_trio.message import StreamMessage
-from danube_trio.metadata import MetadataStore
 
-__all__ = ["Storage", "WalStorage", "engine_storage", "storage_of"]
+__all__ = ["Storage", "WalStorage", "engine_storage"]
 
 
-class Storage:
+class Storage(FarStorage[ThreadDoor]):
     """Many topics. Made by `open_storage`; any thread may call it. See `danube_trio.Storage`."""
-
-    def __init__(self, inner: _topics.Storage, door: ThreadDoor, keep: Block[Any]) -> None:
-        self.inner: _topics.Storage = inner
-        self.door: ThreadDoor = door
-        self._keep = keep
-
-    def __repr__(self) -> str:
-        return f"<Storage {self.config.dir}>"
-
-    @property
-    def config(self) -> StorageConfig:
-        """The settings."""
-        return self.inner.config
-
-    @property
-    def metadata(self) -> MetadataStore:
-        """Where cursors of subscriptions are kept; for the engine only."""
-        return self.inner.metadata
 
     def topic(self, topic: str) -> AbstractContextManager[Wal]:
         """Use a topic's log: ``with storage.topic(name) as wal:``. It stays open inside."""
-        return _TopicBlock(cast("_topics.Use", self.inner.topic(topic)), self)
+        return _TopicBlock(cast("_topics.Use", self.inner.topic(topic)), self.door, self)
 
     # What is handed in is taken as it is now, and iterated over here.
 
@@ -78,35 +56,17 @@ class Storage:
     take_over = waits(_topics.Storage.take_over)
     delete = waits(_topics.Storage.delete)
     list_topics = waits(_topics.Storage.list_topics)
-    statistics = at_once(_topics.Storage.statistics, late=True)
-    open_topics = at_once(_topics.Storage.open_topics, late=True)
-    topic_statistics = at_once(_topics.Storage.topic_statistics, late=True)
 
     def close(self) -> None:
         """Drain and close every topic, as leaving the block does. Any thread. Idempotent."""
         self._keep.close()
 
 
-class _TopicBlock(Borrower, AbstractContextManager[Wal]):
+class _TopicBlock(Borrower[Wal], FarTopic[ThreadDoor]):
     """The block in which a topic stays open."""
 
-    def __init__(self, use: _topics.Use, keep: Storage) -> None:
-        self._use = use
-        self._keep = keep
-
-    def __enter__(self) -> Wal:
-        use, door = self._use, self._keep.door
-        loan = Loan(lambda: _entered(use), lambda _: use.leave())
-        appender = self.hold(door, loan, "topic()")
-        return TopicWal(appender.wal, door, self, appender)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.give_back(self._use.leave)
+    def _given(self, lent: Appender) -> Wal:
+        return TopicWal(lent.wal, self.door, self, lent)
 
 
 class TopicWal(Wal):
@@ -115,10 +75,6 @@ class TopicWal(Wal):
     def close(self) -> None:
         """Refused: it is the storage's."""
         raise RuntimeError("a topic's log is closed by its storage: leave the topic's block")
-
-
-async def _entered(use: _topics.Use) -> Appender:
-    return Appender(await use.__aenter__())
 
 
 class WalStorage:
@@ -176,11 +132,6 @@ class WalStorage:
     flush = waits(storage.WalStorage.flush)
     start_offset = waits(storage.WalStorage.start_offset)
     current_offset = waits(storage.WalStorage.current_offset)
-
-
-def storage_of(thing: Any, _appender: object, door: ThreadDoor, keep: Block[Any]) -> Storage:
-    """A storage that was opened."""
-    return Storage(thing, door, keep)
 
 
 def engine_storage(

@@ -6,7 +6,9 @@ An object has the engine's in `inner`, and the way to its thread in `door`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from functools import partial, wraps
+from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from danube_trio._doors.block import FarBorrower
@@ -64,23 +66,23 @@ def borrowed(door: ThreadDoor, loan: Loan[T]) -> T:
     return loan.value
 
 
-class Borrower(FarBorrower[ThreadDoor]):
-    """A block that holds something of the engine's. A base class.
+class Borrower(FarBorrower[ThreadDoor], AbstractContextManager[T]):
+    """A block that holds something of the engine's. A base class."""
 
-    Forgotten, it gives back what it holds. Its subclasses begin with `hold`.
-    """
+    def __enter__(self) -> T:
+        lent: Any = borrowed(self.door, self._begin())
+        return cast("T", self._given(lent))
 
-    def hold(self, door: ThreadDoor, loan: Loan[T], what: str) -> T:
-        """Take it, for this block."""
-        self._begin(door, loan, what)
-        return borrowed(door, loan)
-
-    def give_back(self, answer: Callable[[], object]) -> None:
-        """Leave the block by `answer`, whatever interrupts that."""
-        loan = self._held()
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        loan, door = self._held(), self.door
         try:
-            job = GiveBackJob(self._way.reply, lambda: loan.leave(answer))
-            self._way.run(job, withdraw=False)
+            job = GiveBackJob(door.reply, lambda: loan.leave(lambda: self._answer(exc)))
+            door.run(job, withdraw=False)
         except BaseException:
-            self._way.engine_thread.tell(loan.drop)  # unless it was answered for
+            door.engine_thread.tell(loan.drop)  # unless it was answered for
             raise

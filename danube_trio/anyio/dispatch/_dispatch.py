@@ -20,7 +20,7 @@ from danube_trio.anyio._block import LoopBlock
 from danube_trio.anyio._hop import EngineDoor, ViewDoor, makes, waits
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._storage import engine_storage
-from danube_trio.anyio._views import reader_view
+from danube_trio.anyio._views import ReaderView
 from danube_trio.anyio.dispatch._subscription import SubscriptionView
 from danube_trio.dispatch import _dispatch as _engine
 from danube_trio.dispatch._leaving import settle_dispatch
@@ -64,7 +64,7 @@ def _reader(inner: TopicReader, door: ViewDoor) -> TopicReader:
     """The view of a topic's reader. The engine's one knows what retention must leave alone."""
     if not isinstance(door, LoopDoor):
         return inner
-    return TopicReader(reader_view(cast("Reader[Any]", inner), door), lambda _: None)
+    return TopicReader(ReaderView(cast("Reader[Any]", inner), door), lambda _: None)
 
 
 def _engine_or_none(found: PersistentStorage | None) -> PersistentStorage | None:
