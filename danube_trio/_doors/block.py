@@ -1,10 +1,7 @@
 """Blocks that are entered and left elsewhere than in the engine's thread: what all doors share.
 
-A *block* is an ``async with`` block of the engine, which a hold in its thread enters and leaves. A
-*borrower* is a block inside one: a topic's log, a message, a consumer, lent by the engine.
-
-Neither is known by anything that lives as long as the engine: a program that forgets one, and what
-it gave, has it collected; then the engine's thread leaves it, or takes back what it lent.
+Nothing that lives as long as the engine knows such a block, but only its hold: a program that
+forgets it, and what it gave, has it collected; then the engine's thread leaves it.
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ from danube_trio._doors.afar import FarDoor
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.engine_thread import Hold, LeaveJob, settle_leaving
 from danube_trio._engine.thread.jobs import tell_nobody
-from danube_trio._engine.thread.loan import Loan
 
 Door = TypeVar("Door", bound=FarDoor)
 # What leaving raised, what the body raised, and how its world says that it was cancelled.
@@ -66,40 +62,6 @@ class FarBlock(Generic[Door]):
                 self._door.engine_thread.submit(LeaveJob(tell_nobody, self._hold))
                 text = f"{self._name} was never closed: leave its '{self._statement}' block"
                 warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
-
-
-class FarBorrower(Generic[Door]):
-    """A block that holds something of the engine's. A base class; forgotten, it gives that back."""
-
-    door: Door
-    _what: str  # for who enters it twice
-    _holding: Loan[Any] | None = None
-
-    def _loan(self) -> Loan[Any]:
-        """What is borrowed. The engine may have it for longer than this: it must not know this."""
-        raise NotImplementedError
-
-    def _given(self, lent: Any) -> Any:
-        """What the block gives."""
-        return lent
-
-    def _answer(self, exc: BaseException | None) -> object:
-        """The block was left, by `exc` or without: tell the engine, in its thread."""
-        raise NotImplementedError
-
-    def _begin(self) -> Loan[Any]:
-        if self._holding is not None:
-            raise RuntimeError(f"{self._what} can be entered once: call it again")
-        self._holding = loan = self._loan()
-        return loan
-
-    def _held(self) -> Loan[Any]:
-        assert self._holding is not None, "a block is entered before it is left"
-        return self._holding
-
-    def __del__(self) -> None:
-        if self._holding is not None and self._holding.taken:
-            self.door.engine_thread.tell(self._holding.drop)
 
 
 @asynccontextmanager

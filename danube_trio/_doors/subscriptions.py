@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from danube_trio._doors.afar import FarDoor
-from danube_trio._doors.block import FarBorrower
+from danube_trio._doors.borrow import FarBorrower
 from danube_trio._doors.surface import at_once
 from danube_trio._engine.thread.jobs import Withdrawn
 from danube_trio._engine.thread.loan import Loan

@@ -85,8 +85,11 @@ def _with_arguments(model: Callable[..., object], fn: Any) -> Any:
     """
     plain: Any = inspect.unwrap(model)
     # What it is (a coroutine function or not) is as with `fn`, and how it takes arguments as there.
-    flags = (fn.__code__.co_flags & ~ANY_ARGUMENTS) | (plain.__code__.co_flags & ANY_ARGUMENTS)
-    code, names = plain.__code__.replace(co_flags=flags), {**plain.__globals__, **fn.__globals__}
+    code = plain.__code__
+    flags = (fn.__code__.co_flags & ~ANY_ARGUMENTS) | (code.co_flags & ANY_ARGUMENTS)
+    if flags != code.co_flags:
+        code = code.replace(co_flags=flags)
+    names = {**plain.__globals__, **fn.__globals__}
     shown = FunctionType(code, names, fn.__name__, plain.__defaults__, plain.__closure__)
     shown.__kwdefaults__ = plain.__kwdefaults__
     shown.__annotations__ = {**plain.__annotations__, "return": fn.__annotations__["return"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Generic, TypeVar
 
 from danube_trio._doors.afar import FarDoor
-from danube_trio._doors.block import FarBorrower
+from danube_trio._doors.borrow import FarBorrower
 from danube_trio._doors.surface import at_once
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.thread.loan import Loan

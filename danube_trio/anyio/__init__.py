@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from danube_trio._lazy import late_names
 from danube_trio.anyio._open import open_follower, open_replica, open_store, open_wal
-from danube_trio.anyio._stream import ReaderStream
 
 if TYPE_CHECKING:
     from danube_trio.anyio._open_topics import (
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         restore_log,
     )
     from danube_trio.anyio._storage import WalStorage
+    from danube_trio.anyio._stream import ReaderStream
 
 __all__ = [
     "ReaderStream",
@@ -46,6 +46,7 @@ __all__ = [
 _HOMES = {
     "_open_topics": ("open_etcd", "open_metadata_directory", "open_storage", "restore_log"),
     "_storage": ("WalStorage",),
+    "_stream": ("ReaderStream",),
 }
 
 if not TYPE_CHECKING:  # type checkers would take it as leave to use any name

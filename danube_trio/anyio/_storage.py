@@ -18,9 +18,10 @@ from danube_trio._engine.read.reader import Reader
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.topics.storage import Storage, Use
-from danube_trio.anyio._hop import LoopBorrower, makes, waits
+from danube_trio.anyio._borrow import LoopBorrower
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._views import ReaderView, WalView, engine_wal
+from danube_trio.anyio._words import makes, waits
 from danube_trio.message import StreamMessage
 
 

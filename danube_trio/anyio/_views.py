@@ -22,8 +22,8 @@ from danube_trio._engine.read.reader import Reader, reader_closed
 from danube_trio._engine.read.replica import Replica
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
-from danube_trio.anyio._hop import at_once, waits
 from danube_trio.anyio._loop import LoopDoor
+from danube_trio.anyio._words import at_once, waits
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -14,7 +14,7 @@ from danube_trio._engine.read import follow as _follow
 from danube_trio._engine.read import replica as _replica
 from danube_trio.blocking._read import Log, Readable
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import waits
+from danube_trio.blocking._words import waits
 
 
 class Receipt:

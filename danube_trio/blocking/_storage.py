@@ -17,10 +17,11 @@ from danube_trio._engine.log.encode import Appendable, as_it_is_now, listed
 from danube_trio._engine.read.source import StartPosition
 from danube_trio._engine.thread.append_job import Appender
 from danube_trio._engine.topics import storage as _topics
+from danube_trio.blocking._borrow import Borrower
 from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import Borrower, makes, waits
+from danube_trio.blocking._words import makes, waits
 from danube_trio.message import StreamMessage
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 ROW_NAMES = (
     "the command line, and metrics",
     "other ways in",
+    "what they share",
     "on the public API only",
     "the public names",
     "many logs, Danube's directories, trio for other programs",
@@ -28,7 +29,7 @@ ROW_NAMES = (
     "object stores, and small consistent maps",
     "the machine, and settings",
     "facts: no input or output, no clock",
-    "errors and messages",
+    "errors, messages, late names",
 )
 
 

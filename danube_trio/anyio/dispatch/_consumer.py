@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from danube_trio._doors.subscriptions import FarConsumer, FarTake
 from danube_trio._engine.thread.loan import Loan
-from danube_trio.anyio._hop import LoopBorrower, at_once, borrowed
+from danube_trio.anyio._borrow import LoopBorrower, borrowed
 from danube_trio.anyio._loop import LoopDoor
+from danube_trio.anyio._words import at_once
 from danube_trio.dispatch._afar import release_all, take_many
 from danube_trio.dispatch._consumer import Consumer
 from danube_trio.dispatch._delivery import Delivery, Take

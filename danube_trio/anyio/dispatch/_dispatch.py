@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from trio.lowlevel import in_trio_run
 
@@ -17,10 +17,10 @@ from danube_trio._doors.surface import arguments_of
 from danube_trio._engine.log.encode import as_it_is_now, listed
 from danube_trio._engine.read.reader import Reader
 from danube_trio.anyio._block import LoopBlock
-from danube_trio.anyio._hop import EngineDoor, ViewDoor, makes, waits
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._storage import engine_storage
 from danube_trio.anyio._views import ReaderView
+from danube_trio.anyio._words import makes, waits
 from danube_trio.anyio.dispatch._subscription import SubscriptionView
 from danube_trio.dispatch import _dispatch as _engine
 from danube_trio.dispatch._leaving import settle_dispatch
@@ -29,6 +29,32 @@ from danube_trio.dispatch._options import ReliableOptions
 from danube_trio.dispatch._store import TopicCache, TopicReader, TopicStore
 from danube_trio.dispatch._subscription import Subscription
 from danube_trio.metadata import MetadataStore
+
+T = TypeVar("T")
+
+
+class ViewDoor(Protocol):
+    """What a view needs of its door."""
+
+    async def call(self, fn: Callable[[], Awaitable[T]]) -> T:
+        """Run an async function where the engine is."""
+        ...
+
+    def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
+        """Run a function where the engine is."""
+        ...
+
+
+class EngineDoor:
+    """The door where there is none: on trio."""
+
+    async def call(self, fn: Callable[[], Awaitable[T]]) -> T:
+        """Call it here."""
+        return await fn()
+
+    def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
+        """Call it here."""
+        return fn()
 
 
 class _TopicStoreView(TopicStore):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from danube_trio._doors.subscriptions import FarSubscription
-from danube_trio.anyio._hop import waits
 from danube_trio.anyio._loop import LoopDoor
+from danube_trio.anyio._words import waits
 from danube_trio.anyio.dispatch._consumer import ConsumerView, TakeView
 from danube_trio.anyio.dispatch._run import LoopRun
 from danube_trio.dispatch._consumer import Consumer

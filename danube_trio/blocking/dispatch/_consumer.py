@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from danube_trio._doors.subscriptions import FarConsumer, FarTake
 from danube_trio._engine.thread.loan import Loan
+from danube_trio.blocking._borrow import Borrower, borrowed
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import Borrower, borrowed
 from danube_trio.dispatch._afar import release_all, take_many
 from danube_trio.dispatch._delivery import Delivery
 

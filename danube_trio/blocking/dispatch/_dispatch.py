@@ -14,7 +14,7 @@ from danube_trio._doors.surface import method_arguments_of
 from danube_trio.blocking._block import Block
 from danube_trio.blocking._storage import Storage, WalStorage, engine_storage
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import makes, waits
+from danube_trio.blocking._words import makes, waits
 from danube_trio.blocking.dispatch._store import TopicReader, TopicStore
 from danube_trio.blocking.dispatch._subscription import Subscription
 from danube_trio.dispatch import _dispatch as _engine

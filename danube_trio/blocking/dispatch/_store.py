@@ -11,7 +11,7 @@ from danube_trio._doors.surface import method_arguments_of
 from danube_trio._engine.log.encode import as_it_is_now, listed
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import makes, waits
+from danube_trio.blocking._words import makes, waits
 from danube_trio.dispatch import _store as _engine
 from danube_trio.dispatch._log import Message
 from danube_trio.message import StreamMessage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from danube_trio._doors.subscriptions import FarSubscription
 from danube_trio.blocking._thread import ThreadDoor
-from danube_trio.blocking._wait import waits
+from danube_trio.blocking._words import waits
 from danube_trio.blocking.dispatch._consumer import Consumer, Take
 from danube_trio.blocking.dispatch._run import Handler, ThreadRun
 from danube_trio.dispatch import _subscription as _engine
