@@ -217,6 +217,7 @@ class SubscriptionState:
 
     async def wait_settled(self, end: int) -> None:
         """Wait until everything below `end` is settled."""
+        self.check_run()
         await checkpoint()
         while self.core.end < end:
             self.check_open()

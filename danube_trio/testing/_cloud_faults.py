@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import attrs
 
@@ -59,7 +59,7 @@ class StoreFault(CountedFault):
         hits: how many operations it has made fail so far.
     """
 
-    KNOWN = STORE_OPERATIONS
+    KNOWN: ClassVar[frozenset[str]] = STORE_OPERATIONS
 
     kinds: tuple[StoreFaultKind, ...]
     key_contains: str | None

@@ -92,7 +92,7 @@ class Fault(CountedFault):
         hits: how many operations it has made fail so far.
     """
 
-    KNOWN = OPERATIONS
+    KNOWN: ClassVar[frozenset[str]] = OPERATIONS
 
     error: int | None
     path_contains: str | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Literal, TypeVar, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import attrs
 import trio
@@ -54,7 +54,7 @@ class MetadataFault(CountedFault):
         hits: how many operations it has hit so far.
     """
 
-    KNOWN = METADATA_OPERATIONS
+    KNOWN: ClassVar[frozenset[str]] = METADATA_OPERATIONS
 
     kind: Kind
     key_contains: str | None

@@ -26,8 +26,6 @@ from danube_trio.cli.top.page import new_console, page, plain
 from danube_trio.cli.top.sections import table
 from danube_trio.cli.top.words import amount, clean
 
-__all__ = ["watch"]
-
 # How often to look whether a program is there; a guess.
 WAIT_SECONDS = 0.5
 PLAIN_ROWS = 20

@@ -21,8 +21,6 @@ from danube_trio._engine.watch.socket import dial, is_socket
 from danube_trio.cli._say import complain
 from danube_trio.errors import UnsupportedFormatError
 
-__all__ = ["Feed", "NotOfferedError", "Place", "find_offers", "places"]
-
 SCHEMA = 1
 SUFFIX = ".watch"
 # For a program that is busy, or stopped; beside the time between two snapshots.

@@ -8,18 +8,6 @@ from typing import Any, cast
 
 import attrs
 
-__all__ = [
-    "COUNTERS",
-    "Histogram",
-    "View",
-    "as_dict",
-    "as_list",
-    "histogram",
-    "number",
-    "rates",
-    "seconds_between",
-]
-
 # More than any counter can reach, and what arithmetic and formats still take.
 MAX_NUMBER = 1e30
 # Counters whose growth is shown, and where they are.

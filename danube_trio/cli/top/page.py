@@ -39,8 +39,6 @@ from danube_trio.cli.top.sections import (
 )
 from danube_trio.cli.top.words import amount, bar, clean, duration, in_unit, per_second
 
-__all__ = ["new_console", "page", "plain"]
-
 MARKS = ("start_offset", "uploaded_end", "sealed_end", "durable_end", "written_end", "next_offset")
 # From what is safest to what is not: below each mark but the first, what the records there are.
 FILLS = ("█", "▓", "▒", "░", "·")

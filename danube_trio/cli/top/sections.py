@@ -12,20 +12,6 @@ from rich.text import Text
 from danube_trio.cli.top.figures import View, as_dict, as_list, histogram, number, seconds_between
 from danube_trio.cli.top.words import amount, clean, duration, in_unit, per_second, size
 
-__all__ = [
-    "BAD",
-    "HELD",
-    "WARN",
-    "Section",
-    "cloud",
-    "line",
-    "readers",
-    "rest",
-    "table",
-    "tasks",
-    "topics",
-]
-
 Section = list[RenderableType]  # empty: there is nothing to say
 
 WARN, BAD = "yellow", "bold red"

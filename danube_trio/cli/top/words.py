@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["amount", "bar", "clean", "duration", "in_unit", "per_second", "size"]
-
 EIGHTHS = "▏▎▍▌▋▊▉█"
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
