@@ -179,7 +179,7 @@ class World:
                     detail = self.entries[keys.detail(base)].value
                     found.append(join_segment(danube, Details.decode(detail)))
         try:
-            return head.state(found)
+            return head.joined(found)
         except ValueError as error:
             raise Violation(f"the entries are no state: {error}") from error
 

@@ -319,7 +319,7 @@ def _take_page(data: bytes) -> None:
 
 
 def _take_head(data: bytes) -> None:
-    Head.decode(data).state([])
+    Head.decode(data).joined([])
 
 
 # ---- cursors

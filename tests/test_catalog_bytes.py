@@ -406,7 +406,7 @@ def test_details_of_another_object_are_refused(change: dict[str, Any]) -> None:
 
 def test_head_and_epoch_come_back() -> None:
     head = Head.of(STATE)
-    assert Head.decode(compact(head)).state(STATE.segments) == STATE
+    assert Head.decode(compact(head)).joined(STATE.segments) == STATE
     entry = EpochEntry(3, "me")
     assert compact(entry) == b'{"epoch":3,"format":1,"writer":"me"}'
     assert EpochEntry.decode(compact(entry)) == entry

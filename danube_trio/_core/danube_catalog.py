@@ -23,17 +23,16 @@ for others are refused here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 
 from danube_trio._core.catalog import CatalogState, Descriptor
 from danube_trio._core.documents import compact, omit_defaults, parse
-from danube_trio._core.manifest import check_index, check_segments
+from danube_trio._core.manifest import FORMAT, Facts, check_index
 from danube_trio._core.numbers import DIGITS, number_in
 from danube_trio.errors import bad_argument
 
-FORMAT = 1
 _START = re.compile(DIGITS)
 
 
@@ -259,49 +258,13 @@ class Details:
 
 
 @attrs.frozen
-class Head:
-    """The catalog's state but for the segments. The fields are those of `CatalogState`."""
-
-    sequence: int
-    nonce: str
-    epoch: int
-    writer: str
-    owner: str
-    owner_since_epoch: int
-    start_offset: int
-    end: int
-    codec: str
-    trailer: int
-    sealed: bool
-    deleted: bool
-    last_time: int = 0
-    format: int = FORMAT
-    log: str = ""
-    topic: str = ""
-    place: str = ""
-
-    @classmethod
-    def of(cls, state: CatalogState) -> Head:
-        """The head of a state."""
-        names = {field.name for field in attrs.fields(cls)} - {"format"}
-        return cls(**{name: getattr(state, name) for name in names})
+class Head(Facts):
+    """The catalog's state but for the segments, which are beside it."""
 
     @classmethod
     def decode(cls, data: bytes) -> Head:
         """The head in this JSON; ValueError if it is none."""
         return parse(data, cls, newest=FORMAT)
-
-    def state(self, segments: Sequence[Descriptor]) -> CatalogState:
-        """The state with these segments; ValueError if they do not fit together."""
-        if not 0 <= self.start_offset <= self.end:
-            raise ValueError(f"the log cannot be [{self.start_offset}, {self.end})")
-        if not 0 <= self.owner_since_epoch <= self.epoch:
-            raise ValueError(f"epoch {self.epoch} is before {self.owner_since_epoch}")
-        if self.sequence < 1:
-            raise ValueError(f"no publication has the number {self.sequence}")
-        check_segments(segments, self.start_offset, self.end)
-        fields = attrs.asdict(self, filter=lambda field, _: field.name != "format")
-        return CatalogState(**fields, segments=tuple(segments))
 
 
 omit_defaults(Head, "last_time", "log", "topic", "place")

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
 from operator import lt, sub
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import attrs
 
@@ -260,11 +260,8 @@ def fold(
 
 
 @attrs.frozen
-class Manifest:
-    """One manifest: a state's facts, its pages, and the segments that are in no page.
-
-    The fields are those of `CatalogState`.
-    """
+class Facts:
+    """A state but for its segments, as a document says it. The fields are those of `CatalogState`."""
 
     sequence: int
     nonce: str
@@ -274,8 +271,6 @@ class Manifest:
     owner_since_epoch: int
     start_offset: int
     end: int
-    segments: tuple[Descriptor, ...]
-    pages: tuple[PageRef, ...]
     codec: str
     trailer: int
     sealed: bool
@@ -286,18 +281,37 @@ class Manifest:
     topic: str = ""
     place: str = ""
 
-    def state(self, pages: Iterable[Page]) -> CatalogState:
-        """The state, put together with its pages; ValueError if they do not fit together."""
-        paged = [d for page in pages for d in page.segments if d.end > self.start_offset]
-        segments = (*paged, *self.segments)
+    @classmethod
+    def of(cls, state: CatalogState, **more: object) -> Self:
+        """The facts of a state."""
+        names = {f.name for f in attrs.fields(cls)} & {f.name for f in attrs.fields(CatalogState)}
+        return cls(**{name: getattr(state, name) for name in names} | more)
+
+    def joined(self, segments: Iterable[Descriptor]) -> CatalogState:
+        """The state with these segments; ValueError if they do not fit together."""
+        segments = tuple(segments)
         check_segments(segments, self.start_offset, self.end)
         if not 0 <= self.start_offset <= self.end:
             raise ValueError(f"the log cannot be [{self.start_offset}, {self.end})")
         if not 0 <= self.owner_since_epoch <= self.epoch:
             raise ValueError(f"epoch {self.epoch} is before {self.owner_since_epoch}")
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in attrs.fields(CatalogState)}
-        fields["segments"] = segments
-        return CatalogState(**fields)
+        if self.sequence < 1:
+            raise ValueError(f"no publication has the number {self.sequence}")
+        names = [f.name for f in attrs.fields(Facts) if f.name != "format"]
+        return CatalogState(**{n: getattr(self, n) for n in names}, segments=segments)
+
+
+@attrs.frozen
+class Manifest(Facts):
+    """One manifest: a state's facts, its pages, and the segments that are in no page."""
+
+    segments: tuple[Descriptor, ...] = attrs.field(kw_only=True)
+    pages: tuple[PageRef, ...] = attrs.field(kw_only=True)
+
+    def state(self, pages: Iterable[Page]) -> CatalogState:
+        """The state, put together with its pages; ValueError if they do not fit together."""
+        paged = [d for page in pages for d in page.segments if d.end > self.start_offset]
+        return self.joined((*paged, *self.segments))
 
 
 omit_defaults(Manifest, "last_time", "log", "topic", "place")
@@ -309,11 +323,9 @@ def encode_manifest(state: CatalogState, pages: Sequence[Page], listed: Sequence
     Its segments are in `pages` and, after them, in `listed` as `encode_row` made them: a writer
     lists the same ones again and again.
     """
-    fields: dict[str, Any] = {f.name: getattr(state, f.name) for f in attrs.fields(CatalogState)}
-    fields["segments"] = ()
-    fields["pages"] = tuple(page.ref for page in pages)
+    manifest = Manifest.of(state, segments=(), pages=tuple(page.ref for page in pages))
     # Texts have their quotes escaped, so this can only be the field itself.
-    before, field, after = compact(Manifest(**fields)).partition(b'"segments":[')
+    before, field, after = compact(manifest).partition(b'"segments":[')
     assert field
     return with_crc(before + field + b",".join(listed) + after)
 

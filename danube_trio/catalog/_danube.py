@@ -235,7 +235,7 @@ class MetadataCatalog:
             found.append(d)
             position = d.end
         try:
-            return head.state([d for d in found if d.end > head.start_offset])
+            return head.joined([d for d in found if d.end > head.start_offset])
         except ValueError:
             return None
 

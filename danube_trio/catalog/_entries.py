@@ -42,7 +42,7 @@ def assemble(
             continue
         if d.end > head.start_offset:
             found.append(d)
-    return head.state(found)
+    return head.joined(found)
 
 
 def beyond(
