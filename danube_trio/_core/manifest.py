@@ -261,7 +261,7 @@ def fold(
 
 @attrs.frozen
 class Facts:
-    """A state but for its segments, as a document says it. The fields are those of `CatalogState`."""
+    """A state but for its segments, as a document says it: the fields of `CatalogState`."""
 
     sequence: int
     nonce: str
