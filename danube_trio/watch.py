@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from types import TracebackType
 from typing import Protocol
 
 import trio
@@ -100,12 +99,7 @@ class _ServeStatistics(AbstractAsyncContextManager[str]):
         await trio.to_thread.run_sync(fn, limiter=self._limiter)
 
     @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         assert self._watch is not None
         await self._watch.aclose("the block was left")
         await leave_nursery(self._nursery, (), exc)

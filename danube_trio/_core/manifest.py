@@ -282,7 +282,7 @@ class Facts:
     place: str = ""
 
     @classmethod
-    def of(cls, state: CatalogState, **more: object) -> Self:
+    def of(cls, state: CatalogState, **more: Any) -> Self:
         """The facts of a state."""
         names = {f.name for f in attrs.fields(cls)} & {f.name for f in attrs.fields(CatalogState)}
         return cls(**{name: getattr(state, name) for name in names} | more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from danube_trio._doors.borrow import FarBorrower
@@ -30,12 +29,7 @@ class LoopBorrower(FarBorrower[LoopDoor], AbstractAsyncContextManager[T]):
         lent: Any = await borrowed(self.door, self._begin())
         return cast("T", self._given(lent))
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         loan = self._held()
         if isinstance(exc, GeneratorExit):  # a coroutine that is closed cannot wait any more
             self.door.engine_thread.tell(loan.drop)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from danube_trio._doors.block import FarBlock, nothing, only_door
@@ -64,12 +63,7 @@ class Block(FarBlock[ThreadDoor], AbstractContextManager[T]):
         assert self._hold is not None, "it was entered"
         self._door.run(LeaveJob(self._door.reply, self._hold), withdraw=False)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         assert self._door is not None, "a block is entered before it is left"
         try:
             self.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from danube_trio._doors.borrow import FarBorrower
@@ -31,12 +30,7 @@ class Borrower(FarBorrower[ThreadDoor], AbstractContextManager[T]):
         lent: Any = borrowed(self.door, self._begin())
         return cast("T", self._given(lent))
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         loan, door = self._held(), self.door
         try:
             job = GiveBackJob(door.reply, lambda: loan.leave(lambda: self._answer(exc)))

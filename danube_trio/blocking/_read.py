@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import trio
@@ -67,12 +66,7 @@ class Reader(FarReader[T_co, ThreadDoor]):
     def __enter__(self) -> Reader[T_co]:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _refill(self) -> list[T_co]:

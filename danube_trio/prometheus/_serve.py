@@ -18,7 +18,6 @@ import threading
 import time
 from contextlib import AbstractAsyncContextManager, suppress
 from socketserver import ThreadingMixIn
-from types import TracebackType
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -116,12 +115,7 @@ class _MetricsServer(AbstractAsyncContextManager[int]):
         return port
 
     @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         with trio.CancelScope(shield=True):
             # Not abandoned: it takes half a second at most, in which the loop goes on.
             await trio.to_thread.run_sync(self._stop, limiter=self._limiter)

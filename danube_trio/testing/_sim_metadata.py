@@ -8,7 +8,6 @@ the content, and see the operations of all clients. Time is trio's clock.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import TracebackType
 from typing import ClassVar, Literal, TypeVar, get_args
 
 import attrs
@@ -335,12 +334,7 @@ class _SimWatch:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._watch.aclose()
 
     def __aiter__(self) -> _SimWatch:

@@ -23,7 +23,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
-from types import TracebackType
 
 import attrs
 import trio
@@ -168,12 +167,7 @@ class _OpenWal(AbstractAsyncContextManager[Wal]):
         return made.wal
 
     @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         assert self._made is not None
         engine = self._made.engine
         engine.close_acceptance()

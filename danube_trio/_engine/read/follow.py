@@ -21,7 +21,6 @@ import os
 import time
 import weakref
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any, Literal
 
 import attrs
@@ -355,11 +354,6 @@ class _OpenFollower(AbstractAsyncContextManager[Follower]):
             raise
         return Follower(self._source, path)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._source is not None
         self._source.close()

@@ -15,7 +15,6 @@ import logging
 import time
 import weakref
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any
 
 import attrs
@@ -219,12 +218,7 @@ class _OpenReplica(AbstractAsyncContextManager[Replica]):
         nursery.start_soon(source.tier.serve, name=f"danube_trio readahead {self._catalog.url}")
         return Replica(source, self._catalog.url)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._source is not None
         assert self._nursery is not None
         self._source.close()
