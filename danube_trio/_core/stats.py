@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-# Shown in the reference.
-
+__all__ = [  # what the reference shows
+    "CloudStatistics",
+    "HistogramView",
+    "ReaderStatistics",
+    "TaskStatistics",
+    "WalStatistics",
+]
 
 # Upper bounds of buckets, each twice the one before; above the last there is one bucket for all.
 # From 16 us, below which nothing can have been synced, to 8 s.
