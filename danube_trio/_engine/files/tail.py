@@ -34,7 +34,7 @@ from danube_trio._core.files import MARK_BYTES, Mark, mark_position, next_sequen
 from danube_trio._core.segment import LogNames, Segment
 from danube_trio._engine.files.directory import read_mark
 from danube_trio._engine.files.presence import LostFileError, Presence
-from danube_trio._engine.files.space import unshare, with_room
+from danube_trio._engine.files.space import has_room, unshare, with_room
 
 log = logging.getLogger("danube_trio.tail")
 
@@ -156,6 +156,12 @@ class Tail:
         # Of all bytes of the active segment; None if it is not kept, or began before this run.
         self.crc: int | None = 0 if checksum and not position else None
         self.sealed_crc: int | None = None  # of the segment that was rolled last
+
+    def know_small_files(self) -> None:
+        """From here on whoever touches them is noticed: nobody replaces them any more."""
+        self.presence.know(self.names.meta)
+        if has_room(self.disk, self.names):
+            self.presence.know(self.names.trim)
 
     def write(self, data: bytes) -> None:
         """Append `data`; it is in the page cache then."""

@@ -66,6 +66,7 @@ async def take_over(
         unique = f"{holder}, opening {secrets.token_hex(4)}"
         recovered, after = attach(disk, config, uuid.uuid4().hex, unique, catalog, state)
         recovered.notes[:0] = told
+        recovered.tail.know_small_files()
         return after
 
     async def settle(state: CatalogState | None) -> CatalogState:

@@ -24,7 +24,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 
-import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
@@ -39,8 +38,6 @@ from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.directory import refuse_foreign
 from danube_trio._engine.files.presence import LostFileError
 from danube_trio._engine.files.recover import Recovered, recover
-from danube_trio._engine.files.space import has_room
-from danube_trio._engine.files.tail import Tail
 from danube_trio._engine.log.attach import take_over
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine, Work
@@ -56,6 +53,7 @@ from danube_trio._engine.wait.running import require_trio
 from danube_trio._engine.wait.waiters import WatchedMarks
 from danube_trio._engine.watch.offer import offer_log
 from danube_trio._engine.watch.serve import StatisticsSource, Watch
+from danube_trio._engine.watch.socket import Offer
 from danube_trio.catalog import Catalog, CatalogSession
 from danube_trio.catalog._default import default_catalog
 from danube_trio.cloud import CloudStore
@@ -130,32 +128,20 @@ def open_wal(
             "danube_trio.watch.serve_statistics(wal, path)"
         )
     if config.dir is None:
-        return _OpenWal(config, partial(_in_memory, config, clock))
+        return _OpenWal(partial(_in_memory, config, clock))
     disk = disk if disk is not None else RealDisk()
     cloud = None
     if store is not None:
         cloud = (store, catalog if catalog is not None else default_catalog(config, store))
-    return _OpenWal(config, partial(_in_directory, config, clock, disk, cloud))
+    return _OpenWal(partial(_in_directory, config, clock, disk, cloud))
 
 
 class _OpenWal(AbstractAsyncContextManager[Wal]):
     """The block: entering it makes the log, by its recipe, and leaving takes it down."""
 
-    def __init__(
-        self, config: WalConfig, recipe: Callable[[], Awaitable[_InMemory | _InDirectory]]
-    ) -> None:
-        self._config = config
+    def __init__(self, recipe: Callable[[], Awaitable[_InMemory | _InDirectory]]) -> None:
         self._recipe = recipe
         self._made: _InMemory | _InDirectory | None = None
-
-    def __del__(self) -> None:
-        if self._made is not None and self._made.engine.log.phase is Phase.OPEN:
-            warnings.warn(
-                f"log {self._config.dir} was never closed: leave its 'async with' block",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
 
     @enable_ki_protection
     async def __aenter__(self) -> Wal:
@@ -198,14 +184,27 @@ def _untold(engine: Engine) -> DanubeError | None:
     return engine.untold_fence
 
 
+class _Made:
+    """What entering the block made. The tasks that it has keep it, as long as they run."""
+
+    def __init__(self, engine: Engine, wal: Wal) -> None:
+        self.engine = engine
+        self.wal = wal
+
+    def __del__(self) -> None:
+        if self.engine.log.phase is Phase.OPEN:
+            warnings.warn(
+                f"log {self.engine.config.dir} was never closed: leave its 'async with' block",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+
 # ---- in memory
 
 
-@attrs.frozen
-class _InMemory:
-    engine: Engine
-    wal: Wal
-
+class _InMemory(_Made):
     async def leave(self, exc: BaseException | None) -> KeyboardInterrupt | None:
         self.engine.closed()
         await trio.lowlevel.checkpoint()
@@ -220,7 +219,7 @@ async def _in_memory(config: WalConfig, clock: Callable[[], float]) -> _InMemory
 # ---- in a directory, with or without a store
 
 
-class _InDirectory:
+class _InDirectory(_Made):
     """A log with its tasks, each behind a shield."""
 
     def __init__(
@@ -232,8 +231,7 @@ class _InDirectory:
         directory: OpenDirectory,
         nursery: AbstractAsyncContextManager[trio.Nursery],
     ) -> None:
-        self.engine = engine
-        self.wal = wal
+        super().__init__(engine, wal)
         self._janitor = janitor
         self._lane = lane
         self._directory = directory
@@ -299,17 +297,17 @@ async def _in_directory(
     cloud: tuple[CloudStore, Catalog] | None,
 ) -> _InDirectory:
     lane = disk.open_lane()
-    undo = ExitStack()  # in the lane, as all that it undoes
+    # In the lane, as all that it undoes: a call there goes to its end when Ctrl-C strikes, and what
+    # it returns is lost then.
+    undo = ExitStack()
     try:
-        held = await lane.run(_hold, disk, config)
-        undo.callback(held.close)
+        held = await lane.run(_hold, disk, config, undo)
         session = None
         if cloud is None:
-            recovered = await lane.run(_recover, held, config)
+            recovered = await lane.run(_recover, held, config, undo)
         else:
             recovered, session = await take_over(lane, held, config, cloud, this_process())
-        undo.callback(recovered.tail.abandon)
-        await lane.run(_know_small_files, recovered.tail)
+            undo.callback(recovered.tail.abandon)
         engine, files = _engine_of(config, clock, held, recovered, cloud, session)
         janitor = Janitor(engine, files, lane, recovered.tail, session)
         uploader = None
@@ -321,9 +319,7 @@ async def _in_directory(
         await janitor.make_room()
         offer = None
         if config.watch:
-            offer = await lane.run(offer_log, files.names.watch)
-            if offer is not None:
-                undo.callback(offer.close)
+            offer = await lane.run(_offer, files.names, undo)
         # Last, since it cannot be undone like the others: from here on the tasks are left.
         block = trio.open_nursery()
         nursery = await block.__aenter__()
@@ -350,7 +346,7 @@ async def _in_directory(
     return made
 
 
-def _hold(disk: Disk, config: WalConfig) -> OpenDirectory:
+def _hold(disk: Disk, config: WalConfig, undo: ExitStack) -> OpenDirectory:
     """Hold the directory, and lock it: from here on paths in it are names in what is held."""
     assert config.dir is not None
     names = LogNames.of(config.dir, config.file_name)
@@ -362,11 +358,14 @@ def _hold(disk: Disk, config: WalConfig) -> OpenDirectory:
     except BaseException:
         held.close()
         raise
+    undo.callback(held.close)
     return held
 
 
-def _recover(disk: OpenDirectory, config: WalConfig) -> Recovered:
+def _recover(disk: OpenDirectory, config: WalConfig, undo: ExitStack) -> Recovered:
     recovered = recover(disk, config, uuid.uuid4().hex)
+    undo.callback(recovered.tail.abandon)
+    recovered.tail.know_small_files()
     if place := recovered.directory.meta.place:
         log.warning(
             "%s: opened without the object store that has its objects, below %s. What is "
@@ -376,11 +375,11 @@ def _recover(disk: OpenDirectory, config: WalConfig) -> Recovered:
     return recovered
 
 
-def _know_small_files(tail: Tail) -> None:
-    """From here on whoever touches them is noticed: nobody replaces them any more."""
-    tail.presence.know(tail.names.meta)
-    if has_room(tail.disk, tail.names):
-        tail.presence.know(tail.names.trim)
+def _offer(names: LogNames, undo: ExitStack) -> Offer | None:
+    offer = offer_log(names.watch)
+    if offer is not None:
+        undo.callback(offer.close)
+    return offer
 
 
 def _engine_of(
@@ -446,7 +445,7 @@ def _believed(times: Sequence[int], config: WalConfig, clock: Callable[[], float
     now_us, ahead_us = round(now * 1e6), round(ahead * 1e6)
     believed = max((t for t in times if not too_far_ahead(t, now_us, ahead_us)), default=0)
     if believed < newest:
-        log.warning(
+        logging.getLogger("danube_trio.engine").warning(
             "%s: records have append times up to %s, and the clock says %s: those further "
             "ahead of it than max_clock_ahead=%s s are taken for unknown. If it is the clock "
             "that is wrong, set it; if it was, `danube-trio repair` mends what is only here",

@@ -4,15 +4,16 @@ An open log's own (`log.local_files`) is always right. A follower's is what its 
 so may name a file that is gone; its disk looks again before it says so (`read_only`).
 
 A file is open only while a block of it is read, so a slow reader costs no descriptor. Each frame is
-verified. Where a block ended is kept for who comes next, by its offset, for all readers together:
-the next block is read from there, without looking into the index.
+verified. Where a block ended is kept by its reader, as a `Place`: the next one is read from there,
+without looking into the index.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
+
+import attrs
 
 from danube_trio._core.clocks import Run
 from danube_trio._core.disk import Disk
@@ -21,10 +22,16 @@ from danube_trio._core.segment import LogNames, Segment, SegmentList
 from danube_trio._engine.files.segments import fetch_block, load_index
 from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio.errors import CorruptDataError
+from danube_trio.message import Gap
 
-# Places kept. A guess: more readers than that are seldom in one log's files at once, and who finds
-# none reads at most what lies between two entries of an index again.
-PLACES = 64
+
+@attrs.define(eq=False)
+class Place:
+    """Where the frame after the last one that a reader fetched from a file begins."""
+
+    base: int = -1
+    offset: int = 0
+    position: int = 0
 
 
 class FileShelf:
@@ -58,8 +65,6 @@ class FileShelf:
         self.indexes = KeptIndexes()
         self.damaged: dict[int, str] = {}
         self._fetch_bytes = fetch_bytes
-        # By the offset of the frame that begins there: (base of its segment, position).
-        self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()
 
     @property
     def start(self) -> int:
@@ -110,15 +115,16 @@ class FileShelf:
         self.damaged[base] = reason
 
     async def fetch(
-        self, cursor: int, stop: int, time: int, *, skip: bool = False
+        self, cursor: int, stop: int, time: int, place: Place | None = None, *, skip: bool = False
     ) -> Sequence[Piece]:
         """See `Shelf`. With `skip` bytes that are no frames are a `Gap`, else CorruptDataError."""
+        place = place if place is not None else Place()
         segment = self.segments.find(cursor)
         base = segment.base if segment is not None else self.segments.active_base
         path = self.names.segment(base)
         stop = min(stop, segment.end) if segment is not None else stop
         try:
-            offset, position = await self._locate(cursor, time, segment, base, stop)
+            offset, position = await self._locate(cursor, time, segment, stop, place)
             while True:
                 where = path, position, offset, stop
                 fetched = await self.disk.run(
@@ -139,20 +145,19 @@ class FileShelf:
         finally:
             # After the read, and also if it failed: damage in another's file is not ours.
             self.check_ours()
-        self._places[offset] = (base, position)
-        if len(self._places) > PLACES:
-            self._places.popitem(last=False)
+        if not isinstance(found, Gap):  # what comes behind one is known only as of now
+            place.base, place.offset, place.position = base, offset, position
         if time and found.start > cursor:
             return [Passed(cursor, found.start), found]  # all before is older, says the index
         return [found]
 
     async def _locate(
-        self, cursor: int, time: int, segment: Segment | None, base: int, stop: int
+        self, cursor: int, time: int, segment: Segment | None, stop: int, place: Place
     ) -> tuple[int, int]:
         """`(offset, position)` of a frame at or before the cursor to read from."""
-        place = self._places.get(cursor)
-        if place is not None and place[0] == base:
-            return cursor, place[1]
+        base = self.base_of(cursor)
+        if place.base == base and place.offset == cursor:
+            return cursor, place.position
         index = await self._index(segment)
         if time and cursor == base:
             offset, position = index.before_time(time)

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from danube_trio._core.route import Tier, route
+from danube_trio._engine.read.file_shelf import Place
 from danube_trio._engine.read.shelf import Passed, Piece
 from danube_trio._engine.read.source import ReaderSource, local_start
 from danube_trio.errors import (
@@ -46,6 +47,7 @@ class Shelves:
     def __init__(self, source: ReaderSource) -> None:
         self._source = source
         self.tier = Tier.LIVE
+        self._place = Place()
 
     async def fetch(self, cursor: int, time: int) -> Sequence[Piece]:
         """What there is at the cursor; nothing if it must be asked again.
@@ -99,13 +101,14 @@ class Shelves:
         skip = source.config.on_corruption == "skip" and not self._stored(cursor)
         sealed = files.segments.find(cursor)  # now: it may be pruned while it is read
         try:
-            return await files.fetch(cursor, source.visible_end, time, skip=skip)
+            return await files.fetch(cursor, source.visible_end, time, self._place, skip=skip)
         except CorruptDataError as error:
             if cursor < source.marks.start_offset:
                 return ()  # retention overtook us: route will say so
             if sealed is None or not self._stored(cursor):
                 raise
-            await files.heal(sealed.base, str(error))
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            await files.heal(sealed.base, str(error.__cause__ if missing else error))
             return ()  # route will say: the store
 
     async def _fetch_object(self, cursor: int, time: int) -> Sequence[Piece]:
