@@ -53,7 +53,7 @@ def directory_path(name: str, value: str | os.PathLike[str], rest: str = "") -> 
     """The absolute path; ValueError, which names the argument, if it is none of a directory."""
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(f"{name}={value!r} must be the path of a directory{rest}")
+        raise bad_argument(name, value, f" must be the path of a directory{rest}")
     return os.path.abspath(path)  # now, so that a later chdir does not split the log
 
 

@@ -337,3 +337,48 @@ def test_what_is_no_config_and_no_store_is_refused_by_name() -> None:
         open_wal("dir")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"store='file:///x' must be an object store"):
         open_wal(WalConfig(dir="d"), store="file:///x")  # type: ignore[arg-type]
+
+
+class StruckDisk(RealDisk):
+    """Ctrl-C comes while a call of the opening is under way in its thread."""
+
+    def __init__(self, moment: str) -> None:
+        super().__init__()
+        self._moment: str | None = moment
+
+    def _strike(self, moment: str) -> None:
+        if moment == self._moment:
+            self._moment = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def open_dir(self, path: str) -> OpenDirectory:
+        held = super().open_dir(path)
+        self._strike("holding")
+        sync_dir = held.sync_dir
+
+        def struck(path: str) -> None:
+            sync_dir(path)
+            self._strike("recovering")
+
+        held.sync_dir = struck  # type: ignore[method-assign]
+        return held
+
+
+@pytest.mark.parametrize("moment", ["holding", "recovering"])
+def test_ctrl_c_while_a_log_is_opened_leaves_nothing_open(tmp_path: Path, moment: str) -> None:
+    config = WalConfig(dir=str(tmp_path / "log"))
+
+    def open_files() -> list[str]:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        shown = [os.readlink(link) for link in links if os.path.lexists(link)]
+        return [path for path in shown if str(tmp_path) in path]
+
+    async def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            async with open_wal(config, disk=StruckDisk(moment)):
+                pass
+        assert open_files() == []
+        async with open_wal(config) as wal:
+            assert await wal.append(b"as if nothing had been") == 0
+
+    trio.run(main)

@@ -524,3 +524,24 @@ async def test_a_hole_behind_the_seam_between_two_tiers_is_refused(
             async for message in reader:
                 seen.append(message.offset)
         assert seen == list(range(second.base))
+
+
+async def test_what_is_written_behind_a_gap_is_read(tmp_path: Path) -> None:
+    """Also by the reader that met the gap at the end of what there was."""
+    config = WalConfig(dir=str(tmp_path / "log"), on_corruption="skip", cache_capacity=1)
+    async with open_wal(config) as wal:
+        for _ in range(10):
+            await wal.append(b"x" * 100)
+        [file] = (tmp_path / "log").glob("wal.*.log")
+        frame = len(file.read_bytes().rstrip(b"\0")) // 10
+        with file.open("r+b") as segment:
+            for number in (8, 9):
+                segment.seek(number * frame + frame // 2)
+                segment.write(b"\xff\xfe")
+        first = wal.reader(StartPosition.offset(8), end=20)
+        assert isinstance(await anext(first), Gap)
+        second = wal.reader(StartPosition.offset(10), end=20)
+        for _ in range(10):
+            await wal.append(b"x" * 100)
+        for reader in (first, second):
+            assert [message.offset async for message in reader] == list(range(10, 20))

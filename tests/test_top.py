@@ -481,16 +481,21 @@ def test_text_of_a_program_is_no_markup() -> None:
     assert "note: [bold]:warning: cut[/]" in shown(sample(notes=["[bold]:warning: cut[/]"]))
 
 
-def test_without_rich_it_says_what_is_missing(held: Path) -> None:
+@pytest.mark.parametrize("as_json", [False, True])
+def test_without_rich_it_says_what_is_missing_but_for_json(held: Path, as_json: bool) -> None:
+    given = ["top", str(held), "--once", *["--json"] * as_json]
     script = (
-        f"import sys\nsys.modules['rich'] = None\nsys.argv[1:] = ['top', {str(held)!r}]\n"
+        f"import sys\nsys.modules['rich'] = None\nsys.argv[1:] = {given!r}\n"
         "from danube_trio.cli import main\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == USAGE
-    assert "top needs rich: pip install 'danube-trio[cli]'" in done.stderr
+    if as_json:
+        assert done.returncode == 0 and json.loads(done.stdout)["kind"] == "wal"
+    else:
+        assert done.returncode == USAGE
+        assert "top needs rich: pip install 'danube-trio[cli]'" in done.stderr
 
 
 def test_an_object_store_and_its_troubles_are_shown() -> None:

@@ -449,7 +449,7 @@ def put_in_place(disk: Disk, path: str, data: bytes) -> None:
     put_parts_in_place(disk, path, (data,))
 
 
-def put_parts_in_place(disk: Disk, path: str, parts: Iterable[bytes]) -> None:
+def put_parts_in_place(disk: Disk, path: str, parts: Iterable[bytes | memoryview]) -> None:
     """`put_in_place` for content that need not be in memory all at once."""
     temporary = path + TMP_SUFFIX
     file = open_anew(disk, temporary)

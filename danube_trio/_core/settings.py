@@ -26,6 +26,19 @@ def between(low: float, high: float, *, optional: bool = False) -> Validator:
     return check
 
 
+def integer(low: int, high: int, *, optional: bool = False) -> Validator:
+    """The same for a whole number; says first of all that it must be one."""
+    in_range = between(low, high, optional=optional)
+
+    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        wrong = isinstance(value, bool) or not isinstance(value, int)
+        if wrong and not (optional and value is None):
+            raise ValueError(f"{field.name}={value!r} must be a whole number")
+        in_range(instance, field, value)
+
+    return check
+
+
 def whole(low: int, high: int, *, optional: bool = False) -> Validator:
     """The same for a whole number."""
     in_range = between(low, high, optional=optional)

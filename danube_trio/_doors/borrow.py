@@ -6,6 +6,7 @@ engine takes back what it lent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from danube_trio._doors.afar import FarDoor
@@ -29,8 +30,11 @@ class FarBorrower(Generic[Door]):
         """What the block gives."""
         return lent
 
-    def _answer(self, exc: BaseException | None) -> object:
-        """The block was left, by `exc` or without: tell the engine, in its thread."""
+    def _answer(self, exc: BaseException | None) -> Callable[[], object]:
+        """What tells the engine, in its thread, that the block was left, by `exc` or without.
+
+        That thread may be the last that has it: so it knows no more than it needs.
+        """
         raise NotImplementedError
 
     def _begin(self) -> Loan[Any]:

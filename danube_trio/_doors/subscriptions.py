@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from danube_trio._doors.afar import FarDoor
@@ -42,8 +43,8 @@ class FarTake(FarBorrower[Door]):
         inner, door = self.inner, self.door
         return Loan(lambda: take_one(inner, door), lambda _: inner.leave(Withdrawn()))
 
-    def _answer(self, exc: BaseException | None) -> None:
-        self.inner.leave(exc)
+    def _answer(self, exc: BaseException | None) -> Callable[[], object]:
+        return partial(self.inner.leave, exc)
 
 
 class FarConsumer(FarBorrower[Door]):
@@ -64,8 +65,8 @@ class FarConsumer(FarBorrower[Door]):
     def _given(self, lent: Consumer) -> Any:
         return self
 
-    def _answer(self, exc: BaseException | None) -> None:
-        self.inner.leave()
+    def _answer(self, exc: BaseException | None) -> Callable[[], object]:
+        return self.inner.leave
 
     def __repr__(self) -> str:
         return repr(self.inner)
@@ -174,7 +175,9 @@ class FarDispatch(Generic[Door, Shown]):
     def _subscription(self, inner: Subscription) -> Shown:
         shown: Shown | None = self._shown.get(inner)
         if shown is None:
-            self._shown[inner] = shown = self._show(inner)
+            shown = self._show(inner)
+            if shown is not inner:  # else its own entry would keep it
+                self._shown[inner] = shown
         return shown
 
     def _by_name(self) -> dict[str, Shown | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from danube_trio._doors.afar import FarDoor
@@ -60,5 +61,5 @@ class FarTopic(FarBorrower[Door]):
 
         return Loan(take, lambda _: use.leave())
 
-    def _answer(self, exc: BaseException | None) -> None:
-        self._use.leave()
+    def _answer(self, exc: BaseException | None) -> Callable[[], object]:
+        return self._use.leave

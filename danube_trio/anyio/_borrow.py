@@ -34,4 +34,4 @@ class LoopBorrower(FarBorrower[LoopDoor], AbstractAsyncContextManager[T]):
         if isinstance(exc, GeneratorExit):  # a coroutine that is closed cannot wait any more
             self.door.engine_thread.tell(loan.drop)
         else:
-            await self.door.give_back(loan, lambda: self._answer(exc))
+            await self.door.give_back(loan, self._answer(exc))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from anyio.lowlevel import checkpoint
 
@@ -76,14 +76,18 @@ class WalStorage(_engine.WalStorage):
 
     # The engine's own methods, but for the checkpoint, which is of the loop that is here.
 
-    @arguments_of(_engine.WalStorage.create_reader)
     async def create_reader(
-        self, topic: str, start: StartPosition, **more: Any
+        self,
+        topic: str,
+        start: StartPosition,
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
     ) -> Reader[StreamMessage]:
         """See `PersistentStorage`."""
         self.check(topic)
         await checkpoint()
-        return cast("Reader[StreamMessage]", self._wal.reader(start, **more))
+        return self._wal.reader(start, end=end, count=count)
 
     async def start_offset(self, topic: str) -> int:
         """See `PersistentStorage`."""

@@ -33,7 +33,8 @@ class Borrower(FarBorrower[ThreadDoor], AbstractContextManager[T]):
     def __exit__(self, _: object, exc: BaseException | None, traceback: object) -> None:
         loan, door = self._held(), self.door
         try:
-            job = GiveBackJob(door.reply, lambda: loan.leave(lambda: self._answer(exc)))
+            answer = self._answer(exc)
+            job = GiveBackJob(door.reply, lambda: loan.leave(answer))
             door.run(job, withdraw=False)
         except BaseException:
             door.engine_thread.tell(loan.drop)  # unless it was answered for

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from danube_trio import storage
 from danube_trio._doors.surface import at_once, method_arguments_of
@@ -22,6 +22,7 @@ from danube_trio.blocking._log import Wal
 from danube_trio.blocking._read import Reader
 from danube_trio.blocking._thread import ThreadDoor
 from danube_trio.blocking._words import makes, waits
+from danube_trio.config import Durability
 from danube_trio.message import StreamMessage
 
 
@@ -108,11 +109,19 @@ class WalStorage:
 
     # Through the log of this door, whose calls cost less than those of a storage.
 
-    @method_arguments_of(storage.WalStorage.append_message)
-    def append_message(self, topic: str, message: Appendable, **more: Any) -> int:
+    # A log takes more than a storage does, so what a storage takes is written out.
+
+    def append_message(
+        self,
+        topic: str,
+        message: Appendable,
+        *,
+        durability: Durability | None = None,
+        expected_offset: int | None = None,
+    ) -> int:
         """Append one message; see `danube_trio.Wal.append`."""
         self.inner.check(topic)
-        return self._wal.append(message, **more)
+        return self._wal.append(message, durability=durability, expected_offset=expected_offset)
 
     @method_arguments_of(storage.WalStorage.append_batch)
     def append_batch(self, topic: str, messages: Iterable[Appendable], **more: Any) -> range:
@@ -120,11 +129,17 @@ class WalStorage:
         self.inner.check(topic)
         return self._wal.append_batch(messages, **more)
 
-    @method_arguments_of(storage.WalStorage.create_reader)
-    def create_reader(self, topic: str, start: StartPosition, **more: Any) -> Reader[StreamMessage]:
+    def create_reader(
+        self,
+        topic: str,
+        start: StartPosition,
+        *,
+        end: int | Literal["current"] | None = None,
+        count: int | None = None,
+    ) -> Reader[StreamMessage]:
         """A new reader; see `danube_trio.Wal.reader`."""
         self.inner.check(topic)
-        return cast("Reader[StreamMessage]", self._wal.reader(start, **more))
+        return self._wal.reader(start, end=end, count=count)
 
     claim = at_once(storage.WalStorage.claim)
     ack_checkpoint = waits(storage.WalStorage.ack_checkpoint)

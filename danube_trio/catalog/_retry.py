@@ -94,8 +94,8 @@ class Outage:
         self._began = 0.0
         self._causes: set[type[Exception]] = set()
 
-    def failed(self, error: Exception) -> float:
-        """It failed; returns how long to wait before the next try, in seconds."""
+    def failed(self, error: Exception, which: str = "") -> float:
+        """It failed (`which` of it); returns how long to wait before the next try, in seconds."""
         if not self.failures:
             self._began = trio.current_time()
         self.failures += 1
@@ -103,9 +103,8 @@ class Outage:
         pause = self._backoff.pause_after(self.failures)
         level = logging.DEBUG if type(error) in self._causes else logging.WARNING
         self._causes.add(type(error))
-        self._log.log(
-            level, "%s failed and will be tried again in %.1f s: %s", self._what, pause, self.error
-        )
+        text = "%s%s failed and will be tried again in %.1f s: %s"
+        self._log.log(level, text, self._what, which, pause, self.error)
         return pause
 
     def over(self) -> None:

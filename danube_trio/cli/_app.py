@@ -316,14 +316,14 @@ def top(**options: Any) -> None:
     that a program was told to make; the default is the current one. Where several are offered,
     they are listed.
     """
+    from danube_trio.cli.top.command import watch
+
     try:
-        from danube_trio.cli.top.command import watch
+        watch(**options)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
         raise ValueError("top needs rich: pip install 'danube-trio[cli]'") from error
-
-    watch(**options)
 
 
 @app.command()

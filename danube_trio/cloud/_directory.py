@@ -111,6 +111,7 @@ class DirectoryStore(Closing):
             source = await self._disk.run(chunks)
             while piece := await self._disk.run(_next_piece, source):
                 await self._run("upload", key, temporary.write, *piece)
+                del piece  # not in memory beside the next one
             await self._run("upload", key, temporary.finish)
             return await self._place("upload", temporary, None)
 

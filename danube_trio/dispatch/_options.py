@@ -10,7 +10,7 @@ import enum
 
 import attrs
 
-from danube_trio._core.settings import between, whole
+from danube_trio._core.settings import between, integer
 
 MIB = 1 << 20
 
@@ -65,7 +65,7 @@ class ReliableOptions:
         retention_interval: seconds between two rounds of retention. Danube's is 10, too.
     """
 
-    segment_size: int = attrs.field(default=64, validator=whole(1, 1 << 20))
+    segment_size: int = attrs.field(default=64, validator=integer(1, 1 << 20))
     retention_policy: RetentionPolicy | None = attrs.field(
         default=None, converter=attrs.converters.optional(RetentionPolicy)
     )
@@ -115,11 +115,13 @@ class SubscriptionOptions:
     type: SubscriptionType = attrs.field(
         default=SubscriptionType.EXCLUSIVE, converter=SubscriptionType
     )
-    max_unacked_messages: int = attrs.field(default=10, validator=whole(1, 10_000_000))
+    max_unacked_messages: int = attrs.field(default=10, validator=integer(1, 10_000_000))
     ack_timeout: float | None = attrs.field(
         default=30.0, validator=between(0.001, 1e9, optional=True)
     )
-    max_redeliveries: int | None = attrs.field(default=5, validator=whole(0, 60_000, optional=True))
+    max_redeliveries: int | None = attrs.field(
+        default=5, validator=integer(0, 60_000, optional=True)
+    )
     backoff_initial: float = attrs.field(default=1.0, validator=between(0, 1e9))
     backoff_max: float = attrs.field(default=60.0, validator=between(0, 1e9))
     poison_policy: PoisonPolicy = attrs.field(default=PoisonPolicy.BLOCK, converter=PoisonPolicy)
@@ -130,11 +132,11 @@ class SubscriptionOptions:
     count_crashes: bool = False
     save_interval: float = attrs.field(default=0.1, validator=between(0, 1e6))
     max_unsaved_acks: int | None = attrs.field(
-        default=10_000, validator=whole(1, 1 << 40, optional=True)
+        default=10_000, validator=integer(1, 1 << 40, optional=True)
     )
-    max_cursor_bytes: int = attrs.field(default=1_000_000, validator=whole(1024, 1_000_000))
-    max_retrying_messages: int = attrs.field(default=10_000, validator=whole(1, 10_000_000))
-    max_buffered_bytes: int = attrs.field(default=64 * MIB, validator=whole(1, 1 << 40))
+    max_cursor_bytes: int = attrs.field(default=1_000_000, validator=integer(1024, 1_000_000))
+    max_retrying_messages: int = attrs.field(default=10_000, validator=integer(1, 10_000_000))
+    max_buffered_bytes: int = attrs.field(default=64 * MIB, validator=integer(1, 1 << 40))
 
     def __attrs_post_init__(self) -> None:
         if self.backoff_max < self.backoff_initial:

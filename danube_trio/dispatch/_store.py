@@ -247,10 +247,9 @@ class FileStorage:
     def __repr__(self) -> str:
         return f"<FileStorage {self._dir}>"
 
-    @asynccontextmanager
-    async def open_topic(
+    def open_topic(
         self, topic: str, options: ReliableOptions, cache: CacheLimits
-    ) -> AsyncGenerator[TopicLog]:
+    ) -> AbstractAsyncContextManager[TopicLog]:
         """See `SegmentStorage`. Raises like `open_wal`."""
         config = WalConfig(
             dir=os.path.join(self._dir, *topic_parts(topic)),
@@ -260,5 +259,10 @@ class FileStorage:
             durability=self._durability,
             topic_name=topic,
         )
-        async with open_wal(config) as wal:
-            yield PersistentLog(WalStorage.from_wal(wal, topic), topic)
+        return _open_files(config, topic)
+
+
+@asynccontextmanager
+async def _open_files(config: WalConfig, topic: str) -> AsyncGenerator[TopicLog]:
+    async with open_wal(config) as wal:
+        yield PersistentLog(WalStorage.from_wal(wal, topic), topic)

@@ -170,7 +170,7 @@ async def keep_time(state: SubscriptionState) -> None:
 async def bury(state: SubscriptionState, letters: DeadLetters) -> None:
     """Take poison to the dead letters, one after the other."""
     core = state.core
-    outage = Outage(log, f"subscription {state.name}: writing dead letters", Backoff())
+    outage = Outage(log, f"subscription {state.name}: the dead letter", Backoff())
     while state.phase is not Phase.CLOSED:
         entry = core.next_burial()
         if entry is None:
@@ -195,7 +195,7 @@ async def bury(state: SubscriptionState, letters: DeadLetters) -> None:
         except (DanubeError, OSError, ValueError) as error:
             state.bury_failures += 1
             state.last_error = text_of(error)
-            await trio.sleep(outage.failed(error))
+            await trio.sleep(outage.failed(error, f" of offset {entry.offset}"))
             core.not_buried(entry)
             continue
         outage.over()

@@ -21,7 +21,6 @@ written without complaint and could never be read again, and a log keeps it fore
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, get_origin
@@ -41,12 +40,12 @@ U = TypeVar("U")
 Upgrade = Callable[[Any], Any]  # plain data of a version, to that of the next one
 
 
-class _Writes(ABC, Generic[T]):
+class _Writes(Generic[T]):
     """How a value becomes a message, by the schema that it has."""
 
-    @abstractmethod
     def of(self, value: T) -> Schema[T]:
         """The schema of a value. Raises SchemaError if there is none for its class."""
+        raise NotImplementedError
 
     def message(
         self,

@@ -60,7 +60,7 @@ class _Times:
         self._last = first
         self.replaced = 0  # in the segment that was read last
 
-    def believed(self, file: File, base: int) -> Iterator[bytes]:
+    def believed(self, file: File, base: int) -> Iterator[memoryview]:
         """The bytes of a segment with such times."""
         self.replaced = 0
         walk = SegmentWalk(file, 0, base, size=file.size())
@@ -74,5 +74,5 @@ class _Times:
                 else:
                     self.replaced += 1
                     data[begin:end] = with_time(stretch.data[begin:end], self._last)
-            yield bytes(data)
+            yield memoryview(data)
         assert walk.position == file.size(), walk.position  # before the new file gets its name

@@ -34,7 +34,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import attrs
@@ -42,7 +42,6 @@ import attrs
 from danube_trio._core.codec import CODECS, DEFAULT_CODEC
 from danube_trio._core.disk import (
     Disk,
-    list_if_there,
     name_of,
     parent_of,
     put_in_place,
@@ -179,8 +178,7 @@ def _begin(disk: Disk, plan: Plan, target: str) -> None:
     disk.make_dir(parent_of(target))
     theirs = read_if_there(disk, note, NOTE_LIMIT_BYTES)
     if theirs is None:
-        if list_if_there(disk, staging):
-            raise ValueError(f"{staging} is there, and no import says what it is: remove it first")
+        _refuse_unknown(disk, staging)
         replace_file(disk, note, mine)
     elif theirs != mine:
         raise ValueError(
@@ -191,6 +189,12 @@ def _begin(disk: Disk, plan: Plan, target: str) -> None:
     names = LogNames.of(staging, "wal.log")
     if name_of(names.meta) not in disk.list_dir(staging):
         _prepare(disk, names, plan.first)
+
+
+def _refuse_unknown(disk: Disk, staging: str) -> None:
+    with suppress(FileNotFoundError):
+        disk.list_dir(staging)  # also if it is empty: somebody made it
+        raise ValueError(f"{staging} is there, and no import says what it is: remove it first")
 
 
 def _prepare(disk: Disk, names: LogNames, first: int) -> None:

@@ -157,7 +157,8 @@ class Hold(Job):
         """It was left, and raised this."""
         self.ended = True
         self._error = error
-        for leaver in self._leavers:
+        leavers, self._leavers = self._leavers, []  # each knows this: a cycle
+        for leaver in leavers:
             self.tell(leaver)
 
     def left(self) -> Outcome[None]:

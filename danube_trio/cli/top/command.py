@@ -16,14 +16,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
-from rich.console import RenderableType
-from rich.live import Live
 
 from danube_trio.cli._say import complain, say
 from danube_trio.cli.top.feed import Feed, NotOfferedError, find_offers
 from danube_trio.cli.top.figures import View, as_dict, number, rates
-from danube_trio.cli.top.page import new_console, page, plain
-from danube_trio.cli.top.sections import table
 from danube_trio.cli.top.words import amount, clean
 
 # How often to look whether a program is there; a guess.
@@ -114,8 +110,12 @@ def _screen(wanted: Wanted) -> AbstractContextManager[Show]:
 @contextlib.contextmanager
 def _live_screen() -> Generator[Show]:
     """Show pages one in place of the other while the block runs; the last one stays."""
+    from rich.live import Live
+
+    from danube_trio.cli.top.page import new_console, page
+
     console = new_console()
-    last: list[RenderableType] = []
+    last: list[Any] = []
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def show(view: View) -> None:
@@ -128,7 +128,8 @@ def _live_screen() -> Generator[Show]:
             yield show
         finally:
             live.stop()
-            console.print(*last)
+            if last:
+                console.print(*last)
 
 
 def _is_dumb() -> bool:
@@ -144,6 +145,8 @@ def _print_json(view: View) -> None:
 
 
 def _print_page(view: View) -> None:
+    from danube_trio.cli.top.page import page, plain
+
     fancy = _can_show_blocks()
     if view.before is not None:
         say("\n" + "-" * 60 + "\n")
@@ -182,6 +185,9 @@ def _print_list(feeds: list[Feed], wanted: Wanted) -> None:
         ]
         rows.append([clean(cell) for cell in row])
     if rows:
+        from danube_trio.cli.top.page import plain
+        from danube_trio.cli.top.sections import table
+
         say(plain(*table("kind  phase  process  start  next  name  watch with", rows, left=7)))
 
 

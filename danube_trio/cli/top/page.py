@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
-from typing import TextIO
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -49,15 +48,24 @@ BAR_ROWS = 14
 WIDEST = 10_000  # where nothing is cut
 
 
-def new_console(file: TextIO | None = None, width: int | None = None) -> Console:
+def new_console() -> Console:
     """A screen, on which a program's text is text, and no markup."""
-    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def plain(*parts: RenderableType) -> str:
     """A page as text without styles."""
     file = io.StringIO()
-    new_console(file, WIDEST).print(*parts, sep="\n")
+    console = Console(
+        file=file,
+        width=WIDEST,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        color_system=None,
+        force_terminal=False,
+    )
+    console.print(*parts, sep="\n")
     return "\n".join(text.rstrip() for text in file.getvalue().rstrip("\n").split("\n"))
 
 
