@@ -127,11 +127,9 @@ class PersistentStorage(Protocol):
 
         Raises like `Wal.trim`.
         """
-        ...
 
     async def flush(self, topic: str) -> None:
         """Wait until everything accepted so far is durable; see `Wal.flush`."""
-        ...
 
     async def start_offset(self, topic: str) -> int:
         """The first offset that still exists."""

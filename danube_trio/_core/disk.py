@@ -125,7 +125,6 @@ class File(Readable, Protocol):
         Loops on short writes; a write of nothing is an error. When it raises, any part of the
         data may have been written.
         """
-        ...
 
     def write_durable_at(self, data: bytes, position: int) -> None:
         """Write all of `data` like `write_at`, and return when these bytes are durable.
@@ -133,7 +132,6 @@ class File(Readable, Protocol):
         The same as a write and a sync, in one call of the system where it has one. It speaks of
         these bytes and the size only: what was written before may still be lost.
         """
-        ...
 
     def stat(self) -> FileStat:
         """Return what this file is, whatever its name leads to by now."""
@@ -153,15 +151,12 @@ class File(Readable, Protocol):
 
     def truncate(self, size: int) -> None:
         """Set the size: cut, or extended with zeros."""
-        ...
 
     def sync_data(self) -> None:
         """Return when all data and the size are durable. Never retry it after an error."""
-        ...
 
     def close(self) -> None:
         """Close the file; idempotent, also when it raises."""
-        ...
 
 
 class Lock(Protocol):
@@ -169,7 +164,6 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Give it up; idempotent. The lock file stays."""
-        ...
 
 
 class Lane(Protocol):
@@ -189,7 +183,6 @@ class Lane(Protocol):
 
         Cancellation: none.
         """
-        ...
 
 
 class Watch(Protocol):
@@ -213,18 +206,15 @@ class Watch(Protocol):
         Raises OSError when that is impossible, now: the directory is gone (ENOENT, ENOTDIR), there
         are too many watches (ENOSPC), it was closed (EBADF).
         """
-        ...
 
     async def wait_changed(self) -> None:
         """Return when something changed since `arm` was called last; at once, if it has.
 
         For one task at a time. Can be cancelled; holds no thread.
         """
-        ...
 
     def close(self) -> None:
         """Watch no more; idempotent. In the event loop."""
-        ...
 
 
 class Disk(Protocol):
@@ -238,7 +228,6 @@ class Disk(Protocol):
         made goes again: nothing would make its name durable later. NotADirectoryError if a file
         is in the way.
         """
-        ...
 
     def list_dir(self, path: str) -> list[str]:
         """Return the names in the directory, sorted. FileNotFoundError, NotADirectoryError."""
@@ -263,7 +252,6 @@ class Disk(Protocol):
 
     def rename(self, source: str, target: str) -> None:
         """Rename within one directory, atomically replacing `target`; durable by `sync_dir`."""
-        ...
 
     def link(self, source: str, target: str) -> None:
         """Give the file `source` the further name `target`, atomically; durable by `sync_dir`.
@@ -272,11 +260,9 @@ class Disk(Protocol):
         be durable before, because the name may be at any time. An `OSError` where the file system
         has no such thing (EPERM, EOPNOTSUPP). Never follows a symbolic link.
         """
-        ...
 
     def unlink(self, path: str) -> None:
         """Remove the name of a file; durable by `sync_dir`. FileNotFoundError."""
-        ...
 
     def sync_dir(self, path: str) -> None:
         """Return when every name made, changed and removed in the directory so far is durable.
@@ -284,7 +270,6 @@ class Disk(Protocol):
         If it fails (`OSError.filename` is the directory, also inside `make_dir`), any of them may
         be lost, and a later one that works says nothing of them.
         """
-        ...
 
     def open_dir(self, path: str) -> OpenDirectory:
         """Hold a directory open. FileNotFoundError, NotADirectoryError."""
@@ -348,7 +333,6 @@ class OpenDirectory(Disk, Protocol):
 
     def close(self) -> None:
         """Give up the locks that were taken through it, and close it; idempotent."""
-        ...
 
 
 def parent_of(path: str) -> str:

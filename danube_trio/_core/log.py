@@ -275,11 +275,9 @@ class Newcomer(Protocol):
 
     def accepted(self, first: int) -> None:
         """It has its offsets, from `first` on; called in the step in which it got them."""
-        ...
 
     def refused(self, error: BaseException) -> None:
         """It was not accepted, and never will be."""
-        ...
 
 
 def check_expected(expected_offset: int | None, next_offset: int) -> None:

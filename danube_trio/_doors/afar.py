@@ -34,7 +34,6 @@ class FarDoor(Protocol):
 
     def reply(self, job: Job) -> None:
         """A job of this door is over. Called in the engine's thread."""
-        ...
 
     def call_now(self, fn: Callable[[], T], *, late: bool = True) -> T:
         """Run a function there, and block until it returned.

@@ -90,7 +90,6 @@ class SharedCatalog(Catalog, Protocol):
 
         Asked before a take-over changes anything. `state` is what `latest` returned.
         """
-        ...
 
 
 def other_codec(codec: str, only: str, url: str) -> str:

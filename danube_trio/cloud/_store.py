@@ -117,8 +117,6 @@ class CloudStore(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove the object; no error if there is none."""
-        ...
 
     async def aclose(self) -> None:
         """Give up what it holds; idempotent."""
-        ...

@@ -39,7 +39,6 @@ class MessageReader(Protocol):
 
     async def aclose(self) -> None:
         """Close it; idempotent."""
-        ...
 
 
 @runtime_checkable
@@ -90,11 +89,9 @@ class TopicLog(Protocol):
         Raises LogBrokenError, LogClosedError or FencedError when it will not be, or that is not
         known.
         """
-        ...
 
     async def free(self, up_to: int) -> None:
         """Messages below `up_to` may go, in whole segments."""
-        ...
 
 
 @attrs.frozen

@@ -159,4 +159,3 @@ class MetadataStore(Protocol):
 
     async def aclose(self) -> None:
         """Give up what it holds; idempotent."""
-        ...

@@ -85,7 +85,6 @@ class ReaderSource(Protocol):
     async def wait_visible(self, end: int) -> None: ...
     async def look_again(self) -> None:
         """Something that should be there is gone: see what is there now."""
-        ...
 
 
 def local_start(source: ReaderSource) -> int:

@@ -40,11 +40,9 @@ class RepeatedEvent(Protocol):
 
     def set(self) -> None:
         """Wake all who wait now."""
-        ...
 
     async def wait(self) -> None:
         """Wait for the next one."""
-        ...
 
 
 def repeated_event() -> RepeatedEvent:
