@@ -27,15 +27,9 @@ from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 import trio
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import (
-    floatToGoString,  # pyright: ignore[reportUnknownVariableType]  # it has no types
-)
+from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType]  # it has no types
 
 from danube_trio import Follower, Replica, Storage, Wal
 from danube_trio._core.stats import HistogramView, WalStatistics

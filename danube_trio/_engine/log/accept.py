@@ -29,12 +29,7 @@ from danube_trio._engine.log.engine import Engine
 from danube_trio._engine.wait.running import BELONGS
 from danube_trio._engine.wait.waiters import Waiter, wake
 from danube_trio.config import Durability
-from danube_trio.errors import (
-    FencedError,
-    LogBrokenError,
-    LogClosedError,
-    StoreUnavailableError,
-)
+from danube_trio.errors import FencedError, LogBrokenError, LogClosedError, StoreUnavailableError
 
 LEVELS = ("accepted", "written", "fsync", "uploaded")
 

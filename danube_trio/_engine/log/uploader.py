@@ -47,12 +47,7 @@ from danube_trio._engine.log.sweeper import Sweeper
 from danube_trio._engine.log.verify_upload import verify_upload
 from danube_trio.catalog import Backoff, CatalogSession, Outage, new_object_id
 from danube_trio.cloud import CloudStore, ObjectInfo
-from danube_trio.errors import (
-    CorruptDataError,
-    DanubeError,
-    FencedError,
-    StoreError,
-)
+from danube_trio.errors import CorruptDataError, DanubeError, FencedError, StoreError
 
 log = logging.getLogger("danube_trio.uploader")
 

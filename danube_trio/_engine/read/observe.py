@@ -51,13 +51,7 @@ from danube_trio._core.files import Mark, Meta, Trim, decode_document
 from danube_trio._core.frame import HINT_BYTES, batch_boundaries
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames, Segment
-from danube_trio._engine.files.directory import (
-    Directory,
-    find_strays,
-    look,
-    read_mark,
-    stray_error,
-)
+from danube_trio._engine.files.directory import Directory, find_strays, look, read_mark, stray_error
 from danube_trio._engine.files.segments import SegmentWalk
 from danube_trio.errors import Advice, CorruptDataError, UnsupportedFormatError
 
