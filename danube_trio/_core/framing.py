@@ -87,9 +87,7 @@ _HEADER_STEPS = _crc_steps(_HEADER_START.size)
 
 
 def encode_block(
-    batches: Iterable[Batch],
-    offset: int,
-    encode_uint: Callable[[int], bytes],
+    batches: Iterable[Batch], offset: int, encode_uint: Callable[[int], bytes]
 ) -> Block:
     """Frame batches.
 

@@ -62,11 +62,7 @@ CAN_WRITE: Final = sys.platform in ("linux", "darwin")
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _DIR_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOEXEC
 _OPEN_FLAGS = _CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_MODE_FLAGS = {
-    "r": os.O_RDONLY,
-    "rw": os.O_RDWR,
-    "create": os.O_RDWR | os.O_CREAT | os.O_EXCL,
-}
+_MODE_FLAGS = {"r": os.O_RDONLY, "rw": os.O_RDWR, "create": os.O_RDWR | os.O_CREAT | os.O_EXCL}
 # What a system answers to a call or flag that it has not, before it does anything: the file system,
 # an older kernel, or a sandbox (EPERM). All that is asked for only if it is there can be done
 # without, and whoever does so asks for the real thing next, which says what is really wrong.

@@ -48,11 +48,7 @@ def open_replica(
 
 
 def open_store(
-    url: str,
-    options: StoreOptions | None = None,
-    *,
-    disk: Disk | None = None,
-    **more: object,
+    url: str, options: StoreOptions | None = None, *, disk: Disk | None = None, **more: object
 ) -> AbstractAsyncContextManager[CloudStore]:
     """Open an object store, to be handed to the functions above; see `danube_trio.cloud`.
 

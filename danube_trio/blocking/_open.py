@@ -43,11 +43,7 @@ def open_replica(
 
 
 def open_store(
-    url: str,
-    options: StoreOptions | None = None,
-    *,
-    disk: Disk | None = None,
-    **more: object,
+    url: str, options: StoreOptions | None = None, *, disk: Disk | None = None, **more: object
 ) -> AbstractContextManager[CloudStore]:
     """Open an object store, to be handed to the functions above; see `danube_trio.cloud`.
 

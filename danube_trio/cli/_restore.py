@@ -20,13 +20,7 @@ from danube_trio.cli._where import Where
 
 
 def restore(
-    target: str,
-    *,
-    where: Where,
-    until: Start | None,
-    dry_run: bool,
-    file_name: str,
-    as_json: bool,
+    target: str, *, where: Where, until: Start | None, dry_run: bool, file_name: str, as_json: bool
 ) -> None:
     """Run the command."""
     where.check_log()

@@ -21,11 +21,7 @@ OBJECT_STORES = ("s3://", "gs://", "az://")
 
 
 def open_store(
-    url: str,
-    options: StoreOptions | None = None,
-    *,
-    disk: Disk | None = None,
-    **more: object,
+    url: str, options: StoreOptions | None = None, *, disk: Disk | None = None, **more: object
 ) -> MemoryStore | DirectoryStore | ObstoreStore:
     """Return the store of a URL. Nothing is asked of it yet: `probe_store` does that.
 

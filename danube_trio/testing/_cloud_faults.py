@@ -11,10 +11,7 @@ from danube_trio.testing._sim_faults import CountedFault
 
 # The names of operations, for `SimStore.fail` and `StoreOperation.name`.
 STORE_OPERATIONS = frozenset(
-    {
-        *("create", "delete", "get", "head", "list_children", "list_objects", "put", "swap"),
-        "upload",
-    }
+    {*("create", "delete", "get", "head", "list_children", "list_objects", "put", "swap"), "upload"}
 )
 WRITES = frozenset({"create", "delete", "put", "swap", "upload"})
 _CONDITIONAL = frozenset({"create", "swap"})

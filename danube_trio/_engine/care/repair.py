@@ -138,10 +138,7 @@ def _reopen(
 ) -> None:
     """Open and close the log, as its program would."""
     config = WalConfig(
-        dir=names.directory,
-        file_name=names.file_name,
-        on_corruption=policy,
-        preallocate_bytes=0,
+        dir=names.directory, file_name=names.file_name, on_corruption=policy, preallocate_bytes=0
     )
     with closing(disk.open_dir(names.directory)) as held:
         recovered = recover(held, config, "")

@@ -169,11 +169,7 @@ def _place_of(descriptor: Descriptor, offset: int) -> int:
 
 
 def _cut(
-    state: CatalogState,
-    end: int,
-    last: Descriptor | None = None,
-    position: int = 0,
-    time: int = 0,
+    state: CatalogState, end: int, last: Descriptor | None = None, position: int = 0, time: int = 0
 ) -> RestorePlan:
     """The plan that ends at `end`, which is byte `position` of `last`."""
     if end <= state.start_offset:  # a start in the middle of a batch

@@ -322,11 +322,7 @@ class Verification:
         return check
 
     def _sealed(
-        self,
-        check: SegmentCheck,
-        file: File,
-        end: int,
-        index: SparseIndex | None,
+        self, check: SegmentCheck, file: File, end: int, index: SparseIndex | None
     ) -> Iterator[Finding]:
         """A segment that never changes again, and ends where the next one begins."""
         base, size = check.offset, file.size()

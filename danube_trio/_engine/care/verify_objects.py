@@ -153,10 +153,7 @@ def compare(disk: Disk, directory: Directory, state: CatalogState) -> Iterator[F
 
 
 async def note_strangers(
-    store: CloudStore,
-    catalog: Catalog,
-    state: CatalogState,
-    report: Callable[[Finding], object],
+    store: CloudStore, catalog: Catalog, state: CatalogState, report: Callable[[Finding], object]
 ) -> None:
     """Report, as notes, the objects that this state does not name; newer ones are a problem."""
     newer = await newer_objects(PatientStore(store), catalog, state)

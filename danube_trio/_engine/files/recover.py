@@ -394,13 +394,7 @@ class _Recovery:
 
 
 def save_cut_bytes(
-    disk: Disk,
-    names: LogNames,
-    file: File,
-    base: int,
-    position: int,
-    kind: str,
-    notes: list[str],
+    disk: Disk, names: LogNames, file: File, base: int, position: int, kind: str, notes: list[str]
 ) -> None:
     """Copy what is cut to a file beside, durably, in bounded memory; without zeros at the end."""
     path_of = partial(names.cut_bytes, base, position, kind)

@@ -100,12 +100,7 @@ class SegmentWalk:
             data = self._read(min(want, remaining))
             remaining = self._size - self.position
             result = scan(
-                data,
-                0,
-                self.offset,
-                stop_offset=self._stop,
-                left=self.left,
-                trailer=self._trailer,
+                data, 0, self.offset, stop_offset=self._stop, left=self.left, trailer=self._trailer
             )
             start, first = self.position, self.offset
             self.position += result.positions[-1]

@@ -62,11 +62,7 @@ class Acceptor:
 
     @enable_ki_protection
     async def append(
-        self,
-        records: Records,
-        size_bytes: int,
-        level: Durability,
-        expected_offset: int | None,
+        self, records: Records, size_bytes: int, level: Durability, expected_offset: int | None
     ) -> int:
         """Accept, and wait for the level. Returns the first offset."""
         if get_ident() != self._thread:  # what `OwnRun.check` does; a call less for each append

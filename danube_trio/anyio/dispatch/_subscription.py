@@ -31,11 +31,7 @@ class SubscriptionView(FarSubscription[LoopDoor], Subscription):
         return ConsumerView(inner, self.door, self)
 
     async def run(
-        self,
-        handler: Handler,
-        *,
-        concurrency: int = 1,
-        stop_on: tuple[type[Exception], ...] = (),
+        self, handler: Handler, *, concurrency: int = 1, stop_on: tuple[type[Exception], ...] = ()
     ) -> None:
         """See `Subscription.run`. The handlers run in this loop."""
         check_run_options(handler, concurrency, self.options.max_unacked_messages, stop_on)

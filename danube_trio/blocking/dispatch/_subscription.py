@@ -31,11 +31,7 @@ class Subscription(FarSubscription[ThreadDoor]):
         return Consumer(inner, self.door, self)
 
     def run(
-        self,
-        handler: Handler,
-        *,
-        concurrency: int = 1,
-        stop_on: tuple[type[Exception], ...] = (),
+        self, handler: Handler, *, concurrency: int = 1, stop_on: tuple[type[Exception], ...] = ()
     ) -> None:
         """Call ``handler(message)`` for each message until `stop`, Ctrl-C, or the end.
 
