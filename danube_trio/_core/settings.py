@@ -26,26 +26,16 @@ def between(low: float, high: float, *, optional: bool = False) -> Validator:
     return check
 
 
-def integer(low: int, high: int, *, optional: bool = False) -> Validator:
-    """The same for a whole number; says first of all that it must be one."""
+def whole(low: int, high: int, *, optional: bool = False, first: bool = False) -> Validator:
+    """The same for a whole number; `first`: that it must be one is said of whatever is none."""
     in_range = between(low, high, optional=optional)
 
     def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        wrong = isinstance(value, bool) or not isinstance(value, int)
-        if wrong and not (optional and value is None):
-            raise ValueError(f"{field.name}={value!r} must be a whole number")
-        in_range(instance, field, value)
-
-    return check
-
-
-def whole(low: int, high: int, *, optional: bool = False) -> Validator:
-    """The same for a whole number."""
-    in_range = between(low, high, optional=optional)
-
-    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        in_range(instance, field, value)
-        if isinstance(value, float):
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        wrong = not is_whole and not (optional and value is None)
+        if not (first and wrong):
+            in_range(instance, field, value)
+        if wrong:
             raise ValueError(f"{field.name}={value!r} must be a whole number")
 
     return check

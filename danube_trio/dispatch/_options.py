@@ -7,12 +7,14 @@ and the value. Danube's names stay where Danube has one.
 from __future__ import annotations
 
 import enum
+from functools import partial
 
 import attrs
 
-from danube_trio._core.settings import between, integer
+from danube_trio._core.settings import between, whole
 
 MIB = 1 << 20
+integer = partial(whole, first=True)
 
 
 class RetentionPolicy(enum.Enum):

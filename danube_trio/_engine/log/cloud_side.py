@@ -125,8 +125,9 @@ class CloudSide:
 
     def segment_start(self, offset: int) -> int:
         """Where the segment or object begins that holds `offset`."""
-        if offset >= self._files.start:
-            return self._files.base_of(offset)
+        base = self._files.segments.base_of(offset)
+        if base >= 0:
+            return base
         found = self.objects.find(offset)
         return found.base if found is not None else self._marks.start_offset
 

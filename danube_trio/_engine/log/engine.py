@@ -284,7 +284,8 @@ class Engine:
             return min(offset, self.marks.durable_end)
         if self.cloud is not None:
             return self.cloud.segment_start(offset)
-        return self.files.base_of(offset) if offset >= self.files.start else self.marks.start_offset
+        base = self.files.segments.base_of(offset)
+        return base if base >= 0 else self.marks.start_offset
 
     def may_trim(self, before: int) -> bool:
         """Whether the start may move: also in a log that broke for want of space, to free some."""

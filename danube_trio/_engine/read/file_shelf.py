@@ -98,11 +98,6 @@ class FileShelf:
         active = self.active
         return self.segments.base_for_time(time, active.first_time if len(active) else 0)
 
-    def base_of(self, offset: int) -> int:
-        """Where the segment begins that holds `offset`, which is here, or will be."""
-        segment = self.segments.find(offset)
-        return segment.base if segment is not None else self.segments.active_base
-
     def is_damaged(self, cursor: int) -> bool:
         """Whether the segment that holds the cursor is not to be read."""
         return bool(self.damaged) and self.segments.base_of(cursor) in self.damaged
@@ -124,7 +119,7 @@ class FileShelf:
         path = self.names.segment(base)
         stop = min(stop, segment.end) if segment is not None else stop
         try:
-            offset, position = await self._locate(cursor, time, segment, stop, place)
+            offset, position = await self._locate(cursor, time, segment, base, stop, place)
             while True:
                 where = path, position, offset, stop
                 fetched = await self.disk.run(
@@ -152,10 +147,9 @@ class FileShelf:
         return [found]
 
     async def _locate(
-        self, cursor: int, time: int, segment: Segment | None, stop: int, place: Place
+        self, cursor: int, time: int, segment: Segment | None, base: int, stop: int, place: Place
     ) -> tuple[int, int]:
         """`(offset, position)` of a frame at or before the cursor to read from."""
-        base = self.base_of(cursor)
         if place.base == base and place.offset == cursor:
             return cursor, place.position
         index = await self._index(segment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
+from functools import partial
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -48,23 +49,14 @@ BAR_ROWS = 14
 WIDEST = 10_000  # where nothing is cut
 
 
-def new_console() -> Console:
-    """A screen, on which a program's text is text, and no markup."""
-    return Console(markup=False, emoji=False, highlight=False)
+# A screen, on which a program's text is text, and no markup.
+new_console = partial(Console, markup=False, emoji=False, highlight=False)
 
 
 def plain(*parts: RenderableType) -> str:
     """A page as text without styles."""
     file = io.StringIO()
-    console = Console(
-        file=file,
-        width=WIDEST,
-        markup=False,
-        emoji=False,
-        highlight=False,
-        color_system=None,
-        force_terminal=False,
-    )
+    console = new_console(file=file, width=WIDEST, color_system=None, force_terminal=False)
     console.print(*parts, sep="\n")
     return "\n".join(text.rstrip() for text in file.getvalue().rstrip("\n").split("\n"))
 
