@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 ROOMS = (
-    ("cli", "prometheus"),
+    ("cli",),
+    ("http", "prometheus"),
     ("anyio", "blocking"),
     ("_doors",),
     ("dispatch", "typed"),

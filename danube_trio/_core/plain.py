@@ -109,6 +109,48 @@ _exact = json.JSONDecoder(
 ).decode
 
 
+_SPACE = re.compile(r"[ \t\n\r]*")
+# What is written is kept, so nothing is made of it: numbers and objects become what is at hand.
+_value = json.JSONDecoder(
+    object_pairs_hook=len, parse_float=len, parse_int=len, parse_constant=_constant
+).raw_decode
+
+
+def json_elements(data: bytes) -> list[bytes]:
+    """The elements of a JSON array, each as it stands there; of another value, that value.
+
+    The bounds are those of `from_json`, but for numbers and keys, which stay as they are written.
+    ValueError says what is wrong.
+    """
+    text = str(data, "utf-8")
+    _check_shape(data)
+    start = _after_space(text, 0)
+    if not text.startswith("[", start):
+        _, end = _value(text, start)
+        if _after_space(text, end) != len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+        return [text[start:end].encode()]
+    found: list[bytes] = []
+    at = _after_space(text, start + 1)
+    if not text.startswith("]", at):
+        while True:
+            _, end = _value(text, at)
+            found.append(text[at:end].encode())
+            at = _after_space(text, end)
+            if not text.startswith(",", at):
+                break
+            at = _after_space(text, at + 1)
+    if not text.startswith("]", at) or _after_space(text, at + 1) != len(text):
+        raise json.JSONDecodeError("Expecting ',' or the end of the array", text, at)
+    return found
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None  # it matches nothing, too
+    return found.end()
+
+
 def to_plain(value: object, depth: int = MAX_DEPTH) -> Any:
     """Objects become mappings by field name, tuples and sets lists; what JSON lacks becomes text.
 

@@ -1,0 +1,420 @@
+"""`Streams`: the ASGI callable, and the block in which it works.
+
+::
+
+    the server's loop                      the storage's trio run
+    -----------------                      ----------------------
+    scope --> head --> rights --> body --> answer(service, request)
+    send  <----------------------------<-- Response, or a feed of pieces
+
+What is left of the picture is the *shell*. It knows nothing of streams, and has two forms, because
+waiting is different in trio and asyncio; on trio both sides are one. A request is whole when it
+crosses, so it crosses once, and so does its answer, but for the pieces of a feed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+from urllib.parse import parse_qs, quote
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from danube_trio import Storage
+from danube_trio.http._answer import ALLOWED, answer, waits
+from danube_trio.http._config import HttpConfig
+from danube_trio.http._keeper import Keeper
+from danube_trio.http._names import canonical
+from danube_trio.http._request import Refusal, Request, Response, Rights
+from danube_trio.http._service import Service
+
+log = logging.getLogger("danube_trio.http")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+# Says who asks, by what they may do; None: nobody who may come in.
+Authenticate = Callable[[Scope], Rights | Awaitable[Rights | None] | None]
+
+# More parameters than the protocol has.
+MAX_PARAMETERS = 32
+# Of a body that is too large so many times the limit is read before the connection is given up.
+THROWN_AWAY = 4
+_HOST = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,255}")
+_UNSAFE = frozenset({"PUT", "POST", "DELETE"})
+_EXPOSED = (
+    *("ETag", "Location", "Stream-Next-Offset", "Stream-Cursor", "Stream-Up-To-Date"),
+    *("Stream-Closed", "Stream-TTL", "Stream-Expires-At", "Stream-SSE-Data-Encoding"),
+    *("Producer-Epoch", "Producer-Seq", "Producer-Expected-Seq", "Producer-Received-Seq"),
+    "Retry-After",
+)
+_ASKED = (
+    *("Authorization", "Content-Type", "If-None-Match", "Stream-Seq", "Stream-TTL"),
+    *("Stream-Expires-At", "Stream-Closed", "Stream-Forked-From", "Stream-Fork-Offset"),
+    *("Stream-Fork-Sub-Offset", "Producer-Id", "Producer-Epoch", "Producer-Seq"),
+)
+
+
+class Shell(Protocol):
+    """The two things that are different in each loop."""
+
+    async def call(self, fn: Callable[[], Awaitable[Any]]) -> Any:
+        """Call an async function in the storage's trio run."""
+
+    def tell(self, fn: Callable[[], object]) -> None:
+        """Call a function there that never waits; nobody hears of it."""
+
+    async def within(self, seconds: float, fn: Callable[[], Awaitable[bytes]]) -> bytes | None:
+        """What an async function of this loop gives; None if that takes longer."""
+
+    async def while_there(self, receive: Receive, fn: Callable[[], Awaitable[None]]) -> None:
+        """Call an async function of this loop, until the client has gone."""
+
+
+class Gone(Exception):
+    """The client went away before the request was whole."""
+
+
+class Streams:
+    """The streams of a storage, as an ASGI application. Made by `open_streams` only.
+
+    It may be mounted anywhere: the path below ``root_path`` is that of the stream.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        service: Service,
+        authenticate: Authenticate | None,
+    ) -> None:
+        self._shell = shell
+        self._service = service
+        self._authenticate = authenticate
+        self._cors = _Origins(service.config.origins)
+
+    def __repr__(self) -> str:
+        return f"<Streams of {self._service.storage!r}>"
+
+    @property
+    def config(self) -> HttpConfig:
+        """The settings."""
+        return self._service.config
+
+    def stop(self) -> None:
+        """Nobody waits any more: long-polls are answered, SSE readers told to come again.
+
+        Everything else goes on. For who stops a server: call it, then let what is under way end.
+        """
+        self._shell.tell(self._service.stop)
+
+    def seen_from(self, shell: Shell) -> Streams:
+        """The same streams for a server in another loop."""
+        return Streams(shell, self._service, self._authenticate)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        more: dict[str, str] = {}
+        try:
+            head = _Head.of(scope)
+            more = self._cors.headers(head)
+            self._cors.check(head)
+            if scope["method"] == "OPTIONS":
+                response = Response(204, {"allow": ALLOWED})
+            else:
+                rights = await self._rights(scope)
+                request = await self._request(scope, head, receive, rights)
+                if waits(request):
+                    give = _Giver(self._shell, self._service, request, send, more)
+                    await self._shell.while_there(receive, give)
+                    return
+                response = await self._shell.call(lambda: answer(self._service, request))
+        except Refusal as refusal:
+            response = refusal.response()
+        except Gone:
+            return
+        await respond(send, response, more, bodiless=scope["method"] == "HEAD")
+
+    async def _rights(self, scope: Scope) -> Rights | None:
+        if self._authenticate is None:
+            return None
+        found = self._authenticate(scope)
+        rights: Rights | None = await found if inspect.isawaitable(found) else found
+        if rights is None:
+            raise Refusal(401, "who are you?", {"www-authenticate": "Bearer"})
+        return rights
+
+    async def _request(
+        self, scope: Scope, head: _Head, receive: Receive, rights: Rights | None
+    ) -> Request:
+        config = self.config
+        path = canonical(head.path, config.max_path_bytes)
+        query = _query(scope.get("query_string", b""))
+        body = b""
+        if scope["method"] in _UNSAFE:
+            limit = config.max_body_bytes
+            body = await read_body(self._shell, head.headers, receive, limit, config.body_seconds)
+        base = f"{scope.get('scheme', 'http')}://{head.host}{head.root}"
+        method: str = scope["method"]
+        return Request(method, path, query, head.headers, body, base, head.root, rights)
+
+
+@attrs.frozen
+class _Head:
+    """The head of a request.
+
+    Attributes:
+        headers: by name in lower case.
+        host: that was asked for.
+        root: where the streams are mounted: a path with a slash at both ends.
+        path: below that, as it was sent.
+    """
+
+    headers: Mapping[str, str]
+    host: str
+    root: str
+    path: bytes
+
+    @classmethod
+    def of(cls, scope: Scope) -> _Head:
+        """Read a scope. Refuses what nobody should have let in."""
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        host = headers.get("host", "")
+        if not _HOST.fullmatch(host):
+            server = scope.get("server") or ("localhost", None)
+            host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
+        root = quote(scope.get("root_path", "").rstrip("/")) + "/"
+        raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+        raw = raw.partition(b"?")[0]
+        if raw.startswith(root.encode()):
+            return cls(headers, host, root, raw[len(root) :])
+        return cls(headers, host, root, raw.removeprefix(b"/"))
+
+
+class _Origins:
+    """Whose pages may use the streams."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._origins = origins
+
+    def headers(self, head: _Head) -> dict[str, str]:
+        """What an answer says of it."""
+        said = {
+            "x-content-type-options": "nosniff",
+            "cross-origin-resource-policy": "cross-origin" if self._origins else "same-origin",
+        }
+        origin = head.headers.get("origin")
+        if not self._origins:
+            return said
+        if "*" in self._origins:
+            said["access-control-allow-origin"] = "*"
+        else:
+            said["vary"] = "origin"
+            if origin in self._origins:
+                said["access-control-allow-origin"] = origin
+        said["access-control-allow-methods"] = ALLOWED
+        said["access-control-allow-headers"] = ", ".join(_ASKED)
+        said["access-control-expose-headers"] = ", ".join(_EXPOSED)
+        return said
+
+    def check(self, head: _Head) -> None:
+        """Refuse what a foreign page asks: a browser would send it without asking first."""
+        origin = head.headers.get("origin")
+        if origin is None or "*" in self._origins or origin in self._origins:
+            return
+        if origin.partition("://")[2] != head.host:
+            raise Refusal(403, "this server is not for pages of other origins")
+
+
+def _query(text: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(
+            text.decode("latin-1"),
+            keep_blank_values=True,
+            max_num_fields=MAX_PARAMETERS,
+        )
+    except ValueError as error:
+        raise Refusal(400, f"the query cannot be read: {error}") from None
+
+
+async def read_body(
+    shell: Shell, headers: Mapping[str, str], receive: Receive, limit: int, seconds: float
+) -> bytes:
+    """All of a request's body.
+
+    Raises:
+        Refusal: 413 if it is more than `limit` bytes, 408 if it takes more than `seconds`.
+        Gone: the client went away.
+    """
+    said = headers.get("content-length", "")
+    too_large = said.isascii() and said.isdigit() and int(said[:20]) > limit
+
+    async def collect() -> bytes:
+        nonlocal too_large
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise Gone
+            piece = message.get("body", b"")
+            size += len(piece)
+            too_large = too_large or size > limit
+            if too_large:  # who is still sending reads no answer: the rest is thrown away
+                pieces.clear()
+            elif piece:
+                pieces.append(piece)
+            if size > limit * THROWN_AWAY or not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    body = await shell.within(seconds, collect)
+    if body is None:
+        raise Refusal(408, f"the body took more than {seconds} s", {"connection": "close"})
+    if too_large:
+        raise Refusal(413, f"the body has more than {limit} bytes", {"connection": "close"})
+    return body
+
+
+class _Giver:
+    """Answers a request that may wait, and gives it piece by piece."""
+
+    def __init__(
+        self, shell: Shell, service: Service, request: Request, send: Send, more: dict[str, str]
+    ) -> None:
+        self._shell = shell
+        self._service = service
+        self._request = request
+        self._send = send
+        self._more = more
+
+    async def __call__(self) -> None:
+        shell = self._shell
+        response: Response = await shell.call(lambda: answer(self._service, self._request))
+        feed = response.feed
+        if feed is None:
+            await respond(self._send, response, self._more)
+            return
+        try:
+            await self._send(_start(response, self._more))
+            while piece := await shell.call(feed.next):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            shell.tell(feed.close)
+
+
+async def respond(
+    send: Send, response: Response, more: Mapping[str, str], *, bodiless: bool = False
+) -> None:
+    """Send a whole answer."""
+    size = {} if response.status in (204, 304) or bodiless else _length(response)
+    await send(_start(response, {**more, **size}))
+    await send({"type": "http.response.body", "body": b"" if bodiless else response.body})
+
+
+def _length(response: Response) -> dict[str, str]:
+    return {"content-length": str(len(response.body))}
+
+
+def _start(response: Response, more: Mapping[str, str]) -> Message:
+    headers = {**more, **response.headers}
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": response.status, "headers": encoded}
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """There is nothing to start: the block is open."""
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+# ---- on trio
+
+
+class TrioShell:
+    """The shell where the server's loop is the storage's."""
+
+    async def call(self, fn: Callable[[], Awaitable[Any]]) -> Any:
+        """See `Shell`."""
+        return await fn()
+
+    def tell(self, fn: Callable[[], object]) -> None:
+        """See `Shell`."""
+        fn()
+
+    async def within(self, seconds: float, fn: Callable[[], Awaitable[bytes]]) -> bytes | None:
+        """See `Shell`."""
+        with trio.move_on_after(seconds):
+            return await fn()
+        return None
+
+    async def while_there(self, receive: Receive, fn: Callable[[], Awaitable[None]]) -> None:
+        """See `Shell`."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass  # the rest of a body that nobody asked for
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await fn()
+            nursery.cancel_scope.cancel()
+
+
+class OpenStreams(AbstractAsyncContextManager[Streams]):
+    """The block, on trio."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        config: HttpConfig,
+        authenticate: Authenticate | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._service = Service(storage, config, clock)
+        self._authenticate = authenticate
+        self._keeper = Keeper(self._service)
+        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._scope: trio.CancelScope | None = None
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Streams:
+        if self._nursery is not None:
+            raise RuntimeError("open_streams(...) can be entered once: call it again")
+        await self._service.load()
+        self._nursery = trio.open_nursery()
+        nursery = await self._nursery.__aenter__()
+        self._scope = nursery.cancel_scope
+        nursery.start_soon(self._keeper.run, name="danube_trio streams")
+        return Streams(TrioShell(), self._service, self._authenticate)
+
+    @enable_ki_protection
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        assert self._nursery is not None
+        assert self._scope is not None
+        self._service.stop()
+        with trio.CancelScope(shield=True):
+            await self._keeper.leave()
+        self._scope.cancel()
+        return await self._nursery.__aexit__(*exc)

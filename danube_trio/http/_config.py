@@ -1,0 +1,80 @@
+"""The settings of the HTTP room."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import attrs
+
+from danube_trio._core.settings import between, whole
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+def _namespace(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
+        raise ValueError(f"{field.name}={value!r} must be a namespace: letters, digits, _ and -")
+
+
+def _texts(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} must be a list of texts, not one")
+    return tuple(value)
+
+
+def _origins(_: Any, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for origin in value:
+        if origin != "*" and ("://" not in origin or origin.endswith("/")):
+            raise ValueError(
+                f"{field.name}: {origin!r} must be an origin, such as https://example.org, or '*'"
+            )
+
+
+def _cache(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value not in ("public", "private", "no-store"):
+        raise ValueError(f"{field.name}={value!r} must be public, private or no-store")
+
+
+@attrs.frozen(kw_only=True)
+class HttpConfig:
+    """The settings of `open_streams`.
+
+    Attributes:
+        namespace: of the topics that hold the streams.
+        max_body_bytes: largest body of a request; more is 413. A byte stream's append is one
+            message, so it may not be more than the storage's ``max_message_bytes`` either.
+        body_seconds: how long a client may take to send a body; then it is 408.
+        max_path_bytes: longest path of a stream, percent-encoded; more is 414.
+        max_streams: how many streams there may be; then creating one is 429.
+        max_read_bytes: about how many bytes an answer to a read, or one event, has at most.
+        max_waiting: how many long-polls and SSE readers there may be together; then one more is
+            429.
+        long_poll_seconds: how long a long-poll waits for data.
+        sse_seconds: after so long an SSE answer ends, and its reader comes again.
+        origins: whose pages in a browser may use the streams (CORS); ``"*"`` is anybody's. Requests
+            of other pages are 403.
+        cache: whether answers to reads may be kept by shared caches (``public``), by the reader's
+            own (``private``), or by none.
+        webhooks: where webhooks may go: URL patterns as ``https://worker.example/*``, in which
+            ``*`` is any text. None by default.
+        webhook_seconds: how long a webhook's answer is waited for.
+    """
+
+    namespace: str = attrs.field(default="streams", validator=_namespace)
+    max_body_bytes: int = attrs.field(default=8 * MIB, validator=whole(1, 60 * MIB))
+    body_seconds: float = attrs.field(default=30.0, validator=between(0.01, 86_400))
+    max_path_bytes: int = attrs.field(default=1024, validator=whole(1, 3072))
+    max_streams: int = attrs.field(default=100_000, validator=whole(1, 10_000_000))
+    max_read_bytes: int = attrs.field(default=1 * MIB, validator=whole(1, 64 * MIB))
+    max_waiting: int = attrs.field(default=10_000, validator=whole(1, 1_000_000))
+    long_poll_seconds: float = attrs.field(default=30.0, validator=between(0.01, 3600))
+    sse_seconds: float = attrs.field(default=60.0, validator=between(0.01, 86_400))
+    origins: tuple[str, ...] = attrs.field(default=(), converter=_texts, validator=_origins)
+    cache: Literal["public", "private", "no-store"] = attrs.field(
+        default="private", validator=_cache
+    )
+    webhooks: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    webhook_seconds: float = attrs.field(default=10.0, validator=between(0.01, 600))

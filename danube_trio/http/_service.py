@@ -1,0 +1,155 @@
+"""What every request uses: the storage, the streams, and what was written to the open ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
+
+import trio
+
+from danube_trio import Storage, Wal
+from danube_trio._core.clocks import SteadyClock
+from danube_trio.http._config import HttpConfig
+from danube_trio.http._registry import Registry
+from danube_trio.http._request import Refusal, Request, Response
+from danube_trio.http._stream import Stream, renewal_step
+from danube_trio.http._writers import Note, Writers, read_writers
+
+# Whose clock is doubted while it should be believed again. A guess.
+AGAIN_SECONDS = "3"
+
+
+class Service:
+    """Of one storage. Everything here belongs to the trio run that the storage is in.
+
+    Args:
+        storage: that holds the streams.
+        config: the settings.
+        clock: seconds since 1970.
+
+    Attributes:
+        waiting: how many long-polls and SSE readers there are.
+        stopping: nobody waits any more.
+        renewed: the streams that were used, and whose documents do not say it yet, with the time.
+        unnoted: the streams whose notes are old.
+        appended: is told of each stream that has new data.
+    """
+
+    def __init__(self, storage: Storage, config: HttpConfig, clock: Callable[[], float]) -> None:
+        self.storage = storage
+        self.config = config
+        self.clock = clock
+        root = storage.config.metadata_root
+        self.registry = Registry(storage.metadata, root, config.max_streams)
+        self.waiting = 0
+        self.stopping = False
+        self.renewed: dict[Stream, float] = {}
+        self.unnoted: dict[Stream, None] = {}
+        self.appended: Callable[[Stream], object] = lambda _: None
+        self._writers: WeakKeyDictionary[Wal, Writers] = WeakKeyDictionary()
+        self._reading: WeakKeyDictionary[Wal, trio.Lock] = WeakKeyDictionary()
+        self._steady: SteadyClock | None = None
+
+    async def load(self) -> None:
+        """Before anything else."""
+        await self.registry.load()
+        newest = max((s.entry.renewed_at for s in self.registry.all()), default=0.0)
+        ahead = self.storage.config.wal.max_clock_ahead
+        self._steady = SteadyClock(self.clock, trio.current_time, ahead, newest)
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        self.stopping = True
+        for stream in self.registry.all():
+            stream.wake()
+
+    async def control(self, request: Request) -> Response:
+        """Answer a request for the protocol's own paths."""
+        raise Refusal(404, "there is no such thing")
+
+    # ---- streams
+
+    async def stream(self, path: str) -> Stream:
+        """The stream of this path, to be used.
+
+        Raises:
+            Refusal: 404 if there is none, 410 if it is hidden.
+        """
+        found = await self.find(path)
+        if found is None:
+            raise Refusal(404, "there is no such stream")
+        if not found.live:
+            raise Refusal(410, "this stream was deleted")
+        return found
+
+    async def find(self, path: str) -> Stream | None:
+        """The stream of this path, hidden or not. One whose time is over is ended by this."""
+        await self.registry.settle(path)
+        stream = self.registry.at(path)
+        if stream is None or not self.over(stream):
+            return stream
+        if self.believed() is not None:
+            await self.registry.end(stream)
+            stream = self.registry.at(path)
+            return stream
+        raise Refusal(404, "this stream has expired", {"retry-after": AGAIN_SECONDS})
+
+    def over(self, stream: Stream) -> bool:
+        """Whether its time is over, by a clock that may lie."""
+        return stream.live and stream.over(trio.current_time(), self.clock())
+
+    def believed(self) -> float | None:
+        """Seconds since 1970, for what cannot be undone; None while the clock is in doubt."""
+        assert self._steady is not None
+        return self._steady.now()
+
+    def use(self, stream: Stream) -> None:
+        """It is read or written: its time to live begins anew."""
+        if stream.entry.ttl is None:
+            return
+        stream.used(trio.current_time())
+        now = self.clock()
+        if abs(now - stream.entry.renewed_at) >= renewal_step(stream.entry.ttl):
+            self.renewed[stream] = now
+
+    # ---- logs
+
+    @asynccontextmanager
+    async def writing(self, stream: Stream) -> AsyncGenerator[tuple[Wal, Writers]]:
+        """A stream's open log, and what was written to it."""
+        async with self.storage.topic(stream.topic) as wal:
+            writers = self._writers.get(wal)
+            if writers is None:
+                writers = await self._read(stream, wal)
+            yield wal, writers
+
+    async def _read(self, stream: Stream, wal: Wal) -> Writers:
+        async with self._reading.setdefault(wal, trio.Lock()):
+            writers = self._writers.get(wal)
+            if writers is not None:
+                return writers
+            key = self.registry.note_key(stream.topic)
+            revised = await self.storage.metadata.get(key)
+            note = Note.decode(revised.value) if revised is not None else None
+            writers = await read_writers(wal, note)
+            self._writers[wal] = writers
+            stream.noted = writers.noted
+            self.tell(stream, wal, writers)
+            if writers.worth_a_note:
+                self.unnoted[stream] = None
+            return writers
+
+    def tell(self, stream: Stream, wal: Wal, writers: Writers) -> None:
+        """Everybody who waits may have what is durable now."""
+        durable, base = wal.durable_end, stream.entry.base
+        closed = writers.closed and durable >= writers.end
+        stream.moved(base + min(durable, writers.data_end), closed)
+
+    async def seen(self, stream: Stream) -> tuple[int, bool]:
+        """Where the durable data ends, and whether it is closed there."""
+        if stream.seen is None:
+            async with self.writing(stream):
+                pass
+        assert stream.seen is not None
+        return stream.seen
