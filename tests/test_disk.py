@@ -245,6 +245,24 @@ def test_rename_and_unlink_need_a_file(disk: Disk, root: str) -> None:
         disk.file_size(f"{root}/none")
 
 
+def test_remove_dir_removes_an_empty_directory_and_nothing_else(disk: Disk, root: str) -> None:
+    disk.make_dir(f"{root}/dir/below")
+    make_file(disk, f"{root}/file")
+    with raises_errno(errno.ENOTEMPTY) as caught:
+        disk.remove_dir(f"{root}/dir")
+    assert caught.value.filename == f"{root}/dir"
+    with pytest.raises(NotADirectoryError):
+        disk.remove_dir(f"{root}/file")
+    with pytest.raises(FileNotFoundError):
+        disk.remove_dir(f"{root}/none")
+    held = disk.open_dir(f"{root}/dir")
+    held.remove_dir(f"{root}/dir/below")
+    assert held.list_dir(f"{root}/dir") == []
+    held.remove_dir(f"{root}/dir")
+    assert disk.list_dir(root) == ["file"]
+    held.close()
+
+
 def test_link_gives_a_file_a_further_name(disk: Disk, root: str) -> None:
     make_file(disk, f"{root}/file", b"data")
     disk.make_dir(f"{root}/dir")

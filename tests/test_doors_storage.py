@@ -119,6 +119,8 @@ def test_what_a_storage_refuses(name: str, tmp_path: Path) -> None:
             assert await storage.delete(ORDERS) is True
             assert await storage.list_topics() == []
             assert await storage.append_message(ORDERS, b"y") == 1, "offsets are not given again"
+            assert await storage.delete(ORDERS, for_good=True) is True
+            assert not list(tmp_path.glob("*/orders*"))
         with pytest.raises(LogClosedError, match="open it again"):
             await storage.append_message(ORDERS, b"late")
         assert storage.statistics().open_topics == 0

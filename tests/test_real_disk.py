@@ -154,6 +154,7 @@ def test_where_nobody_knows_what_a_sync_promises_there_is_only_reading(
         lambda: disk.make_dir(f"{path}2"),
         lambda: disk.rename(path, f"{path}2"),
         lambda: disk.unlink(path),
+        lambda: disk.remove_dir(f"{tmp_path}"),
         lambda: disk.sync_dir(f"{tmp_path}"),
         lambda: disk.lock(path, ""),
     ]

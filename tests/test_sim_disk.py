@@ -233,6 +233,16 @@ def test_a_directory_that_was_not_synced_takes_its_files_along() -> None:
     assert disk.crash().tree() == {f"{D}/sub/a": b"data"}
 
 
+def test_the_removal_of_a_directory_is_lost_until_its_parent_is_synced() -> None:
+    disk = new_disk()
+    disk.make_dir(f"{D}/sub")
+    disk.remove_dir(f"{D}/sub")
+    found = {tuple(state.disk.list_dir(D)) for state in disk.crash_states()}
+    assert found == {(), ("sub",)}
+    disk.sync_dir(D)
+    assert [state.disk.list_dir(D) for state in disk.crash_states()] == [[], []]
+
+
 def test_make_dir_is_durable_even_for_what_a_killed_process_made() -> None:
     disk = SimDisk()
     process = disk.process()

@@ -172,6 +172,7 @@ def test_every_operation_can_fail() -> None:
         "make_dir": lambda disk, _: disk.make_dir(f"{D}/b"),
         "open": lambda disk, _: disk.open(f"{D}/a", "r"),
         "read": lambda _, file: file.read_at(1, 0),
+        "remove_dir": lambda disk, _: disk.remove_dir(f"{D}/empty"),
         "rename": lambda disk, _: disk.rename(f"{D}/a", f"{D}/b"),
         "size": lambda _, file: file.size(),
         "sync_data": lambda _, file: file.sync_data(),
@@ -185,6 +186,7 @@ def test_every_operation_can_fail() -> None:
     for name, call in calls.items():
         disk = new_disk()
         file = durable_file(disk, b"data")
+        disk.make_dir(f"{D}/empty")
         disk.fail(name)
         tree = disk.tree()
         with pytest.raises(OSError, match="EIO"):

@@ -37,6 +37,7 @@ OPERATIONS: dict[str, Operation] = {
     "seal": lambda storage: storage.seal(T),
     "take_over": lambda storage: storage.take_over(T),
     "delete": lambda storage: storage.delete(T),
+    "delete for good": lambda storage: storage.delete(T, for_good=True),
 }
 # What each may raise when another one came between: it says what to do.
 DOCUMENTED = (LogClosedError, FencedError, trio.BusyResourceError)

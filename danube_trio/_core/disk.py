@@ -264,6 +264,12 @@ class Disk(Protocol):
     def unlink(self, path: str) -> None:
         """Remove the name of a file; durable by `sync_dir`. FileNotFoundError."""
 
+    def remove_dir(self, path: str) -> None:
+        """Remove the name of an empty directory; durable by `sync_dir` of its parent.
+
+        FileNotFoundError, NotADirectoryError; errno ENOTEMPTY if anything is in it.
+        """
+
     def sync_dir(self, path: str) -> None:
         """Return when every name made, changed and removed in the directory so far is durable.
 

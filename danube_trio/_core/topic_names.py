@@ -20,6 +20,8 @@ from danube_trio.errors import bad_argument
 
 # File names have up to 255 bytes, and keys of object stores 900, with all that comes after.
 MAX_PART_BYTES = 200
+# What the name of a topic's directory ends in while that is removed: no topic's name does.
+GOING = ".deleted"
 
 
 def topic_path(name: str) -> str:

@@ -34,6 +34,7 @@ class ReadOnlyDisk:
         self.list_dir, self.free_bytes, self.watch = disk.list_dir, disk.free_bytes, disk.watch
         self.file_size = disk.file_size
         self.make_dir = self.unlink = self.sync_dir = self.open_dir = self.lock = _refuse
+        self.remove_dir = _refuse
         self.rename = self.link = _refuse_two
         self.open_lane = _refuse_lane
 

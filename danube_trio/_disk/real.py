@@ -339,6 +339,12 @@ class RealDisk:
         with _named(path):
             os.unlink(name, dir_fd=inside)
 
+    def remove_dir(self, path: str) -> None:
+        _check_can_write(path)
+        name, inside = self._at(path)
+        with _named(path):
+            os.rmdir(name, dir_fd=inside)
+
     def sync_dir(self, path: str) -> None:
         _check_can_write(path)
         fd = _open_dir(path)

@@ -75,7 +75,8 @@ class SharedLanes:
         self.make_dir, self.list_dir, self.sync_dir = disk.make_dir, disk.list_dir, disk.sync_dir
         self.open, self.stat, self.file_size = disk.open, disk.stat, disk.file_size
         self.rename, self.link, self.unlink = disk.rename, disk.link, disk.unlink
-        self.open_dir, self.lock, self.free_bytes = disk.open_dir, disk.lock, disk.free_bytes
+        self.remove_dir, self.open_dir = disk.remove_dir, disk.open_dir
+        self.lock, self.free_bytes = disk.lock, disk.free_bytes
         self.watch, self.run = disk.watch, disk.run
 
     def __repr__(self) -> str:

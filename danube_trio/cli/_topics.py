@@ -13,6 +13,7 @@ import trio
 
 from danube_trio._core.index import SparseIndex
 from danube_trio._core.segment import LogNames
+from danube_trio._core.topic_names import GOING
 from danube_trio._disk.locks import find_holder
 from danube_trio._disk.real import RealDisk
 from danube_trio._engine.files.foreign import danube_files
@@ -79,6 +80,8 @@ def _local(
         )
     for namespace in disk.list_dir(root):
         for name in _names_in(disk, f"{root}/{namespace}", unreadable):
+            if name.endswith(GOING):
+                continue  # what an interrupted deletion left
             path = f"{root}/{namespace}/{name}"
             listing = _names_in(disk, path, unreadable)
             if meta in listing or danube_files(disk, LogNames.of(path, file_name), listing):

@@ -11,8 +11,8 @@ import attrs
 OPERATIONS = frozenset(
     {
         *("allocate", "close", "create", "file_size", "free_bytes", "link", "list_dir", "lock"),
-        *("make_dir", "open", "read", "rename", "size", "sync_data", "sync_dir", "truncate"),
-        *("unlink", "watch", "write"),
+        *("make_dir", "open", "read", "remove_dir", "rename", "size", "sync_data", "sync_dir"),
+        *("truncate", "unlink", "watch", "write"),
     }
 )
 # These can do their work in part, or claim to have done it.

@@ -229,14 +229,9 @@ class SimProcess:
             try:
                 self.sync_dir(parent_of(name))
             except OSError:
-                self._process.perform("remove_dir", name, functools.partial(self._unmake, name))
+                with contextlib.suppress(OSError):
+                    self.remove_dir(name)
                 raise
-
-    def _unmake(self, path: str) -> None:
-        store = self._store
-        ident = self._paths.find_dir(path)
-        if not store.model.inodes[ident].names:
-            self._paths.remove_dir(path, ident)
 
     def list_dir(self, path: str) -> list[str]:
         store = self._store
@@ -305,6 +300,21 @@ class SimProcess:
 
         store = self._store
         self._process.perform("unlink", path, unlink)
+
+    def remove_dir(self, path: str) -> None:
+        def remove() -> None:
+            parent, name = self._paths.find_parent(path)
+            ident = store.model.inodes[parent].names.get(name)
+            if ident is None:
+                raise os_error(errno.ENOENT, path)
+            if not store.model.inodes[ident].is_dir:
+                raise os_error(errno.ENOTDIR, path)
+            if store.model.inodes[ident].names:
+                raise os_error(errno.ENOTEMPTY, path)
+            self._paths.remove_dir(path, ident)
+
+        store = self._store
+        self._process.perform("remove_dir", path, remove)
 
     def sync_dir(self, path: str) -> None:
         def sync(fault: Fault | None = None) -> None:

@@ -18,6 +18,7 @@ SWEEPER = "_engine/log/sweeper.py"
 VERIFY_UPLOAD = "_engine/log/verify_upload.py"
 FILES = "_core/files.py"
 FRAME = "_core/frame.py"
+DELETE = "_engine/topics/delete.py"
 
 MUTANTS = (
     # ---- syncs
@@ -287,6 +288,37 @@ MUTANTS = (
         "for segment in segments) + active_bytes",
         "for segment in segments)",
         ("test_core.py::test_retention_frees_the_oldest_segments_while_there_is_a_reason",),
+    ),
+    # ---- topics that are deleted for good
+    Mutant(
+        "files of a deleted topic go before its new name is durable",
+        DELETE,
+        "        disk.sync_dir(parent_of(directory))\n        _remove_held",
+        "        _remove_held",
+        ("test_delete_for_good.py::test_what_is_removed_is_not_read_first",),
+    ),
+    Mutant(
+        "the removal of a deleted topic's directory is not synced",
+        DELETE,
+        "    disk.sync_dir(parent_of(path))\n",
+        "",
+        ("test_delete_for_good.py::test_what_is_removed_is_not_read_first",),
+    ),
+    Mutant(
+        "leftovers of a deleted topic are removed while their old name may come back",
+        DELETE,
+        "            disk.make_dir(directory)  # its name leads there after a crash, and not here\n"
+        "            _remove_held(disk, left, going, going.directory)\n",
+        "            _remove_held(disk, left, going, going.directory)\n"
+        "            disk.make_dir(directory)\n",
+        ("test_delete_for_good.py::test_a_failed_sync_brings_no_half_of_a_log_back",),
+    ),
+    Mutant(
+        "files of somebody else's go with a deleted topic's directory",
+        DELETE,
+        "    if theirs:\n",
+        "    if False:\n",
+        ("test_delete_for_good.py::test_files_of_somebody_else_are_not_removed",),
     ),
     # ---- acceptance
     Mutant(

@@ -17,24 +17,50 @@ gone on beyond that offset: it is removed once more, and nothing else.
 Then the rest goes: local files by the steps of a trim, so that a crash leaves leftovers at worst,
 and objects of this or an earlier epoch. Each step can be done again: by a second delete, and of
 the local log by the next opening. The next owner removes objects that are left.
+
+**For good** nothing stays on the local side, for a name that is never used again. The tombstone of
+the catalog stays: it is what fences. With the lock held,
+
+1. the topic's directory gets a name that is no topic's (`GOING`), and its parent is synced. That is
+   the step: before it the log is whole, after it the topic is deleted;
+2. its files go, the lock file last; then the directory does, and its parent is synced.
+
+Nothing is read for that, whatever the size of the log, but for what a store's tombstone asks for.
+
+What a crash left of the second step is found by its name, at the next deletion for good. By then
+nobody knows whether the first step was durable: if its sync failed, one that succeeds later says
+nothing of it, and a power cut could bring the log back under its own name, without the files that
+went. So before they go, a new directory takes that name, durably, and is removed after them.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import uuid
 from contextlib import closing
+from functools import partial
 
 import attrs
 import trio
 
 from danube_trio._core.catalog import CatalogState
-from danube_trio._core.disk import Disk, OpenDirectory, hold, list_if_there, read_file
+from danube_trio._core.disk import (
+    TMP_SUFFIX,
+    Disk,
+    OpenDirectory,
+    hold,
+    list_if_there,
+    parent_of,
+    read_file,
+)
 from danube_trio._core.files import Trim
 from danube_trio._core.segment import LogNames
+from danube_trio._core.topic_names import GOING
 from danube_trio._disk.locks import this_process
+from danube_trio._engine.files.foreign import danube_files, listed
 from danube_trio._engine.files.recover import Recovered, recover
-from danube_trio._engine.files.space import remove_each, renew_trim, replace_with_room
+from danube_trio._engine.files.space import remove_each, renew_trim, replace_with_room, with_room
 from danube_trio.catalog import Catalog, acquire, object_parts
 from danube_trio.catalog._patient import PatientStore, latest_state
 from danube_trio.cloud import CloudStore
@@ -51,9 +77,15 @@ _TEXT_BYTES = 1024
 
 
 async def delete_topic(
-    disk: Disk, config: WalConfig, cloud: tuple[CloudStore, Catalog] | None
+    disk: Disk,
+    config: WalConfig,
+    cloud: tuple[CloudStore, Catalog] | None,
+    *,
+    for_good: bool = False,
 ) -> bool:
     """Delete the log in `config.dir`, and its objects. Returns whether there was one.
+
+    With `for_good` nothing of the directory is left, whatever an earlier deletion left of it.
 
     Raises LogLockedError if another process has the directory open; what the store raises, and then
     either nothing was done, or a second call does the rest; CorruptDataError for what cannot even
@@ -61,13 +93,17 @@ async def delete_topic(
 
     Cancellation: as a store's error.
     """
-    held = await disk.run(_hold_log, disk, config)
+    held, was_here = await disk.run(_hold_any if for_good else _hold_log, disk, config)
     try:
-        end = await disk.run(_end_of, held, config) if held is not None else 0
+        end = 0
+        if held is not None and was_here and (cloud is not None or not for_good):
+            end = await disk.run(_end_of, held, config)
         state, was_live = None, False
         if cloud is not None:  # first: else the next opening goes on with what the objects have
             state, was_live = await _bury(cloud[1], end)
-        if held is not None:
+        if for_good:
+            await disk.run(_remove, disk, held, config)
+        elif held is not None:
             await disk.run(_erase, held, config, end)
     finally:
         if held is not None:
@@ -75,7 +111,7 @@ async def delete_topic(
                 await disk.run(held.close)
     if cloud is not None and state is not None:
         await _remove_objects(*cloud, state)
-    return held is not None or was_live
+    return was_here or was_live
 
 
 def has_log(disk: Disk, directory: str, file_name: str) -> bool:
@@ -112,16 +148,16 @@ def _names(config: WalConfig) -> LogNames:
     return LogNames.of(config.dir, config.file_name)
 
 
-def _hold_log(disk: Disk, config: WalConfig) -> OpenDirectory | None:
-    """Hold and lock the local log; None if there is none, or it was deleted."""
+def _hold_log(disk: Disk, config: WalConfig) -> tuple[OpenDirectory | None, bool]:
+    """Hold and lock the local log, and say whether there is one; None if it was deleted."""
     assert config.dir is not None
     if not has_log(disk, config.dir, config.file_name):
-        return None
+        return None, False
     held = hold(disk, _names(config).lock, this_process())
     if has_log(held, config.dir, config.file_name):
-        return held
+        return held, True
     held.close()  # somebody deleted it just now
-    return None
+    return None, False
 
 
 def _end_of(disk: OpenDirectory, config: WalConfig) -> int:
@@ -157,6 +193,88 @@ def _erase(disk: OpenDirectory, config: WalConfig, end: int) -> None:
         tail.finish(end)
     finally:
         tail.abandon()
+
+
+# ---- the local log, for good
+
+
+def _hold_any(disk: Disk, config: WalConfig) -> tuple[OpenDirectory | None, bool]:
+    """Hold and lock the topic's directory, whatever is left in it, and say whether a log is.
+
+    None if there is no directory. OSError (ENOTEMPTY) if there are files of somebody else's in it.
+    """
+    assert config.dir is not None
+    held = _hold_if_there(disk, _names(config))
+    if held is None:
+        return None, False
+    try:
+        _refuse_others(held, _names(config))
+        return held, has_log(held, config.dir, config.file_name)
+    except BaseException:
+        held.close()
+        raise
+
+
+def _hold_if_there(disk: Disk, names: LogNames) -> OpenDirectory | None:
+    try:
+        return hold(disk, names.lock, this_process())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _refuse_others(disk: OpenDirectory, names: LogNames) -> None:
+    """What is not the log's is not removed, and keeps its directory."""
+    listing = disk.list_dir(names.directory)
+    ours = {MARKER, MARKER + TMP_SUFFIX, *names.leftovers(listing)}
+    theirs = {n for n in listing if not n.startswith(f"{names.stem}.") and n not in ours}
+    theirs.update(danube_files(disk, names, listing))
+    if theirs:
+        raise OSError(
+            errno.ENOTEMPTY,
+            f"nothing was deleted, because there are files here that are not the log's: "
+            f"{listed(sorted(theirs))}. Move them away, and delete the topic again",
+            names.directory,
+        )
+
+
+def _remove(disk: Disk, held: OpenDirectory | None, config: WalConfig) -> None:
+    """Remove the topic's directory, and what an interrupted deletion left. With the lock held."""
+    names = _names(config)
+    directory, going = names.directory, LogNames.of(names.directory + GOING, config.file_name)
+    left = _hold_if_there(disk, going)
+    if left is not None:
+        with closing(left):
+            disk.make_dir(directory)  # its name leads there after a crash, and not here
+            _remove_held(disk, left, going, going.directory)
+        if held is None:
+            disk.remove_dir(directory)
+            disk.sync_dir(parent_of(directory))
+    if held is not None:
+        stray = held.strayed()
+        if stray is not None:
+            raise OSError(errno.ESTALE, f"nothing was deleted: the directory {stray}", directory)
+        with_room(held, names, partial(disk.rename, directory, going.directory))
+        disk.sync_dir(parent_of(directory))
+        _remove_held(disk, held, names, going.directory)
+
+
+def _remove_held(disk: Disk, held: OpenDirectory, names: LogNames, path: str) -> None:
+    """Remove a directory, held by its `names`, which is at `path` now, and all that is in it."""
+    listing = held.list_dir(names.directory)
+    paths = {f"{names.directory}/{name}" for name in listing}
+    # The lock file last: where directories cannot be locked it is all that keeps others out.
+    failed = remove_each(held, [*sorted(paths - {names.lock}), names.lock])
+    for failure in failed.values():
+        raise failure
+    try:
+        disk.remove_dir(path)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        # NFS keeps a name for a file that was removed and is open, as our lock file is.
+        held.close()
+        disk.remove_dir(path)
+    disk.sync_dir(parent_of(path))
 
 
 # ---- the catalog, and the objects

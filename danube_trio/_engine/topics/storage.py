@@ -207,15 +207,23 @@ class Storage:
             raise
         self._topics.unpin(held)
 
-    async def delete(self, topic: str) -> bool:
+    async def delete(self, topic: str, *, for_good: bool = False) -> bool:
         """Delete a topic: its local log, its objects, its catalog's entries. True if there was one.
 
-        Its offsets are not given again: used once more, it is empty, and begins where it ended.
+        Its offsets are not given again: used once more, it is empty, and begins where it ended. For
+        that a directory with a few small files stays.
+
+        Args:
+            for_good: leave no directory either, also of a topic that was deleted before. Only for
+                a name that is never used again: its offsets would begin at 0 once more. (With an
+                object store the catalog keeps their end: it has to, to fence other owners.)
 
         Raises:
             trio.BusyResourceError: it is in use here; nothing was done.
             LogLockedError: another process has the directory open; nothing was done.
             StoreUnavailableError, AccessDeniedError: a second call does what is left.
+            OSError: the same; or, `for_good`, the directory has files that are not the log's
+                (ENOTEMPTY), and nothing was done.
 
         Cancellation: as StoreUnavailableError.
         """
@@ -225,7 +233,7 @@ class Storage:
             config = self._door.config_of(name)
             catalog = self._door.catalog_of(name)
             cloud = (self._door.store, catalog) if self._door.store and catalog else None
-            done = await delete_topic(self._disk, config, cloud)
+            done = await delete_topic(self._disk, config, cloud, for_good=for_good)
             self._door.away.pop(name, None)
         finally:
             self._topics.release(place)
