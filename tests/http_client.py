@@ -137,9 +137,7 @@ class Client:
         """PUT."""
         return await self.ask("PUT", path, body, {"content-type": kind, **_names(more)})
 
-    async def append(
-        self, path: str, body: bytes, kind: str = "text/plain", **more: str
-    ) -> Answer:
+    async def append(self, path: str, body: bytes, kind: str = "text/plain", **more: str) -> Answer:
         """POST."""
         return await self.ask("POST", path, body, {"content-type": kind, **_names(more)})
 

@@ -100,7 +100,7 @@ class Streams:
         self._cors = _Origins(service.config.origins)
 
     def __repr__(self) -> str:
-        return f"<Streams of {self._service.storage!r}>"
+        return f"<Streams in {self._service.storage.config.dir}>"
 
     @property
     def config(self) -> HttpConfig:

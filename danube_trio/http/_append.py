@@ -42,7 +42,7 @@ async def append(service: Service, request: Request) -> Response:
             if known is not None:
                 return await _repeated(service, stream, wal, writers, who, known)
             if who is None and writers.closed:  # closing what is closed
-                await wal.wait_durable(writers.end)
+                await service.durable(wal, writers.end)
                 service.tell(stream, wal, writers)
                 return _answer(204, stream, writers.data_end, closed=True)
             if writer_seq is not None:
@@ -55,7 +55,7 @@ async def append(service: Service, request: Request) -> Response:
             except trio.WouldBlock:
                 await wal.wait_durable(wal.next_offset)
         data_end, closed = writers.data_end, closes
-        await wal.wait_durable(end)
+        await service.durable(wal, end)
         service.tell(stream, wal, writers)
         service.use(stream)
         if writers.worth_a_note:
@@ -142,7 +142,7 @@ async def _repeated(
 ) -> Response:
     epoch, seq, end = known
     assert who is not None
-    await wal.wait_durable(end)
+    await service.durable(wal, end)
     service.tell(stream, wal, writers)
     service.use(stream)
     closed = writers.closed and wal.durable_end >= writers.end

@@ -187,7 +187,7 @@ async def _begin(
                 break
             except trio.WouldBlock:
                 await wal.wait_durable(wal.next_offset)
-        await wal.wait_durable(end)
+        await service.durable(wal, end)
         service.tell(draft, wal, writers)
     assert draft.seen is not None
     return draft.seen

@@ -94,7 +94,7 @@ class Keeper:
         return not registry.trash
 
     async def _delete(self, topic: str) -> None:
-        await self._service.storage.delete(topic)
+        await self._service.storage.delete(topic, for_good=True)
 
     # ---- time
 

@@ -92,13 +92,11 @@ async def _read_part(
 async def first_offset(service: Service, stream: Stream) -> int:
     """Where the oldest data is that is kept."""
     part = stream.parts()[0]
-    if part.end is not None:
-        return part.start  # what is inherited is kept
-    end, _ = await service.seen(stream)
+    end = part.end if part.end is not None else (await service.seen(stream))[0]
     if end == part.start:
-        return part.start
+        return end
     async with service.storage.topic(part.topic) as wal:
-        return part.base + wal.start_offset
+        return min(part.base + wal.start_offset, end)
 
 
 async def start_of(service: Service, stream: Stream, text: str | None) -> int:
@@ -192,6 +190,6 @@ async def wait_for_change(service: Service, stream: Stream, at: int, seconds: fl
     with trio.move_on_after(seconds):
         while not service.stopping and stream.live:
             end, closed = await service.seen(stream)
-            if end > at or closed:
+            if end != at or closed:
                 return
             await stream.changed.wait()

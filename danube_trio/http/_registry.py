@@ -58,7 +58,7 @@ class Registry:
         self._by_path: dict[str, Stream] = {}
         self._by_topic: dict[str, Stream] = {}
         self._making: dict[str, trio.Event] = {}
-        self._in_doubt: set[str] = set()
+        self._in_doubt: dict[str, object] = {}
         self.trash: dict[str, None] = {}
         self.thrown = trio.Event()
 
@@ -133,38 +133,26 @@ class Registry:
 
     async def settle(self, path: str) -> None:
         """If the path is in doubt, ask the store. Raises StoreUnavailableError."""
-        if path not in self._in_doubt:
+        doubt = self._in_doubt.get(path)
+        if doubt is None:
             return
-        async with self._alone(path):
-            if path not in self._in_doubt:
-                return
-            revised = await self.metadata.get(self.stream_key(path))
-            known = self._by_path.get(path)
-            entry = self._decoded(revised) if revised is not None else None
-            if known is not None and (entry is None or entry.topic != known.topic):
-                self._forget(known)
-                self.throw(known.topic)
-                known = None
-            if entry is not None and revised is not None:
-                if known is None:
-                    self._link(self._install(entry, revised.revision))
-                else:
-                    known.entry, known.revision = entry, revised.revision
-            self._in_doubt.discard(path)
+        revised = await self.metadata.get(self.stream_key(path))
+        if self._in_doubt.get(path) is not doubt:
+            return  # somebody else asked, and it has gone on since
+        entry = self._decoded(revised) if revised is not None else None
+        known = self._by_path.get(path)
+        if known is not None and (entry is None or entry.topic != known.topic):
+            self._forget(known)
+            self.throw(known.topic)
+            known = None
+        if entry is not None and revised is not None:
+            if known is None:
+                self._link(self._install(entry, revised.revision))
+            else:
+                known.entry, known.revision = entry, revised.revision
+        del self._in_doubt[path]
 
     # ---- changing
-
-    @asynccontextmanager
-    async def _alone(self, path: str) -> AsyncGenerator[None]:
-        """One task at a time decides what has this path."""
-        while (other := self._making.get(path)) is not None:
-            await other.wait()
-        mine = self._making[path] = trio.Event()
-        try:
-            yield
-        finally:
-            del self._making[path]
-            mine.set()
 
     @asynccontextmanager
     async def making(self, path: str) -> AsyncGenerator[None]:
@@ -173,10 +161,16 @@ class Registry:
         Raises:
             Refusal: 429 if there are too many streams.
         """
-        async with self._alone(path):
+        while (other := self._making.get(path)) is not None:
+            await other.wait()
+        mine = self._making[path] = trio.Event()
+        try:
             if path not in self._by_path and len(self._by_path) >= self._max_streams:
                 raise Refusal(429, f"there are {self._max_streams} streams, and no more may be")
             yield
+        finally:
+            del self._making[path]
+            mine.set()
 
     async def intend(self, topic: str) -> int:
         """Before a topic's first record: its name is in the trash until the stream is published.
@@ -306,12 +300,17 @@ class Registry:
             with trio.CancelScope(shield=True):  # short; else nobody would know what became of it
                 revision = await self.metadata.transact(expect, put=put, delete=delete)
         except BaseException:
-            self._in_doubt |= paths
+            self._doubt(paths)
             raise
         if revision is None:
-            self._in_doubt |= paths
+            self._doubt(paths)
             raise Refusal(503, "another process changed this stream", {"retry-after": "1"})
         return revision
+
+
+    def _doubt(self, paths: set[str]) -> None:
+        for path in paths:
+            self._in_doubt[path] = object()
 
 
 @attrs.frozen

@@ -10,6 +10,7 @@ import trio
 
 from danube_trio import Storage, Wal
 from danube_trio._core.clocks import SteadyClock
+from danube_trio.errors import StoreUnavailableError
 from danube_trio.http._config import HttpConfig
 from danube_trio.http._registry import Registry
 from danube_trio.http._request import Refusal, Request, Response
@@ -139,6 +140,22 @@ class Service:
             if writers.worth_a_note:
                 self.unnoted[stream] = None
             return writers
+
+    async def durable(self, wal: Wal, end: int) -> None:
+        """Wait until everything below offset `end` is durable, as the storage's settings say it.
+
+        Raises what `Wal.append` raises.
+        """
+        await wal.wait_durable(end)
+        config = self.storage.config.wal
+        if config.durability == "uploaded":
+            with trio.move_on_after(config.cloud.upload_timeout) as scope:
+                await wal.wait_uploaded(end)
+            if scope.cancelled_caught:
+                raise StoreUnavailableError(
+                    f"records up to {end} are durable here, and not in the store after "
+                    f"{config.cloud.upload_timeout} s"
+                )
 
     def tell(self, stream: Stream, wal: Wal, writers: Writers) -> None:
         """Everybody who waits may have what is durable now."""
