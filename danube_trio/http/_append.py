@@ -42,8 +42,7 @@ async def append(service: Service, request: Request) -> Response:
             if known is not None:
                 return await _repeated(service, stream, wal, writers, who, known)
             if who is None and writers.closed:  # closing what is closed
-                await service.durable(wal, writers.end)
-                service.tell(stream, wal, writers)
+                await service.durable(stream, wal, writers, writers.end)
                 return _answer(204, stream, writers.data_end, closed=True)
             if writer_seq is not None:
                 writers.check_writer_seq(writer_seq)
@@ -55,8 +54,7 @@ async def append(service: Service, request: Request) -> Response:
             except trio.WouldBlock:
                 await wal.wait_durable(wal.next_offset)
         data_end, closed = writers.data_end, closes
-        await service.durable(wal, end)
-        service.tell(stream, wal, writers)
+        await service.durable(stream, wal, writers, end)
         service.use(stream)
         if writers.worth_a_note:
             service.unnoted[stream] = None
@@ -142,8 +140,7 @@ async def _repeated(
 ) -> Response:
     epoch, seq, end = known
     assert who is not None
-    await service.durable(wal, end)
-    service.tell(stream, wal, writers)
+    await service.durable(stream, wal, writers, end)
     service.use(stream)
     closed = writers.closed and wal.durable_end >= writers.end
     data_end = min(writers.data_end, wal.durable_end)

@@ -187,8 +187,7 @@ async def _begin(
                 break
             except trio.WouldBlock:
                 await wal.wait_durable(wal.next_offset)
-        await service.durable(wal, end)
-        service.tell(draft, wal, writers)
+        await service.durable(draft, wal, writers, end)
     assert draft.seen is not None
     return draft.seen
 

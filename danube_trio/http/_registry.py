@@ -307,7 +307,6 @@ class Registry:
             raise Refusal(503, "another process changed this stream", {"retry-after": "1"})
         return revision
 
-
     def _doubt(self, paths: set[str]) -> None:
         for path in paths:
             self._in_doubt[path] = object()

@@ -136,17 +136,21 @@ class Service:
             writers = await read_writers(wal, note)
             self._writers[wal] = writers
             stream.noted = writers.noted
-            self.tell(stream, wal, writers)
             if writers.worth_a_note:
                 self.unnoted[stream] = None
             return writers
 
-    async def durable(self, wal: Wal, end: int) -> None:
+    async def durable(self, stream: Stream, wal: Wal, writers: Writers, end: int) -> None:
         """Wait until everything below offset `end` is durable, as the storage's settings say it.
+
+        Cancellation: not before it is durable here, and told to everybody who waits for it: records
+        that were accepted are there, whether their writer still is or not.
 
         Raises what `Wal.append` raises.
         """
-        await wal.wait_durable(end)
+        with trio.CancelScope(shield=True):
+            await wal.wait_durable(end)
+            self.tell(stream, wal, writers)
         config = self.storage.config.wal
         if config.durability == "uploaded":
             with trio.move_on_after(config.cloud.upload_timeout) as scope:
@@ -166,7 +170,7 @@ class Service:
     async def seen(self, stream: Stream) -> tuple[int, bool]:
         """Where the durable data ends, and whether it is closed there."""
         if stream.seen is None:
-            async with self.writing(stream):
-                pass
+            async with self.writing(stream) as (wal, writers):
+                self.tell(stream, wal, writers)
         assert stream.seen is not None
         return stream.seen
