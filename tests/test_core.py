@@ -340,9 +340,15 @@ def test_the_route_goes_through_the_tiers_in_order() -> None:
     st.none() | st.integers(0, 300),
     st.none() | st.integers(0, 40),
     st.integers(0, 60),
+    st.none() | st.integers(0, 40),
 )
 def test_retention_frees_the_oldest_segments_while_there_is_a_reason(
-    sizes: list[int], active: int, max_bytes: int | None, max_age: int | None, now: int
+    sizes: list[int],
+    active: int,
+    max_bytes: int | None,
+    max_age: int | None,
+    now: int,
+    floor: int | None,
 ) -> None:
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     sealed = [
@@ -350,14 +356,16 @@ def test_retention_frees_the_oldest_segments_while_there_is_a_reason(
         for e, n in zip(ends, sizes, strict=True)
     ]
     start = retained_start(
-        sealed, active_bytes=active, max_bytes=max_bytes, max_age=max_age, now=now
+        sealed, active_bytes=active, max_bytes=max_bytes, max_age=max_age, now=now, floor=floor
     )
     assert start in {0, *ends}  # never into a segment, never the active one
+    assert floor is None or start <= floor
 
     def goes(segment: Segment) -> bool:
         total = sum(s.size_bytes for s in sealed) + active - segment.base * 10
         old = max_age is not None and segment.end < now - max_age
-        return old or (max_bytes is not None and total > max_bytes)
+        needed = floor is not None and segment.end > floor
+        return not needed and (old or (max_bytes is not None and total > max_bytes))
 
     kept = [segment for segment in sealed if segment.base >= start]
     assert all(goes(segment) for segment in sealed if segment.base < start)

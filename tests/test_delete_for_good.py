@@ -164,6 +164,7 @@ async def test_a_directory_that_another_process_has_open_is_not_removed() -> Non
         assert await is_whole_or_gone(storage)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("name", ["notes.txt", "wal.log", "wal.1.log", "uploader.ckpt"])
 async def test_files_of_somebody_else_are_not_removed(name: str, tmp_path: Path) -> None:
     """Those that Danube would write are named like ours, and are not."""
@@ -287,6 +288,7 @@ async def test_whatever_fails_a_second_deletion_does_the_rest() -> None:
     assert nth > 12
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("nth", [1, 2])
 async def test_a_failed_sync_brings_no_half_of_a_log_back(nth: int) -> None:
     """Of its outcome nobody knows, and one that works later says nothing of it."""

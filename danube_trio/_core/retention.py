@@ -6,6 +6,8 @@ larger than the limit. By age: while the segment's newest record is older than t
 uses the append times in the log itself, compared with the time that is handed in; it is the only
 rule of the whole log in which a wall clock takes part. A time that cannot be right (`clocks`) does
 not count: such a segment is not older than what follows it, and of now if nothing does.
+
+A *floor* is the first offset that somebody still needs: no segment goes that has it, or lies above.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ def retained_start(
     max_age: float | None,
     now: float,
     max_ahead: float = MAX_AHEAD,
+    floor: int | None = None,
 ) -> int:
     """The start offset that retention asks for, 0 if nothing has to go.
 
@@ -30,6 +33,7 @@ def retained_start(
         active_bytes: size of the active one, which never goes.
         max_bytes, max_age: the limits; `max_age` and `now` in seconds.
         max_ahead: how far ahead of now a time is believed, in seconds.
+        floor: nothing goes from this offset on, whatever the limits; None: there is no floor.
     """
     earliest, latest = EARLIEST * 1e6 if now >= EARLIEST else 1, (now + max_ahead) * 1e6
 
@@ -47,7 +51,8 @@ def retained_start(
     for segment, last_time in zip(segments, reversed(newest), strict=True):
         too_large = max_bytes is not None and size > max_bytes
         too_old = max_age is not None and 0 < last_time / 1e6 < now - max_age
-        if not (too_large or too_old):
+        needed = floor is not None and segment.end > floor
+        if needed or not (too_large or too_old):
             break
         start = segment.end
         size -= segment.size_bytes

@@ -38,6 +38,7 @@ class FarStorage(Generic[Door]):
         """Where cursors of subscriptions are kept; for the engine only."""
         return self.inner.metadata
 
+    retain_from = at_once(Storage.retain_from)
     statistics = at_once(Storage.statistics, late=True)
     open_topics = at_once(Storage.open_topics, late=True)
     topic_statistics = at_once(Storage.topic_statistics, late=True)

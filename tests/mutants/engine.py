@@ -289,6 +289,31 @@ MUTANTS = (
         "for segment in segments)",
         ("test_core.py::test_retention_frees_the_oldest_segments_while_there_is_a_reason",),
     ),
+    Mutant(
+        "retention frees the segment that has the floor",
+        "_core/retention.py",
+        "segment.end > floor",
+        "segment.base > floor",
+        ("test_core.py::test_retention_frees_the_oldest_segments_while_there_is_a_reason",),
+    ),
+    Mutant(
+        "what retention wanted once is never taken back",
+        "_engine/log/cloud_side.py",
+        "        self.wanted_start = start\n",
+        "        self.wanted_start = max(start, self.wanted_start)\n",
+        ("test_retain_from.py::test_what_the_store_was_not_told_yet_is_taken_back",),
+    ),
+    Mutant(
+        "a change that waits trims what retention wanted when it was begun",
+        UPLOADER,
+        """
+        def trimmed(state: CatalogState) -> CatalogState:
+            return cloud.trimmed(state, cloud.wanted_start)  # as it is wanted by then
+
+""",
+        "        trimmed = partial(cloud.trimmed, before=cloud.wanted_start)\n",
+        ("test_retain_from.py::test_what_waits_for_a_change_before_it_is_taken_back_too",),
+    ),
     # ---- topics that are deleted for good
     Mutant(
         "files of a deleted topic go before its new name is durable",

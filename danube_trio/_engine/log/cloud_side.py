@@ -118,9 +118,13 @@ class CloudSide:
             self._bells.uploader.ring()
 
     def want_start(self, start: int) -> None:
-        """Ask the uploader to have the catalog begin here; the janitor does the rest then."""
-        if start > self.wanted_start:
-            self.wanted_start = start
+        """Ask the uploader to have the catalog begin here; the janitor does the rest then.
+
+        Each round of retention says it anew, and so takes back what the store was not told yet.
+        """
+        grown = start > self.wanted_start
+        self.wanted_start = start
+        if grown:
             self._bells.uploader.ring()
 
     def segment_start(self, offset: int) -> int:

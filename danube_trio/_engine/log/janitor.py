@@ -31,6 +31,9 @@ was cancelled when the catalog knew of it.
 with `local_start` instead of the start. A local file that turned out damaged goes this way too,
 with all before it, and is kept beside as ``*.corrupt``: from then on its records come from the
 store.
+
+Retention asks the *floor* each time: the offset from which on a program needs the records, see
+`Storage.retain_from`. It binds neither pruning nor a `trim` that somebody calls.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine
 from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio.catalog import CatalogSession
-from danube_trio.errors import DanubeError, FencedError, LogBrokenError
+from danube_trio.errors import DanubeError, FencedError, LogBrokenError, describe
 
 log = logging.getLogger("danube_trio.janitor")
 
@@ -73,9 +76,15 @@ DESCRIBED = 64
 # Sealed segments that one round looks at; the next one goes on there. Half a millisecond's work.
 LOOK_AT = 256
 
+Floor = Callable[[], int | None]
+
 
 class Janitor:
-    """The task, and `trim`, which callers may use at any time."""
+    """The task, and `trim`, which callers may use at any time.
+
+    Args:
+        floor: retention frees nothing from the offset on that it returns; None: there is no floor.
+    """
 
     def __init__(
         self,
@@ -83,9 +92,11 @@ class Janitor:
         files: LocalFiles,
         lane: Lane,
         tail: Tail,
-        session: CatalogSession | None = None,
+        session: CatalogSession | None,
+        floor: Floor,
     ) -> None:
         self._session = session
+        self._floor = floor
         self._engine = engine
         self._files = files
         self._disk = files.disk
@@ -216,13 +227,27 @@ class Janitor:
             max_age=config.retain_age if now is not None else None,
             now=now or 0.0,
             max_ahead=config.max_clock_ahead,
+            floor=self._ask_floor(),
         )
-        if start <= engine.marks.start_offset:
-            return
         if engine.cloud is not None:
             engine.cloud.want_start(start)
-        else:
+        elif start > engine.marks.start_offset:
             await self.trim(start)
+
+    def _ask_floor(self) -> int | None:
+        """The floor now; 0, so that nothing goes, if the program cannot say."""
+        try:
+            floor = self._floor()
+            if floor is not None and not isinstance(floor, int):
+                raise TypeError(f"floor_of must return an offset, or None; it returned {floor!r}")
+        except Exception as error:  # somebody else's code, and no reason to end the log
+            self._engine.meters.janitor_failures += 1
+            log.warning(
+                "%s: retention frees nothing, since floor_of does not say what is needed: %s",
+                *(self._engine.config.dir, describe(error)),
+            )
+            return 0
+        return floor
 
     def _now(self) -> float | None:
         """The time for retention by age, if it is believed."""

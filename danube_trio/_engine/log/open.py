@@ -42,7 +42,7 @@ from danube_trio._engine.log.attach import take_over
 from danube_trio._engine.log.cloud_side import CloudSide
 from danube_trio._engine.log.engine import Engine, Work
 from danube_trio._engine.log.flusher import run_flusher
-from danube_trio._engine.log.janitor import Janitor
+from danube_trio._engine.log.janitor import Floor, Janitor
 from danube_trio._engine.log.local_files import LocalFiles
 from danube_trio._engine.log.uploader import Uploader
 from danube_trio._engine.log.wal import Wal
@@ -112,6 +112,21 @@ def open_wal(
         FencedError: another writer took the log over, and no caller was told: what was not
             uploaded is kept here, and will not be part of the log.
     """
+    return open_log(
+        config, store=store, catalog=catalog, disk=disk, clock=clock, floor=lambda: None
+    )
+
+
+def open_log(
+    config: WalConfig,
+    *,
+    store: CloudStore | None,
+    catalog: Catalog | None,
+    disk: Disk | None,
+    clock: Callable[[], float],
+    floor: Floor,
+) -> AbstractAsyncContextManager[Wal]:
+    """`open_wal`, for a storage, which says besides what retention must keep: see `Janitor`."""
     if not isinstance(config, WalConfig):
         raise TypeError(f"config={config!r} must be a WalConfig: open_wal(WalConfig(dir=...))")
     if store is not None and not hasattr(store, "list_objects"):
@@ -133,7 +148,7 @@ def open_wal(
     cloud = None
     if store is not None:
         cloud = (store, catalog if catalog is not None else default_catalog(config, store))
-    return _OpenWal(partial(_in_directory, config, clock, disk, cloud))
+    return _OpenWal(partial(_in_directory, config, clock, disk, cloud, floor))
 
 
 class _OpenWal(AbstractAsyncContextManager[Wal]):
@@ -295,6 +310,7 @@ async def _in_directory(
     clock: Callable[[], float],
     disk: Disk,
     cloud: tuple[CloudStore, Catalog] | None,
+    floor: Floor,
 ) -> _InDirectory:
     lane = disk.open_lane()
     # In the lane, as all that it undoes: a call there goes to its end when Ctrl-C strikes, and what
@@ -309,7 +325,7 @@ async def _in_directory(
             recovered, session = await take_over(lane, held, config, cloud, this_process())
             undo.callback(recovered.tail.abandon)
         engine, files = _engine_of(config, clock, held, recovered, cloud, session)
-        janitor = Janitor(engine, files, lane, recovered.tail, session)
+        janitor = Janitor(engine, files, lane, recovered.tail, session, floor)
         uploader = None
         if cloud is not None and session is not None and engine.cloud is not None:
             session.on_change = engine.cloud.published

@@ -311,7 +311,10 @@ class Uploader:
         cloud = self._cloud
         if self._engine.log.phase is not Phase.OPEN:
             return
-        trimmed = partial(cloud.trimmed, before=cloud.wanted_start)
+
+        def trimmed(state: CatalogState) -> CatalogState:
+            return cloud.trimmed(state, cloud.wanted_start)  # as it is wanted by then
+
         if trimmed(cloud.objects.state) is not cloud.objects.state:
             await self._change(trimmed)
 

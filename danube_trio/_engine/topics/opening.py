@@ -12,12 +12,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import attrs
 
 from danube_trio._core.disk import Disk, OpenDirectory
 from danube_trio._core.topic_names import topic_path
-from danube_trio._engine.log.open import open_wal
+from danube_trio._engine.log.open import open_log
 from danube_trio._engine.log.wal import Wal
 from danube_trio._engine.topics.delete import finish_deletion
 from danube_trio.catalog import Catalog, MetadataCatalog
@@ -49,6 +50,7 @@ class TopicOpener:
         store: where objects are; None without.
         catalogs: the metadata store that the catalogs are in; None: in the object store.
         away: the topics that were given away.
+        floor_of: what retention must keep of a topic; None: the program does not say.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TopicOpener:
         self.store = store
         self.catalogs = catalogs
         self.away: dict[str, Away] = {}
+        self.floor_of: Callable[[str], int | None] | None = None
 
     def config_of(self, name: str) -> WalConfig:
         """The settings of its log."""
@@ -89,13 +92,18 @@ class TopicOpener:
 
     def open_log(self, name: str) -> AbstractAsyncContextManager[Wal]:
         """The block of its log."""
-        return open_wal(
+        return open_log(
             self.config_of(name),
             store=self.store,
             catalog=self.catalog_of(name),
             disk=self._disk,
             clock=self._clock,
+            floor=partial(self._floor, name),
         )
+
+    def _floor(self, name: str) -> int | None:
+        """Asked each time: it may be said while the topic is open."""
+        return self.floor_of(name) if self.floor_of is not None else None
 
     async def admit(self, name: str) -> None:
         """Before a topic is opened. Refuses one that was given away and did not come back."""

@@ -6,7 +6,7 @@ be done with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
@@ -155,7 +155,7 @@ class Storage:
         async with self.topic(topic) as wal:
             return wal.next_offset
 
-    # ---- moving, deleting, listing
+    # ---- moving, deleting
 
     async def seal(self, topic: str) -> int:
         """Give a topic away, to be opened elsewhere; returns its end offset, where that goes on.
@@ -238,6 +238,33 @@ class Storage:
         finally:
             self._topics.release(place)
         return done
+
+    # ---- what retention keeps
+
+    def retain_from(self, floor_of: Callable[[str], int | None] | None) -> None:
+        """Keep what the program still needs: retention frees nothing from ``floor_of(topic)`` on.
+
+        It binds ``retain_bytes`` and ``retain_age`` of every topic, from the first look that
+        opening one takes, in the directory and in the object store. It does not bind what a program
+        asks for (`ack_checkpoint`, `Wal.trim`, `delete`), nor which records of the store are kept
+        in the directory too. Whole segments go, so some records below a floor stay with it.
+
+        Args:
+            floor_of: gets the name, ``/namespace/topic``, and returns an offset, or None: of this
+                topic everything may go. Asked each time that retention looks, every few seconds
+                for each open topic, in the engine's thread: it is quick, and never waits. If it
+                raises, nothing of the topic goes, and the log says so. None ends it.
+
+        Raises:
+            RuntimeError: somebody has called it before: two could not both be asked.
+        """
+        if floor_of is not None and not callable(floor_of):
+            raise TypeError(f"floor_of={floor_of!r} must be a function of a topic's name")
+        if floor_of is not None and self._door.floor_of is not None:
+            raise RuntimeError("retain_from() was called before: end that with retain_from(None)")
+        self._door.floor_of = floor_of
+
+    # ---- listing
 
     async def list_topics(self) -> list[str]:
         """The names of all topics, sorted: of the directory, and of the store or catalog.
