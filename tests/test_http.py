@@ -255,7 +255,7 @@ def test_the_elements_of_an_array_stay_as_they_are_written(
     ],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"."):
         json_elements(body)
 
 
@@ -853,6 +853,58 @@ async def test_what_retention_freed_is_410_and_the_beginning_is_what_is_left(
         assert left.body.endswith(b"456789")
         await client.fork("f", "a")
         assert (await client.read("f")).body == left.body
+
+
+SMALL = WalConfig(preallocate_bytes=0, segment_bytes=1000, retain_bytes=3000)
+
+
+async def test_retention_keeps_what_forks_inherit(autojump_clock: object) -> None:
+    disk = SimDisk()
+    async with open_client(disk, wal=SMALL) as (client, _):
+        await client.create("a", b"first,")
+        await client.fork("f", "a")
+        for _ in range(30):
+            await client.append("a", b"x" * 500)
+            await trio.sleep(20)
+        assert await client.read_all("f") == b"first,"
+    async with open_client(disk, wal=SMALL) as (client, storage):
+        await trio.sleep(1000)
+        assert await client.read_all("f") == b"first,"
+        assert (await client.read_all("a")).startswith(b"first,")
+        await client.delete("f")
+        [topic] = [t for t in await storage.list_topics() if t.startswith("/streams/a-")]
+        async with storage.topic(topic) as wal:
+            await trio.sleep(1000)
+            await client.append("a", b"y" * 500)
+            await trio.sleep(1000)
+            assert wal.start_offset == 0  # no note covers it yet
+
+
+async def test_retention_forgets_no_producer(autojump_clock: object) -> None:
+    disk = SimDisk()
+    async with open_client(disk, wal=SMALL) as (client, storage):
+        await client.create("a")
+        await client.append("a", b"x", **sent("once", 4, 0))
+        for seq in range(NOTE_RECORDS + 100):
+            await client.append("a", b"x" * 100, **sent("often", 0, seq))
+        await trio.sleep(1000)
+        [topic] = await storage.list_topics()
+        async with storage.topic(topic) as wal:
+            await trio.sleep(1000)
+            assert wal.start_offset > 500
+    async with open_client(disk, wal=SMALL) as (client, _):
+        assert (await client.read("a", ZERO)).status == 410
+        assert (await client.append("a", b"x", **sent("once", 4, 0))).status == 204
+        assert (await client.append("a", b"x", **sent("once", 3, 0))).status == 403
+
+
+async def test_a_storages_streams_are_open_once() -> None:
+    async with open_client() as (_, storage):
+        with pytest.raises(RuntimeError, match="retain_from"):
+            async with open_streams(storage):
+                pass
+    async with open_client() as (client, storage):
+        assert (await client.create("a")).status == 201
 
 
 async def test_damage_is_500_and_says_nothing_of_where() -> None:

@@ -402,12 +402,18 @@ class OpenStreams(AbstractAsyncContextManager[Streams]):
     async def __aenter__(self) -> Streams:
         if self._nursery is not None:
             raise RuntimeError("open_streams(...) can be entered once: call it again")
-        await self._service.load()
-        self._nursery = trio.open_nursery()
-        nursery = await self._nursery.__aenter__()
+        service = self._service
+        service.storage.retain_from(service.registry.floor_of)  # nobody else has these streams
+        try:
+            await service.load()
+            self._nursery = trio.open_nursery()
+            nursery = await self._nursery.__aenter__()
+        except BaseException:
+            service.storage.retain_from(None)
+            raise
         self._scope = nursery.cancel_scope
         nursery.start_soon(self._keeper.run, name="danube_trio streams")
-        return Streams(TrioShell(), self._service, self._authenticate)
+        return Streams(TrioShell(), service, self._authenticate)
 
     @enable_ki_protection
     async def __aexit__(self, *exc: Any) -> bool | None:
@@ -417,4 +423,7 @@ class OpenStreams(AbstractAsyncContextManager[Streams]):
         with trio.CancelScope(shield=True):
             await self._keeper.leave()
         self._scope.cancel()
-        return await self._nursery.__aexit__(*exc)
+        try:
+            return await self._nursery.__aexit__(*exc)
+        finally:
+            self._service.storage.retain_from(None)

@@ -33,8 +33,9 @@ def open_streams(
             what who asks may do; None is 401. It may be async. Without it everybody may everything.
         clock: seconds since 1970.
 
-    Raises, on entering: what the metadata store raises; ValueError or UnsupportedFormatError for a
-    document in it that cannot be read.
+    Raises, on entering: RuntimeError if the storage's streams are open already, or somebody else
+    says what its retention keeps; what the metadata store raises; ValueError or
+    UnsupportedFormatError for a document in it that cannot be read.
     """
     config = config if config is not None else HttpConfig()
     if in_trio_run():
