@@ -19,7 +19,9 @@ from danube_trio import Storage, StorageConfig, WalConfig, open_storage
 from danube_trio._core.plain import json_elements
 from danube_trio.errors import StoreUnavailableError
 from danube_trio.http import HttpConfig, open_streams
+from danube_trio.http._live import events
 from danube_trio.http._names import canonical
+from danube_trio.http._read import Chunk
 from danube_trio.http._request import Refusal
 from danube_trio.http._writers import NOTE_RECORDS, PRODUCERS_BYTES
 from danube_trio.metadata import MemoryMetadata
@@ -593,6 +595,31 @@ async def test_waiting_readers_have_a_limit_and_who_goes_frees_a_seat(
             first.gone.set()
             second.gone.set()
         assert (await ask(client.app, "GET", target + "long-poll")).status == 204
+
+
+def parsed(text: bytes) -> list[tuple[str, str]]:
+    """The events of an SSE answer, as the HTML standard has them read."""
+    found: list[tuple[str, str]] = []
+    for event in text.decode().split("\n\n"):
+        kind, lines = "message", []
+        for line in event.split("\n"):
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                lines.append(value)
+        if lines:
+            found.append((kind, "\n".join(lines)))
+    return found
+
+
+@given(st.text(st.sampled_from("a :\n\rdataevent{}\u20ac\0"), min_size=1, max_size=30))
+def test_a_text_comes_out_of_its_events_as_it_went_in(text: str) -> None:
+    chunk = Chunk(0, 1, [text.encode()], up_to_date=True, closed=False)
+    (data, found), (control, _) = parsed(events("text/plain", chunk, "7"))
+    assert (data, control) == ("data", "control")
+    assert found == text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 async def test_an_sse_answer_ends_after_its_time(autojump_clock: object) -> None:

@@ -143,5 +143,7 @@ def events(kind: str, chunk: Chunk, cursor: str) -> bytes:
     body = chunk.body(kind)
     if not is_text(kind):
         body = base64.b64encode(body)
-    lines = _LINE_END.sub(b"\ndata:", body)
-    return b"event: data\ndata:" + lines + b"\n\n" + after
+    lines = _LINE_END.sub(b"\ndata:", b"\n" + body)
+    # Who reads an event takes one space away behind the colon: a line's own is the second.
+    lines = lines.replace(b"\ndata: ", b"\ndata:  ")
+    return b"event: data" + lines + b"\n\n" + after
