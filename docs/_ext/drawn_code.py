@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 # What each row of rooms is, from the top; the rooms themselves are those of the test.
 ROW_NAMES = (
-    "the command line, and metrics",
+    "the command line",
+    "the log over HTTP, and metrics",
     "other ways in",
     "what they share",
     "on the public API only",
