@@ -15,6 +15,7 @@ import following
 import imports
 import many_topics
 import objects
+import over_http
 import peers
 import reading
 import through_doors
@@ -106,6 +107,39 @@ def _door_metrics(bar: float | None, *, blocking: bool = True) -> tuple[Metric, 
         Metric("anyio_cost", "time, anyio on trio", "x"),
         Metric("asyncio_cost", "time, anyio on asyncio", "x", bar, at_most=True),
         *(threads if blocking else ()),
+    )
+
+
+def _http_metrics() -> tuple[Metric, ...]:
+    servers = {"serve": "danube-trio serve", "uvicorn": "under uvicorn", "node": "reference server"}
+    works = {"1": "1 connection", "100": "100", "1000": "1000", "batched": "batches of 100"}
+    return (
+        *(
+            Metric(f"{server}_{work}_per_s", f"{name}, {what}", "/s")
+            for work, what in works.items()
+            for server, name in servers.items()
+        ),
+        *(
+            Metric(f"serve_{work}_of_node", f"of the reference server, {what}", "x", None, goal)
+            for (work, what), goal in zip(works.items(), (None, 2.0, None, None), strict=True)
+        ),
+        *(
+            Metric(f"uvicorn_{work}_of_node", f"under uvicorn, of it, {what}", "x")
+            for work, what in works.items()
+        ),
+    )
+
+
+def _http_live_metrics() -> tuple[Metric, ...]:
+    servers = {"serve": "danube-trio serve", "uvicorn": "under uvicorn", "node": "reference server"}
+    return tuple(
+        Metric(f"{server}_{key}", f"{name}, {what}", unit)
+        for key, what, unit in (
+            ("p50_ms", "POST to event, median", "ms"),
+            ("p99_ms", "p99", "ms"),
+            ("fan_out_per_s", "events to 100 readers", "/s"),
+        )
+        for server, name in servers.items()
     )
 
 
@@ -322,6 +356,18 @@ _ALL = (
         "peers, batches of 1000 x 1 KiB",
         peers.peer_batches,
         _peer_metrics(1),
+    ),
+    Case(
+        "http",
+        "durable appends of 100 bytes over HTTP",
+        over_http.http,
+        _http_metrics(),
+    ),
+    Case(
+        "http_live",
+        "live readers over HTTP (SSE)",
+        over_http.http_live,
+        _http_live_metrics(),
     ),
     Case(
         "dispatch",

@@ -45,6 +45,8 @@ class Scale:
         topics: topics in one process; topic_appends: to each; idle_seconds: with all of them open.
         peer_singles, peer_batches: as `single_appends` and `batches`, against the peers.
         dispatched: messages that are taken and acknowledged.
+        http_turns: how often the servers take turns; http_appends: requests to each in a turn;
+            http_events: events that a live reader waits for.
     """
 
     turns: int = 10
@@ -67,6 +69,9 @@ class Scale:
     peer_singles: int = 600
     peer_batches: int = 40
     dispatched: int = 100_000
+    http_turns: int = 3
+    http_appends: int = 4000
+    http_events: int = 500
 
 
 FULL = Scale()
@@ -91,6 +96,9 @@ QUICK = Scale(
     peer_singles=4,
     peer_batches=2,
     dispatched=400,
+    http_turns=1,
+    http_appends=40,
+    http_events=10,
 )
 
 

@@ -370,6 +370,7 @@ class TrioShell:
 
     async def while_there(self, receive: Receive, fn: Callable[[], Awaitable[None]]) -> None:
         """See `Shell`."""
+        error: Exception | None = None
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -378,8 +379,13 @@ class TrioShell:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            await fn()
+            try:
+                await fn()
+            except Exception as raised:
+                error = raised  # out of the nursery it is what it was
             nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
 
 
 class OpenStreams(AbstractAsyncContextManager[Streams]):

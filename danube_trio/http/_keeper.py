@@ -22,6 +22,9 @@ log = logging.getLogger("danube_trio.http")
 
 # How often it is looked for streams whose time is over. They cannot be used before that.
 LOOK_SECONDS = 1.0
+# How many streams are looked at in one step, and in a second: of a processor that is about 1 %.
+AT_ONCE = 1000
+STREAMS_A_SECOND = 20_000
 # How many streams are deleted together: each waits for the disk, or a store. A guess.
 TOGETHER = 8
 # Who uses a topic that is to be deleted is soon done.
@@ -38,7 +41,7 @@ class Keeper:
         """Until it is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._again, "deleting", self._empty, self._wait_for_trash)
-            nursery.start_soon(self._again, "ending", self._end_what_is_over, _look)
+            nursery.start_soon(self._again, "ending", self._end_what_is_over, self._rest)
             nursery.start_soon(self._again, "noting", self._note, _look)
             nursery.start_soon(self._again, "renewing", self.renew, _save)
 
@@ -98,21 +101,25 @@ class Keeper:
 
     # ---- time
 
+    async def _rest(self) -> None:
+        await trio.sleep(LOOK_SECONDS * (1 + len(self._service.registry) / STREAMS_A_SECOND))
+
     async def _end_what_is_over(self) -> bool:
         service = self._service
-        over = [stream for stream in service.registry.all() if service.over(stream)]
-        if over and service.believed() is not None:
-            for stream in over:
-                if service.over(stream):  # nobody used it meanwhile
-                    await service.registry.end(stream)
-        await service.registry.end_unheld()
+        for number, stream in enumerate(service.registry.all()):
+            if number % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            if stream.entry.deleted:
+                await service.registry.end_unheld(stream)
+            elif service.over(stream) and service.believed() is not None:
+                await service.registry.end(stream)
         return True
 
     async def renew(self) -> bool:
         """Write down when streams were used last."""
         renewed, self._service.renewed = self._service.renewed, {}
         try:
-            await self._service.registry.renew([*renewed.items()])
+            await self._service.registry.renew(renewed)
         except BaseException:
             self._service.renewed = renewed | self._service.renewed
             raise

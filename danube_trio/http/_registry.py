@@ -24,8 +24,8 @@ so it can never come true afterwards.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 import trio
@@ -36,6 +36,10 @@ from danube_trio.http._names import id_of
 from danube_trio.http._request import Refusal
 from danube_trio.http._stream import Stream
 from danube_trio.metadata import MetadataStore, Revised
+
+
+# Documents in one transaction: a store takes 128 keys, and a document has some hundred bytes.
+TOGETHER = 64
 
 
 class Registry:
@@ -210,24 +214,38 @@ class Registry:
             if not stream.live:
                 return
             if stream.forks:
-                await self._store(stream, attrs.evolve(stream.entry, deleted=True))
+                await self._store({stream: attrs.evolve(stream.entry, deleted=True)})
             else:
                 await self._remove(stream)
         stream.wake()
 
-    async def renew(self, streams: list[tuple[Stream, float]]) -> None:
-        """Write down when streams were used last (seconds since 1970)."""
-        for stream, moment in streams:
-            async with stream.lock:
-                if stream.live:
-                    await self._store(stream, attrs.evolve(stream.entry, renewed_at=moment))
+    async def renew(self, moments: Mapping[Stream, float]) -> None:
+        """Write down when streams were used last (seconds since 1970), many in a transaction."""
+        waiting = list(moments.items())
+        for at in range(0, len(waiting), TOGETHER):
+            group = waiting[at : at + TOGETHER]
+            async with AsyncExitStack() as locks:
+                for stream, _ in group:  # whoever else holds one of them waits for none
+                    await locks.enter_async_context(stream.lock)
+                entries = {
+                    stream: attrs.evolve(stream.entry, renewed_at=moment)
+                    for stream, moment in group
+                    if stream.live
+                }
+                await self._store(entries)
 
-    async def _store(self, stream: Stream, entry: Entry) -> None:
-        key = self.stream_key(entry.path)
-        stream.revision = await self._write(
-            {entry.path}, {key: stream.revision}, put={key: compact(entry)}
+    async def _store(self, entries: Mapping[Stream, Entry]) -> None:
+        """New documents of streams whose locks are held."""
+        if not entries:
+            return
+        keys = {stream: self.stream_key(stream.path) for stream in entries}
+        revision = await self._write(
+            {stream.path for stream in entries},
+            {key: stream.revision for stream, key in keys.items()},
+            put={keys[stream]: compact(entry) for stream, entry in entries.items()},
         )
-        stream.entry = entry
+        for stream, entry in entries.items():
+            stream.entry, stream.revision = entry, revision
 
     async def _remove(self, stream: Stream) -> None:
         """With it go the hidden ones that it alone held."""
@@ -250,14 +268,13 @@ class Registry:
             self._forget(each)
             self.throw(each.topic)
         last = going[-1].source
-        if last is not None and last.entry.deleted and not (last.forks or last.gone):
-            await self._remove(last)  # its last forks went at the same time
+        if last is not None:
+            await self.end_unheld(last)  # if its last forks went at the same time
 
-    async def end_unheld(self) -> None:
-        """End what is hidden, and held by no fork any more."""
-        for stream in self.all():
-            if stream.entry.deleted and not (stream.forks or stream.gone):
-                await self._remove(stream)
+    async def end_unheld(self, stream: Stream) -> None:
+        """End a stream that is hidden, if no fork holds it any more."""
+        if stream.entry.deleted and not (stream.forks or stream.gone):
+            await self._remove(stream)
 
     async def empty(self, topic: str, delete: Callable[[str], Awaitable[object]]) -> None:
         """Delete a topic of the trash, unless it was published. Raises what deleting it raises."""
