@@ -193,7 +193,7 @@ class Life:
                 most = len(source.records) - at if source.json else len(source.records[at])
                 sub = self.rng.randint(0, most)
                 more["stream_fork_sub_offset"] = str(sub)
-        answer = await self.client.fork(path, source_path, **more)
+        answer = await self.client.fork(path, source_path, b"", **more)
         if path in self.streams:
             assert answer.status in (200, 409), answer
         elif source is None:

@@ -37,7 +37,6 @@ from danube_trio.http._request import Refusal
 from danube_trio.http._stream import Stream
 from danube_trio.metadata import MetadataStore, Revised
 
-
 # Documents in one transaction: a store takes 128 keys, and a document has some hundred bytes.
 TOGETHER = 64
 
