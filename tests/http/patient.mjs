@@ -17,6 +17,8 @@
 
 // How long a server may be away. It is away for less than a second; two busy cores are given time.
 const AWAY_MS = 60_000
+// How long a write may take.
+const ANSWER_MS = 30_000
 const PAUSE_MS = 30
 
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
@@ -24,13 +26,19 @@ export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 // Whether the connection broke or was refused, and not: the server gave an answer that is none.
 export const isAway = (error) => error instanceof TypeError && /fetch failed|terminated/.test(error.message)
 
-// A fetch that waits for a server which is away. It resolves with any answer, be it an error.
-export async function patientFetch(input, init) {
+// A fetch that waits for a server which is away. It resolves with any answer, be it an error. A server
+// that is there, takes a write, and does not answer is not away: that is an error.
+export async function patientFetch(input, init, fetch = globalThis.fetch) {
   const giveUp = Date.now() + AWAY_MS
+  const writes = init?.method !== undefined && init.method !== "GET"
   for (;;) {
+    const signals = [init?.signal, writes && AbortSignal.timeout(ANSWER_MS)].filter(Boolean)
     try {
-      return await fetch(input, init)
+      return await fetch(input, { ...init, signal: AbortSignal.any(signals) })
     } catch (error) {
+      if (error?.name === "TimeoutError") {
+        throw new Error(`no answer within ${ANSWER_MS} ms to ${init.method} ${input}`, { cause: error })
+      }
       if (!isAway(error)) throw error
       if (Date.now() > giveUp) throw new Error(`the server is away for ${AWAY_MS} ms`, { cause: error })
       await pause(Math.random() * PAUSE_MS)

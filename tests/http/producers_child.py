@@ -32,6 +32,9 @@ import httpx
 from durable_streams import AsyncDurableStream, DurableStream, SeqConflictError
 
 AWAY_SECONDS = 60
+# A server that is there and does not answer is not away: its ReadTimeout ends the program.
+AWAY = (httpx.NetworkError, httpx.RemoteProtocolError)
+ANSWER_SECONDS = 30
 PAUSE_SECONDS = 0.03
 IN_FLIGHT = 4
 TYPES = {True: "application/json", False: "application/octet-stream"}
@@ -83,7 +86,7 @@ def say(*words: object) -> None:
 
 def produce(url: str, author: Author) -> None:
     """The synchronous client."""
-    with httpx.Client(timeout=AWAY_SECONDS) as client:
+    with httpx.Client(timeout=ANSWER_SECONDS) as client:
         while not stopping.is_set():
             if author.random.random() < 0.03:
                 author.begin_anew()
@@ -100,7 +103,7 @@ def produce(url: str, author: Author) -> None:
                 try:
                     stream.append(data)
                     break
-                except httpx.TransportError:
+                except AWAY:
                     if time.monotonic() > give_up:
                         raise
                     time.sleep(author.random.random() * PAUSE_SECONDS)
@@ -125,7 +128,7 @@ async def produce_pipelined(url: str, author: Author) -> None:
                 try:
                     await stream.append(data)
                     break
-                except httpx.TransportError:
+                except AWAY:
                     if time.monotonic() > give_up:
                         raise
                     await asyncio.sleep(author.random.random() * PAUSE_SECONDS)
@@ -136,7 +139,7 @@ async def produce_pipelined(url: str, author: Author) -> None:
         say("acked", author.id)
 
     last: asyncio.Task[None] | None = None
-    async with httpx.AsyncClient(timeout=AWAY_SECONDS) as client, asyncio.TaskGroup() as tasks:
+    async with httpx.AsyncClient(timeout=ANSWER_SECONDS) as client, asyncio.TaskGroup() as tasks:
         while not stopping.is_set():
             anew = last is None or author.random.random() < 0.03
             if last is not None and anew:
