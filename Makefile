@@ -42,7 +42,9 @@ campaign: export DANUBE_TOPIC_KILL_STEP := 1
 campaign: export DANUBE_LOOK_STEP := 1
 campaign: export DANUBE_DISPATCH_MESSAGES := 100000
 campaign: export DANUBE_MORE_SERVERS := 1
-campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py | grep '/test_') \
+campaign: export DANUBE_HTTP_LIVES := 1000
+campaign: export DANUBE_HTTP_KILLS := 50
+campaign: CAMPAIGN ?= $(shell grep -l 'DANUBE_[A-Z]' tests/*.py tests/http/*.py | grep '/test_') \
 	tests/test_damage.py tests/test_model.py tests/test_dispatch_core.py tests/test_dispatch_model.py
 campaign: $(VENV)/.test  ## run the tests that have a long version, in full: hours
 	$(BIN)/python -m pytest $(sort $(CAMPAIGN)) --hypothesis-profile=long --timeout 7200 $(ARGS)

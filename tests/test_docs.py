@@ -8,6 +8,7 @@ A comment above a block says how. A Python block is a program of its own, run in
 - `<!-- serve -->`: a console block starts the web service of examples/, which is then used.
 - `<!-- output -->`: a text block is what the Python block before it prints, exactly.
 - `<!-- s3 -->`, `<!-- etcd -->`: with a server, whose address is in the environment.
+- `<!-- streams -->`: it talks to a server of streams: `tests/http/test_client_docs.py` runs it.
 
 Any `make` target and any extra that a console block names exists.
 """
@@ -47,8 +48,9 @@ BLOCK = re.compile(
 )
 SERVERS = {"s3", "etcd"}
 MARKS = {
-    "python": {"continue"} | SERVERS,
-    "console": {"continue", "run", "same", "fails", "serve"} | SERVERS,
+    "python": {"continue", "streams"} | SERVERS,
+    "console": {"continue", "run", "same", "fails", "serve", "streams"} | SERVERS,
+    "javascript": {"streams"},
     "text": {"output"},
 }
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
@@ -70,7 +72,8 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return self.language == "python" or "run" in self.marks
+        alone = "streams" not in self.marks
+        return alone and (self.language == "python" or "run" in self.marks)
 
     @property
     def commands(self) -> list[str]:
@@ -176,7 +179,7 @@ def shown(block: Block) -> str:
     return "".join(line for line in lines if not line.startswith("$ "))
 
 
-@pytest.mark.parametrize("block", [block for block in CONSOLE if "run" in block.marks], ids=str)
+@pytest.mark.parametrize("block", [block for block in CONSOLE if block.runs], ids=str)
 def test_a_console_block_is_about_the_tool(block: Block) -> None:
     assert any("danube-trio" in command for command in block.commands)
 

@@ -116,7 +116,10 @@ async def produce_pipelined(url: str, author: Author) -> None:
     room = asyncio.Semaphore(IN_FLIGHT)
 
     async def send(
-        client: httpx.AsyncClient, headers: dict[str, str], data: Any, before: asyncio.Task[None] | None
+        client: httpx.AsyncClient,
+        headers: dict[str, str],
+        data: Any,
+        before: asyncio.Task[None] | None,
     ) -> None:
         stream = AsyncDurableStream(
             url, headers=headers, content_type=TYPES[author.is_json], client=client, batching=False

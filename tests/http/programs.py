@@ -89,7 +89,9 @@ class Program:
         """What follows that word, which begins a line; lines before it are dropped."""
         give_up = time.monotonic() + seconds
         while True:
-            first, *rest = self.hear(max(0.0, give_up - time.monotonic()), f"{word!r}").split() or [""]
+            first, *rest = self.hear(max(0.0, give_up - time.monotonic()), f"{word!r}").split() or [
+                ""
+            ]
             if first == word:
                 return rest
 
