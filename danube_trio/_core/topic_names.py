@@ -15,6 +15,7 @@ The slash in front may be left out. It is the same topic, and comes back with th
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 from danube_trio.errors import bad_argument
 
@@ -47,6 +48,7 @@ def is_part(part: str) -> bool:
     return _fault_of(part) is None
 
 
+@lru_cache(maxsize=4096)  # a name is looked at with each use of its topic
 def _fault_of(part: str) -> str | None:
     if not part:
         return "is empty"
