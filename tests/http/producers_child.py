@@ -1,16 +1,16 @@
-"""Producers of the official Python client: as `producers.mjs`, and told and heard in the same words.
+"""Producers of the official Python client, told and heard as those of `producers.mjs`.
 
     python producers_child.py '{"url": ..., "seed": ..., "producers": [...]}'
 
 Facts about durable-streams 0.1.0:
-- It has no idempotent producer. It sends the headers that a handle is given, so one handle per batch
-  over one connection pool says who sends it: that is the producer of this file.
-- It tries nothing again. A broken or refused connection is an `httpx.TransportError`.
+- It has no idempotent producer. It sends the headers that a handle is given, so one handle per
+  batch over one connection pool says who sends it: that is the producer of this file.
+- It tries nothing again. A broken or refused connection is an error of httpx.
 - 409 is a `SeqConflictError` that tells nothing of the answer, whatever the 409 was for.
-- Every 2xx must have `Stream-Next-Offset`, or it is a ValueError: also the 204 of a repeated batch,
-  which the protocol's reference server answers without one.
-- Its automatic batching must be off here: a batch that fails fails for each of those whose message was
-  in it, and they would come again one by one, under numbers of their own.
+- Every 2xx must have `Stream-Next-Offset`, or it is a ValueError: also the 204 of a repeated
+  batch, which the protocol's reference server answers without one.
+- Its automatic batching must be off here: a batch that fails fails for each of those whose message
+  was in it, and they would come again one by one, under numbers of their own.
 
 Half of the producers are threads with the synchronous client, one batch at a time; half are tasks
 with the asynchronous one, up to `IN_FLIGHT` batches at a time. Of JSON a batch is one message here:
@@ -26,6 +26,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -38,6 +39,9 @@ ANSWER_SECONDS = 30
 PAUSE_SECONDS = 0.03
 IN_FLIGHT = 4
 TYPES = {True: "application/json", False: "application/octet-stream"}
+
+# As the client's own type has it.
+Headers = dict[str, str | Callable[[], str]]
 
 stopping = threading.Event()
 
@@ -53,7 +57,7 @@ class Author:
         self.epoch = 0
         self._seq = 0
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Headers:
         """Of the next batch."""
         self._seq += 1
         return {
@@ -116,10 +120,7 @@ async def produce_pipelined(url: str, author: Author) -> None:
     room = asyncio.Semaphore(IN_FLIGHT)
 
     async def send(
-        client: httpx.AsyncClient,
-        headers: dict[str, str],
-        data: Any,
-        before: asyncio.Task[None] | None,
+        client: httpx.AsyncClient, before: asyncio.Task[None] | None, headers: Headers, data: Any
     ) -> None:
         stream = AsyncDurableStream(
             url, headers=headers, content_type=TYPES[author.is_json], client=client, batching=False
@@ -149,7 +150,7 @@ async def produce_pipelined(url: str, author: Author) -> None:
                 await last  # and with it all before
                 author.begin_anew()
             async with room:
-                last = tasks.create_task(send(client, author.headers(), author.batch(), last))
+                last = tasks.create_task(send(client, last, author.headers(), author.batch()))
             if anew:  # one batch alone: an epoch that begins with another number is refused
                 await last
             await asyncio.sleep(0)

@@ -1,8 +1,8 @@
-"""Child processes of the tests that judge the server: heard line by line, with a bound on every wait.
+"""Child processes of the tests that judge the server: heard line by line, no wait without a bound.
 
-`Program` is any child. `Served` is a server on one directory and one port, which is killed and comes
-back; clients see what they would see of a crash: connections that break, connections that are refused
-for a while, then the same address with what was durable.
+`Program` is any child. `Served` is a server on one directory and one port, which is killed and
+comes back. Clients see what they would see of a crash: connections that break, connections that are
+refused for a while, then the same address with what was durable.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ROOT = HERE.parent.parent
 class Program:
     """A child process; its stderr goes to `log`.
 
-    `lines` has what it said on stdout, and the program itself where that ended. Several programs may
-    share one: then each of them is told of the others' failures.
+    `lines` has what it said on stdout, and the program itself where that ended. Several programs
+    may share one: then who listens to one of them is told of the others' failures.
     """
 
     def __init__(
@@ -89,11 +89,9 @@ class Program:
         """What follows that word, which begins a line; lines before it are dropped."""
         give_up = time.monotonic() + seconds
         while True:
-            first, *rest = self.hear(max(0.0, give_up - time.monotonic()), f"{word!r}").split() or [
-                ""
-            ]
-            if first == word:
-                return rest
+            words = self.hear(max(0.0, give_up - time.monotonic()), repr(word)).split()
+            if words[:1] == [word]:
+                return words[1:]
 
     def tell(self, line: str) -> None:
         """Write a line to its stdin."""

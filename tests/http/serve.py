@@ -3,19 +3,20 @@
     python serve.py --server hypercorn --dir DIR
     python serve.py --server uvicorn --dir DIR
 
-Under hypercorn everything is on trio; under uvicorn the same callable is mounted below `/v1/stream` in
-a program on asyncio, and the log is in a thread of its own.
+Under hypercorn everything is on trio; under uvicorn the same callable is mounted below `/v1/stream`
+in a program on asyncio, and the log is in a thread of its own.
 
-Says ``listening PORT`` on stdout as soon as requests are taken. With `--hold` it says ``loaded`` when
-everything is imported, opens the directory only when a line with the port comes on stdin, and ends
-with its stdin: so the successor of a server that will be killed is at hand, and nothing is left
-behind when the tests are interrupted.
+Says ``listening PORT`` on stdout as soon as requests are taken. With `--hold` it says ``loaded``
+when everything is imported, opens the directory only when a line with the port comes on stdin, and
+ends with its stdin: so the successor of a server that will be killed is at hand, and nothing is
+left behind when the tests are interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import socket
 import sys
@@ -23,16 +24,15 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import hypercorn
-import hypercorn.trio
 import trio
-import uvicorn
 
-import danube_trio
-import danube_trio.anyio
 from danube_trio import StorageConfig
 from danube_trio.http import HttpConfig, open_streams
 
+SERVERS = {
+    "hypercorn": [("hypercorn.trio", "serve"), ("danube_trio", "open_storage")],
+    "uvicorn": [("uvicorn", "Server"), ("danube_trio.anyio", "open_storage")],
+}
 PREFIX = "/v1/stream"
 BACKLOG = 1024
 
@@ -60,11 +60,15 @@ def mounted(app: App) -> App:
 
 async def on_hypercorn(config: StorageConfig, http: HttpConfig, listener: socket.socket) -> None:
     """Serve on trio, until the process is killed."""
+    import hypercorn.trio
+
+    from danube_trio import open_storage
+
     settings = hypercorn.Config()
     settings.bind = [f"fd://{listener.fileno()}"]
     settings.loglevel = "WARNING"
     async with (
-        danube_trio.open_storage(config) as storage,
+        open_storage(config) as storage,
         open_streams(storage, http) as streams,
     ):
         ready(listener)
@@ -73,8 +77,12 @@ async def on_hypercorn(config: StorageConfig, http: HttpConfig, listener: socket
 
 async def on_uvicorn(config: StorageConfig, http: HttpConfig, listener: socket.socket) -> None:
     """Serve on asyncio, until the process is killed."""
+    import uvicorn
+
+    from danube_trio.anyio import open_storage
+
     async with (
-        danube_trio.anyio.open_storage(config) as storage,
+        open_storage(config) as storage,
         open_streams(storage, http) as streams,
     ):
         settings = uvicorn.Config(
@@ -87,7 +95,12 @@ async def on_uvicorn(config: StorageConfig, http: HttpConfig, listener: socket.s
 def ready(listener: socket.socket) -> None:
     """Take connections, and say where; those that come before the server asks wait in the queue."""
     listener.listen(BACKLOG)
-    print("listening", listener.getsockname()[1], flush=True)
+    say("listening", listener.getsockname()[1])
+
+
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 def end_with_stdin() -> None:
@@ -97,15 +110,18 @@ def end_with_stdin() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--server", choices=["hypercorn", "uvicorn"], required=True)
+    parser.add_argument("--server", choices=list(SERVERS), required=True)
     parser.add_argument("--dir", required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--long-poll-seconds", type=float, default=30.0)
     parser.add_argument("--hold", action="store_true")
     given = parser.parse_args()
     port: int = given.port
+    # Only what this server needs, and before it says that it is loaded: importing takes long.
+    for module, name in SERVERS[given.server]:
+        getattr(importlib.import_module(module), name)
     if given.hold:
-        print("loaded", flush=True)
+        say("loaded")
         port = int(sys.stdin.readline() or sys.exit(0))
         threading.Thread(target=end_with_stdin, daemon=True).start()
     listener = socket.socket()

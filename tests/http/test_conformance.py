@@ -62,7 +62,8 @@ def judge(folder: Path, **environment: str) -> list[dict[str, Any]]:
     """Run the suite: its report of each case."""
     node = judges()
     report = folder / "report.json"
-    command = [node.command, HERE / "node_modules/vitest/vitest.mjs", "run", "conformance.test.mjs"]
+    vitest = HERE / "node_modules/vitest/vitest.mjs"
+    command: list[str | Path] = [node.command, vitest, "run", "conformance.test.mjs"]
     command += ["--reporter=json", f"--outputFile={report}", f"--testTimeout={CASE_MS}"]
     with (folder / "vitest.log").open("wb") as log:
         done = subprocess.run(

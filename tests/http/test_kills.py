@@ -5,8 +5,8 @@ and send again what was not answered. Readers follow both streams all the while.
 producer's messages are there from the first to the last, each once and in order, and everybody who
 read has read the same: nothing that was acknowledged is lost, nothing is there twice.
 
-The moments are random: after so many acknowledgements, while the server opens its directory, as soon
-as it listens. `DANUBE_HTTP_KILLS` is the number of kills (default 3), `DANUBE_HTTP_SEED` what the
+The moments are random: after so many acknowledgements, as soon as it listens, while it opens its
+directory. `DANUBE_HTTP_KILLS` is the number of kills (default 3), `DANUBE_HTTP_SEED` what the
 randomness follows from (default 1).
 """
 
@@ -230,7 +230,7 @@ def test_nothing_that_an_official_client_was_told_is_lost_or_there_twice(
                 given = (tmp_path / f"{path.rpartition('/')[2]}.{live}").read_bytes()
                 assert numbered(given, is_json=is_json) == found, (path, live)
     print(  # noqa: T201
-        f"{server.kills} kills, {sum(writers.sent.values())} messages in {writers.acked.total()}"
-        f" batches, {writers.repeated} of JavaScript answered as repeated, readers broken off {breaks}"
+        f"{server.kills} kills; {sum(writers.sent.values())} messages in {writers.acked.total()}"
+        f" batches, {writers.repeated} of JavaScript were repeated; readers broken off: {breaks}"
     )
     assert not server.complaints()

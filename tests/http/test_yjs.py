@@ -22,6 +22,7 @@ SECONDS = 90
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("through", ["streams", "yjs-server"])
 def test_two_documents_become_the_same_across_kills(through: str, tmp_path: Path) -> None:
     rng = random.Random(SEED)

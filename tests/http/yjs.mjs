@@ -11,8 +11,9 @@
 // - An edit that could not be sent is lost: the provider disconnects, connects, and does not send what
 //   the server lacks. It comes again with the same producer's name and epoch 0, which a server that
 //   knows epoch 0 answers as repeated. So here every `fetch` waits for a server which is away.
-// - The Yjs server passes a stream of events on, and when that breaks off it neither ends nor breaks
-//   its own answer: its reader waits for ever. Through it documents are read by long-polls here.
+// - The Yjs server passes an answer on as it comes, and when that breaks off it neither ends nor breaks
+//   its own: whoever reads it waits for ever. So it is given whole answers here, and documents are read
+//   through it by long-polls, not as streams of events.
 // - To read on after a snapshot, the Yjs server adds 1 to the second half of the offset at which it
 //   took it, as if that were a number of bytes. An offset that has been added to like this must still
 //   give everything from the next message on.
@@ -35,7 +36,14 @@ createInterface({ input: process.stdin })
   .on("close", () => stopping || process.exit(1)) // whoever started this is gone
 
 const fetch = globalThis.fetch
-globalThis.fetch = (input, init) => patientFetch(input, init, fetch)
+const wholeFetch = async (input, init) => {
+  const answer = await fetch(input, init)
+  if (!String(input).startsWith(url)) return answer // it is the Yjs server's own
+  const body = await answer.arrayBuffer()
+  return new Response(answer.status === 204 ? null : body, answer)
+}
+const given = through === "yjs-server" ? wholeFetch : fetch
+globalThis.fetch = (input, init) => patientFetch(input, init, given)
 
 function fail(what) {
   console.error(what)
