@@ -17,6 +17,7 @@ from danube_trio.cli._options import (
     Folder,
     as_json,
     as_raw,
+    at_store,
     completed_by,
     directory,
     directory_or_store,
@@ -25,6 +26,7 @@ from danube_trio.cli._options import (
     skip,
     without_meta,
 )
+from danube_trio.cli._serve_options import serve_options
 from danube_trio.cli._values import FORMATS, SHELLS, to_point, to_start, to_until
 
 
@@ -292,6 +294,39 @@ def topics(**options: Any) -> bool:
     from danube_trio.cli._topics import print_topics
 
     return print_topics(**options)
+
+
+# ---- the network
+
+
+@app.command()
+@directory
+@serve_options
+@at_store
+@as_json
+def serve(**options: Any) -> None:
+    """Give logs to every language, browser and agent, over HTTP.
+
+    \b
+      danube-trio serve ./data
+      curl -X PUT http://127.0.0.1:4437/v1/stream/notes -H 'Content-Type: text/plain'
+      curl http://127.0.0.1:4437/v1/stream/notes -d 'first' -H 'Content-Type: text/plain'
+
+    Speaks Durable Streams: each stream below /v1/stream/ is a log in DIR, which is made if it is
+    missing. HTTP/1.1 and 2. /healthz and /readyz say how it is. Other programs may follow the logs
+    meanwhile (`danube-trio tail -f`), and look at them (`danube-trio top DIR`). SIGTERM and SIGINT
+    end it: whoever waits is answered, requests under way end, and what was acknowledged is durable,
+    as it always is. A second signal waits for nothing. SIGHUP reads the token file and the
+    certificate anew.
+    """
+    try:
+        from danube_trio.cli._serve import serve as run
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "danube_trio":
+            raise
+        raise ValueError(f"serve needs {error.name}: pip install 'danube-trio[serve]'") from error
+
+    run(**options)
 
 
 # ---- this machine: its programs, its disk, its shell

@@ -77,6 +77,22 @@ def _to_pairs(
     return tuple(pairs)
 
 
+_REACHING = (
+    click.option(
+        "--metadata", metavar="URL", default="", show_default=False,
+        shell_complete=completed_by("metadata"),
+        help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
+    ),
+    click.option(
+        "--store-option", "options", metavar="KEY=VALUE", multiple=True,
+        callback=_to_pairs, shell_complete=completed_by("store_options"),
+        help="How to reach the store, as endpoint=URL; may be repeated.",
+    ),
+    click.option(
+        "--store-options", "options_file", metavar="FILE", type=click.Path(),
+        help="The same in a file, TOML (*.toml) or JSON: the place for secrets.",
+    ),
+)  # fmt: skip
 _STORE_OPTIONS = (
     file_name,
     click.option(
@@ -93,21 +109,34 @@ _STORE_OPTIONS = (
         "--prefix", default="", show_default=False, metavar="PREFIX",
         help="The log in the store, by the beginning of its keys.",
     ),
-    click.option(
-        "--metadata", metavar="URL", default="", show_default=False,
-        shell_complete=completed_by("metadata"),
-        help="Where the catalogs are, if not in the store: etcd://HOST:PORT,HOST:PORT.",
-    ),
-    click.option(
-        "--store-option", "options", metavar="KEY=VALUE", multiple=True,
-        callback=_to_pairs, shell_complete=completed_by("store_options"),
-        help="How to reach the store, as endpoint=URL; may be repeated.",
-    ),
-    click.option(
-        "--store-options", "options_file", metavar="FILE", type=click.Path(),
-        help="The same in a file, TOML (*.toml) or JSON: the place for secrets.",
-    ),
+    *_REACHING,
 )  # fmt: skip
+
+
+def at_store(command: F) -> F:
+    """The options of `serve` that name a store for many logs: these as one `where`.
+
+    A store in the environment is not meant, because a directory is named.
+    """
+
+    @functools.wraps(command)  # with the parameters that are there already
+    def wrapped(**values: Any) -> Any:
+        from danube_trio.cli._where import Where
+
+        names = ("url", "metadata", "options", "options_file")
+        found = {name: values.pop(name) for name in names}
+        return command(where=Where(explicit=True, topic="", prefix="", **found), **values)
+
+    store = click.option(
+        "--store", "url", metavar="URL", default="", show_default=False,
+        shell_complete=completed_by("stores"),
+        help="Where logs are uploaded to: s3://BUCKET/PREFIX, gs://, az://, or file:///PATH.",
+    )  # fmt: skip
+    decorated: Any = wrapped
+    for option in reversed((store, *_REACHING)):
+        decorated = option(decorated)
+    result: F = decorated
+    return result
 
 
 def in_store(command: F) -> F:

@@ -118,9 +118,9 @@ def _broken(error: errors.LogBrokenError, directory: str | None) -> str:
 def _refused(error: OSError) -> str:
     text = f"{error.filename}: " if error.filename else ""
     text += reworded(error.strerror or "")
+    if isinstance(error.strerror, Worded):  # it says all there is
+        return text
     if error.errno == errno.ENOENT:
-        if isinstance(error.strerror, Worded):  # it says all there is
-            return text
         stored = "://" in str(error.filename or "")
         which = "--store, and --topic or --prefix" if stored else "path"
         return f"{text}: is that the right {which}?"
