@@ -322,9 +322,10 @@ def serve(**options: Any) -> None:
     try:
         from danube_trio.cli._serve import serve as run
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "danube_trio":
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "danube_trio"):
             raise
-        raise ValueError(f"serve needs {error.name}: pip install 'danube-trio[serve]'") from error
+        raise ValueError(f"serve needs {package}: pip install 'danube-trio[serve]'") from error
 
     run(**options)
 

@@ -20,13 +20,19 @@ serves one connection. `Connections` has them all::
 - Where no request is open, the connection is closed after `idle_seconds`.
 - While a request is open nothing is wanted of its client, who may be waiting for data. How long a
   body may take, the streams say.
-- What is sent must be taken, `PIECE_BYTES` within `send_seconds`. Who does not is cut, and costs
-  no more than one such piece.
+- What is sent must be taken, `PIECE_BYTES` within `send_seconds`, in HTTP/2 by each request's own
+  window, too. Who does not is cut, and costs no more than one such piece.
+- When the client has gone, its requests have `LINGER_SECONDS` to notice. In HTTP/2 hypercorn lets
+  one that waits for a window wait for ever.
 
 **Answers before the end of a body.** A client that is told 413 may go on sending. If the connection
 were closed at once, the system would throw the answer away with what nobody read. So the end of an
 answer waits until the client has sent the rest, which is read and dropped, for `LINGER_SECONDS`
 at most; then the connection is cut.
+
+**Disconnects.** hypercorn tells an application ``http.disconnect`` also when its own answer has
+ended, while it is still at work in the call that sent the end. An application that is cancelled by
+that would leave the connection half closed. So it is told when the call has returned.
 
 **Too many.** When as many connections are open as may be, the next one waits, and the one that has
 been idle longest is closed for it; then those that become idle.
@@ -220,7 +226,8 @@ class Connections:
                 ConnectionState({_KEY: connection}),
                 stream,
             )
-            await server.run()
+            with connection.scope:
+                await server.run()
         except Exception as error:
             _say_cut(error)
         except BaseExceptionGroup as group:
@@ -298,21 +305,23 @@ class Connection(trio.abc.HalfCloseableStream):
 
     Attributes:
         idle_since: when its last request ended, if none is open; None too if there was none yet.
+        scope: in which it is served.
     """
 
     def __init__(self, stream: trio.SocketStream, connections: Connections) -> None:
         self._stream = stream
         self._connections = connections
-        self._limits = connections.limits
+        self.limits = connections.limits
         self._requests = 0
         self._two = False
         self._heard = False
         self._in_head = True  # of the first request, from here on
-        self._deadline = trio.current_time() + self._limits.head_seconds
+        self._deadline = trio.current_time() + self.limits.head_seconds
         self._receiving: trio.CancelScope | None = None
         self._over = False  # the client sends nothing more, or is not listened to any more
         self._closed = False
         self.idle_since: float | None = None
+        self.scope = trio.CancelScope()
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -328,7 +337,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._in_head = False
         self.idle_since = None
         self._move_deadline(math.inf)
-        if self._requests > RUNNING_FACTOR * self._limits.requests:
+        if self._requests > RUNNING_FACTOR * self.limits.requests:
             self.cut()
 
     def finish(self) -> None:
@@ -338,7 +347,7 @@ class Connection(trio.abc.HalfCloseableStream):
             return
         self.idle_since = now = trio.current_time()
         crowded = self._connections.crowded
-        self._move_deadline(now if crowded else now + self._limits.idle_seconds)
+        self._move_deadline(now if crowded else now + self.limits.idle_seconds)
 
     def _move_deadline(self, deadline: float) -> None:
         self._deadline = deadline
@@ -360,6 +369,12 @@ class Connection(trio.abc.HalfCloseableStream):
         """Close it now, whatever is under way in it."""
         self._over = True
         self._stream.socket.close()
+        self.scope.cancel()
+
+    def _gone(self) -> None:
+        """The client sends nothing more."""
+        self._over = True
+        self.scope.deadline = min(self.scope.deadline, trio.current_time() + LINGER_SECONDS)
 
     # ---- the stream
 
@@ -367,7 +382,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """Send, to a client that reads."""
         with memoryview(data) as view:
             for at in range(0, max(1, len(view)), PIECE_BYTES):
-                with trio.move_on_after(self._limits.send_seconds) as scope:
+                with trio.move_on_after(self.limits.send_seconds) as scope:
                     await self._stream.send_all(view[at : at + PIECE_BYTES])
                 if scope.cancelled_caught:
                     self.cut()
@@ -389,12 +404,13 @@ class Connection(trio.abc.HalfCloseableStream):
                 data = await self._stream.receive_some(max_bytes)
             finally:
                 self._receiving = None
-        self._over = not data
         self._heard = True
+        if not data:
+            self._gone()
         if not self._requests and not self._in_head and not self._two:
             self._in_head = True
             self.idle_since = None
-            self._move_deadline(trio.current_time() + self._limits.head_seconds)
+            self._move_deadline(trio.current_time() + self.limits.head_seconds)
         return data
 
     async def send_eof(self) -> None:
@@ -415,7 +431,9 @@ class Connection(trio.abc.HalfCloseableStream):
                     while await self._stream.receive_some(PIECE_BYTES):
                         pass
         finally:
-            await self._stream.aclose()
+            # hypercorn may be waiting for what cannot come any more.
+            self.scope.cancel()
+            await trio.aclose_forcefully(self._stream)
 
 
 class Exchange:
@@ -434,12 +452,16 @@ class Exchange:
             name.lower() in (b"content-length", b"transfer-encoding")
             for name, _ in scope["headers"]
         )
+        self._ending = False
+        self._ended = trio.Event()
 
     async def receive(self) -> Message:
         """The next message for the application."""
         message = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body", False):
             self._received = True
+        if message["type"] == "http.disconnect" and self._ending:
+            await self._ended.wait()
         return message
 
     async def send(self, message: Message) -> None:
@@ -448,12 +470,28 @@ class Exchange:
             # HTTP/2 has no such header, and hypercorn would send nothing at all.
             headers = [each for each in message["headers"] if each[0].lower() != b"connection"]
             message = {**message, "headers": headers}
-        last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if not last or self._received:
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send_in_time(message)
+            return
+        self._ending = True
+        try:
+            await self._send_last(message)
+        finally:
+            self._ended.set()
+
+    async def _send_in_time(self, message: Message) -> None:
+        pieces = 1 + len(message.get("body", b"")) // PIECE_BYTES
+        with trio.move_on_after(self._connection.limits.send_seconds * pieces) as scope:
             await self._send(message)
+        if scope.cancelled_caught:
+            self._connection.cut()
+
+    async def _send_last(self, message: Message) -> None:
+        if self._received:
+            await self._send_in_time(message)
             return
         if message.get("body"):
-            await self._send({**message, "more_body": True})
+            await self._send_in_time({**message, "more_body": True})
         with trio.move_on_after(LINGER_SECONDS):
             while not self._received:
                 await self.receive()
@@ -462,7 +500,7 @@ class Exchange:
         async with trio.open_nursery() as nursery:
             # hypercorn may wait until there is room for more of the request, and for its end.
             nursery.start_soon(self._drop)
-            await self._send({"type": "http.response.body", "body": b""})
+            await self._send_in_time({"type": "http.response.body", "body": b""})
             nursery.cancel_scope.cancel()
 
     async def _drop(self) -> None:

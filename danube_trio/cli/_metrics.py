@@ -27,7 +27,7 @@ def metrics_of(storage: Storage) -> Generator[Any]:
     try:
         from danube_trio.prometheus import DanubeCollector
     except ModuleNotFoundError as error:
-        if error.name != "prometheus_client":
+        if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
         raise ValueError(
             "--metrics needs prometheus_client: pip install 'danube-trio[prometheus]'"

@@ -21,6 +21,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import attrs
@@ -107,7 +108,7 @@ class _Serve:
     def __init__(self, wanted: Wanted, config: HttpConfig) -> None:
         self._wanted = wanted
         self._config = config
-        self._tokens = Tokens(self._token_text()) if wanted.token_file is not None else None
+        self._tokens = self._read_tokens(None) if wanted.token_file is not None else None
         self._certificate: Certificate | None = None
         if wanted.tls_cert is not None and wanted.tls_key is not None:
             self._certificate = Certificate(wanted.tls_cert, wanted.tls_key)
@@ -115,9 +116,18 @@ class _Serve:
         self._stop = trio.Event()
         self._hurry = trio.Event()
 
-    def _token_text(self) -> str:
-        assert self._wanted.token_file is not None
-        return read_private(self._wanted.token_file, "--token-file", MOST_TOKEN_BYTES)
+    def _read_tokens(self, tokens: Tokens | None) -> Tokens:
+        """Those of the file; into these, if there are any."""
+        path = self._wanted.token_file
+        assert path is not None
+        text = read_private(path, "--token-file", MOST_TOKEN_BYTES)
+        try:
+            if tokens is None:
+                return Tokens(text)
+            tokens.read(text)
+        except ValueError as error:
+            raise ValueError(f"--token-file {path}: {error}") from None
+        return tokens
 
     async def run(self) -> None:
         """Serve until a signal says that it is enough."""
@@ -203,10 +213,10 @@ class _Serve:
             send_seconds=wanted.send_seconds,
         )
         connections = Connections(site, limits)
-        async with trio.open_nursery() as nursery:
-            if self._access is not None:
-                nursery.start_soon(self._access.run)
-            with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                if self._access is not None:
+                    nursery.start_soon(self._access.run)
                 nursery.start_soon(self._hear, signals)
                 self._say_ready(listeners)
                 cut = await connections.serve(
@@ -216,9 +226,9 @@ class _Serve:
                     hurry=self._hurry,
                     grace=wanted.grace,
                 )
-            nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
         if cut:
-            complain(f"{counted(cut, 'connection')} did not end in time, and were cut")
+            complain(f"{counted(cut, 'connection')} cut: what was under way was not answered")
 
     def _tls(self, listening: Listening) -> ssl.SSLContext | None:
         """A socket in the file system is for a proxy, which has the certificate."""
@@ -243,6 +253,8 @@ class _Serve:
         async for number in signals:
             if number == getattr(signal, "SIGHUP", None):
                 await trio.to_thread.run_sync(self._read_anew)
+                if self._access is not None:
+                    self._access.reopen()
             elif self._stop.is_set():
                 self._hurry.set()
             else:
@@ -252,12 +264,9 @@ class _Serve:
         """Read the files that may have changed. What is wrong is said, and what was there stays."""
         steps: list[Callable[[], object]] = []
         if self._tokens is not None:
-            tokens = self._tokens
-            steps.append(lambda: tokens.read(self._token_text()))
+            steps.append(partial(self._read_tokens, self._tokens))
         if self._certificate is not None:
             steps.append(self._certificate.read)
-        if self._access is not None:
-            steps.append(self._access.reopen)
         for step in steps:
             try:
                 step()

@@ -53,6 +53,17 @@ def _to_address(ctx: click.Context, param: click.Parameter, text: str) -> Addres
     return Address(text, host=bare, port=number)
 
 
+def to_origins(
+    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The values of ``--origin``."""
+    for text in texts:
+        if text != "*" and ("://" not in text or text.endswith("/")):
+            fault = f"{text!r} must be an origin, as https://app.example, or *"
+            raise click.BadParameter(fault, ctx, param)
+    return texts
+
+
 def _seconds(name: str, field: str, default: float, help: str, most: float = 86_400.0) -> Any:
     return click.option(
         name, field, type=FloatRange(0.01, most), default=default, metavar="SECONDS", help=help
@@ -92,7 +103,7 @@ _OPTIONS: Final = (
         "127.0.0.1 without TLS, requests for other names than localhost are refused.",
     ),
     click.option(
-        "--origin", "origins", metavar="ORIGIN", multiple=True,
+        "--origin", "origins", metavar="ORIGIN", multiple=True, callback=to_origins,
         help="Whose pages in a browser may use the streams, as https://app.example; * is "
         "anybody's. May be repeated. Without it, none but the server's own.",
     ),
