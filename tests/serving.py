@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import signal
 import socket
 import ssl
 import subprocess
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,7 +22,12 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from test_cli import COMMAND, ENVIRONMENT
 
 # Nothing here is waited for longer; it is a bound, and no measure.
@@ -175,11 +181,20 @@ def read_head(sock: socket.socket) -> bytes:
 
 
 def read_rest(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """Everything until the server closes, or cuts it."""
     pieces: list[bytes] = []
-    while piece := sock.recv(1 << 16):
-        pieces.append(piece)
+    with suppress(ConnectionResetError):
+        while piece := sock.recv(1 << 16):
+            pieces.append(piece)
     return b"".join(pieces)
+
+
+def wait_cut(sock: socket.socket) -> None:
+    """Until the server has cut it, without reading anything."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    ((_, events),) = poll.poll(PATIENCE * 1000)
+    assert events & select.POLLERR
 
 
 def read_until(sock: socket.socket, what: bytes) -> bytes:
@@ -212,7 +227,9 @@ def begin_reading(server: Server, offset: str = "now") -> socket.socket:
 # ---- certificates
 
 
-def make_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
+def make_certificate(
+    folder: Path, name: str = "localhost", *, password: bytes | None = None
+) -> tuple[Path, Path]:
     """A certificate that signs itself, and its key: their files."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -232,5 +249,6 @@ def make_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]
     )
     files = folder / "cert.pem", folder / "key.pem"
     files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
-    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    secret = BestAvailableEncryption(password) if password is not None else NoEncryption()
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
     return files

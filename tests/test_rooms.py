@@ -59,7 +59,7 @@ KNOW_THE_REAL_DISK = {
 }
 TOUCHES_FILES = {
     *("_disk/lane.py", "_disk/locks.py", "_disk/real.py"),
-    *("_engine/watch/socket.py", "cli/_output.py"),
+    *("_engine/watch/socket.py", "cli/_output.py", "cli/_private_file.py"),
 }
 FILE_MODULES = {"fcntl", "glob", "mmap", "pathlib", "shutil", "tempfile"}
 # What is left of `os` for everyone else: nothing that asks or changes the file system.

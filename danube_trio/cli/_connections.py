@@ -17,7 +17,8 @@ serves one connection. `Connections` has them all::
 
 - A request's head, and a TLS handshake, must be whole `head_seconds` after it began: after the
   connection was accepted, and after the first byte of a later one.
-- Where no request is open, the connection is closed after `idle_seconds`.
+- Where no request is open, the connection is closed after `idle_seconds`. (This is also the time
+  of a head that began before the answer to the request before it had ended.)
 - While a request is open nothing is wanted of its client, who may be waiting for data. How long a
   body may take, the streams say.
 - What is sent must be taken, `PIECE_BYTES` within `send_seconds`, in HTTP/2 by each request's own
@@ -48,12 +49,14 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
+import struct
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from functools import partial
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -67,11 +70,13 @@ log = logging.getLogger("danube_trio.http.server")
 
 # What is handed to the system at once. A client must read that much in `send_seconds`.
 PIECE_BYTES = 1 << 16
-# How long a client may go on sending after it was answered; a guess.
-LINGER_SECONDS = 5.0
+# How long a client may go on sending after it was answered, and a request go on without its client;
+# a guess. (nginx waits for 5 s.)
+LINGER_SECONDS = 2.0
 # Requests that were reset by their client may still run, so there are more of them than open ones.
 RUNNING_FACTOR = 2
 
+_THROW_AWAY = struct.pack("ii", 1, 0)
 _KEY = "danube_trio.connection"
 # Somebody else has closed it, or is at it.
 _GONE = (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError)
@@ -104,6 +109,12 @@ class Limits:
     requests: int = 100
 
 
+class Tls(Protocol):
+    """What connections that come now are to have."""
+
+    context: SSLContext
+
+
 class Connections:
     """The connections of a server.
 
@@ -132,7 +143,7 @@ class Connections:
 
     async def serve(
         self,
-        listeners: Sequence[tuple[trio.SocketListener, SSLContext | None]],
+        listeners: Sequence[tuple[trio.SocketListener, Tls | None]],
         *,
         stop: trio.Event,
         stopping: Callable[[], object],
@@ -143,7 +154,7 @@ class Connections:
         """Serve until `stop` is set, and then what is under way.
 
         Args:
-            listeners: with the TLS context of each, or None. They are closed.
+            listeners: each with what has its TLS context then, or None. They are closed.
             stop: nothing more is accepted then.
             stopping: is called then, before anything is waited for.
             hurry: nothing is waited for any more then.
@@ -212,14 +223,16 @@ class Connections:
 
     # ---- one
 
-    async def _serve_one(self, tls: SSLContext | None, transport: trio.SocketStream) -> None:
+    async def _serve_one(self, tls: Tls | None, transport: trio.SocketStream) -> None:
         connection = Connection(transport, self)
         self._open.add(connection)
         try:
             stream: Any = connection
             if tls is not None:
-                stream = trio.SSLStream(connection, tls, server_side=True, https_compatible=True)
-            server = TCPServer(
+                stream = trio.SSLStream(
+                    connection, tls.context, server_side=True, https_compatible=True
+                )
+            server = _Server(
                 ASGIWrapper(self._exchange),
                 self._config,
                 self._context,
@@ -250,12 +263,21 @@ class Connections:
         connection.begin(two=scope["http_version"] == "2")
         try:
             exchange = Exchange(connection, scope, receive, send)
-            await self._app(scope, exchange.receive, exchange.send)
+            if _head_bytes(scope) > self.limits.head_bytes:
+                await exchange.refuse_head()
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             # It was begun and cannot be finished: its reader must notice.
             connection.cut()
         finally:
             connection.finish()
+
+
+def _head_bytes(scope: Scope) -> int:
+    """Of a request: hypercorn has a limit for heads that come in pieces only."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    return size + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 def _say_cut(error: BaseException) -> None:
@@ -276,6 +298,15 @@ def _hypercorn_config(limits: Limits) -> Config:
     # In HTTP/2 it would end the requests that are open then.
     config.keep_alive_max_requests = sys.maxsize
     return config
+
+
+class _Server(TCPServer):
+    """hypercorn's, for one connection."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # Else it would be waited for: it closes connections that are idle, and this one has ended.
+        await self.idle_task.stop()
 
 
 class _Roomy(trio.abc.Listener[trio.SocketStream]):
@@ -366,8 +397,10 @@ class Connection(trio.abc.HalfCloseableStream):
             self.end()
 
     def cut(self) -> None:
-        """Close it now, whatever is under way in it."""
+        """Close it now, whatever is under way in it. What was not sent yet is thrown away."""
         self._over = True
+        with suppress(OSError):  # it is closed already
+            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _THROW_AWAY)
         self._stream.socket.close()
         self.scope.cancel()
 
@@ -478,6 +511,12 @@ class Exchange:
             await self._send_last(message)
         finally:
             self._ended.set()
+
+    async def refuse_head(self) -> None:
+        """Answer a request whose head is too large, as hypercorn does."""
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": 431, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def _send_in_time(self, message: Message) -> None:
         pieces = 1 + len(message.get("body", b"")) // PIECE_BYTES

@@ -103,35 +103,42 @@ async def _at_path(path: str, stack: AsyncExitStack) -> Listening:
 
 
 class Certificate:
-    """A certificate and its key, from files; a context that has them.
+    """A certificate and its key, from files.
+
+    Attributes:
+        context: for connections that come now.
 
     Raises:
         ValueError: they are not a certificate and its key.
         OSError: one of them cannot be read; it is named.
     """
 
+    context: ssl.SSLContext
+
     def __init__(self, cert: str, key: str) -> None:
         self._files = cert, key
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-        self.context.set_ciphers(CIPHERS)
-        self.context.set_alpn_protocols(list(ALPN))
         self.read()
 
     def read(self) -> None:
-        """Read the files, anew too: connections that come then get what is in them now."""
+        """Read the files, anew too. What is wrong changes nothing.
+
+        A context that is in use is not changed: a handshake could see half of it.
+        """
         cert, key = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        context.set_ciphers(CIPHERS)
+        context.set_alpn_protocols(list(ALPN))
         for path in self._files:
             with open(path, "rb"):  # an error of the next step names no file
                 pass
-        # Into another context first: one that has half of a pair would be of no use.
-        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
-            try:
-                context.load_cert_chain(cert, key, password=lambda: "")
-            except ssl.SSLError as error:
-                reason = (error.reason or "").replace("_", " ").lower()
-                raise ValueError(
-                    f"--tls-cert {cert}, --tls-key {key}: they must be a certificate and its key, "
-                    f"in PEM and without a password ({reason})"
-                ) from None
+        try:
+            context.load_cert_chain(cert, key, password=lambda: "")
+        except ssl.SSLError as error:
+            reason = (error.reason or "").replace("_", " ").lower()
+            raise ValueError(
+                f"--tls-cert {cert}, --tls-key {key}: they must be a certificate and its key, in "
+                f"PEM and without a password ({reason})"
+            ) from None
+        self.context = context

@@ -17,7 +17,6 @@ import json
 import os
 import resource
 import signal
-import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -230,11 +229,9 @@ class _Serve:
         if cut:
             complain(f"{counted(cut, 'connection')} cut: what was under way was not answered")
 
-    def _tls(self, listening: Listening) -> ssl.SSLContext | None:
+    def _tls(self, listening: Listening) -> Certificate | None:
         """A socket in the file system is for a proxy, which has the certificate."""
-        if self._certificate is None or listening.file:
-            return None
-        return self._certificate.context
+        return None if listening.file else self._certificate
 
     def _say_ready(self, listeners: list[Listening]) -> None:
         """Whoever connects now is served."""

@@ -19,5 +19,20 @@ from danube_trio.http._app import Authenticate, Streams
 from danube_trio.http._config import HttpConfig
 from danube_trio.http._open import open_streams
 from danube_trio.http._request import Rights
+from danube_trio.http._site import LOOPBACK_HOSTS, Access, Page, Site, open_site
+from danube_trio.http._tokens import Token, Tokens
 
-__all__ = ["Authenticate", "HttpConfig", "Rights", "Streams", "open_streams"]
+__all__ = [
+    "LOOPBACK_HOSTS",
+    "Access",
+    "Authenticate",
+    "HttpConfig",
+    "Page",
+    "Rights",
+    "Site",
+    "Streams",
+    "Token",
+    "Tokens",
+    "open_site",
+    "open_streams",
+]

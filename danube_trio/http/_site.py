@@ -41,10 +41,10 @@ from danube_trio.http._app import (
     Scope,
     Send,
     Streams,
-    open_streams,
     respond,
 )
 from danube_trio.http._config import HttpConfig
+from danube_trio.http._open import open_streams
 from danube_trio.http._request import TEXT, Refusal, Response, Rights
 
 log = logging.getLogger("danube_trio.http")
