@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 from danube_writer import run as danube_frames
+from serving import serving
 from test_cli import (
     CORRUPT,
     OK,
@@ -92,10 +93,13 @@ class Seen:
             result = call(verb, *args, "--json")
         assert result.code == code, (verb, args, result.err)
         for line in result.objects:
-            fitting = [shape for shape in SHAPES if verb in shape.commands and shape.fits(line)]
-            assert len(fitting) == 1, (verb, line)
-            self.lines[fitting[0]] += 1
+            self.look(verb, line)
         return result
+
+    def look(self, verb: str, line: dict[str, Any]) -> None:
+        fitting = [shape for shape in SHAPES if verb in shape.commands and shape.fits(line)]
+        assert len(fitting) == 1, (verb, line)
+        self.lines[fitting[0]] += 1
 
 
 def look_at_one_log(seen: Seen, tmp_path: Path) -> None:
@@ -164,6 +168,8 @@ def look_at_the_rest(seen: Seen, tmp_path: Path) -> None:
     seen(PROBLEMS, "import-danube", source, tmp_path / "new", "--on-damage", "skip")
     seen(OK, "bench", tmp_path, "--seconds", 0.02, "--producers", 2, "--batch", 2)
     seen(OK, "completion", "bash")
+    with serving(tmp_path / "served") as server:
+        seen.look("serve", server.ready)
 
 
 def test_every_line_has_the_keys_that_the_page_lists(tmp_path: Path) -> None:

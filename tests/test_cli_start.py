@@ -59,6 +59,7 @@ def test_help_imports_nothing_that_it_does_not_need(args: list[str]) -> None:
                 "._options",
                 "._output",
                 "._say",
+                "._serve_options",
                 "._values",
                 "._complete",
             )

@@ -6,6 +6,8 @@ A comment above a block says how. A Python block is a program of its own, run in
 - `<!-- run -->`: the commands of a console block are run by a shell. With `same`, they print
   exactly what is shown; with `fails`, the last one ends with an exit code that is not 0.
 - `<!-- serve -->`: a console block starts the web service of examples/, which is then used.
+- `<!-- server -->`: a console block starts a server, which prints what is shown, and goes on until
+  the next one, or the end of what continues it. Its port stands for any that is free.
 - `<!-- output -->`: a text block is what the Python block before it prints, exactly.
 - `<!-- s3 -->`, `<!-- etcd -->`: with a server, whose address is in the environment.
 - `<!-- streams -->`: it talks to a server of streams: `tests/http/test_client_docs.py` runs it.
@@ -22,6 +24,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,12 +52,13 @@ BLOCK = re.compile(
 SERVERS = {"s3", "etcd"}
 MARKS = {
     "python": {"continue", "streams"} | SERVERS,
-    "console": {"continue", "run", "same", "fails", "serve", "streams"} | SERVERS,
+    "console": {"continue", "run", "same", "fails", "serve", "server", "streams"} | SERVERS,
     "javascript": {"streams"},
     "text": {"output"},
 }
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 START_SECONDS = 60
+SHOWN_PORT = "127.0.0.1:4437"
 
 
 @attrs.frozen
@@ -73,7 +77,7 @@ class Block:
     @property
     def runs(self) -> bool:
         alone = "streams" not in self.marks
-        return alone and (self.language == "python" or "run" in self.marks)
+        return alone and (self.language == "python" or bool({"run", "server"} & self.marks))
 
     @property
     def commands(self) -> list[str]:
@@ -113,6 +117,9 @@ def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", path)
     monkeypatch.delenv("DANUBE_STORE", raising=False)
     program: list[Block] = request.getfixturevalue("program")
+    if any("curl" in command for block in program for command in block.commands):
+        if shutil.which("curl") is None:
+            pytest.skip("curl is not installed")
     wanted = {mark for block in program for mark in block.marks}
     if "s3" in wanted:
         server = request.getfixturevalue("s3")
@@ -137,15 +144,50 @@ def test_the_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    printed = ""
-    for block in program:
-        if "output" in block.marks:
-            assert printed == block.text, block
-        elif block.language == "python":
-            printed = run_python(block, namespace)
-        else:
-            printed = run_console(block, tmp_path)
-            assert "same" not in block.marks or printed == shown(block), printed
+    printed, port = "", free_port()
+    with contextlib.ExitStack() as servers:
+        for block in program:
+            block = attrs.evolve(block, text=block.text.replace(SHOWN_PORT, port))
+            if "output" in block.marks:
+                assert printed == block.text, block
+            elif "server" in block.marks:
+                servers.close()
+                assert servers.enter_context(running_server(block, tmp_path)) == shown(block)
+            elif block.language == "python":
+                printed = run_python(block, namespace)
+            else:
+                printed = run_console(block, tmp_path)
+                # Not every program ends its last line.
+                same = printed.rstrip("\n") == shown(block).rstrip("\n")
+                assert "same" not in block.marks or same, printed
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def running_server(block: Block, folder: Path) -> Iterator[str]:
+    """The server of a block, ready: what it printed. It ends well, and without a word."""
+    (command,) = block.commands
+    listen = [] if "--listen" in command else ["--listen", block.text.rpartition("://")[2].strip()]
+    with subprocess.Popen(
+        [*shlex.split(command), *listen],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline()
+        finally:
+            process.terminate()
+            out, err = process.communicate(timeout=START_SECONDS)
+        assert (process.returncode, out, err) == (0, "", "")
 
 
 def run_python(block: Block, namespace: dict[str, Any]) -> str:
@@ -179,16 +221,15 @@ def shown(block: Block) -> str:
     return "".join(line for line in lines if not line.startswith("$ "))
 
 
-@pytest.mark.parametrize("block", [block for block in CONSOLE if block.runs], ids=str)
-def test_a_console_block_is_about_the_tool(block: Block) -> None:
-    assert any("danube-trio" in command for command in block.commands)
+@pytest.mark.parametrize("program", programs(), ids=lambda program: str(program[0]))
+def test_console_blocks_are_about_the_tool(program: list[Block]) -> None:
+    commands = [command for block in program for command in block.commands]
+    assert not commands or any("danube-trio" in command for command in commands)
 
 
 @pytest.mark.parametrize("block", [block for block in CONSOLE if "serve" in block.marks], ids=str)
 def test_a_command_that_serves_does(block: Block, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = int(free_port().rpartition(":")[2])
     (command,) = block.commands
     program, *arguments = shlex.split(os.path.expandvars(command.replace("8000", str(port))))
     # The same program as a module of this Python, so that nothing else of that name is started.

@@ -48,10 +48,10 @@ def app(verbose: bool) -> None:
       printf 'one\\ntwo\\n' | danube-trio append ./log
       danube-trio tail -f ./log
 
-    DIR is the directory of a log. All commands but append, repair, upload, restore, import-danube
-    and bench read only, take no lock, and work while a program holds the log. With --store they
-    read what the log has in an object store, beside DIR or without it. Data goes to stdout,
-    everything else to stderr.
+    DIR is the directory of a log, and for serve of many. All commands but append, repair, upload,
+    restore, import-danube, serve and bench read only, take no lock, and work while a program holds
+    the log. With --store they read what the log has in an object store, beside DIR or without it.
+    Data goes to stdout, everything else to stderr.
     """
 
 
@@ -309,8 +309,9 @@ def serve(**options: Any) -> None:
 
     \b
       danube-trio serve ./data
-      curl -X PUT http://127.0.0.1:4437/v1/stream/notes -H 'Content-Type: text/plain'
-      curl http://127.0.0.1:4437/v1/stream/notes -d 'first' -H 'Content-Type: text/plain'
+      curl -X PUT --json '[]' http://127.0.0.1:4437/v1/stream/orders
+      curl --json '{"order": 17}' http://127.0.0.1:4437/v1/stream/orders
+      curl 'http://127.0.0.1:4437/v1/stream/orders?offset=-1'
 
     Speaks Durable Streams: each stream below /v1/stream/ is a log in DIR, which is made if it is
     missing. HTTP/1.1 and 2. /healthz and /readyz say how it is. Other programs may follow the logs

@@ -80,7 +80,7 @@ async def _at_port(address: Address) -> list[trio.SocketListener]:
 
 def _why(error: OSError) -> Worded:
     """What is wrong with an address, and what to do."""
-    text = os.strerror(error.errno) if error.errno else str(error)
+    text = error.strerror or str(error)
     follows = {
         errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
         errno.EADDRNOTAVAIL: "this machine does not have that address",

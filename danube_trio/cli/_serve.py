@@ -17,6 +17,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -61,6 +62,7 @@ class Wanted:
     tls_key: str | None
     token_file: str | None
     hosts: tuple[str, ...]
+    proxied: bool
     page: bool
     metrics: bool
     access_log: str | None
@@ -199,6 +201,7 @@ class _Serve:
                 self._config,
                 authenticate=self._tokens,
                 hosts=self._hosts(),
+                proxied=wanted.proxied,
                 page=None,
                 metrics=self._metrics(storage, stack) if wanted.metrics else None,
                 access=self._access,
@@ -243,6 +246,7 @@ class _Serve:
             sys.stdout.flush()
         except BrokenPipeError:  # whoever started it does not want to know
             give_up_output()
+        _tell_systemd(b"READY=1")
 
     # ---- signals
 
@@ -256,6 +260,7 @@ class _Serve:
                 self._hurry.set()
             else:
                 self._stop.set()
+                _tell_systemd(b"STOPPING=1")
 
     def _read_anew(self) -> None:
         """Read the files that may have changed. What is wrong is said, and what was there stays."""
@@ -281,6 +286,18 @@ class _Serve:
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
+
+
+def _tell_systemd(state: bytes) -> None:
+    """Tell a service manager, if one wants to know (``Type=notify``; see sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state, f"\0{path[1:]}" if path.startswith("@") else path)
+        except OSError as error:
+            complain(f"{path}: {error.strerror}: the service manager was not told")
 
 
 def _raise_file_limit(wanted: Wanted) -> None:

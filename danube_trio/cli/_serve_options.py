@@ -103,6 +103,10 @@ _OPTIONS: Final = (
         "127.0.0.1 without TLS, requests for other names than localhost are refused.",
     ),
     click.option(
+        "--proxied", is_flag=True,
+        help="A proxy is in front, and says in X-Forwarded-For and X-Forwarded-Proto who asks.",
+    ),
+    click.option(
         "--origin", "origins", metavar="ORIGIN", multiple=True, callback=to_origins,
         help="Whose pages in a browser may use the streams, as https://app.example; * is "
         "anybody's. May be repeated. Without it, none but the server's own.",

@@ -16,6 +16,10 @@ machine: then the browser lets the page read what a server on loopback answers, 
 not change. What did not change either is the Host header. So a site may have `hosts`, the names
 that it answers to, and refuses the others.
 
+**Proxies.** A proxy in front asks in the name of others. With `proxied` it is believed who they
+are, and whether they came by TLS: what it adds at the end of ``X-Forwarded-For``, and
+``X-Forwarded-Proto``. Without, these are headers like any other, which everybody can write.
+
 **Who and what.** `access` is told of each request when it has been answered, or was given up. It is
 told the path, and of the query only what the protocol knows: whatever else stands in a URL may be a
 secret. Of who asked it is told the name that `authenticate` gave.
@@ -108,6 +112,7 @@ async def open_site(
     *,
     authenticate: Authenticate | None = None,
     hosts: Iterable[str] | None = None,
+    proxied: bool = False,
     page: Callable[[Streams, Authenticate | None], Page] | None = None,
     metrics: Asgi | None = None,
     access: Callable[[Access], None] | None = None,
@@ -120,6 +125,7 @@ async def open_site(
         authenticate: says what a request may, or None: it is answered with 401. `Tokens` is one.
             Without it everybody may do everything.
         hosts: the names that the site answers to, without ports. Without it, to any.
+        proxied: nobody reaches it but by a proxy, which says who asks.
         page: makes what answers everything else, from the streams and an `authenticate`. Without
             it, that is 404.
         metrics: what answers at ``/metrics``, to whoever may read everything.
@@ -127,7 +133,7 @@ async def open_site(
 
     Raises like `open_streams`.
     """
-    site = Site(storage, authenticate, hosts, metrics, access)
+    site = Site(storage, authenticate, hosts, proxied, metrics, access)
     known = site.authenticate if authenticate is not None else None
     async with open_streams(storage, config, authenticate=known) as streams:
         site.streams = streams
@@ -155,12 +161,14 @@ class Site:
         storage: Storage,
         authenticate: Authenticate | None,
         hosts: Iterable[str] | None,
+        proxied: bool,
         metrics: Asgi | None,
         access: Callable[[Access], None] | None,
     ) -> None:
         self._storage = storage
         self._authenticate = authenticate
         self._hosts = None if hosts is None else frozenset(map(_host_name, hosts))
+        self._proxied = proxied
         self._metrics = metrics
         self._access = access
         self._stopping = False
@@ -192,6 +200,8 @@ class Site:
         if scope["type"] != "http":
             await self.streams(scope, receive, send)  # which says that it is not to be had
             return
+        if self._proxied:
+            scope = _unproxied(scope)
         exchange = _Exchange(scope, send)
         try:
             await self._answer({**scope, _EXCHANGE: exchange}, receive, exchange.send)
@@ -260,6 +270,18 @@ class Site:
             if statistics is not None and statistics.phase == "broken":
                 return "a log is broken"
         return ""
+
+
+def _unproxied(scope: Scope) -> Scope:
+    """The request as it came to the proxy."""
+    said = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    found = {**scope}
+    client = said.get(b"x-forwarded-for", "").rpartition(",")[2].strip()
+    if client:
+        found["client"] = (client, 0)
+    if said.get(b"x-forwarded-proto") in ("http", "https"):
+        found["scheme"] = said[b"x-forwarded-proto"]
+    return found
 
 
 def _host_name(text: str) -> str:
