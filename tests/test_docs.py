@@ -31,7 +31,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,9 @@ def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", path)
     monkeypatch.delenv("DANUBE_STORE", raising=False)
     program: list[Block] = request.getfixturevalue("program")
-    if any("curl" in command for block in program for command in block.commands):
-        if shutil.which("curl") is None:
-            pytest.skip("curl is not installed")
+    commands = [command for block in program for command in block.commands]
+    if any("curl" in command for command in commands) and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
     wanted = {mark for block in program for mark in block.marks}
     if "s3" in wanted:
         server = request.getfixturevalue("s3")
@@ -169,7 +169,7 @@ def free_port() -> str:
 
 
 @contextlib.contextmanager
-def running_server(block: Block, folder: Path) -> Iterator[str]:
+def running_server(block: Block, folder: Path) -> Generator[str]:
     """The server of a block, ready: what it printed. It ends well, and without a word."""
     (command,) = block.commands
     listen = [] if "--listen" in command else ["--listen", block.text.rpartition("://")[2].strip()]
