@@ -122,6 +122,15 @@ def _encode(topic: str, offset: int, last: Witness | None) -> bytes:
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode("ascii")
 
 
+def redriven_position(value: bytes, key: str) -> tuple[str, int]:
+    """The topic that letters were brought back from ("" if it is not known), and the next one.
+
+    Of what `redrive` has noted. Raises CorruptDataError, which names `key`.
+    """
+    topic, offset, _ = _decode(value, key)
+    return topic, offset
+
+
 def _decode(value: bytes, key: str) -> tuple[str, int, int | None]:
     try:
         found: object = from_json(value)
