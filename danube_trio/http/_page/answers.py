@@ -121,23 +121,26 @@ async def answer_feed(
         send_seconds: for taking one event.
     """
     kind = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-    start = {"status": 200, "headers": [*SAFE, *kind, (b"x-accel-buffering", b"no")]}
-    await send({"type": "http.response.start", **start})
+    headers = [*SAFE, *kind, (b"x-accel-buffering", b"no")]
+
+    async def put(message: Message) -> None:
+        with trio.fail_after(send_seconds):
+            await send(message)
 
     async def say(event: str, data: Any) -> None:
         text = b"event: %s\ndata: %s\n\n" % (event.encode(), as_json(data))
-        with trio.fail_after(send_seconds):
-            await send({"type": "http.response.body", "body": text, "more_body": True})
+        await put({"type": "http.response.body", "body": text, "more_body": True})
 
     async def run() -> None:
         try:
+            await put({"type": "http.response.start", "status": 200, "headers": headers})
             reason = "it has lasted long enough"
             with ended, trio.move_on_after(seconds):
                 reason = await _produced(produce, say)
             if ended.cancel_called:
                 reason = "the server stops"
             await say("end", {"reason": reason})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await put({"type": "http.response.body", "body": b"", "more_body": False})
         except trio.TooSlowError:
             log.debug("somebody did not take what the page shows, and is left")
         nursery.cancel_scope.cancel()

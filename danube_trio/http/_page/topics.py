@@ -18,6 +18,7 @@ import trio
 
 from danube_trio._core.stats import WalStatistics
 from danube_trio.errors import DanubeError, text_of
+from danube_trio.http._page.answers import RefusedError
 from danube_trio.http._page.shown import STREAMS, Rights, ShownStream, StreamList, topic_path
 from danube_trio.storage import Storage
 
@@ -271,7 +272,8 @@ class Topics:
     async def has(self, topic: str) -> bool:
         """Whether there is such a topic. Of others than streams as of the last list.
 
-        Nobody may open one that is not there: that would make it.
+        Nobody may open one that is not there: that would make it. Raises RefusedError if it cannot
+        be told now.
         """
         await trio.lowlevel.checkpoint()
         if self._streams is not None and topic.startswith(STREAMS):
@@ -279,6 +281,9 @@ class Topics:
         if self._storage.topic_statistics(topic) is not None:
             return True
         await self._list()
+        if self._listing_error and topic not in self._listed:
+            text = f"which topics there are cannot be asked now: {self._listing_error}"
+            raise RefusedError(503, text, [(b"retry-after", b"5")])
         return topic in self._listed
 
     def row(self, topic: str) -> Row | None:

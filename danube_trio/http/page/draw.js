@@ -7,7 +7,9 @@
 import { el, mark, put } from "./dom.js";
 import { amount, duration } from "./words.js";
 
-export const WINDOW_SECONDS = 120;
+// How much a picture shows: the first of these that holds all samples, so that it is soon full.
+const WINDOWS = [20, 40, 60, 120];
+const MOST_SECONDS = WINDOWS.at(-1);
 
 const style = getComputedStyle(document.documentElement);
 const color = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -95,7 +97,7 @@ export class Spark {
 
 const LEFT = 64, BOTTOM = 20, TOP = 8, RIGHT = 8;
 
-// A picture of the last two minutes, with a line of text for one moment. Samples have a `time`, in
+// A picture of the last two minutes or less, with a line of text for one moment. Samples have a `time`, in
 // seconds of the server's clock.
 class Timeline {
     constructor(label, height, tell) {
@@ -118,9 +120,14 @@ class Timeline {
         const last = this.samples.at(-1);
         if (last && sample.time <= last.time) this.samples = []; // another server, or clock
         this.samples.push(sample);
-        while (this.samples.length > 2 && this.samples[1].time < sample.time - WINDOW_SECONDS) this.samples.shift();
+        while (this.samples.length > 2 && this.samples[1].time < sample.time - MOST_SECONDS) this.samples.shift();
         this.picture.draw();
         this.read();
+    }
+
+    get seconds() {
+        const age = this.now - (this.samples[0]?.time ?? this.now);
+        return WINDOWS.find((seconds) => seconds >= age) ?? MOST_SECONDS;
     }
 
     get now() {
@@ -128,22 +135,22 @@ class Timeline {
     }
 
     x(time, width) {
-        return LEFT + (1 - (this.now - time) / WINDOW_SECONDS) * (width - LEFT - RIGHT);
+        return LEFT + (1 - (this.now - time) / this.seconds) * (width - LEFT - RIGHT);
     }
 
     timeAt(x) {
         const width = this.canvas.clientWidth - LEFT - RIGHT;
-        return this.now - (1 - (x - LEFT) / width) * WINDOW_SECONDS;
+        return this.now - (1 - (x - LEFT) / width) * this.seconds;
     }
 
     choose(time) {
-        this.chosen = time === null ? null : Math.min(this.now, Math.max(this.now - WINDOW_SECONDS, time));
+        this.chosen = time === null ? null : Math.min(this.now, Math.max(this.now - this.seconds, time));
         this.picture.draw();
         this.read();
     }
 
     key(event) {
-        const step = { ArrowLeft: -1, ArrowRight: 1, Home: -WINDOW_SECONDS, End: WINDOW_SECONDS }[event.key];
+        const step = { ArrowLeft: -1, ArrowRight: 1, Home: -MOST_SECONDS, End: MOST_SECONDS }[event.key];
         if (step === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
         event.preventDefault();
         this.choose((this.chosen ?? this.now) + step);
@@ -178,9 +185,9 @@ class Timeline {
             pen.fillText(text, LEFT - 7, y);
         }
         pen.textBaseline = "alphabetic";
-        for (const seconds of [120, 90, 60, 30, 0]) {
-            const x = this.x(this.now - seconds, width);
-            pen.textAlign = seconds === 0 ? "right" : seconds === 120 ? "left" : "center";
+        for (const part of [1, 0.75, 0.5, 0.25, 0]) {
+            const seconds = part * this.seconds, x = this.x(this.now - seconds, width);
+            pen.textAlign = part === 0 ? "right" : part === 1 ? "left" : "center";
             pen.fillText(seconds === 0 ? "now" : `${seconds} s`, x, height - 5);
         }
     }
@@ -225,7 +232,7 @@ function roundStep(span) {
 // meanwhile, so that a long log does not hide what happens at its end.
 export class MarksPlot extends Timeline {
     constructor() {
-        super("The marks of the log over the last two minutes.", "tall", (sample) =>
+        super("The marks of the log, lately.", "tall", (sample) =>
             MARKS.filter((name) => sample[name] !== undefined)
                 .map((name) => `${name.replace(/_(offset|end)$/, "")} ${amount(sample[name])}`)
                 .join(", "),
@@ -346,7 +353,7 @@ export class Histogram {
 // Syncs over time: how many took how long. A darker place had more of them.
 export class SyncsPlot extends Timeline {
     constructor() {
-        super("How long syncs took over the last two minutes.", "tall", (sample) => {
+        super("How long syncs took, lately.", "tall", (sample) => {
             const { syncs } = sample;
             if (!syncs.total) return "no syncs";
             const [half, most] = [0.5, 0.99].map((part) => duration(syncs.quantile(part)));
