@@ -1,11 +1,11 @@
 """A real Chromium, driven from a trio program by its debugging pipe.
 
 Chromium reads commands from descriptor 3 and writes answers and events to descriptor 4: JSON, each
-ended by a zero byte (``--remote-debugging-pipe``). So a test needs Chromium and nothing else, and no
-port is open.
+ended by a zero byte (``--remote-debugging-pipe``). So a test needs Chromium and nothing else, and
+no port is open.
 
-One `Chromium` is for many tests. Each takes a `BrowserPage` of its own, with cookies and storage of its
-own. What Chromium says of it between two calls waits in the pipe.
+One `Chromium` is for many tests. Each takes a `BrowserPage`, with storage of its own. What Chromium
+says of it between two calls waits in the pipe.
 """
 
 from __future__ import annotations

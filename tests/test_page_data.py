@@ -73,7 +73,7 @@ async def ask(
     method: str = "GET",
     body: bytes = b"",
     root_path: str = "",
-    **query: object,
+    **query: Any,
 ) -> Answer:
     """A request whose answer is whole."""
     sent: list[Any] = []
@@ -98,7 +98,7 @@ async def ask(
 def scope_of(
     path: str,
     headers: Headers | None = None,
-    query: dict[str, object] | None = None,
+    query: dict[str, Any] | None = None,
     method: str = "GET",
     root_path: str = "",
 ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def scope_of(
     }
 
 
-async def data(page: Page, path: str, **query: object) -> Any:
+async def data(page: Page, path: str, **query: Any) -> Any:
     """The data of an answer that is none of a refusal."""
     found = await ask(page, f"/_/{path}", **query)
     assert found.status == 200, found.body
@@ -395,7 +395,7 @@ async def test_nobody_gives_this_machine_another_name(
     ],
 )
 async def test_what_is_asked_wrongly_is_refused_in_words(
-    storage: Storage, path: str, query: dict[str, object], status: int
+    storage: Storage, path: str, query: dict[str, Any], status: int
 ) -> None:
     await fill(storage, 3)
     found = await ask(Page(storage), f"/_/{path}", **query)
@@ -454,7 +454,7 @@ async def test_looking_opens_and_makes_nothing(tmp_path: Path, nursery: trio.Nur
         assert told["last"]["next_offset"] == 1
         tail = opened(nursery, page, "feed/messages", topic=ORDERS, start=1)
         for path in ("messages", "search", "message", "subscriptions", "feed/messages"):
-            query = {"topic": "/no/such", "text": "x", "offset": 0, "start": 0}
+            query: dict[str, Any] = {"topic": "/no/such", "text": "x", "offset": 0, "start": 0}
             assert (await ask(page, f"/_/{path}", **query)).status == 404
         await feed.until("topics")
         assert storage.statistics().opens == before
@@ -720,13 +720,13 @@ async def test_a_tail_says_what_comes_and_what_it_passed_over(
 async def everything(page: Page, text: str, topic: str = ORDERS) -> list[int]:
     """All offsets that a search finds, going on to its end."""
     found: list[int] = []
-    query: dict[str, object] = {}
+    query: dict[str, Any] = {}
     while True:
         part = await data(page, "search", topic=topic, text=text, **query)
         found += offsets(part)
         if part["next"] <= part["start"]:
             return found
-        assert part["next"] < query.get("before", 1 << 62)  # type: ignore[operator]
+        assert part["next"] < query.get("before", 1 << 62)
         query = {"before": part["next"]}
 
 

@@ -27,7 +27,8 @@ export function messagesView(about, root, topic, wanted) {
     let tail = null; // the live feed, while there is one
     let items = [], span = { first: 0, next: 0, start: 0, end: 0 };
     let matches = null; // what a search of the whole topic has found: {text, items, next, start, scanned}
-    let needle = "", chosen = null, busy = false, quiet = 0, unsaid = 0;
+    let loading = null; // what is asked for now
+    let needle = "", chosen = null, unsaid = 0, silence = 0;
 
     // ---- the parts
 
@@ -59,25 +60,35 @@ export function messagesView(about, root, topic, wanted) {
 
     // ---- loading
 
+    // Ask for messages; null if that failed, or something else was asked for meanwhile. `keep`: for the
+    // list that there is, so not while something is under way.
     async function load(fields, { keep = false } = {}) {
-        if (busy) return null;
-        busy = true;
+        if (keep && loading) return null;
+        loading?.abort();
+        const mine = (loading = new AbortController());
         fault.hidden = true;
         mark(box, "aria-busy", "true");
         try {
-            const found = await get("messages", { topic, count: CHUNK, ...fields }, stop.signal);
+            const signal = AbortSignal.any([stop.signal, mine.signal]);
+            const found = await get("messages", { topic, count: CHUNK, ...fields }, signal);
+            if (loading !== mine) return null;
             if (!keep) {
                 items = found.items;
                 span = found;
             }
             return found;
         } catch (error) {
-            if (!stop.signal.aborted) failed(error);
+            if (loading === mine && !stop.signal.aborted) failed(error);
             return null;
         } finally {
-            busy = false;
-            mark(box, "aria-busy", null);
+            done(mine);
         }
+    }
+
+    function done(mine) {
+        if (loading !== mine) return;
+        loading = null;
+        mark(box, "aria-busy", null);
     }
 
     function failed(error) {
@@ -128,12 +139,17 @@ export function messagesView(about, root, topic, wanted) {
         trim(-1);
         unsaid += data.items.length;
         render();
-        const now = performance.now() / 1000;
-        if (now - quiet > SAY_SECONDS) {
-            say(counted(unsaid, "new message"));
-            [quiet, unsaid] = [now, 0];
-        }
+        if (!silence) tell();
         return undefined;
+    }
+
+    // Say how many came; then not again for a while.
+    function tell() {
+        silence = 0;
+        if (!unsaid || stop.signal.aborted) return;
+        say(counted(unsaid, "new message"));
+        unsaid = 0;
+        silence = setTimeout(tell, SAY_SECONDS * 1000);
     }
 
     // Drop what is too much at the front (-1), or at the end (1).
@@ -208,20 +224,22 @@ export function messagesView(about, root, topic, wanted) {
     async function searchAll() {
         if (!search.value) return;
         pause();
+        loading?.abort();
+        loading = null;
         matches = { text: search.value, items: [], next: null, start: 0, scanned: 0, faults: [] };
         await searchOn();
         if (matches?.items.length) focusRow(matches.items[0].offset);
     }
 
     async function searchOn() {
-        if (busy || !matches || matches.next === matches.start) return false;
-        busy = true;
+        if (loading || !matches || matches.next === matches.start) return false;
+        const mine = matches, asked = (loading = new AbortController());
         fault.hidden = true;
-        const mine = matches;
         mark(box, "aria-busy", "true");
         render();
         try {
-            const found = await get("search", { topic, text: mine.text, before: mine.next }, stop.signal);
+            const signal = AbortSignal.any([stop.signal, asked.signal]);
+            const found = await get("search", { topic, text: mine.text, before: mine.next }, signal);
             if (matches !== mine) return false;
             mine.items.push(...found.items);
             mine.scanned += found.scanned;
@@ -230,10 +248,10 @@ export function messagesView(about, root, topic, wanted) {
             span = { ...span, start: found.start, end: found.end };
             if (mine.items.length > MOST) mine.items = mine.items.slice(-MOST);
         } catch (error) {
-            if (!stop.signal.aborted) failed(error);
+            if (loading === asked && !stop.signal.aborted) failed(error);
+            return false;
         } finally {
-            busy = false;
-            mark(box, "aria-busy", null);
+            done(asked);
         }
         render();
         say(statusText());
@@ -274,7 +292,7 @@ export function messagesView(about, root, topic, wanted) {
         older.hidden = Boolean(matches) || span.first <= span.start;
         newer.hidden = matches ? matches.next === matches.start : tail !== null || span.next >= span.end;
         put(newer, matches ? "Search on" : "Newer");
-        empty.hidden = rows.length > 0 || busy;
+        empty.hidden = rows.length > 0 || loading !== null;
         put(empty, matches ? "Nothing was found." : needle ? "Nothing that is loaded has that. Enter searches all of the topic." : "There are no messages here.");
         put(status, statusText());
         if (atEnd) box.scrollTop = box.scrollHeight;

@@ -103,7 +103,7 @@ export function topicView(about, root, topic) {
         const value = el("dd", {}, "-"), short = name.replace(/_(offset|end)$/, "");
         return { name, value, node: el("div", { class: `mark ${short}`, "data-mark": short }, el("dt", {}, short), value) };
     });
-    const bar = new MarksBar(), missing = el("p", { class: "warn", hidden: true });
+    const bar = new MarksBar(), missing = el("p", { class: "missing", hidden: true });
     const moving = new MarksPlot(), syncs = new SyncsPlot();
     const closed = el("p", { class: "note", hidden: true });
     const rates = new Grid("rates", ["", "now", "in all"]);
@@ -115,7 +115,7 @@ export function topicView(about, root, topic) {
     const notes = el("ul", { class: "notes", hidden: true });
     const pictures = el("div", { class: "pictures" },
         el("section", { class: "panel" }, el("h2", {}, "marks over time"), moving.node),
-        el("section", { class: "panel" }, el("h2", {}, "syncs: how long they take (dashed: 99% of those of 5 s)"), syncs.node));
+        el("section", { class: "panel" }, el("h2", {}, "syncs: how long they take (dashed: 99% within, over 5 s)"), syncs.node));
     let before = null, wasOpen = null;
 
     function show({ elapsed, stream, statistics: found, last }) {
@@ -135,7 +135,8 @@ export function topicView(about, root, topic) {
         if (shown && "next_offset" in shown) bar.update(shown, hasStore);
         bar.node.hidden = !(shown && shown.next_offset > shown.start_offset);
         const behind = found ? found.next_offset - found.durable_end : 0;
-        missing.hidden = behind <= 0;
+        missing.hidden = !found; // it stays where it is otherwise, so that nothing below it jumps
+        missing.classList.toggle("warn", behind > 0);
         put(missing, `not durable yet: ${counted(behind, "record")}`);
         pictures.hidden = !found;
         showNow(found, elapsed);

@@ -44,11 +44,12 @@ function ask(rejected) {
             event.preventDefault();
             sessionStorage.setItem(TOKEN, input.value.trim());
             input.value = "";
-            dialog.close();
             asking = null;
+            dialog.close();
             resolve();
         };
-        dialog.oncancel = (event) => event.preventDefault(); // there is nothing behind it
+        // There is nothing behind it, whatever closes it.
+        dialog.onclose = () => asking && dialog.showModal();
         dialog.showModal();
         input.focus();
     });
