@@ -82,6 +82,9 @@ def serve(**options: Any) -> None:
     config = HttpConfig(**{name: value for name, value in options.items() if name not in fields})
     if (wanted.tls_cert is None) != (wanted.tls_key is None):
         raise ValueError("--tls-cert and --tls-key need each other")
+    where = wanted.where
+    if not where.url and (where.metadata or where.options or where.options_file):
+        raise ValueError("missing: --store, which the other options are about")
     _check_root(wanted.directory)
     run = _Serve(wanted, config)
     trio.run(run.run)
@@ -162,11 +165,8 @@ class _Serve:
         wanted = self._wanted
         _raise_file_limit(wanted)
         store = metadata = None
-        where = wanted.where
-        if where.url or where.metadata or where.options or where.options_file:
-            if not where.url:
-                raise ValueError("missing: --store, which the other options are about")
-            corner = await stack.enter_async_context(where.open())
+        if wanted.where.url:
+            corner = await stack.enter_async_context(wanted.where.open())
             store, metadata = corner.store, corner.metadata
         wal = StorageConfig(dir=wanted.directory).wal
         # What is allowed as a body is allowed as a message.
