@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import http_load
 import trio
@@ -51,6 +51,16 @@ def _commands(scratch: str) -> dict[str, list[str]]:
     return commands
 
 
+def _address(said: IO[str]) -> str:
+    """Where a server says that it listens; some say more before."""
+    for line in said:
+        if line.startswith("{"):
+            return str(json.loads(line)["urls"][0]).rstrip("/")
+        if line.startswith("listening "):
+            return f"http://127.0.0.1:{line.split()[1]}"
+    raise RuntimeError("the server ended before it listened")
+
+
 @contextmanager
 def _server(command: list[str]) -> Generator[Target]:
     with subprocess.Popen(
@@ -58,12 +68,7 @@ def _server(command: list[str]) -> Generator[Target]:
     ) as process:
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
-            if line.startswith("{"):
-                url = json.loads(line)["urls"][0]
-            else:
-                url = f"http://127.0.0.1:{line.split()[1]}"
-            yield Target(f"{url.rstrip('/')}/v1/stream")
+            yield Target(f"{_address(process.stdout)}/v1/stream")
         finally:
             process.terminate()
             process.wait(30)
