@@ -413,10 +413,15 @@ class Connection(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send, to a client that reads."""
+        if not data:
+            await trio.lowlevel.checkpoint()
         with memoryview(data) as view:
-            for at in range(0, max(1, len(view)), PIECE_BYTES):
-                with trio.move_on_after(self.limits.send_seconds) as scope:
-                    await self._stream.send_all(view[at : at + PIECE_BYTES])
+            for at in range(0, len(view), PIECE_BYTES):
+                try:
+                    with trio.move_on_after(self.limits.send_seconds) as scope:
+                        await self._stream.send_all(view[at : at + PIECE_BYTES])
+                except trio.BusyResourceError:  # with the end: hypercorn sends in one task at a time
+                    raise trio.BrokenResourceError("it is being closed") from None
                 if scope.cancelled_caught:
                     self.cut()
                     raise trio.BrokenResourceError("the client does not read")
@@ -519,6 +524,9 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": b""})
 
     async def _send_in_time(self, message: Message) -> None:
+        if not self._two:  # `Connection` sees to that
+            await self._send(message)
+            return
         pieces = 1 + len(message.get("body", b"")) // PIECE_BYTES
         with trio.move_on_after(self._connection.limits.send_seconds * pieces) as scope:
             await self._send(message)
