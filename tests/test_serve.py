@@ -15,7 +15,17 @@ from subprocess import PIPE, Popen
 import attrs
 import httpx2
 import pytest
-from serving import PATIENCE, STREAM, TEXT, make_certificate, refused, serving
+from serving import (
+    PATIENCE,
+    STREAM,
+    TEXT,
+    head,
+    make_certificate,
+    read_rest,
+    read_until,
+    refused,
+    serving,
+)
 from test_cli import COMMAND, ENVIRONMENT, IO, LOCKED, OK, USAGE, call, fill, numbered, run_program
 
 from danube_trio.cli._serve_options import serve_options
@@ -69,6 +79,24 @@ def test_it_says_how_it_is_and_what_is_not_there(root: Path) -> None:
         assert server.ask("POST", "/healthz").status == 405
         for path in ("/", "/metrics", "/v1/streams", "/v1/stream/../x"):
             assert server.ask("GET", path).status in (400, 404), path
+
+
+def test_the_page_is_there_unless_it_is_switched_off(root: Path) -> None:
+    with serving(root) as server:
+        server.create()
+        page = server.ask("GET", "/")
+        assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        about = json.loads(server.ask("GET", "/_/about").body)
+        assert (about["streams"], about["token"]) == (True, False)
+        assert server.ask("GET", "/none").status == 404
+        with server.connect() as sock:
+            sock.sendall(head("GET", "/_/feed/topics"))
+            assert b'"/notes"' in read_until(sock, b'"/notes"')
+            assert server.stop() == ""  # it does not wait for who looks
+            assert read_rest(sock).endswith(b"0\r\n\r\n")
+    with serving(root, "--no-page") as server:
+        assert server.ask("GET", "/").status == 404
+        assert server.ask("GET", "/_/about").status == 404
 
 
 def test_http_2_is_spoken_by_prior_knowledge(root: Path) -> None:
@@ -242,6 +270,7 @@ def test_the_directory_of_one_log_is_not_that_of_many(root: Path) -> None:
     assert refused(root / "file")[0] == USAGE
 
 
+@pytest.mark.happens
 def test_one_server_has_a_directory(root: Path) -> None:
     with serving(root) as server:
         code, err = refused(root, "--listen", "127.0.0.1:0")

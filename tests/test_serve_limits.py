@@ -105,6 +105,7 @@ def test_what_is_no_request_is_answered_with_an_error_or_not_at_all(
     assert not answer or answer[:10] in (b"HTTP/1.1 4", b"HTTP/1.1 5") or b"\0" in answer
 
 
+@pytest.mark.happens
 def test_a_slow_head_is_not_waited_for(root: Path) -> None:
     with serving(root, "--header-timeout", SHORT, "--access-log", "-") as server:
         server.create()
@@ -183,6 +184,7 @@ def test_a_client_that_goes_away_in_a_body_leaves_nothing(server: Server) -> Non
 # ---- many
 
 
+@pytest.mark.happens
 def test_one_connection_too_many_waits_for_one_that_is_idle(root: Path) -> None:
     with serving(root, "--max-connections", 3, "--idle-timeout", LONG) as server:
         server.create()
@@ -237,6 +239,7 @@ def test_live_answers_end_after_their_time(root: Path) -> None:
         assert b"streamNextOffset" in answer.body
 
 
+@pytest.mark.happens
 def test_a_reader_that_takes_nothing_is_cut(root: Path) -> None:
     options = ("--send-timeout", SHORT, "--max-body", 30 << 20)
     with serving(root, *options) as server:
@@ -358,6 +361,7 @@ def goodbye(two: Two) -> None:
     two.h2.close_connection()
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("spoil", [bad_path, no_path, large_head, bad_method, no_frames, goodbye])
 def test_in_http_2_what_is_no_request_ends_the_connection_at_most(
     server: Server, spoil: Callable[[Two], None]

@@ -30,6 +30,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_whoever_waits_is_answered_and_what_is_under_way_ends(root: Path, number: int) -> None:
     with serving(root, "--sse", 3600, "--long-poll", 3600) as server, ExitStack() as stack:
@@ -146,6 +147,7 @@ def test_a_reader_that_takes_nothing_is_not_waited_for_longer_than_others(root: 
             assert "1 connection cut" in server.stop()
 
 
+@pytest.mark.happens
 def test_an_append_that_was_cut_is_whole_or_not_there(root: Path) -> None:
     with serving(root, "--grace", 0.01) as server, ExitStack() as stack:
         server.create()

@@ -103,6 +103,7 @@ def test_only_what_is_safe_is_spoken(server: Server) -> None:
     assert server.ask("GET", "/healthz", headers={"host": "log.example"}).status == 200
 
 
+@pytest.mark.happens
 def test_a_certificate_is_renewed_while_it_serves(server: Server, folder: Path) -> None:
     assert names(server) == "CN=localhost"
     with server.connect() as kept:

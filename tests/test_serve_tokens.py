@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from serving import PATIENCE, STREAM, TEXT, Server, refused, serving
+from serving import PATIENCE, STREAM, TEXT, Server, head, read_until, refused, serving
 from test_cli import USAGE
 
 from danube_trio.http import Access, Token, Tokens
@@ -192,6 +192,7 @@ def statuses(server: Server, token: str | None, path: str = STREAM) -> list[int]
     ]
 
 
+@pytest.mark.happens
 def test_tokens_say_who_may_do_what_and_are_nowhere_to_be_seen(tmp_path: Path) -> None:
     file = write(tmp_path / "tokens", LINES)
     log = tmp_path / "access.log"
@@ -225,6 +226,25 @@ def test_tokens_say_who_may_do_what_and_are_nowhere_to_be_seen(tmp_path: Path) -
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["who"] for line in lines} == {None, "dashboard", "ingest", "operator", "late"}
     assert all(line["who"] is None for line in lines if line["status"] == 401)
+
+
+def test_the_page_is_for_everybody_and_what_it_shows_is_not(tmp_path: Path) -> None:
+    some = f"{LINES}\nlimited read {'l' * 32} notes"
+    file = write(tmp_path / "tokens", some)
+    with serving(tmp_path / "data", "--token-file", file) as server:
+        for path in (STREAM, "/v1/stream/others"):
+            assert server.ask("PUT", path, headers=bearer(OPERATOR)).status == 201
+        assert server.ask("GET", "/").status == 200
+        assert server.ask("GET", "/_/about").status == 401
+        with server.connect() as sock:
+            token = f"authorization: Bearer {'l' * 32}"
+            sock.sendall(head("GET", "/_/feed/topics", token, "connection: close"))
+            seen = read_until(sock, b'"/notes"')
+        assert b"others" not in seen
+        for token, whole in ((READER, True), ("l" * 32, False)):
+            about = server.ask("GET", "/_/about", headers=bearer(token))
+            assert (about.status, str(tmp_path).encode() in about.body) == (200, whole)
+        assert server.ask("POST", "/_/redrive", headers=bearer(READER)).status in (400, 403)
 
 
 def test_with_tokens_it_listens_for_other_machines_and_says_what_is_missing(
@@ -289,6 +309,7 @@ def test_the_access_log_goes_to_stderr_or_to_a_file_that_may_be_moved_away(tmp_p
     ]
 
 
+@pytest.mark.happens
 def test_an_access_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     with serving(tmp_path / "data", "--access-log", "/dev/full") as server:
         for _ in range(3):

@@ -420,7 +420,9 @@ class Connection(trio.abc.HalfCloseableStream):
                 try:
                     with trio.move_on_after(self.limits.send_seconds) as scope:
                         await self._stream.send_all(view[at : at + PIECE_BYTES])
-                except trio.BusyResourceError:  # with the end: hypercorn sends in one task at a time
+                except (
+                    trio.BusyResourceError
+                ):  # with the end: hypercorn sends in one task at a time
                     raise trio.BrokenResourceError("it is being closed") from None
                 if scope.cancelled_caught:
                     self.cut()

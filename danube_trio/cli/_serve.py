@@ -22,7 +22,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
@@ -41,7 +41,18 @@ from danube_trio.cli._values import counted
 from danube_trio.cli._where import Where
 from danube_trio.cli._words import in_words
 from danube_trio.config import StorageConfig
-from danube_trio.http import LOOPBACK_HOSTS, HttpConfig, Tokens, open_site
+from danube_trio.http import (
+    LOOPBACK_HOSTS,
+    Authenticate,
+    HttpConfig,
+    Rights,
+    Streams,
+    Tokens,
+    open_site,
+)
+from danube_trio.http._app import Scope
+from danube_trio.http._page import Page
+from danube_trio.http._shown_streams import ShownStreams
 from danube_trio.storage import Storage, open_storage
 
 # A token and its names have some hundred bytes.
@@ -202,7 +213,7 @@ class _Serve:
                 authenticate=self._tokens,
                 hosts=self._hosts(),
                 proxied=wanted.proxied,
-                page=None,
+                page=partial(self._page, storage) if wanted.page else None,
                 metrics=self._metrics(storage, stack) if wanted.metrics else None,
                 access=self._access,
             )
@@ -231,6 +242,12 @@ class _Serve:
                 nursery.cancel_scope.cancel()
         if cut:
             complain(f"{counted(cut, 'connection')} cut: what was under way was not answered")
+
+    def _page(self, storage: Storage, streams: Streams, authenticate: Authenticate | None) -> Page:
+        # Who may is asked of the tokens, which answer at once.
+        rights = cast("Callable[[Scope], Rights | None] | None", authenticate)
+        listed = ShownStreams(streams.registry)
+        return Page(storage, listed, authenticate=rights, hosts=self._hosts() or ())
 
     def _tls(self, listening: Listening) -> Certificate | None:
         """A socket in the file system is for a proxy, which has the certificate."""

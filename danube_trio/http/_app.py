@@ -31,6 +31,7 @@ from danube_trio.http._answer import ALLOWED, answer, waits
 from danube_trio.http._config import HttpConfig
 from danube_trio.http._keeper import Keeper
 from danube_trio.http._names import canonical
+from danube_trio.http._registry import Registry
 from danube_trio.http._request import Refusal, Request, Response, Rights
 from danube_trio.http._service import Service
 
@@ -106,6 +107,11 @@ class Streams:
     def config(self) -> HttpConfig:
         """The settings."""
         return self._service.config
+
+    @property
+    def registry(self) -> Registry:
+        """Which streams there are. Belongs to the trio run that the storage is in."""
+        return self._service.registry
 
     def stop(self) -> None:
         """Nobody waits any more: long-polls are answered, SSE readers told to come again.

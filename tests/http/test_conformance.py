@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from node import HERE, judges
 from programs import SERVERS, Served
+from serving import serving
 
 CASES = 338
 GROUPS = 46
@@ -83,7 +84,7 @@ def judge(folder: Path, **environment: str) -> list[dict[str, Any]]:
     return cases
 
 
-def expect_no_finding(cases: list[dict[str, Any]], server: Served) -> None:
+def expect_no_finding(cases: list[dict[str, Any]], complaints: str) -> None:
     """Every case passed, and there are as many as there should be."""
     found = [
         f"{case['fullName']}: {'; '.join(case['failureMessages'])[:600] or case['status']}"
@@ -94,7 +95,7 @@ def expect_no_finding(cases: list[dict[str, Any]], server: Served) -> None:
         pytest.fail(
             f"{len(found)} of {len(cases)} cases:\n"
             + "\n".join(found)
-            + f"\nthe server says: {server.complaints()[-4000:] or 'nothing'}",
+            + f"\nthe server says: {complaints[-4000:] or 'nothing'}",
             pytrace=False,
         )
     assert len(cases) == CASES
@@ -104,7 +105,16 @@ def expect_no_finding(cases: list[dict[str, Any]], server: Served) -> None:
 def test_the_conformance_suite_finds_nothing(kind: str, tmp_path: Path) -> None:
     with Served(kind, tmp_path, LONG_POLL_SECONDS) as server:
         cases = judge(tmp_path, DS_URL=server.url)
-    expect_no_finding(cases, server)
+    expect_no_finding(cases, server.complaints())
+
+
+def test_the_conformance_suite_finds_nothing_in_the_command(tmp_path: Path) -> None:
+    options = ("--long-poll", LONG_POLL_SECONDS, "--origin", "*")
+    webhooks = ("--webhook", "http://127.0.0.1:*", "--webhook", "http://127.0.0.1:*/*")
+    with serving(tmp_path / "data", *options, *webhooks) as server:
+        cases = judge(tmp_path, DS_URL=server.urls[0])
+        complaints = server.stop()
+    expect_no_finding(cases, complaints)
 
 
 def test_the_conformance_suite_finds_nothing_while_the_server_is_killed_between_its_groups(
@@ -115,5 +125,5 @@ def test_the_conformance_suite_finds_nothing_while_the_server_is_killed_between_
         answering(server.restart) as control,
     ):
         cases = judge(tmp_path, DS_URL=server.url, DS_CONTROL=control)
-    expect_no_finding(cases, server)
+    expect_no_finding(cases, server.complaints())
     assert server.kills >= GROUPS
