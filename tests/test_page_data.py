@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danube_trio import Storage, StorageConfig, StreamMessage, WalConfig, open_storage
+from danube_trio._engine.log.wal import inside
 from danube_trio.dispatch import (
     PoisonPolicy,
     ReliableDispatch,
@@ -695,6 +696,23 @@ async def test_damage_is_shown_where_it_is(tmp_path: Path) -> None:
         assert searched["faults"]
 
 
+async def test_what_cannot_be_decoded_is_shown_as_it_is(storage: Storage) -> None:
+    await fill(storage, 1)
+    async with storage.topic(ORDERS) as log:
+        _, acceptor, _ = inside(log)
+        await acceptor.append(((b"\xfe\xfd no message", b"", b""),), 64, "fsync", None)
+    page = Page(storage)
+    _, item = (await data(page, "messages", topic=ORDERS))["items"]
+    assert "cannot be decoded" in item["fault"]
+    assert b"no message" in base64.b64decode(item["head"])
+    whole = await data(page, "message", topic=ORDERS, offset=1)
+    assert "cannot be decoded" in whole["fault"]
+    body = (await ask(page, "/_/payload", topic=ORDERS, offset=1)).body
+    assert body == base64.b64decode(whole["part"])
+    assert b"no message" in body
+    assert await everything(page, "no message") == [1]
+
+
 async def test_a_tail_says_what_comes_and_what_it_passed_over(
     storage: Storage, nursery: trio.Nursery
 ) -> None:
@@ -832,6 +850,47 @@ async def test_a_subscription_that_is_open_here_tells_more(storage: Storage) -> 
             assert (row["phase"], row["in_flight"], row["lag"]) == ("open", 1, 10)
             (row,) = (await data(page, "subscriptions"))["rows"]
             assert row["delivered"] == 1
+
+
+async def test_looking_at_subscriptions_keeps_no_topic_open(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    async with open_storage(StorageConfig(dir=str(tmp_path), idle_seconds=0.01)) as storage:
+        await fill(storage, 5)
+        async with dispatch_of(storage) as dispatch:
+            await bury(await dispatch.add_subscription("billing", DEAD), 2)
+        page = Page(storage, config=QUICK)
+        (first,) = (await data(page, "subscriptions", topic=ORDERS))["rows"]
+        assert (first["lag"], first["dead_letters"]) == (3, 2)
+        feed = opened(nursery, page, "feed/topics")
+        await feed.until("topics", lambda each: each["listed"] and not each["open"])
+        feed.leave()
+        opens = storage.statistics().opens
+        assert (await data(page, "subscriptions", topic=ORDERS))["rows"] == [first]
+        assert storage.statistics().opens == opens
+        await fill(storage, 1)
+        (again,) = (await data(page, "subscriptions", topic=ORDERS))["rows"]
+        assert again["lag"] == 4
+
+
+async def test_letters_in_a_topic_that_was_chosen(storage: Storage) -> None:
+    await fill(storage, 2)
+    options = attrs.evolve(DEAD, dead_letter_topic="/default/graveyard")
+    async with dispatch_of(storage) as dispatch:
+        await bury(await dispatch.add_subscription("billing", options), 2)
+        live = Page(storage, dispatches=lambda: [dispatch])
+        (row,) = (await data(live, "subscriptions", topic=ORDERS))["rows"]
+        assert (row["letters"], row["dead_letters"]) == ("/default/graveyard", 2)
+    page = Page(storage)
+    (row,) = (await data(page, "subscriptions", topic=ORDERS))["rows"]
+    assert "dead_letters" not in row  # only the options say where, and they are the program's
+    assert (await redrive(page, subscription="billing")).status == 404
+    own = await redrive(page, subscription="billing", letters=ORDERS)
+    assert own.status == 409
+    done = await redrive(page, subscription="billing", letters="/default/graveyard")
+    assert done.data == {"redriven": 2, "more": False}
+    (row,) = (await data(page, "subscriptions", topic=ORDERS))["rows"]  # now it is noted
+    assert (row["letters"], row["dead_letters"]) == ("/default/graveyard", 0)
 
 
 async def test_a_cursor_that_cannot_be_read_says_so(storage: Storage) -> None:

@@ -5,10 +5,10 @@ It looks and reads only, but for one thing: redriving dead letters, which needs 
 
 Rules:
 
-- **Looking opens nothing.** The figures of a topic are those of the moment while it is open, and
-  the last ones that were seen when it is not. Reading its messages opens it, and holds it no longer
-  than one answer takes: a live tail looks whether there is more, and reads only then. So no topic
-  stays open because somebody left a page open.
+- **Looking keeps nothing open.** The figures of a topic are those of the moment while it is open,
+  and the last ones that were seen when it is not. Reading its messages opens it, and holds it no
+  longer than one answer takes: a live tail looks whether there is more, and reads only then. So no
+  topic stays open because somebody left a page open.
 - **Looking makes nothing.** A topic that is not there is a 404, and is not made by asking for it.
 - **The engine comes first.** All pages share one look at the topics, and after each there is a rest
   of many times what it took. What one answer may read, hold and take is bounded by `PageConfig`.

@@ -7,7 +7,8 @@ this one. So such a subscription is not being dispatched at all, unless by this 
 then not said so (`Page(dispatches=...)`).
 
 The end of a topic, for the lag, is that of the last look; nothing is opened for a list of all. For
-the subscriptions of one topic it is asked, and so are the topics of their dead letters.
+the subscriptions of one topic it is opened if that was not known lately, and so are the topics of
+their dead letters (`Topics.ends`).
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ class Subscriptions:
             about |= {"letters": saved.letters, "redriven": saved.redriven, "fault": saved.fault}
             about |= {"moves": saved.moves}
         if live is not None:
+            if live.options.dead_letter_topic is not None:
+                about["letters"] = live.options.dead_letter_topic
             found = attrs.asdict(live.statistics_nowait())
             return {**about, **{name: found[name] for name in LIVE}}
         assert saved is not None
@@ -126,21 +129,22 @@ class Subscriptions:
         live = {key[1]: each for key, each in self._live().items() if key[0] == topic}
         if not known and not live:
             return {"rows": []}
-        end = await self._storage.current_offset(topic)
+        _, end = await self._topics.ends(topic)
         rows: list[dict[str, Any]] = []
         for name in sorted(known.keys() | live.keys()):
             saved = known.get(name)
             row = self._shown((topic, name), saved, live.get(name), end)
-            if saved is not None and await self._topics.has(saved.letters):
-                row["dead_letters"] = await self._waiting(saved)
+            letters: str | None = row.get("letters")
+            if saved is not None and letters is not None and await self._topics.has(letters):
+                redriven = saved.redriven if letters == saved.letters else 0
+                row["dead_letters"] = await self._waiting(letters, redriven)
             rows.append(row)
         return {"rows": rows}
 
-    async def _waiting(self, saved: SavedSubscription) -> int:
+    async def _waiting(self, letters: str, redriven: int) -> int:
         """Letters that may be brought back. In a topic that several share, those of others too."""
-        start = await self._storage.start_offset(saved.letters)
-        end = await self._storage.current_offset(saved.letters)
-        return max(0, end - max(start, min(saved.redriven, end)))
+        start, end = await self._topics.ends(letters)
+        return end - max(start, redriven) if redriven <= end else end - start
 
     # ---- redriving
 

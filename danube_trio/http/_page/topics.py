@@ -34,6 +34,9 @@ CALM_SECONDS = 10.0
 # The list of topics is that old at least, and at most, before it is asked for again. Guesses.
 LIST_SECONDS = 2.0
 MAX_LIST_SECONDS = 300.0
+# Where a topic begins and ends is known for so long after it was closed; then it is opened to see.
+# Longer than the time that an idle topic stays open, so that looking does not keep it so.
+ENDS_SECONDS = 300.0
 
 MARKS = ("start_offset", "uploaded_end", "sealed_end", "durable_end", "written_end", "next_offset")
 FIGURES = ("phase", *MARKS, "size_bytes", "pending_bytes", "durable_lag_seconds")
@@ -128,8 +131,10 @@ SORTS: dict[str, Callable[[Row], str | float]] = {
     "records": lambda row: row.calm,
     "bytes": _rate("bytes"),
     "syncs": _rate("syncs"),
-    "next": _figure("next_offset"),
+    "start": _figure("start_offset"),
+    "uploaded": _figure("uploaded_end"),
     "durable": _figure("durable_end"),
+    "next": _figure("next_offset"),
     "size": _figure("size_bytes"),
     "readers": _figure("readers", of_closed=False),
     "waiting": _figure("waiting_bytes"),
@@ -178,6 +183,7 @@ class Topics:
         self._interval = interval
         self._rows: dict[str, Row] = {}
         self._listed: frozenset[str] = frozenset()
+        self._ends: dict[str, tuple[float, int, int]] = {}  # when it was seen, and what
         self._turn, self._list_turn = trio.Lock(), trio.Lock()
         self._next_look = self._next_list = -math.inf
         self._is_listed = False
@@ -285,6 +291,26 @@ class Topics:
             text = f"which topics there are cannot be asked now: {self._listing_error}"
             raise RefusedError(503, text, [(b"retry-after", b"5")])
         return topic in self._listed
+
+    async def ends(self, topic: str) -> tuple[int, int]:
+        """Where a topic that is there begins and ends. What it was a while ago, if it is not open.
+
+        Raises what opening it raises.
+        """
+        now = trio.current_time()
+        found = self._storage.topic_statistics(topic)
+        if found is None:
+            known = self._ends.get(topic)
+            if known is not None and now - known[0] < ENDS_SECONDS:
+                await trio.lowlevel.checkpoint()
+                return known[1:]
+            async with self._storage.topic(topic) as wal:
+                found = wal.statistics()
+        else:
+            await trio.lowlevel.checkpoint()
+        recent = {name: seen for name, seen in self._ends.items() if now - seen[0] < ENDS_SECONDS}
+        self._ends = {**recent, topic: (now, found.start_offset, found.next_offset)}
+        return found.start_offset, found.next_offset
 
     def row(self, topic: str) -> Row | None:
         """What the last look found of a topic."""

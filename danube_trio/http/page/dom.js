@@ -53,13 +53,16 @@ export function keyed(parent, items, keyOf, make, update) {
     for (const node of old.values()) node.remove();
 }
 
+// Places that are marked in one text; more are not told apart.
+const MOST_MARKS = 1000;
+
 // Text with the places marked where a needle is, in any case.
 export function marked(text, needle) {
     if (!needle) return [text];
     const lower = text.toLowerCase(), parts = [];
     if (lower.length !== text.length) return [text]; // its places are not those of the text
     let at = 0;
-    for (let found = lower.indexOf(needle); found >= 0; found = lower.indexOf(needle, at)) {
+    for (let found = lower.indexOf(needle); found >= 0 && parts.length < 2 * MOST_MARKS; found = lower.indexOf(needle, at)) {
         parts.push(text.slice(at, found), el("mark", {}, text.slice(found, found + needle.length)));
         at = found + needle.length;
     }

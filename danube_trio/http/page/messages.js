@@ -286,7 +286,7 @@ export function messagesView(about, root, topic, wanted) {
     function render() {
         const rows = shown(), atEnd = tail !== null;
         const texts = needle || matches?.text.toLowerCase() || "";
-        keyed(list, rows, (item) => `${item.offset}${item.passed || item.fault ? "!" : ""}`, makeRow, (node, item) => updateRow(node, item, texts));
+        keyed(list, rows, (item) => `${item.offset}${item.append_time === undefined ? "!" : ""}`, makeRow, (node, item) => updateRow(node, item, texts));
         list.style.setProperty("--digits", `${amount(span.end).length + 0.5}ch`);
         list.classList.toggle("bare", !rows.some((item) => item.key || item.attributes?.length));
         older.hidden = Boolean(matches) || span.first <= span.start;
@@ -301,7 +301,7 @@ export function messagesView(about, root, topic, wanted) {
     }
 
     function makeRow(item) {
-        if (item.passed || item.fault) return el("div", { class: "row-note", role: "row" }, el("span", { role: "gridcell" }));
+        if (item.append_time === undefined) return el("div", { class: "row-note", role: "row" }, el("span", { role: "gridcell" }));
         const time = moment(item.append_time);
         return el("div", { class: "message", role: "row", tabIndex: -1, "data-offset": item.offset },
             el("span", { class: "offset", role: "gridcell" }, amount(item.offset)),
@@ -313,7 +313,7 @@ export function messagesView(about, root, topic, wanted) {
 
     function updateRow(node, item, text) {
         if (item.passed) return put(node.firstElementChild, `${counted(item.next - item.offset, "message")} passed over: they came faster than they can be shown`);
-        if (item.fault && item.append_time === undefined) {
+        if (item.append_time === undefined) {
             node.classList.add("bad");
             return put(node.firstElementChild, `offset ${amount(item.offset)}${item.next > item.offset + 1 ? ` to ${amount(item.next)}` : ""} cannot be read: ${item.fault}`);
         }

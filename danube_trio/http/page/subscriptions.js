@@ -3,10 +3,11 @@
 import { el, keyed, mark, put, say } from "./dom.js";
 import { refuse, topicHead, topicKeys } from "./topic.js";
 import { showPhase, step, topicLink } from "./topics.js";
-import { get, post, show } from "./wire.js";
+import { get, post, show, sleep } from "./wire.js";
 import { amount, counted } from "./words.js";
 
 const EVERY_SECONDS = 2;
+const MOVES = "It is saved where older versions did that, and moves when its program opens it.";
 const SAVED = "As saved. What is in flight only its program could tell, and none has it open here.";
 
 const COLUMNS = [
@@ -34,10 +35,7 @@ async function poll(signal, ask, failed) {
                 show("lost", error.status ? error.message : "no connection: trying again");
             }
         }
-        await new Promise((resolve) => {
-            const timer = setTimeout(resolve, EVERY_SECONDS * 1000);
-            signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-        });
+        await sleep(EVERY_SECONDS, signal);
     }
 }
 
@@ -184,9 +182,12 @@ class Card {
         this.sure = el("button", { type: "button", class: "main", hidden: true, onclick: () => this.redrive() });
         this.no = el("button", { type: "button", hidden: true, onclick: () => this.calm() }, "No");
         this.result = el("span", { role: "status" });
+        const other = el("input", { type: "text", placeholder: "/namespace/topic", "aria-label": "Topic of the dead letters", autocomplete: "off", autocapitalize: "off", spellcheck: "false", required: true });
+        this.elsewhere = el("details", { class: "elsewhere" }, el("summary", {}, "dead letters in another topic"),
+            el("form", { class: "row", onsubmit: (event) => (event.preventDefault(), this.redrive(other.value.trim())) }, other, el("button", { type: "submit" }, "Redrive from there")));
         this.node = el("section", { class: "panel card", "aria-label": `Subscription ${row.name}` },
             el("h2", {}, row.name, " ", this.pill), this.facts, this.error, this.note,
-            el("div", { class: "row" }, this.letters, this.button, this.sure, this.no, this.result));
+            el("div", { class: "row" }, this.letters, this.button, this.sure, this.no, this.result), this.elsewhere);
         this.node.card = this;
     }
 
@@ -201,13 +202,15 @@ class Card {
         const trouble = row.fault || row.last_error || "";
         this.error.hidden = !trouble;
         put(this.error, trouble);
-        put(this.note, row.phase === "saved" && !row.fault ? SAVED : "");
+        put(this.note, row.phase !== "saved" || row.fault ? "" : row.moves ? `${SAVED} ${MOVES}` : SAVED);
         this.note.hidden = !this.note.textContent;
         const waiting = row.dead_letters;
         this.letters.replaceChildren();
         if (waiting === undefined) put(this.letters, row.letters ? "no dead letters" : "");
         else this.letters.append(`${counted(waiting, "dead letter")} in `, el("a", { href: topicLink(row.letters, "/messages") }, row.letters));
-        this.may = mayRedrive && waiting > 0 && !row.moves && !row.fault;
+        const may = mayRedrive && !row.moves && !row.fault;
+        this.may = may && waiting > 0;
+        this.elsewhere.hidden = !may || row.phase !== "saved";
         if (this.sure.hidden) this.button.hidden = !this.may;
         else put(this.sure, this.question());
     }
@@ -228,16 +231,16 @@ class Card {
         this.button.focus();
     }
 
-    async redrive() {
+    async redrive(letters = undefined) {
         this.sure.disabled = true;
         try {
-            const { redriven, more } = await post("redrive", { topic: this.topic, subscription: this.name });
+            const { redriven, more } = await post("redrive", { topic: this.topic, subscription: this.name, letters });
             put(this.result, `${counted(redriven, "dead letter")} brought back${more ? "; there are more" : ""}`);
         } catch (error) {
             put(this.result, error.message);
         } finally {
             this.sure.disabled = false;
-            this.calm();
+            if (!this.sure.hidden) this.calm();
         }
         await this.again().catch(() => undefined); // the next look says what is wrong
         say(this.result.textContent);

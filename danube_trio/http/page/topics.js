@@ -19,8 +19,10 @@ const TROUBLE = ["waiting", "failed_opens", "not_uploaded"];
 const COLUMNS = [
     { sort: "name", head: "topic", down: false },
     { sort: "phase", head: "phase", down: true },
-    { sort: "next", head: "next", number: true, text: (row) => amount(row.next_offset) },
+    { sort: "start", head: "start", number: true, text: (row) => amount(row.start_offset) },
+    { sort: "uploaded", head: "uploaded", number: true, store: true, text: (row) => amount(row.uploaded_end) },
     { sort: "durable", head: "durable", number: true, text: (row) => amount(row.durable_end) },
+    { sort: "next", head: "next", number: true, text: (row) => amount(row.next_offset) },
     { sort: "records", head: "records", number: true, text: (row) => perSecond(row.rates.records) },
     { sort: "bytes", head: "bytes", number: true, text: (row) => perSecond(row.rates.bytes, "bytes") },
     { sort: "size", head: "size", number: true, text: (row) => size(row.size_bytes) },
@@ -169,6 +171,7 @@ export function topicsView(about, root) {
     function updateRow(node, row, hasStore) {
         const [name, phase, ...cells] = node.children;
         put(name.firstElementChild, row.stream?.path ?? row.topic);
+        mark(name, "title", row.stream ? `${row.stream.path} (${row.topic})` : row.topic);
         put(name.lastElementChild, row.stream ? ["stream", row.stream.content_type, row.stream.closed ? "closed" : "", row.stream.note].filter(Boolean).join(", ") : "");
         showPhase(phase.firstElementChild, row.open ? row.phase : null);
         node.classList.toggle("resting", !row.open);

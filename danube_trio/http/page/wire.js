@@ -117,17 +117,29 @@ export function show(state, text) {
 
 // ---- feeds
 
-const sleep = (seconds, signal) =>
+// Wait until `begin(done)` calls its argument, or the signal is aborted; nothing is left behind.
+const waiting = (signal, begin) =>
     new Promise((resolve) => {
-        const timer = setTimeout(resolve, seconds * 1000);
-        signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+        const done = () => {
+            signal.removeEventListener("abort", done);
+            end();
+            resolve();
+        };
+        const end = begin(done);
+        signal.addEventListener("abort", done);
+        if (signal.aborted) done();
+    });
+
+export const sleep = (seconds, signal) =>
+    waiting(signal, (done) => {
+        const timer = setTimeout(done, seconds * 1000);
+        return () => clearTimeout(timer);
     });
 
 const seen = (signal) =>
-    new Promise((resolve) => {
-        if (!document.hidden) return resolve();
-        document.addEventListener("visibilitychange", resolve, { once: true, signal });
-        signal.addEventListener("abort", resolve, { once: true });
+    waiting(signal, (done) => {
+        document.addEventListener("visibilitychange", done);
+        return () => document.removeEventListener("visibilitychange", done);
     });
 
 // Events one after another: (name, data) of each block of lines.
