@@ -20,6 +20,7 @@ from danube_trio.http._config import HttpConfig
 from danube_trio.http._open import open_streams
 from danube_trio.http._request import Rights
 from danube_trio.http._site import LOOPBACK_HOSTS, Access, Page, Site, open_site
+from danube_trio.http._subscription import SubscriptionStatistics
 from danube_trio.http._tokens import Token, Tokens
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Rights",
     "Site",
     "Streams",
+    "SubscriptionStatistics",
     "Token",
     "Tokens",
     "open_site",

@@ -27,13 +27,19 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from danube_trio import Storage
+from danube_trio.errors import DanubeError
 from danube_trio.http._answer import ALLOWED, answer, waits
 from danube_trio.http._config import HttpConfig
+from danube_trio.http._control import MAX_BODY_BYTES, Control, is_control, is_open, path_limit
 from danube_trio.http._keeper import Keeper
+from danube_trio.http._keys import Keys
 from danube_trio.http._names import canonical
 from danube_trio.http._registry import Registry
 from danube_trio.http._request import Refusal, Request, Response, Rights
-from danube_trio.http._service import Service
+from danube_trio.http._service import END_SECONDS, Service
+from danube_trio.http._subscription import SubscriptionStatistics
+from danube_trio.http._subscriptions import Subscriptions, root_of
+from danube_trio.http._waking import Waking
 
 log = logging.getLogger("danube_trio.http")
 
@@ -79,6 +85,17 @@ class Shell(Protocol):
         """Call an async function of this loop, until the client has gone."""
 
 
+class _Nobody:
+    """The rights of who was not asked who they are."""
+
+    def may(self, action: str, path: str) -> bool:
+        """Nothing."""
+        return False
+
+
+NOBODY = _Nobody()
+
+
 class Gone(Exception):
     """The client went away before the request was whole."""
 
@@ -93,10 +110,12 @@ class Streams:
         self,
         shell: Shell,
         service: Service,
+        subscriptions: Subscriptions,
         authenticate: Authenticate | None,
     ) -> None:
         self._shell = shell
         self._service = service
+        self._subscriptions = subscriptions
         self._authenticate = authenticate
         self._cors = _Origins(service.config.origins)
 
@@ -113,6 +132,15 @@ class Streams:
         """Which streams there are. Belongs to the trio run that the storage is in."""
         return self._service.registry
 
+    async def subscriptions(self) -> list[SubscriptionStatistics]:
+        """All subscriptions, as they are now, by id."""
+
+        async def find() -> list[SubscriptionStatistics]:
+            return self._subscriptions.statistics()
+
+        found: list[SubscriptionStatistics] = await self._shell.call(find)
+        return found
+
     def stop(self) -> None:
         """Nobody waits any more: long-polls are answered, SSE readers told to come again.
 
@@ -122,7 +150,7 @@ class Streams:
 
     def seen_from(self, shell: Shell) -> Streams:
         """The same streams for a server in another loop."""
-        return Streams(shell, self._service, self._authenticate)
+        return Streams(shell, self._service, self._subscriptions, self._authenticate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -142,8 +170,9 @@ class Streams:
             if scope["method"] == "OPTIONS":
                 response = Response(204, {"allow": ALLOWED})
             else:
-                rights = await self._rights(scope)
-                request = await self._request(scope, head, receive, rights)
+                path = canonical(head.path, path_limit(head.path, self.config.max_path_bytes))
+                rights = NOBODY if is_open(path) else await self._rights(scope)
+                request = await self._request(scope, head, path, receive, rights)
                 if waits(request):
                     give = _Giver(self._shell, self._service, request, send, more)
                     await self._shell.while_there(receive, give)
@@ -165,14 +194,14 @@ class Streams:
         return rights
 
     async def _request(
-        self, scope: Scope, head: _Head, receive: Receive, rights: Rights | None
+        self, scope: Scope, head: _Head, path: str, receive: Receive, rights: Rights | None
     ) -> Request:
         config = self.config
-        path = canonical(head.path, config.max_path_bytes)
         query = _query(scope.get("query_string", b""))
         body = b""
         if scope["method"] in _UNSAFE:
             limit = config.max_body_bytes
+            limit = min(limit, MAX_BODY_BYTES) if is_control(path) else limit
             body = await read_body(self._shell, head.headers, receive, limit, config.body_seconds)
         base = f"{scope.get('scheme', 'http')}://{head.host}{head.root}"
         method: str = scope["method"]
@@ -404,9 +433,11 @@ class OpenStreams(AbstractAsyncContextManager[Streams]):
         authenticate: Authenticate | None,
         clock: Callable[[], float],
     ) -> None:
-        self._service = Service(storage, config, clock)
+        self._service = service = Service(storage, config, clock)
         self._authenticate = authenticate
-        self._keeper = Keeper(self._service)
+        self._keeper = Keeper(service)
+        self._keys = Keys(storage.metadata, root_of(service), clock)
+        self._subscriptions = Subscriptions(service, self._keys)
         self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._scope: trio.CancelScope | None = None
 
@@ -414,18 +445,23 @@ class OpenStreams(AbstractAsyncContextManager[Streams]):
     async def __aenter__(self) -> Streams:
         if self._nursery is not None:
             raise RuntimeError("open_streams(...) can be entered once: call it again")
-        service = self._service
+        service, subscriptions = self._service, self._subscriptions
         service.storage.retain_from(service.registry.floor_of)  # nobody else has these streams
         try:
             await service.load()
+            await self._keys.load()
+            await subscriptions.load()
             self._nursery = trio.open_nursery()
             nursery = await self._nursery.__aenter__()
         except BaseException:
             service.storage.retain_from(None)
             raise
+        service.control = Control(service, subscriptions, self._keys).answer
         self._scope = nursery.cancel_scope
         nursery.start_soon(self._keeper.run, name="danube_trio streams")
-        return Streams(TrioShell(), service, self._authenticate)
+        waking = Waking(service, subscriptions, self._keys)
+        nursery.start_soon(waking.run, name="danube_trio subscriptions")
+        return Streams(TrioShell(), service, subscriptions, self._authenticate)
 
     @enable_ki_protection
     async def __aexit__(self, *exc: Any) -> bool | None:
@@ -438,4 +474,15 @@ class OpenStreams(AbstractAsyncContextManager[Streams]):
         try:
             return await self._nursery.__aexit__(*exc)
         finally:
-            self._service.storage.retain_from(None)
+            with trio.CancelScope(shield=True):
+                await self._leave()
+
+    async def _leave(self) -> None:
+        """Nothing changes any more: what the next start need not find out is written down."""
+        self._service.storage.retain_from(None)
+        try:
+            if await self._service.close():
+                with trio.move_on_after(END_SECONDS):
+                    await self._subscriptions.leave()
+        except DanubeError as error:
+            log.warning("the next start has to look at all streams: %s", error)

@@ -58,7 +58,6 @@ async def append(service: Service, request: Request) -> Response:
         service.use(stream)
         if writers.worth_a_note:
             service.unnoted[stream] = None
-    service.appended(stream)
     if who is None:
         return _answer(204, stream, data_end, closed=closed)
     status = 200 if request.body else 204

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import attrs
 
 from danube_trio._core.settings import between, whole
+from danube_trio.http._targets import Allowed
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -31,6 +32,14 @@ def _origins(_: Any, field: attrs.Attribute[Any], value: tuple[str, ...]) -> Non
             raise ValueError(
                 f"{field.name}: {origin!r} must be an origin, such as https://example.org, or '*'"
             )
+
+
+def _webhooks(_: Any, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for pattern in value:
+        try:
+            Allowed.of(pattern)
+        except ValueError as error:
+            raise ValueError(f"{field.name}: {error}") from None
 
 
 def _cache(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -58,9 +67,13 @@ class HttpConfig:
             of other pages are 403.
         cache: whether answers to reads may be kept by shared caches (``public``), by the reader's
             own (``private``), or by none.
-        webhooks: where webhooks may go: URL patterns as ``https://worker.example/*``, in which
-            ``*`` is any text. None by default.
+        webhooks: where webhooks may go: patterns of URLs as ``https://worker.example/*``. A star
+            is any text in the host, the port or the path; a pattern without a path has any.
+            ``http`` is for this machine only, as ``http://localhost:8000/*``. None by default.
         webhook_seconds: how long a webhook's answer is waited for.
+        max_subscriptions: how many subscriptions there may be; then making one is 429.
+        max_links: how many links to streams all of them may have together; then making one, or
+            naming a stream, is 429. A new stream that a pattern matches is linked in any case.
     """
 
     namespace: str = attrs.field(default="streams", validator=_namespace)
@@ -76,5 +89,7 @@ class HttpConfig:
     cache: Literal["public", "private", "no-store"] = attrs.field(
         default="private", validator=_cache
     )
-    webhooks: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    webhooks: tuple[str, ...] = attrs.field(default=(), converter=_texts, validator=_webhooks)
     webhook_seconds: float = attrs.field(default=10.0, validator=between(0.01, 600))
+    max_subscriptions: int = attrs.field(default=1000, validator=whole(0, 100_000))
+    max_links: int = attrs.field(default=200_000, validator=whole(0, 100_000_000))

@@ -94,8 +94,6 @@ async def create(service: Service, request: Request) -> Response:
         stream = await _make(service, request, ask)
     service.use(stream)
     assert stream.seen is not None
-    if stream.seen[0] > stream.entry.base:
-        service.appended(stream)
     return _answer(201, stream, stream.seen, {"location": request.base_url + stream.path})
 
 
@@ -170,7 +168,8 @@ async def _make(service: Service, request: Request, ask: Wanted) -> Stream:
         if intent:
             service.registry.throw(made.topic)
         raise
-    stream.moved(*seen)
+    if stream.moved(*seen):
+        service.appended(stream)
     return stream
 
 

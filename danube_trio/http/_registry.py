@@ -52,6 +52,8 @@ class Registry:
     Attributes:
         trash: the topics to be deleted; the keeper empties it.
         thrown: set, and made anew, when something was thrown away.
+        made: is told of each stream that is new, from `load` on.
+        ended: is told of each stream that cannot be used any more; maybe twice.
     """
 
     def __init__(self, metadata: MetadataStore, root: str, max_streams: int) -> None:
@@ -64,6 +66,8 @@ class Registry:
         self._in_doubt: dict[str, object] = {}
         self.trash: dict[str, None] = {}
         self.thrown = trio.Event()
+        self.made: Callable[[Stream], object] = lambda _: None
+        self.ended: Callable[[Stream], object] = lambda _: None
 
     def __len__(self) -> int:
         return len(self._by_path)
@@ -105,6 +109,7 @@ class Registry:
         stream = Stream(entry, revision)
         self._by_path[entry.path] = stream
         self._by_topic[entry.topic] = stream
+        self.made(stream)
         return stream
 
     def _link(self, stream: Stream) -> None:
@@ -153,6 +158,8 @@ class Registry:
                 self._link(self._install(entry, revised.revision))
             else:
                 known.entry, known.revision = entry, revised.revision
+                if not known.live:
+                    self.ended(known)
         del self._in_doubt[path]
 
     # ---- changing
@@ -214,6 +221,7 @@ class Registry:
                 return
             if stream.forks:
                 await self._store({stream: attrs.evolve(stream.entry, deleted=True)})
+                self.ended(stream)
             else:
                 await self._remove(stream)
         stream.wake()
@@ -294,6 +302,7 @@ class Registry:
         self._by_topic.pop(stream.topic, None)
         if stream.source is not None:
             stream.source.forks -= 1
+        self.ended(stream)
         stream.wake()
 
     def throw(self, topic: str) -> None:

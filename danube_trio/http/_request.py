@@ -1,11 +1,13 @@
 """What is asked and what is answered, without the server around it.
 
 A `Request` is whole: its body was read before anything is decided. A `Response` has a body, or a
-feed that gives it piece by piece. A `Refusal` is a response that is raised.
+feed that gives it piece by piece. A `Refusal` is a response that is raised, for people; a `Fault`
+is one for programs, with a code.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -33,7 +35,8 @@ class Rights(Protocol):
     def may(self, action: str, path: str) -> bool:
         """Whether they may do this: ``read``, ``write`` or ``admin``.
 
-        `path` is the canonical path of a stream, or begins with ``__ds/``.
+        `path` is the canonical path of a stream, or begins with ``__ds/``. For a pattern of
+        streams that are yet to come it is the path that they have in common, maybe "".
         """
         ...
 
@@ -112,6 +115,27 @@ class Refusal(Exception):
             return Response(self.status, self.headers)
         body = f"{self.text}\n".encode()
         return Response(self.status, {"content-type": TEXT, **self.headers}, body)
+
+
+class Fault(Refusal):
+    """A refusal whose body is ``{"error": {"code": ...}}``, as the protocol's own paths have it."""
+
+    def __init__(self, status: int, code: str, text: str = "", **more: object) -> None:
+        super().__init__(status, text)
+        self.code = code
+        self.more = more
+
+    def response(self) -> Response:
+        """The same as an answer."""
+        said = {"code": self.code, **({"message": self.text} if self.text else {}), **self.more}
+        return json_response(self.status, {"error": said}, self.headers)
+
+
+def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer for programs. Nobody may keep it."""
+    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    said = {"content-type": "application/json", "cache-control": "no-store", **(headers or {})}
+    return Response(status, said, body)
 
 
 # What the log says, in words of HTTP. The first that fits; the seconds are when to try again.

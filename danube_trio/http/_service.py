@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,17 @@ from danube_trio.http._writers import Note, Writers, read_writers
 
 # Whose clock is doubted while it should be believed again. A guess.
 AGAIN_SECONDS = "3"
+# How long an append may take that is under way at the end. A sync takes a few milliseconds.
+END_SECONDS = 5.0
+
+
+async def nothing_here(_: Request) -> Response:
+    """What the protocol's own paths answer as long as nobody has them."""
+    raise Refusal(404, "there is no such thing")
+
+
+async def nobody_cares(_: Stream, __: int) -> None:
+    """What is done with the end of a log that was opened, as long as nobody wants to know it."""
 
 
 class Service:
@@ -34,7 +45,10 @@ class Service:
         stopping: nobody waits any more.
         renewed: the streams that were used, and whose documents do not say it yet, with the time.
         unnoted: the streams whose notes are old.
-        appended: is told of each stream that has new data.
+        appended: is told of each stream of which more is durable, or that was looked at first.
+        looked: is told of each stream whose log was opened, and where it ends; nothing is written
+            to it before that has returned.
+        control: answers requests for the protocol's own paths.
     """
 
     def __init__(self, storage: Storage, config: HttpConfig, clock: Callable[[], float]) -> None:
@@ -48,6 +62,11 @@ class Service:
         self.renewed: dict[Stream, float] = {}
         self.unnoted: dict[Stream, None] = {}
         self.appended: Callable[[Stream], object] = lambda _: None
+        self.looked: Callable[[Stream, int], Awaitable[object]] = nobody_cares
+        self.control: Callable[[Request], Awaitable[Response]] = nothing_here
+        self._closed = False
+        self._in_use = 0
+        self._unused = trio.Event()
         self._writers: WeakKeyDictionary[Wal, Writers] = WeakKeyDictionary()
         self._reading: WeakKeyDictionary[Wal, trio.Lock] = WeakKeyDictionary()
         self._steady: SteadyClock | None = None
@@ -65,9 +84,13 @@ class Service:
         for stream in self.registry.all():
             stream.wake()
 
-    async def control(self, request: Request) -> Response:
-        """Answer a request for the protocol's own paths."""
-        raise Refusal(404, "there is no such thing")
+    async def close(self) -> bool:
+        """Nothing is written any more. Returns whether nothing is under way either."""
+        self._closed = True
+        if self._in_use:
+            with trio.move_on_after(END_SECONDS):
+                await self._unused.wait()
+        return not self._in_use
 
     # ---- streams
 
@@ -119,11 +142,19 @@ class Service:
     @asynccontextmanager
     async def writing(self, stream: Stream) -> AsyncGenerator[tuple[Wal, Writers]]:
         """A stream's open log, and what was written to it."""
-        async with self.storage.topic(stream.topic) as wal:
-            writers = self._writers.get(wal)
-            if writers is None:
-                writers = await self._read(stream, wal)
-            yield wal, writers
+        if self._closed:
+            raise Refusal(503, "the server has stopped", {"retry-after": "1"})
+        self._in_use += 1
+        try:
+            async with self.storage.topic(stream.topic) as wal:
+                writers = self._writers.get(wal)
+                if writers is None:
+                    writers = await self._read(stream, wal)
+                yield wal, writers
+        finally:
+            self._in_use -= 1
+            if self._closed and not self._in_use:
+                self._unused.set()
 
     async def _read(self, stream: Stream, wal: Wal) -> Writers:
         async with self._reading.setdefault(wal, trio.Lock()):
@@ -134,6 +165,7 @@ class Service:
             revised = await self.storage.metadata.get(key)
             note = Note.decode(revised.value) if revised is not None else None
             writers = await read_writers(wal, note)
+            await self.looked(stream, self._end(stream, wal, writers))
             self._writers[wal] = writers
             stream.noted = writers.noted
             if writers.worth_a_note:
@@ -163,9 +195,13 @@ class Service:
 
     def tell(self, stream: Stream, wal: Wal, writers: Writers) -> None:
         """Everybody who waits may have what is durable now."""
-        durable, base = wal.durable_end, stream.entry.base
-        closed = writers.closed and durable >= writers.end
-        stream.moved(base + min(durable, writers.data_end), closed)
+        closed = writers.closed and wal.durable_end >= writers.end
+        if stream.moved(self._end(stream, wal, writers), closed):
+            self.appended(stream)
+
+    def _end(self, stream: Stream, wal: Wal, writers: Writers) -> int:
+        """Where a stream's durable data ends."""
+        return stream.entry.base + min(wal.durable_end, writers.data_end)
 
     async def seen(self, stream: Stream) -> tuple[int, bool]:
         """Where the durable data ends, and whether it is closed there."""

@@ -56,6 +56,7 @@ class Stream:
         forks: how many were forked from it, hidden ones too.
         seen: the end of the durable data, and whether the stream is closed there; None if nobody
             has looked yet.
+        begun: the end of the data when somebody looked first; None before.
         changed: set, and made anew, whenever `seen` moves or the stream ends.
         noted: below this offset of its topic's log retention may free what it wants.
         gone: nothing is left of it but records to be removed.
@@ -69,6 +70,7 @@ class Stream:
     source: Stream | None = None
     forks: int = 0
     seen: tuple[int, bool] | None = None
+    begun: int | None = None
     changed: trio.Event = attrs.Factory(trio.Event)
     noted: int = 0
     gone: bool = False
@@ -111,13 +113,16 @@ class Stream:
         if self.entry.ttl is not None:
             self.idle_end = now + self.entry.ttl
 
-    def moved(self, end: int, closed: bool) -> None:
-        """Data up to `end` is durable."""
+    def moved(self, end: int, closed: bool) -> bool:
+        """Data up to `end` is durable. Returns whether that is news."""
         before = self.seen
-        if before is not None and (end, closed) <= before:
-            return
+        if before is None:
+            self.begun = end
+        elif (end, closed) <= before:
+            return False
         self.seen = (end, closed)
         self.wake()
+        return True
 
     def wake(self) -> None:
         """Have everybody look who waits."""
