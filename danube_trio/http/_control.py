@@ -420,9 +420,16 @@ def _no_token() -> Fault:
 
 def _body(request: Request, kind: type[T]) -> T:
     try:
-        return parse(request.body, kind)
+        return parse(request.body, kind, check=_check_lists)
     except ValueError as error:
         raise Refusal(400, f"the body is not what it should be: {error}") from None
+
+
+def _check_lists(body: dict[str, object]) -> None:
+    """A text is a list of its characters, too; here it is none."""
+    for name in ("streams", "acks"):
+        if not isinstance(body.get(name) or [], list):
+            raise ValueError(f"{name} must be a list")
 
 
 def _listed(sub: Subscription) -> Iterable[dict[str, object]]:

@@ -5,8 +5,8 @@ The name is looked up, all of its addresses are checked, and the connection is m
 so none is ever sent over one that was opened for another name. No proxy of the environment is used,
 as that would look the name up again, and no redirect is followed: a transport knows none of them.
 
-An answer with 2xx has arrived; whether it says ``{"done": true}`` is looked up in its first
-`ANSWER_BYTES`. What failed is of two kinds, and the difference is whether somebody may be working:
+An answer with 2xx has arrived; whether it says ``{"done": true}`` is looked up in it, unless it has
+more than `ANSWER_BYTES`. What failed is of two kinds, and the difference is whether somebody may be working:
 `NotDelivered.known`.
 """
 
@@ -81,10 +81,10 @@ class Webhooks:
             try:
                 return await self._send(httpx, target, address, body, signature)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
-                error = error or f"no connection to {target.authority}: {failed}"
+                error = error or f"no connection to {target.authority}{_why(failed)}"
             except (httpx.HTTPError, httpx.StreamError, OSError) as failed:
-                text = f"{target.authority} did not answer: {type(failed).__name__} {failed}"
-                raise NotDelivered(text.rstrip(), known=False) from failed
+                text = f"{target.authority} did not answer{_why(failed)}"
+                raise NotDelivered(text, known=False) from failed
         raise NotDelivered(error, known=True)
 
     async def _addresses(self, target: Target) -> list[str]:
@@ -135,7 +135,7 @@ class Webhooks:
                 if not 200 <= response.status_code < 300:
                     text = f"{target.authority} answered with {response.status_code}"
                     raise NotDelivered(text, known=True)
-                return _says_done(await _beginning(chunks))
+                return _says_done(await _whole(chunks))
             finally:
                 with trio.move_on_after(CLOSE_SECONDS, shield=True):
                     await response.aclose()
@@ -146,12 +146,21 @@ class Webhooks:
                             pass
 
 
-async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
-    """Of a body; what is too long is cut."""
+async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
+    """A body; nothing of one that is too long."""
     body = bytearray()
-    while len(body) <= ANSWER_BYTES and (piece := await anext(chunks, None)) is not None:
+    while (piece := await anext(chunks, None)) is not None:
         body += piece
+        if len(body) > ANSWER_BYTES:
+            return b""
     return bytes(body)
+
+
+def _why(error: BaseException | None) -> str:
+    """What an error says, or the first one behind it that says something."""
+    while error is not None and not str(error):
+        error = error.__cause__ or error.__context__
+    return "" if error is None else f": {error}"
 
 
 def _says_done(body: bytes) -> bool:
