@@ -9,9 +9,9 @@ from danube_trio.errors import CorruptDataError, DanubeError
 from danube_trio.http._append import append
 from danube_trio.http._create import create
 from danube_trio.http._live import long_poll, sse
-from danube_trio.http._names import CONTROL
+from danube_trio.http._names import is_control
 from danube_trio.http._read import catch_up, delete, head, one_value
-from danube_trio.http._request import Refusal, Request, Response, refusal_of
+from danube_trio.http._request import Refusal, Request, Response, fault_of, refusal_of
 from danube_trio.http._service import Service
 
 log = logging.getLogger("danube_trio.http")
@@ -47,21 +47,26 @@ def waits(request: Request) -> bool:
 async def answer(service: Service, request: Request) -> Response:
     """The answer to a request, in the trio run of the storage. Raises nothing but bugs."""
     try:
-        if request.path.partition("/")[0] == CONTROL:
-            return await service.control(request)
-        found = METHODS.get(request.method)
-        if found is None:
-            raise Refusal(405, f"a stream knows {ALLOWED}", {"allow": ALLOWED})
-        action, method = found
-        if not request.may(action, request.path):
-            raise Refusal(403, f"you may not {action} this stream")
-        return await method(service, request)
-    except Refusal as refusal:
-        return refusal.response()
+        return await _answer(service, request)
+    except Refusal as error:
+        refusal = error
     except DanubeError as error:
         level = logging.ERROR if isinstance(error, CorruptDataError) else logging.WARNING
         log.log(level, "%s %s: %s", request.method, request.path, error)
-        return refusal_of(error).response()
+        refusal = refusal_of(error)
     except OSError:
         log.exception("%s %s", request.method, request.path)
-        return Refusal(503, "the disk has an error: see the server's own log").response()
+        refusal = Refusal(503, "the disk has an error: see the server's own log")
+    return (fault_of(refusal) if is_control(request.path) else refusal).response()
+
+
+async def _answer(service: Service, request: Request) -> Response:
+    if is_control(request.path):
+        return await service.control(request)
+    found = METHODS.get(request.method)
+    if found is None:
+        raise Refusal(405, f"a stream knows {ALLOWED}", {"allow": ALLOWED})
+    action, method = found
+    if not request.may(action, request.path):
+        raise Refusal(403, f"you may not {action} this stream")
+    return await method(service, request)

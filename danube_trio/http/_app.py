@@ -30,10 +30,10 @@ from danube_trio import Storage
 from danube_trio.errors import DanubeError
 from danube_trio.http._answer import ALLOWED, answer, waits
 from danube_trio.http._config import HttpConfig
-from danube_trio.http._control import MAX_BODY_BYTES, Control, is_control, is_open, path_limit
+from danube_trio.http._control import MAX_BODY_BYTES, Control, is_open, path_limit
 from danube_trio.http._keeper import Keeper
 from danube_trio.http._keys import Keys
-from danube_trio.http._names import canonical
+from danube_trio.http._names import canonical, is_control
 from danube_trio.http._registry import Registry
 from danube_trio.http._request import Refusal, Request, Response, Rights
 from danube_trio.http._service import END_SECONDS, Service

@@ -36,7 +36,7 @@ import attrs
 
 from danube_trio._core.documents import parse
 from danube_trio.http._keys import Grant, Keys
-from danube_trio.http._names import CONTROL, canonical
+from danube_trio.http._names import CONTROL, canonical, is_control
 from danube_trio.http._offsets import parse as parse_offset
 from danube_trio.http._offsets import token
 from danube_trio.http._patterns import canonical_pattern, literal_prefix
@@ -68,7 +68,6 @@ MAX_LISTED = 10_000
 # Behind the path of a subscription: twice the longest path, as each % is %25 there.
 MORE_PATH_BYTES = 1024
 TOKEN_VERBS = ("callback", "ack", "release")
-CODES = {403: "FORBIDDEN", 405: "METHOD_NOT_ALLOWED", 501: "NOT_AVAILABLE", 503: "UNAVAILABLE"}
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE | re.ASCII)
 
@@ -125,11 +124,6 @@ class WakeBody:
     done: bool | None = None
 
 
-def is_control(path: str) -> bool:
-    """Whether a canonical path is one of the protocol's own."""
-    return path.partition("/")[0] == CONTROL
-
-
 def is_open(path: str) -> bool:
     """Whether nobody's rights are asked for a path: it is public, or a token of a wake is."""
     match path.split("/"):
@@ -156,18 +150,7 @@ class Control:
         self._keys = keys
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request. Raises Fault, and what the metadata store raises."""
-        try:
-            return await self._answer(request)
-        except Fault:
-            raise
-        except Refusal as refusal:
-            code = CODES.get(refusal.status, "INVALID_REQUEST")
-            fault = Fault(refusal.status, code, refusal.text)
-            fault.headers.update(refusal.headers)
-            raise fault from refusal
-
-    async def _answer(self, request: Request) -> Response:
+        """Answer a request. Raises Refusal, and what the metadata store raises."""
         match request.path.split("/"):
             case [_, "jwks.json"]:
                 return await _by_method(request, GET=self._jwks)

@@ -59,6 +59,11 @@ def _segment(raw: bytes) -> str:
     return text
 
 
+def is_control(path: str) -> bool:
+    """Whether a canonical path is one of the protocol's own."""
+    return path.partition("/")[0] == CONTROL
+
+
 def new_topic(namespace: str, path: str) -> str:
     """The name of a new topic for the stream of this path."""
     readable = _NOT_READABLE.sub("_", path)[:READABLE_CHARACTERS].strip("_-")

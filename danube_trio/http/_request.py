@@ -131,6 +131,25 @@ class Fault(Refusal):
         return json_response(self.status, {"error": said}, self.headers)
 
 
+CODES = {
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    500: "INTERNAL",
+    501: "NOT_AVAILABLE",
+    503: "UNAVAILABLE",
+}
+
+
+def fault_of(refusal: Refusal) -> Fault:
+    """The same for programs."""
+    if isinstance(refusal, Fault):
+        return refusal
+    fault = Fault(refusal.status, CODES.get(refusal.status, "INVALID_REQUEST"), refusal.text)
+    fault.headers.update(refusal.headers)
+    return fault
+
+
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
     """An answer for programs. Nobody may keep it."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -208,6 +208,8 @@ class Link:
             was made, which is looked up before anything more is written to it.
         matched: by the pattern.
         explicit: because it was named.
+        since: the generation that is held while the stream was made: what is said of its path then
+            may be of another stream, which had the path before. 0: none was held.
     """
 
     subscription: Subscription
@@ -215,6 +217,7 @@ class Link:
     acked: int | None
     matched: bool
     explicit: bool
+    since: int = 0
 
     @property
     def behind(self) -> int:

@@ -482,7 +482,8 @@ class Subscriptions:
             if cursors is not None and key in cursors:
                 self._link_one(sub, stream, cursors.pop(key))
             else:
-                self._link_one(sub, stream, stream.entry.base)
+                new = cursors is None or _came_after(stream, sub)
+                self._link_one(sub, stream, stream.entry.base, new=new)
 
     def _link_all(self, sub: Subscription, ends: Mapping[Stream, int | None]) -> None:
         """Link a new subscription; streams that are not in `ends` came after it."""
@@ -490,12 +491,15 @@ class Subscriptions:
             if stream.live:
                 self._link_one(sub, stream, ends.get(stream, stream.entry.base))
 
-    def _link_one(self, sub: Subscription, stream: Stream, acked: int | None) -> None:
+    def _link_one(
+        self, sub: Subscription, stream: Stream, acked: int | None, *, new: bool = False
+    ) -> None:
         matched = _has(sub.made.configuration, stream.path)
         explicit = stream.path in sub.named
         if stream in sub.links or not (matched or explicit):
             return
-        link = Link(sub, stream, acked, matched, explicit)
+        since = sub.state.generation if new and sub.phase == "held" else 0
+        link = Link(sub, stream, acked, matched, explicit, since)
         sub.links[stream] = link
         self._links.setdefault(stream, []).append(link)
         self._link_count += 1
@@ -680,6 +684,8 @@ class Subscriptions:
         Raises:
             Fault: 409 for a wake that is over, or an offset that a stream does not have yet.
         """
+        for link, _ in self._meant(sub, acks):
+            await self._service.seen(link.stream)  # nobody may have looked since the start
         async with self.using(sub):
             self._check(sub, grant)
             moves = self._moves(sub, acks)
@@ -752,18 +758,23 @@ class Subscriptions:
             raise Fault(409, "FENCED")
 
     def _moves(self, sub: Subscription, acks: Mapping[str, int]) -> list[tuple[Link, int]]:
-        moves: list[tuple[Link, int]] = []
+        moves = self._meant(sub, acks)
+        for link, offset in moves:
+            if link.stream.seen is None or offset > link.stream.seen[0]:
+                raise Fault(409, "INVALID_OFFSET", f"{link.stream.path} does not go so far")
+        return moves
+
+    def _meant(self, sub: Subscription, acks: Mapping[str, int]) -> list[tuple[Link, int]]:
+        """The links of these streams, of those that were not processed so far before."""
+        found: list[tuple[Link, int]] = []
         for path, offset in acks.items():
             stream = self._service.registry.at(path)
             link = sub.links.get(stream) if stream is not None else None
-            if link is None or link.stream.entry.created_at > sub.state.woken_at:
+            if link is None or link.since == sub.state.generation:
                 continue
-            seen = link.stream.seen
-            if seen is None or offset > seen[0]:
-                raise Fault(409, "INVALID_OFFSET", f"{path} does not go so far")
             if link.acked is None or offset > link.acked:
-                moves.append((link, offset))
-        return moves
+                found.append((link, offset))
+        return found
 
     async def _finish(self, sub: Subscription, moves: Sequence[tuple[Link, int]]) -> None:
         """The wake ends. If it came to nothing the next one waits for a moment."""
@@ -889,6 +900,16 @@ def _has(configuration: Configuration, path: str) -> bool:
     """Whether a path has the pattern. What a subscription writes itself does not wake it."""
     pattern = configuration.pattern
     return pattern is not None and path != configuration.wake_stream and matches(pattern, path)
+
+
+def _came_after(stream: Stream, sub: Subscription) -> bool:
+    """Whether a stream was made after a subscription was woken; for who has just started.
+
+    A clock that was set back says so of too many streams. Revisions alone do, too: those of a
+    document that was written again.
+    """
+    made_at, woken_at = stream.entry.created_at, sub.state.woken_at
+    return stream.revision > sub.state_revision and made_at >= woken_at
 
 
 def _last(entry: Revised) -> str:

@@ -6,8 +6,8 @@ so none is ever sent over one that was opened for another name. No proxy of the 
 as that would look the name up again, and no redirect is followed: a transport knows none of them.
 
 An answer with 2xx has arrived; whether it says ``{"done": true}`` is looked up in it, unless it has
-more than `ANSWER_BYTES`. What failed is of two kinds, and the difference is whether somebody may be working:
-`NotDelivered.known`.
+more than `ANSWER_BYTES`. What failed is of two kinds, and the difference is whether somebody may be
+working: `NotDelivered.known`.
 """
 
 from __future__ import annotations
