@@ -601,7 +601,7 @@ def parsed(text: bytes) -> list[tuple[str, str]]:
     """The events of an SSE answer, as the HTML standard has them read."""
     found: list[tuple[str, str]] = []
     for event in text.decode().split("\n\n"):
-        kind, lines = "message", []
+        kind, lines = "message", list[str]()
         for line in event.split("\n"):
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
