@@ -833,12 +833,12 @@ async def test_methods_that_are_not_the_protocols_are_405() -> None:
     [
         *("live=sse", "live=long-poll", "offset=", "offset=1", "offset=-2", "offset=now&offset=-1"),
         *(
-            "offset=0000000000000001_0000000000000000",
+            "offset=0000000000000000_0000000000000002",
             "offset=-1&live=x",
             "offset=-1&live=sse&live=sse",
         ),
         *("&".join(f"a{n}=1" for n in range(40)), "offset=-1&live=", "offset=%00"),
-        "offset=0000000000000000_0000000000000009",
+        "offset=0000000000000009_0000000000000000",
     ],
 )
 async def test_bad_parameters_are_400(query: str) -> None:
@@ -862,6 +862,18 @@ async def test_a_read_is_bounded_and_says_where_to_go_on() -> None:
         await client.fork("f", "a", stream_fork_offset=first.next)
         await client.append("f", b"own")
         assert await client.read_all("f") == first.body + b"own"
+
+
+async def test_an_offset_after_which_somebody_added_one_passes_nothing_over() -> None:
+    async with open_client() as (client, _):
+        await client.create("a", b"one")
+        snapshot = (await client.read("a")).next
+        assert snapshot is not None
+        after = snapshot[:-1] + "1"
+        assert (await client.read("a", after)).body == b""
+        await client.append("a", b"two")
+        await client.append("a", b"three")
+        assert (await client.read("a", after)).body == b"twothree"
 
 
 async def test_what_retention_freed_is_410_and_the_beginning_is_what_is_left(

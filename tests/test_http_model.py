@@ -48,7 +48,7 @@ class Model:
 
 
 def token(offset: int) -> str:
-    return f"{0:016d}_{offset:016d}"
+    return f"{offset:016d}_{0:016d}"
 
 
 class Life:

@@ -1,8 +1,12 @@
-"""Offsets as clients see them: ``0000000000000000_0000000000000042``.
+"""Offsets as clients see them: ``0000000000000042_0000000000000000``.
 
-The second number is the offset of a record, the first one is always 0: clients compare the texts,
+The first number is the offset of a record, the second one is given as 0: clients compare the texts,
 and some send the zero of this form without having been given it. Every append is at least one
 record, so an offset is given once and positions never share one.
+
+The protocol's own Yjs server goes on after a snapshot at an offset to whose second number it has
+added 1, as if that counted bytes. What is to be read then begins with the same record. If records
+were counted there, one of them would be passed over, and the document never be whole again.
 """
 
 from __future__ import annotations
@@ -13,12 +17,12 @@ from danube_trio.http._request import Refusal
 
 BEGINNING = "-1"
 NOW = "now"
-_TOKEN = re.compile(r"0{16}_([0-9]{16})", re.ASCII)
+_TOKEN = re.compile(r"([0-9]{16})_0{15}[01]", re.ASCII)
 
 
 def token(offset: int) -> str:
     """How an offset is written."""
-    return f"{0:016d}_{offset:016d}"
+    return f"{offset:016d}_{0:016d}"
 
 
 def parse(text: str, name: str = "offset") -> int:
