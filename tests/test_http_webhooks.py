@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import trio
 import trio.testing
@@ -25,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from http_client import ZERO, Client
+from hypothesis import given
+from hypothesis import strategies as st
 from subscribers import (
     OK,
     WEBHOOKS,
@@ -44,7 +47,7 @@ from danube_trio.http import HttpConfig
 from danube_trio.http._keys import from_base64, kid_of, new_key, to_base64
 from danube_trio.http._targets import Allowed, check_addresses, is_public, target_of
 from danube_trio.http._waking import DELIVERIES
-from danube_trio.http._webhooks import ANSWER_BYTES
+from danube_trio.http._webhooks import ANSWER_BYTES, request_to
 from danube_trio.testing import SimClock, SimDisk
 
 Clock = trio.testing.MockClock
@@ -880,3 +883,67 @@ async def test_no_secret_is_shown_or_logged(
             assert private not in shown
             assert base64.b64encode(from_base64(private)).decode() not in shown
     assert hook.said["callback_token"] not in shown
+
+
+URLS = st.text(st.sampled_from("aZ09-._~:/?#[]@!$&'()*+,;=%2e \\^`{|}\"<>é\0\r\n"), max_size=40)
+
+
+@given(st.sampled_from(["https://", "https://a", "https://a.b/", "https://[2606:"]), URLS)
+def test_whatever_url_is_taken_can_be_sent_to(begin: str, rest: str) -> None:
+    """And goes where it says, to the address that was looked up."""
+    try:
+        target = target_of(begin + rest, ANYWHERE)
+    except ValueError:
+        return
+    request = request_to(httpx2, target, "93.184.216.34", b"{}", "t=1")
+    assert request.url.host == "93.184.216.34"
+    assert request.url.port in (target.port, None)
+    assert request.headers["host"].startswith(target.authority)
+    assert b"\r" not in request.url.raw_path and b" " not in request.url.raw_path
+
+
+@pytest.mark.parametrize(
+    "host", ["a" * 63, "xn--a", "a--b", "xn--zzzzzz-9999999", "a.b.c", "1a", "xn--n3h.example"]
+)
+async def test_a_name_that_is_none_fails_and_nothing_else(host: str, mock_clock: Clock) -> None:
+    resolver = Resolver(["10.0.0.1"])
+    trio.socket.set_custom_hostname_resolver(resolver)
+    config = HttpConfig(webhooks=("https://*",))
+    async with told(config=config) as (client, _):
+        sub = Subscriber(client)
+        await sub.made(type="webhook", pattern="s/*", webhook={"url": f"https://{host}/"})
+        await make(client, "s/1", body=b"1")
+        await settled(sub, status="failed")
+
+
+NONSENSE = [
+    b"",
+    b"\0" * 100,
+    b"HTTP/9.9 200 OK\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+    b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 200_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc",
+    b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 200 " + b"\xff" * 50 + b"\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+]
+
+
+@pytest.mark.parametrize("data", NONSENSE)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_nonsense_in_an_answer_harms_nobody(
+    scheme: str, data: bytes, mock_clock: Clock
+) -> None:
+    async with told() as (client, receiver):
+        receiver.answers(data)
+        sub = Subscriber(client)
+        hook = {"url": receiver.url(host="localhost", scheme=scheme)}
+        await sub.made(type="webhook", pattern="s/*", webhook=hook)
+        await make(client, "s/1", body=b"1")
+        await settled(sub, generation=1)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert (await sub.get())["pending"] == 1

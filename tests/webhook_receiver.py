@@ -43,6 +43,9 @@ DONE = answer(b'{"done":true}')
 LATER = answer()
 
 
+NOTHING = Hook("", {}, b"")
+
+
 class Receiver:
     """What came to a server, in order.
 
@@ -89,7 +92,9 @@ class Receiver:
         self.most = max(self.most, self._now)
         try:
             hook = await _read(stream)
-            if hook is None:
+            if hook is None:  # it speaks another protocol, or went away
+                data = await self.reply(NOTHING)
+                await stream.send_all(data or b"")
                 return
             self._send.send_nowait(hook)
             data = await self.reply(hook)
@@ -110,9 +115,9 @@ async def _read(stream: trio.abc.Stream) -> Hook | None:
     data = b""
     while b"\r\n\r\n" not in data:
         piece = await stream.receive_some()
-        if not piece:
-            return None
         data += piece
+        if not piece or not data.isascii():
+            return None
     head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}

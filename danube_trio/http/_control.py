@@ -65,7 +65,7 @@ MAX_DESCRIPTION_CHARACTERS = 1024
 # How many streams an answer lists, those that were named first. The protocol has no pages, and so
 # many are two megabytes.
 MAX_LISTED = 10_000
-# Behind the path of a subscription: twice the longest path, as each % is %25 there.
+# What comes before the path of a stream in one: the id, and the protocol's own words.
 MORE_PATH_BYTES = 1024
 TOKEN_VERBS = ("callback", "ack", "release")
 
@@ -136,7 +136,10 @@ def is_open(path: str) -> bool:
 
 
 def path_limit(raw: bytes, limit: int) -> int:
-    """How long a path may be that was sent like this: it may have that of a stream in it."""
+    """How long a path may be that was sent like this.
+
+    It may have that of a stream in it, encoded once more, with %25 for each of its %.
+    """
     first = unquote_to_bytes(raw.partition(b"/")[0])
     return 3 * limit + MORE_PATH_BYTES if first == CONTROL.encode() else limit
 

@@ -30,7 +30,8 @@ import attrs
 MAX_URL_CHARACTERS = 2048
 PORTS = {"https": 443, "http": 80}
 
-_HOST = r"[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\]"
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = rf"{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]"
 _URL = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_HOST})(?::(?P<port>[1-9][0-9]{{0,4}}))?"
     r"(?P<path>/[!$-;=?-\[\]_a-z~]*)?",

@@ -78,11 +78,12 @@ class Webhooks:
         httpx = load_httpx()
         error = ""
         for address in await self._addresses(target):
+            request = request_to(httpx, target, address, body, signature)
             try:
-                return await self._send(httpx, target, address, body, signature)
+                return await self._send(httpx, target, request)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
                 error = error or f"no connection to {target.authority}{_why(failed)}"
-            except (httpx.HTTPError, httpx.StreamError, OSError) as failed:
+            except _errors(httpx) as failed:
                 text = f"{target.authority} did not answer{_why(failed)}"
                 raise NotDelivered(text, known=False) from failed
         raise NotDelivered(error, known=True)
@@ -94,8 +95,8 @@ class Webhooks:
                 found = await trio.socket.getaddrinfo(
                     target.host, target.port, type=trio.socket.SOCK_STREAM
                 )
-        except OSError as error:
-            text = f"{target.host} has no address: {error}"
+        except (OSError, UnicodeError) as error:  # also a name that is none
+            text = f"{target.host} has no address{_why(error)}"
             raise NotDelivered(text, known=True) from error
         addresses = [*dict.fromkeys(str(address[0]) for *_, address in found)]
         try:
@@ -104,29 +105,9 @@ class Webhooks:
             raise NotDelivered(f"it was not sent: {error}", known=True) from error
         return addresses[:MAX_ADDRESSES]
 
-    async def _send(
-        self, httpx: Any, target: Target, address: str, body: bytes, signature: str
-    ) -> bool:
+    async def _send(self, httpx: Any, target: Target, request: httpx2.Request) -> bool:
         if self._tls is None:
             self._tls = httpx.create_ssl_context()
-        host = f"[{address}]" if ":" in address else address
-        request: httpx2.Request = httpx.Request(
-            "POST",
-            f"{target.scheme}://{host}:{target.port}{target.path}",
-            headers={
-                "host": target.authority,
-                "content-type": "application/json",
-                "webhook-signature": signature,
-                "user-agent": f"danube-trio/{__version__}",
-                "accept-encoding": "identity",
-                "connection": "close",
-            },
-            content=body,
-            extensions={
-                "sni_hostname": target.host,
-                "timeout": {"connect": CONNECT_SECONDS},
-            },
-        )
         transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
         async with transport:
             response: httpx2.Response = await transport.handle_async_request(request)
@@ -141,9 +122,39 @@ class Webhooks:
                     await response.aclose()
                     # Reading from what is closed ends all of the library's generators, which stand
                     # in each other; else the garbage collector finds an inner one, and warns.
-                    with contextlib.suppress(httpx.HTTPError, httpx.StreamError, OSError):
+                    with contextlib.suppress(*_errors(httpx)):
                         while await anext(chunks, None) is not None:
                             pass
+
+
+def request_to(
+    httpx: Any, target: Target, address: str, body: bytes, signature: str
+) -> httpx2.Request:
+    """The request to one address of a target."""
+    host = f"[{address}]" if ":" in address else address
+    request: httpx2.Request = httpx.Request(
+        "POST",
+        f"{target.scheme}://{host}:{target.port}{target.path}",
+        headers={
+            "host": target.authority,
+            "content-type": "application/json",
+            "webhook-signature": signature,
+            "user-agent": f"danube-trio/{__version__}",
+            "accept-encoding": "identity",
+            "connection": "close",
+        },
+        content=body,
+        extensions={"sni_hostname": target.host, "timeout": {"connect": CONNECT_SECONDS}},
+    )
+    return request
+
+
+def _errors(httpx: Any) -> tuple[type[Exception], ...]:
+    """What a connection that fails raises. The library lets some errors of trio through."""
+    return (
+        *(httpx.HTTPError, httpx.StreamError, OSError),
+        *(trio.BrokenResourceError, trio.ClosedResourceError),
+    )
 
 
 async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
