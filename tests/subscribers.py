@@ -127,7 +127,6 @@ class Subscriber:
         *,
         done: bool = True,
         how: str = "ack",
-        **other: Any,
     ) -> Answer:
         """Acknowledge these streams, or all that was told."""
         pairs = work.tails if acks is None else acks
@@ -136,7 +135,6 @@ class Subscriber:
             "generation": work.generation,
             "acks": [{"stream": path, "offset": offset} for path, offset in pairs.items()],
             "done": done,
-            **other,
         }
         return await self.ask("POST", f"/{how}", body, work.token)
 

@@ -159,9 +159,7 @@ async def test_an_id_is_any_segment(id: str) -> None:
         made = await Subscriber(client, id).made(pattern="**")
         assert made["id"] == made["subscription_id"]
         assert (await Subscriber(client, id.replace("E", "e")).get()) == made
-        assert [s.path for s in await streams_of(client).subscriptions()] == [
-            f"__ds/subscriptions/{id}"
-        ]
+        assert [s.path for s in streams_of(client).subscriptions()] == [f"__ds/subscriptions/{id}"]
 
 
 async def test_limits_are_said() -> None:
@@ -570,8 +568,8 @@ async def test_tokens_are_for_one_use_of_one_wake_and_end(autojump_clock: object
         assert code(await sub.ack(work, how="callback")) == (401, "TOKEN_INVALID")
         answer = await client.ask("POST", "__ds/subscriptions/sub/ack", b"{}", JSON)
         assert code(answer) == (401, "TOKEN_INVALID")
-        for wrong in ({"wake_id": theirs.wake}, {"generation": 2}):
-            assert said(await sub.ack(work, **wrong)) == FENCED
+        for wrong in (attrs.evolve(work, wake=theirs.wake), attrs.evolve(work, generation=2)):
+            assert said(await sub.ack(wrong)) == FENCED
         new = said(await sub.ack(work, {}, done=False))["token"]
         clock.step(TOKEN_SECONDS - 1)
         new = said(await sub.ack(work, {}, done=False))["token"]
@@ -604,7 +602,7 @@ async def test_a_wake_stream_that_takes_no_event_is_said_and_tried_again(
         assert found["status"] == "failed"
         assert "the wake stream wake takes no event: there is no such stream" in found["error"]
         assert found["next_attempt_at"] is not None
-        (numbers,) = await streams_of(client).subscriptions()
+        (numbers,) = streams_of(client).subscriptions()
         assert numbers.failures > 5
         # At once when it is made, and whoever claims meanwhile needs no event.
         begun = trio.current_time()
@@ -686,7 +684,7 @@ async def test_ten_thousand_streams_have_a_pattern(autojump_clock: object) -> No
             await sub.ack(work)
         assert done == {f"s/{n * 7}" for n in range(3 * SNAPSHOT_STREAMS)} | {"s/17"}
         await write(client, "s/3")
-        (found,) = await streams_of(client).subscriptions()
+        (found,) = streams_of(client).subscriptions()
         assert (found.links, found.pending, found.behind) == (count, 1, 1)
     async with open_client(disk, metadata=metadata.clone()) as (client, storage):
         await trio.sleep(5)
@@ -730,7 +728,7 @@ async def test_who_makes_a_subscription_may_read_what_it_is_told() -> None:
     async with open_client(authenticate=authenticate, config=WEBHOOKS) as (client, _):
         every = {"authorization": "Bearer all"}
         for path in ("s/1", "s/2", "t/1"):
-            assert (await client.create(path, kind="application/json", **every)).status == 201
+            assert (await client.create(path, b"", "application/json", **every)).status == 201
         hook = {"type": "webhook", "webhook": {"url": "http://localhost/"}}
         for who, body, status in (
             ("worker", {"pattern": "s/*"}, 403),
@@ -855,9 +853,8 @@ async def test_a_restart_goes_on_where_it_was(
         end = await write(client, "s/1")
         work = await reach(client, sub)
         before = None if reach is _deleted else await sub.get()
-        if not orderly:
-            other = disk.crash()
-    disk = disk if orderly else other
+        left = disk.crash()
+    disk = disk if orderly else left
     async with open_client(disk, clock=clock) as (client, storage):
         sub, wakes, begun = Subscriber(client), Wakes(client), trio.current_time()
         if before is None:

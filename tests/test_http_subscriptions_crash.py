@@ -393,5 +393,5 @@ async def crash_and_go_on(
         for each in found:
             head = await client.head(each["path"])
             assert each["acked_offset"] == head.next, (number, each)
-        (numbers,) = await streams_of(client).subscriptions()
+        (numbers,) = streams_of(client).subscriptions()
         assert (numbers.phase, numbers.pending, numbers.behind) == ("idle", 0, 0), numbers

@@ -658,7 +658,7 @@ async def test_nobody_there_is_a_failure_that_is_known(mock_clock: Clock) -> Non
         await make(client, "s/1", body=b"1")
         found = await settled(sub, status="failed")
         assert "no connection" in found["error"]
-        (numbers,) = await streams_of(client).subscriptions()
+        (numbers,) = streams_of(client).subscriptions()
         assert (numbers.phase, numbers.failures, numbers.generation) == ("idle", 1, 1)
 
 
@@ -680,7 +680,7 @@ async def test_receivers_that_are_slow_are_so_many_at_most(mock_clock: Clock) ->
             await receiver.next()
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert receiver.nothing()
-        waiting = [s for s in await streams_of(client).subscriptions() if not s.generation]
+        waiting = [s for s in streams_of(client).subscriptions() if not s.generation]
         assert len(waiting) == 10, "no lease begins before its time"
         go.set()
         for sub in subs:
@@ -872,7 +872,7 @@ async def test_no_secret_is_shown_or_logged(
         await make(client, "s/1", body=b"1")
         hook = await receiver.next()
         found = await settled(sub, status="failed")
-        shown = json.dumps([made, found]) + repr(await streams_of(client).subscriptions())
+        shown = json.dumps([made, found]) + repr(streams_of(client).subscriptions())
         shown += caplog.text + str((await client.ask("GET", "__ds/jwks.json")).body)
     async with open_client(disk) as (_, storage):
         for name in ("keys", "secret"):

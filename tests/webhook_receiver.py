@@ -138,8 +138,9 @@ async def open_receiver(tls: ssl.SSLContext | None = None) -> AsyncGenerator[Rec
             receiver.port = listener.socket.getsockname()[1]
             nursery.start_soon(trio.serve_listeners, receiver.serve, [listener])
         else:
-            (secure, *_) = await trio.open_ssl_over_tcp_listeners(0, tls, host="127.0.0.1")
-            receiver.port = secure.transport_listener.socket.getsockname()[1]
+            (listener, *_) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            receiver.port = listener.socket.getsockname()[1]
+            secure = trio.SSLListener(listener, tls, https_compatible=True)
             nursery.start_soon(trio.serve_listeners, _quiet(receiver.serve), [secure])
         yield receiver
         nursery.cancel_scope.cancel()

@@ -52,7 +52,7 @@ from danube_trio.http import (
 )
 from danube_trio.http._app import Scope
 from danube_trio.http._page import Page
-from danube_trio.http._shown_streams import ShownStreams
+from danube_trio.http._shown_streams import ShownStreams, shown_subscriptions
 from danube_trio.storage import Storage, open_storage
 
 # A token and its names have some hundred bytes.
@@ -246,8 +246,13 @@ class _Serve:
     def _page(self, storage: Storage, streams: Streams, authenticate: Authenticate | None) -> Page:
         # Who may is asked of the tokens, which answer at once.
         rights = cast("Callable[[Scope], Rights | None] | None", authenticate)
-        listed = ShownStreams(streams.registry)
-        return Page(storage, listed, authenticate=rights, hosts=self._hosts() or ())
+        return Page(
+            storage,
+            ShownStreams(streams.registry),
+            subscriptions=lambda: shown_subscriptions(streams.subscriptions()),
+            authenticate=rights,
+            hosts=self._hosts() or (),
+        )
 
     def _tls(self, listening: Listening) -> Certificate | None:
         """A socket in the file system is for a proxy, which has the certificate."""

@@ -113,8 +113,8 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--webhook", "webhooks", metavar="URL", multiple=True,
-        help="Where webhooks may go, as https://worker.example/*; * is any text. May be repeated. "
-        "Without it, nowhere.",
+        help="Where webhooks may go, as https://worker.example/*; * is any text in the host, the "
+        "port or the path. May be repeated. Without it, nowhere.",
     ),
     click.option(
         "--cache", type=Choice(["public", "private", "no-store"]), default="private",

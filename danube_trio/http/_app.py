@@ -132,14 +132,9 @@ class Streams:
         """Which streams there are. Belongs to the trio run that the storage is in."""
         return self._service.registry
 
-    async def subscriptions(self) -> list[SubscriptionStatistics]:
-        """All subscriptions, as they are now, by id."""
-
-        async def find() -> list[SubscriptionStatistics]:
-            return self._subscriptions.statistics()
-
-        found: list[SubscriptionStatistics] = await self._shell.call(find)
-        return found
+    def subscriptions(self) -> list[SubscriptionStatistics]:
+        """All subscriptions, as they are now. Belongs to the trio run that the storage is in."""
+        return self._subscriptions.statistics()
 
     def stop(self) -> None:
         """Nobody waits any more: long-polls are answered, SSE readers told to come again.

@@ -78,6 +78,19 @@ def literal_prefix(pattern: str) -> str:
     return "/".join(found)
 
 
+def covering(paths: Iterable[str]) -> str:
+    """A pattern that all of these have, which are paths, or patterns, at least one."""
+    first, *others = paths
+    if not others:
+        return first
+    common = literal_prefix(first).split("/")
+    for other in others:
+        parts = other.split("/")
+        same = (n for n, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b)
+        common = common[: next(same, min(len(common), len(parts)))]
+    return "/".join([*common, ANY] if common != [""] else [ANY])
+
+
 class Patterns(Generic[T]):
     """Whose pattern a path has."""
 

@@ -1,10 +1,13 @@
-"""The streams as the page lists them."""
+"""The streams and their subscriptions as the page lists them."""
 
 from __future__ import annotations
 
-from danube_trio.http._page import ShownStream
+from collections.abc import Iterable
+
+from danube_trio.http._page import ShownStream, ShownSubscription
 from danube_trio.http._registry import Registry
 from danube_trio.http._stream import Stream
+from danube_trio.http._subscription import SubscriptionStatistics
 
 
 class ShownStreams:
@@ -32,3 +35,19 @@ def _shown(stream: Stream) -> ShownStream:
         closed=stream.seen is not None and stream.seen[1],
         note=f"a fork of /{entry.origin.path}" if entry.origin is not None else "",
     )
+
+
+def shown_subscriptions(found: Iterable[SubscriptionStatistics]) -> list[ShownSubscription]:
+    """Subscriptions for the page, of which `Streams.subscriptions` has told."""
+    return [
+        ShownSubscription(
+            name=each.id,
+            kind=each.type,
+            streams=f"/{each.streams}",
+            phase=each.phase if each.status == "active" else each.status,
+            lag=each.behind,
+            failures=each.failures,
+            last_error=each.error or "",
+        )
+        for each in found
+    ]

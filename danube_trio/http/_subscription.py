@@ -426,7 +426,8 @@ class SubscriptionStatistics:
     Attributes:
         id: as it was given.
         type: ``webhook`` or ``pull-wake``.
-        pattern, description: as they were given.
+        streams: a pattern that all of its streams have, by which rights are asked.
+        description: as it was given.
         status: ``active``, or ``failed`` while a delivery that failed is to be tried again.
         phase: ``idle``, ``woken`` or ``held``.
         links: how many streams it has.
@@ -437,12 +438,12 @@ class SubscriptionStatistics:
         next_attempt_at: when it is tried again, in seconds since 1970, or None.
         failures: how many wakes in a row came to nothing.
         error: why the last delivery failed, or None.
-        path: by which rights are asked: ``__ds/subscriptions/<id>``.
+        path: ``__ds/subscriptions/<id>``, by which rights are asked, too.
     """
 
     id: str
     type: str
-    pattern: str | None
+    streams: str
     description: str | None
     status: str
     phase: str

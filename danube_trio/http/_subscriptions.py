@@ -55,7 +55,7 @@ import trio
 from danube_trio._core.documents import compact, parse
 from danube_trio.http._keys import Grant, Keys
 from danube_trio.http._names import id_of
-from danube_trio.http._patterns import Patterns, matches
+from danube_trio.http._patterns import Patterns, covering, matches
 from danube_trio.http._request import Fault
 from danube_trio.http._service import Service
 from danube_trio.http._stream import Stream
@@ -255,7 +255,7 @@ class Subscriptions:
             SubscriptionStatistics(
                 id=sub.name,
                 type=sub.made.configuration.type,
-                pattern=sub.made.configuration.pattern,
+                streams=_covered(sub),
                 description=sub.made.configuration.description,
                 status=sub.status,
                 phase=sub.phase,
@@ -894,6 +894,13 @@ def _too_many(text: str) -> Fault:
 
 def _new_wake() -> str:
     return f"w_{secrets.token_hex(WAKE_BYTES)}"
+
+
+def _covered(sub: Subscription) -> str:
+    """A pattern that all of its streams have; it may have had others, and may have none."""
+    pattern = sub.made.configuration.pattern
+    paths = [*sub.named] if pattern is None else [pattern, *sub.named]
+    return covering(paths) if paths else ""
 
 
 def _has(configuration: Configuration, path: str) -> bool:
