@@ -244,7 +244,6 @@ def test_the_page_is_for_everybody_and_what_it_shows_is_not(tmp_path: Path) -> N
         for token, whole in ((READER, True), ("l" * 32, False)):
             about = server.ask("GET", "/_/about", headers=bearer(token))
             assert (about.status, str(tmp_path).encode() in about.body) == (200, whole)
-        assert server.ask("POST", "/_/redrive", headers=bearer(READER)).status in (400, 403)
 
 
 def test_with_tokens_it_listens_for_other_machines_and_says_what_is_missing(

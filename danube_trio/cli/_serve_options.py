@@ -120,7 +120,10 @@ _OPTIONS: Final = (
         "--cache", type=Choice(["public", "private", "no-store"]), default="private",
         help="Who may keep answers to reads: shared caches too, the reader's own, or none.",
     ),
-    click.option("--page/--no-page", default=True, help="Whether there is a page for people at /."),
+    click.option(
+        "--no-page", "page", flag_value=False, default=True, show_default=False,
+        help="Have no page for people at /.",
+    ),
     click.option("--metrics", is_flag=True, help="Show metrics for Prometheus at /metrics."),
     click.option(
         "--access-log", metavar="FILE", type=click.Path(),
