@@ -88,6 +88,12 @@ def test_the_page_is_there_unless_it_is_switched_off(root: Path) -> None:
         assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
         about = json.loads(server.ask("GET", "/_/about").body)
         assert (about["streams"], about["token"]) == (True, False)
+        server.create("/v1/stream/wakes")
+        wanted = json.dumps({"type": "pull-wake", "streams": ["notes"], "wake_stream": "wakes"})
+        json_body = {"content-type": "application/json"}
+        made = server.ask("PUT", "/v1/stream/__ds/subscriptions/s1", wanted.encode(), json_body)
+        assert made.status == 201, made
+        assert b'"s1"' in server.ask("GET", "/_/subscriptions").body
         assert server.ask("GET", "/none").status == 404
         with server.connect() as sock:
             sock.sendall(head("GET", "/_/feed/topics"))
