@@ -35,6 +35,9 @@ SERVERS = {
 }
 PREFIX = "/v1/stream"
 BACKLOG = 1024
+# Longer than any client leaves a connection alone: one that is closed just when it is used again
+# fails a request that is not tried again.
+IDLE_SECONDS = 300
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -67,6 +70,7 @@ async def on_hypercorn(config: StorageConfig, http: HttpConfig, listener: socket
     settings = hypercorn.Config()
     settings.bind = [f"fd://{listener.fileno()}"]
     settings.loglevel = "WARNING"
+    settings.keep_alive_timeout = IDLE_SECONDS
     async with (
         open_storage(config) as storage,
         open_streams(storage, http) as streams,
@@ -86,7 +90,12 @@ async def on_uvicorn(config: StorageConfig, http: HttpConfig, listener: socket.s
         open_streams(storage, http) as streams,
     ):
         settings = uvicorn.Config(
-            mounted(streams), lifespan="off", ws="none", log_level="warning", access_log=False
+            mounted(streams),
+            lifespan="off",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=IDLE_SECONDS,
         )
         ready(listener)
         await uvicorn.Server(settings).serve(sockets=[listener])
