@@ -6,6 +6,14 @@ import { beforeEach } from "vitest"
 
 const { DS_URL, DS_CONTROL } = process.env
 
+// A report has an error's message, and not its cause.
+const fetch = globalThis.fetch
+globalThis.fetch = (...request) =>
+  fetch(...request).catch((error) => {
+    if (error.cause) error.message += ` (${error.cause.code ?? error.cause})`
+    throw error
+  })
+
 if (DS_CONTROL) {
   let group
   let back

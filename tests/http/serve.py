@@ -71,6 +71,7 @@ async def on_hypercorn(config: StorageConfig, http: HttpConfig, listener: socket
     settings.bind = [f"fd://{listener.fileno()}"]
     settings.loglevel = "WARNING"
     settings.keep_alive_timeout = IDLE_SECONDS
+    settings.keep_alive_max_requests = sys.maxsize  # 1,000 by default, with the same effect
     async with (
         open_storage(config) as storage,
         open_streams(storage, http) as streams,
