@@ -25,6 +25,7 @@ from serving import (
     head,
     read_head,
     read_rest,
+    read_until,
     serving,
     wait_cut,
 )
@@ -33,6 +34,9 @@ from test_cli import COMMAND, ENVIRONMENT
 # Shorter than anybody would choose: the tests wait for it.
 SHORT = 0.2
 LONG = 3600
+READERS = 1000
+# Measured: 35 KiB.
+READER_BYTES = 100 << 10
 
 
 @pytest.fixture
@@ -248,6 +252,33 @@ def test_a_reader_that_takes_nothing_is_cut(root: Path) -> None:
         with server.connect() as sock:
             sock.sendall(head("GET", f"{STREAM}?offset=-1"))
             wait_cut(sock)
+
+
+def resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_a_thousand_readers_that_wait_cost_little_memory_each(root: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = READERS + 200
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"this process may not have {wanted} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    with serving(root, "--sse", LONG) as server, ExitStack() as stack:
+        server.create()
+        before = resident_bytes(server.process.pid)
+        readers = [stack.enter_context(begin_reading(server)) for _ in range(READERS)]
+        assert server.append(b"for all").status == 204
+        for reader in readers:
+            read_until(reader, b"data:for all")
+        assert resident_bytes(server.process.pid) - before < READERS * READER_BYTES
+        server.process.terminate()
+        for reader in readers:
+            assert read_rest(reader).endswith(b"0\r\n\r\n")
+        assert server.ended(0) == ""
 
 
 # ---- HTTP/2
