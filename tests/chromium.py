@@ -34,6 +34,8 @@ OPTIONS = (
 )
 # For what a page does at once, on a machine that is busy.
 PATIENCE_MS = 30_000
+# What is said of an expression whose document went before it was true.
+GONE = ("navigated or closed", "context was destroyed", "Cannot find context")
 KEYS = {
     "Enter": (13, "\r"),
     "Escape": (27, ""),
@@ -140,16 +142,25 @@ class BrowserPage:
         message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
-        await self._in.send_all(json.dumps(message).encode() + b"\0")
-        while True:
-            said = await self._next()
-            if said.get("id") == number:
-                if "error" in said:
-                    raise BrowserError(f"{method}: {said['error']}")
-                result: dict[str, Any] = said["result"]
-                return result
-            if "method" in said and said.get("sessionId") == self._session:
-                self.events.append((said["method"], said["params"]))
+        said: dict[str, Any] = {}
+        try:
+            with trio.fail_after(2 * PATIENCE_MS / 1000):
+                await self._in.send_all(json.dumps(message).encode() + b"\0")
+                while said.get("id") != number:
+                    said = await self._heard()
+        except trio.TooSlowError:
+            raise BrowserError(f"{method} {params} is not answered") from None
+        if "error" in said:
+            raise BrowserError(f"{method}: {said['error']}")
+        result: dict[str, Any] = said["result"]
+        return result
+
+    async def _heard(self) -> dict[str, Any]:
+        """The next message; an event of this page is kept."""
+        said = await self._next()
+        if "method" in said and said.get("sessionId") == self._session:
+            self.events.append((said["method"], said["params"]))
+        return said
 
     async def _next(self) -> dict[str, Any]:
         chromium = self._chromium
@@ -174,7 +185,15 @@ class BrowserPage:
         return found["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """The value of an expression as soon as it is true; it is asked before each frame."""
+        """The value of an expression as soon as it is true, in whatever document is there then."""
+        while True:
+            try:
+                return await self._until(expression)
+            except BrowserError as error:
+                if not any(text in str(error) for text in GONE):
+                    raise
+
+    async def _until(self, expression: str) -> Any:
         return await self.js(
             f"""new Promise((found, failed) => {{
                 const last = performance.now() + {PATIENCE_MS};
@@ -236,6 +255,12 @@ class BrowserPage:
         if found.get("errorText"):
             raise BrowserError(f"{url}: {found['errorText']}")
         await self.until("document.readyState === 'complete'")
+
+    async def reload(self) -> None:
+        """Load the page anew."""
+        await self.js("void (window.isOld = true)")
+        await self.call("Page.reload")
+        await self.until("!window.isOld && document.readyState === 'complete'")
 
     async def resize(self, width: int, height: int = 800, *, dark: bool = False) -> None:
         """As it is on a screen of this width; a narrow one is a phone's."""

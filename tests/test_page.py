@@ -20,6 +20,7 @@ import attrs
 import pytest
 import trio
 from chromium import MISSING, BrowserPage, Chromium, find_chromium
+from serving import serving
 
 from danube_trio import CloudConfig, Storage, StorageConfig, StreamMessage, WalConfig, open_storage
 from danube_trio.cli.top import words
@@ -111,6 +112,7 @@ async def fill(storage: Storage, count: int, topic: str = ORDERS) -> None:
 class Streams:
     """A list of streams."""
 
+    namespace = "streams"
     known: dict[str, ShownStream] = attrs.Factory(dict[str, ShownStream])
 
     def shown(self) -> list[ShownStream]:
@@ -332,7 +334,7 @@ async def test_dead_letters_are_brought_back_after_a_second_question(
                     raise RuntimeError("declined")
         await subscription.wait_settled(3)
         await subscription.flush()
-    known = [ShownSubscription(name="notify", kind="webhook", streams="/a", phase="active", lag=3)]
+    known = [ShownSubscription(name="notify", paths=("",), kind="webhook", phase="idle", lag=3)]
     url = await start(Page(storage, subscriptions=lambda: known, config=QUICK))
     browser = await browse(f"{url}#/subscriptions")
     await browser.until_text("tbody tr", "billing")
@@ -395,6 +397,27 @@ async def test_the_page_says_that_the_server_is_gone_and_comes_back(
     await browser.until_text("tbody tr", "42")
 
 
+async def test_it_is_at_the_root_of_danube_trio_serve(tmp_path: Path, browse: Open) -> None:
+    with serving(tmp_path / "data") as server:
+        server.create("/v1/stream/rooms/a%20b")
+        server.append(b"first", "/v1/stream/rooms/a%20b")
+        url = f"{server.urls[0]}/"
+        browser = await browse(url)
+        await browser.until_text("tbody tr", "/rooms/a%20b")
+        assert "stream, text/plain" in await browser.text("tbody tr")
+        await browser.press("j", "Enter")
+        await browser.until_text("h1", "/rooms/a%20b")
+        await browser.press("m")
+        await browser.until_text(".message", "first")
+        server.append(b"second", "/v1/stream/rooms/a%20b")
+        await browser.until_text(".message", "second")
+        assert await browser.js("document.title") == "/rooms/a%20b - danube-trio"
+        await check_calm(browser, url)
+        # It does not keep the server from stopping, and says that it is gone.
+        assert server.stop() == ""
+        await browser.until("document.querySelector('#link').dataset.state === 'lost'")
+
+
 # ---- who may see it
 
 
@@ -430,7 +453,7 @@ async def test_the_page_asks_for_a_token_and_keeps_it_for_the_tab(
     assert await browser.js(stored) == [True, False]
     for request in browser.requests():  # in a header, and nowhere else
         assert "sesame" not in request["url"]
-    await browser.call("Page.reload")
+    await browser.reload()
     await browser.until_text("tbody tr", ORDERS)
     await browser.press("?")
     await browser.click("#forget")
@@ -452,12 +475,15 @@ async def test_what_is_hostile_is_shown_as_it_is(
     dispatch = ReliableDispatch.new_with_persistent(topic, ReliableOptions(), None, storage)
     async with dispatch:
         await dispatch.add_subscription("<img src=x onerror=alert(3)>")
-    stream = ShownStream(
-        path=f"/{HOSTILE}", topic=topic, content_type=f"text/{HOSTILE}", note=HOSTILE
-    )
+    stream = ShownStream(path=HOSTILE, topic=topic, content_type=f"text/{HOSTILE}", note=HOSTILE)
     known = [
         ShownSubscription(
-            name=HOSTILE, kind=HOSTILE, streams=HOSTILE, phase=HOSTILE, last_error=HOSTILE
+            name=HOSTILE,
+            paths=("",),
+            kind=HOSTILE,
+            pattern=HOSTILE,
+            phase=HOSTILE,
+            last_error=HOSTILE,
         )
     ]
     page = Page(storage, Streams({topic: stream}), subscriptions=lambda: known, config=QUICK)
@@ -626,14 +652,13 @@ async def test_nothing_is_wider_than_a_phone(
         StreamMessage(b"word" * 1000, routing_key="k" * 200, attributes={"a" * 90: "b" * 300}),
     )
     await fill(storage, 20)
-    streams = Streams({long: ShownStream(path=f"/{'path/' * 30}", topic=long, content_type="x/y")})
+    streams = Streams({long: ShownStream(path="path/" * 30, topic=long, content_type="x/y")})
     async with ReliableDispatch.new_with_persistent(
         ORDERS, ReliableOptions(), None, storage
     ) as dispatch:
         await dispatch.add_subscription("s" * 80)
-        known = [
-            ShownSubscription(name="n" * 80, kind="webhook", streams="/p" * 60, phase="active")
-        ]
+        name, pattern = "n" * 80, "p" * 120
+        known = [ShownSubscription(name=name, paths=("",), kind="x", pattern=pattern, phase="idle")]
         page = Page(
             storage,
             streams,

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import AsyncGenerator, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import anyio
 import attrs
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+import danube_trio.anyio
 from danube_trio import Storage, StorageConfig, StreamMessage, WalConfig, open_storage
 from danube_trio._engine.log.wal import inside
 from danube_trio.dispatch import (
@@ -29,6 +32,7 @@ from danube_trio.dispatch import (
     SubscriptionOptions,
 )
 from danube_trio.dispatch._saved import saved_subscriptions
+from danube_trio.http import Rights, Site, Tokens, open_site
 from danube_trio.http._page import (
     EVERYTHING,
     Page,
@@ -39,6 +43,7 @@ from danube_trio.http._page import (
 )
 from danube_trio.http._page.static import static_files
 from danube_trio.http._page.topics import SORTS
+from danube_trio.http._shown_streams import page_of
 from danube_trio.testing import SimDisk
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +72,7 @@ class Answer:
 
 
 async def ask(
-    page: Page,
+    page: Page | Site,
     path: str,
     headers: Headers | None = None,
     *,
@@ -124,7 +129,9 @@ async def data(page: Page, path: str, **query: Any) -> Any:
 class Feed:
     """A live answer that is read until `leave`; for one task."""
 
-    def __init__(self, page: Page, path: str, headers: Headers | None = None, **query: Any) -> None:
+    def __init__(
+        self, page: Page | Site, path: str, headers: Headers | None = None, **query: Any
+    ) -> None:
         self._scope = scope_of(f"/_/{path}", headers, query)
         self._page = page
         self._gone = trio.Event()
@@ -174,7 +181,7 @@ class Feed:
         self._gone.set()
 
 
-def opened(nursery: trio.Nursery, page: Page, path: str, **query: Any) -> Feed:
+def opened(nursery: trio.Nursery, page: Page | Site, path: str, **query: Any) -> Feed:
     feed = Feed(page, path, **query)
     nursery.start_soon(feed.run)
     return feed
@@ -184,6 +191,7 @@ def opened(nursery: trio.Nursery, page: Page, path: str, **query: Any) -> Feed:
 class Streams:
     """A list of streams."""
 
+    namespace = "streams"
     known: dict[str, ShownStream] = attrs.Factory(dict[str, ShownStream])
 
     def shown(self) -> Iterable[ShownStream]:
@@ -323,13 +331,13 @@ async def test_each_sees_what_may_be_read(storage: Storage, nursery: trio.Nurser
     for name in ("a", "b"):
         topic = f"/streams/{name}-1"
         await fill(storage, 1, topic)
-        streams.known[topic] = ShownStream(path=f"/{name}", topic=topic)
+        streams.known[topic] = ShownStream(path=name, topic=topic)
     await fill(storage, 1, "/default/a")
     await fill(storage, 1, "/a/b")
-    rights = May(frozenset({"/a", "/a/b"}))
+    rights = May(frozenset({"a", "a/b", "/a/b"}))
     page = Page(storage, streams, authenticate=lambda scope: rights, config=QUICK)
     seen = await opened(nursery, page, "feed/topics").until("topics", lambda each: each["listed"])
-    # Leave to read the stream /a/b is no leave to read a topic of that name.
+    # Leave to read the stream a/b is no leave to read a topic of that name.
     assert [row["topic"] for row in seen["rows"]] == ["/streams/a-1"]
     assert seen["total"] == 1
     assert "storage" not in seen
@@ -478,7 +486,7 @@ async def test_rows_come_in_every_order_a_part_at_a_time(nursery: trio.Nursery) 
             topic = f"/streams/s-{i:02}" if i % 3 == 0 else f"/t/n-{i:02}"
             await storage.append_batch(topic, [b"x" * (i + 1)] * (1 + i % 7))
             if i % 3 == 0:
-                streams.known[topic] = ShownStream(path=f"/S/{i:02}", topic=topic)
+                streams.known[topic] = ShownStream(path=f"S/{i:02}", topic=topic)
         await fill(storage, 1, "/streams/being-made")
         page = Page(storage, streams, config=QUICK)
 
@@ -526,6 +534,73 @@ async def test_what_is_deleted_goes_from_the_page(storage: Storage, nursery: tri
     nursery.start_soon(feed.rest)
     assert await tail.until("gone") == {}
     assert await one.until("gone") == {}
+
+
+# ---- beside the streams
+
+
+TOKENS = Tokens(
+    """
+    everything  admin       aaaaaaaaaaaaaaaaaaaa
+    rooms       read        bbbbbbbbbbbbbbbbbbbb   rooms
+    writer      write       cccccccccccccccccccc
+    """
+)
+ALL, ROOMS, WRITER = ({"authorization": f"Bearer {letter * 20}"} for letter in "abc")
+
+
+async def test_streams_have_their_paths(nursery: trio.Nursery) -> None:
+    async with open_storage(StorageConfig(dir="/data"), disk=SimDisk()) as storage:
+        await fill(storage, 1)
+
+        async def authenticate(scope: Any) -> Rights | None:
+            await trio.lowlevel.checkpoint()
+            return TOKENS(scope)
+
+        make = partial(page_of, storage, config=QUICK)
+        async with open_site(storage, authenticate=authenticate, page=make) as site:
+
+            async def put(path: str, headers: Headers) -> None:
+                given = {**ALL, "content-type": "text/plain", **headers}
+                made = await ask(site, f"/v1/stream/{path}", given, method="PUT", body=b"x")
+                assert made.status == 201, made.body
+
+            await put("rooms/a", {"stream-closed": "true"})
+            await put("rooms/b", {"stream-forked-from": "/v1/stream/rooms/a"})
+            await put("orders", {"stream-ttl": "60"})
+            feed = opened(nursery, site, "feed/topics", headers=ALL)
+            seen = await feed.until("topics", lambda each: each["listed"])
+            feed.leave()
+            shown = {(row["stream"] or {"path": row["topic"]})["path"]: row for row in seen["rows"]}
+            assert shown.keys() == {"/rooms/a", "/rooms/b", "/orders", ORDERS}
+            assert shown["/rooms/a"]["stream"]["closed"]
+            assert shown["/rooms/b"]["stream"]["note"] == "a fork of /rooms/a"
+            assert shown["/orders"]["stream"]["note"] == "expires 60 s after its last use"
+            # Each token sees its own.
+            topics = {name: row["topic"] for name, row in shown.items()}
+            rooms = {"/rooms/a", "/rooms/b"}
+            for headers, may in ((ALL, {*topics}), (ROOMS, rooms), (WRITER, rooms - rooms)):
+                for name, topic in topics.items():
+                    found = await ask(site, "/_/messages", headers, topic=topic)
+                    assert found.status == (200 if name in may else 403), (headers, name)
+            assert (await ask(site, "/_/about")).status == 401
+            # A stream that is kept for its fork only is not shown any more.
+            gone = await ask(site, "/v1/stream/rooms/a", ALL, method="DELETE")
+            assert gone.status == 204
+            found = await ask(site, "/_/messages", ALL, topic=topics["/rooms/a"])
+            assert found.status == 404
+            site.stop()
+            assert (await ask(site, "/_/feed/topics", ALL)).status == 503
+
+
+async def test_the_page_is_not_for_asyncio(tmp_path: Path) -> None:
+    async def main() -> None:
+        config = StorageConfig(dir=str(tmp_path))
+        async with danube_trio.anyio.open_storage(config) as storage:
+            with pytest.raises(TypeError, match="trio"):
+                Page(storage)
+
+    await trio.to_thread.run_sync(anyio.run, main)
 
 
 # ---- live answers
@@ -1013,11 +1088,12 @@ async def test_what_is_no_redrive_is_refused(storage: Storage, body: bytes, stat
 
 async def test_subscriptions_to_streams_are_shown_to_who_may_read_these(storage: Storage) -> None:
     known = [
-        ShownSubscription(name=name, kind="webhook", streams=f"/{name}", phase="active")
+        ShownSubscription(
+            name=name, paths=(f"__ds/subscriptions/{name}", name), kind="webhook", phase="idle"
+        )
         for name in ("a", "b")
     ]
-    page = Page(
-        storage, authenticate=lambda scope: May(frozenset({"/a"})), subscriptions=lambda: known
-    )
+    rights = May(frozenset({"__ds/subscriptions/a"}))
+    page = Page(storage, authenticate=lambda scope: rights, subscriptions=lambda: known)
     found = await data(page, "subscriptions")
     assert [each["name"] for each in found["streams"]] == ["a"]

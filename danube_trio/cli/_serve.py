@@ -22,7 +22,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import trio
@@ -43,16 +43,11 @@ from danube_trio.cli._words import in_words
 from danube_trio.config import StorageConfig
 from danube_trio.http import (
     LOOPBACK_HOSTS,
-    Authenticate,
     HttpConfig,
-    Rights,
-    Streams,
     Tokens,
     open_site,
 )
-from danube_trio.http._app import Scope
-from danube_trio.http._page import Page
-from danube_trio.http._shown_streams import ShownStreams, shown_subscriptions
+from danube_trio.http._shown_streams import page_of
 from danube_trio.storage import Storage, open_storage
 
 # A token and its names have some hundred bytes.
@@ -213,7 +208,7 @@ class _Serve:
                 authenticate=self._tokens,
                 hosts=self._hosts(),
                 proxied=wanted.proxied,
-                page=partial(self._page, storage) if wanted.page else None,
+                page=partial(page_of, storage, hosts=None) if wanted.page else None,
                 metrics=self._metrics(storage, stack) if wanted.metrics else None,
                 access=self._access,
             )
@@ -242,17 +237,6 @@ class _Serve:
                 nursery.cancel_scope.cancel()
         if cut:
             complain(f"{counted(cut, 'connection')} cut: what was under way was not answered")
-
-    def _page(self, storage: Storage, streams: Streams, authenticate: Authenticate | None) -> Page:
-        # Who may is asked of the tokens, which answer at once.
-        rights = cast("Callable[[Scope], Rights | None] | None", authenticate)
-        return Page(
-            storage,
-            ShownStreams(streams.registry),
-            subscriptions=lambda: shown_subscriptions(streams.subscriptions()),
-            authenticate=rights,
-            hosts=self._hosts() or (),
-        )
 
     def _tls(self, listening: Listening) -> Certificate | None:
         """A socket in the file system is for a proxy, which has the certificate."""

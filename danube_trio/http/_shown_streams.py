@@ -1,20 +1,40 @@
-"""The streams and their subscriptions as the page lists them."""
+"""The page beside the streams: these and their subscriptions, as it lists them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
-from danube_trio.http._page import ShownStream, ShownSubscription
+from danube_trio.http._app import Authenticate, Streams
+from danube_trio.http._page import Page, ShownStream, ShownSubscription
 from danube_trio.http._registry import Registry
 from danube_trio.http._stream import Stream
 from danube_trio.http._subscription import SubscriptionStatistics
+from danube_trio.storage import Storage
+
+
+def page_of(
+    storage: Storage, streams: Streams, authenticate: Authenticate | None, **more: Any
+) -> Page:
+    """The page of a storage, on trio: ``open_site(storage, page=partial(page_of, storage))``.
+
+    Args:
+        more: see `Page`.
+    """
+    return Page(
+        storage,
+        ShownStreams(streams.registry, streams.config.namespace),
+        authenticate=authenticate,
+        subscriptions=lambda: map(_shown_subscription, streams.subscriptions()),
+        **more,
+    )
 
 
 class ShownStreams:
     """A `StreamList` of those that live. Belongs to the trio run that the storage is in."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, namespace: str) -> None:
         self._registry = registry
+        self.namespace = namespace
 
     def shown(self) -> list[ShownStream]:
         """All of them."""
@@ -28,26 +48,31 @@ class ShownStreams:
 
 def _shown(stream: Stream) -> ShownStream:
     entry = stream.entry
+    notes: list[str] = []
+    if entry.origin is not None:
+        notes.append(f"a fork of /{entry.origin.path}")
+    if entry.expires_at is not None:
+        notes.append(f"expires {entry.expires_at}")
+    elif entry.ttl is not None:
+        notes.append(f"expires {entry.ttl} s after its last use")
     return ShownStream(
-        path=f"/{stream.path}",
+        path=stream.path,
         topic=stream.topic,
         content_type=entry.content_type,
         closed=stream.seen is not None and stream.seen[1],
-        note=f"a fork of /{entry.origin.path}" if entry.origin is not None else "",
+        note=", ".join(notes),
     )
 
 
-def shown_subscriptions(found: Iterable[SubscriptionStatistics]) -> list[ShownSubscription]:
-    """Subscriptions for the page, of which `Streams.subscriptions` has told."""
-    return [
-        ShownSubscription(
-            name=each.id,
-            kind=each.type,
-            streams=f"/{each.streams}",
-            phase=each.phase if each.status == "active" else each.status,
-            lag=each.behind,
-            failures=each.failures,
-            last_error=each.error or "",
-        )
-        for each in found
-    ]
+def _shown_subscription(found: SubscriptionStatistics) -> ShownSubscription:
+    return ShownSubscription(
+        name=found.id,
+        paths=(found.path, found.streams),
+        kind=found.type,
+        pattern=f"/{found.streams}",
+        streams=found.links,
+        phase=found.phase if found.status == "active" else found.status,
+        lag=found.behind,
+        failures=found.failures,
+        last_error=found.error or "",
+    )

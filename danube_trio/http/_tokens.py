@@ -67,12 +67,11 @@ class Token:
     def may(self, action: str, path: str) -> bool:
         """Whether it allows this: ``read``, ``write`` or ``admin``.
 
-        `path` is a stream's canonical path, with or without a slash in front; "" is the server
-        itself. What else there may be, as a topic that is no stream, only a token for all allows.
+        `path` is a stream's canonical path; "" is the server itself. What else there may be, as a
+        topic that is no stream, only a token for all allows.
         """
         if action not in self.rights:
             return False
-        path = path.removeprefix("/")
         return not self.paths or any(
             path == allowed or path.startswith(f"{allowed}/") for allowed in self.paths
         )

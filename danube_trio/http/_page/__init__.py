@@ -22,7 +22,6 @@ from danube_trio.http._page.app import Page
 from danube_trio.http._page.config import PageConfig
 from danube_trio.http._page.shown import (
     EVERYTHING,
-    Rights,
     ShownStream,
     ShownSubscription,
     StreamList,
@@ -33,7 +32,6 @@ __all__ = [
     "EVERYTHING",
     "Page",
     "PageConfig",
-    "Rights",
     "ShownStream",
     "ShownSubscription",
     "StreamList",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -11,8 +12,10 @@ import attrs
 import trio
 
 from danube_trio._core.plain import from_json, to_plain
+from danube_trio._doors.topics import FarStorage
 from danube_trio._version import __version__
 from danube_trio.errors import DanubeError, StoreUnavailableError, text_of
+from danube_trio.http._app import Authenticate
 from danube_trio.http._page.answers import (
     Produce,
     Receive,
@@ -28,24 +31,17 @@ from danube_trio.http._page.answers import (
 from danube_trio.http._page.asked import Query, checked_topic, header, is_known_host
 from danube_trio.http._page.config import PageConfig
 from danube_trio.http._page.messages import Messages, Where, too_slow
-from danube_trio.http._page.shown import (
-    EVERYTHING,
-    Action,
-    AllRights,
-    Rights,
-    ShownSubscription,
-    StreamList,
-)
+from danube_trio.http._page.shown import EVERYTHING, AllRights, ShownSubscription, StreamList
 from danube_trio.http._page.static import answer_file, static_files
 from danube_trio.http._page.subscriptions import Dispatches, Subscriptions
 from danube_trio.http._page.topics import KINDS, SORTS, Topics, Wanted
+from danube_trio.http._request import Rights
 from danube_trio.storage import Storage
 
 log = logging.getLogger("danube_trio.http")
 
 DATA = "/_/"
 ROOT_FILE = "index.html"
-Authenticate = Callable[[Scope], Rights | None]
 ShownSubscriptions = Callable[[], Iterable[ShownSubscription]]
 
 
@@ -73,12 +69,12 @@ class Page:
     Args:
         storage: what there is to see.
         streams: which of its topics are streams; None: none is.
-        authenticate: says what who asks may do, None if nobody knows them. Without it everybody may
-            do everything, as long as they ask for this machine by an address, by localhost, or by
-            one of `hosts`.
+        authenticate: as that of `open_streams`. Without it everybody may do everything, as long as
+            they ask for this machine by an address, by localhost, or by one of `hosts`.
         dispatches: the dispatches that are open in this program, asked for each time.
         subscriptions: those to streams over HTTP, asked for each time; None: there are none.
-        hosts: names of this machine that may be asked for without `authenticate`.
+        hosts: names of this machine that may be asked for without `authenticate`; None: any, which
+            is for a server that looks at them itself.
         config: the settings.
 
     It may be mounted below a path (``root_path``). It has no lifespan, and holds nothing while
@@ -93,13 +89,15 @@ class Page:
         authenticate: Authenticate | None = None,
         dispatches: Dispatches | None = None,
         subscriptions: ShownSubscriptions | None = None,
-        hosts: Iterable[str] = (),
+        hosts: Iterable[str] | None = (),
         config: PageConfig | None = None,
     ) -> None:
+        if isinstance(storage, FarStorage):
+            raise TypeError(f"storage={storage!r} is asyncio's: the page is for servers on trio")
         self._storage = storage
         self._config = config if config is not None else PageConfig()
         self._authenticate = authenticate
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._topics = Topics(storage, streams, self._config.interval)
         self._messages = Messages(storage, self._topics, self._config)
         self._subscriptions = Subscriptions(storage, self._topics, dispatches)
@@ -154,21 +152,22 @@ class Page:
             await answer_file(send, file, seen, head=method == "HEAD")
         elif path.startswith(DATA) and name in self._routes:
             _check_method(method, "POST" if name == "redrive" else "GET")
-            asked = Asked(scope, receive, send, self._rights(scope), Query(scope))
+            asked = Asked(scope, receive, send, await self._rights(scope), Query(scope))
             await _told(self._routes[name], asked)
         else:
             raise RefusedError(404, "there is nothing here")
 
     # ---- rights
 
-    def _rights(self, scope: Scope) -> Rights:
+    async def _rights(self, scope: Scope) -> Rights:
         if self._authenticate is not None:
-            rights = self._authenticate(scope)
+            found = self._authenticate(scope)
+            rights: Rights | None = await found if inspect.isawaitable(found) else found
             if rights is None:
                 challenge = [(b"www-authenticate", b'Bearer realm="danube-trio"')]
                 raise RefusedError(401, "this needs a token", challenge)
             return rights
-        if not is_known_host(scope, self._hosts):
+        if self._hosts is not None and not is_known_host(scope, self._hosts):
             text = "this name of the server is not known: name it in Page(hosts=...), or use tokens"
             raise RefusedError(403, text)
         return AllRights()
@@ -181,7 +180,7 @@ class Page:
             raise RefusedError(404, f"there is no topic {topic}")
         return topic
 
-    def _check(self, rights: Rights, action: Action, topic: str) -> None:
+    def _check(self, rights: Rights, action: str, topic: str) -> None:
         if not rights.may(action, self._topics.right_of(topic)):
             raise RefusedError(403, f"this token has no {action} right to {topic}")
 
@@ -252,7 +251,7 @@ class Page:
                 stream, row = self._topics.stream_of(topic), self._topics.row(topic)
                 about = {
                     "elapsed": trio.current_time(),
-                    "stream": to_plain(stream),
+                    "stream": stream.data() if stream is not None else None,
                     "statistics": to_plain(found),
                     "last": row.shown() if row is not None and found is None else None,
                 }
@@ -332,7 +331,7 @@ class Page:
         for each in self._stream_subscriptions():
             if len(found) >= self._config.rows:
                 break
-            if asked.may_read(each.streams):
+            if any(map(asked.may_read, each.paths)):
                 found.append(to_plain(each))
         return found
 

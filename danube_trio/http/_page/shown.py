@@ -1,43 +1,31 @@
 """What the page is told by whoever mounts it: rights, streams and their subscriptions.
 
 A right is asked for by a path. A stream has its own; a topic that is no stream's has one that no
-stream can have (`topic_path`), so that leave to read the stream ``/orders/1`` is not leave to read
-a topic of that name. What is of the storage as a whole has the path `EVERYTHING`.
+stream can have (`topic_path`), so that leave to read the stream ``orders/1`` is not leave to read a
+topic of that name. What is of the server as a whole has the path `EVERYTHING`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import attrs
 
-Action = Literal["read", "write", "admin"]
+from danube_trio.http._names import CONTROL
 
-# What a path of a topic begins with; a stream's begins with a slash.
-TOPIC: Final = "topic:"
-EVERYTHING: Final = TOPIC
-# Topics of this namespace are streams, where there are streams.
-STREAMS: Final = "/streams/"
+EVERYTHING: Final = ""
 
 
 def topic_path(topic: str) -> str:
     """The path by which rights to a topic are asked for that is no stream's."""
-    return f"{TOPIC}{topic}"
-
-
-class Rights(Protocol):
-    """What somebody may do."""
-
-    def may(self, action: Action, path: str) -> bool:
-        """Whether this is allowed."""
-        ...
+    return f"{CONTROL}/topics{topic}"
 
 
 class AllRights:
     """Those of everybody, where nobody is asked who they are."""
 
-    def may(self, action: Action, path: str) -> bool:
+    def may(self, action: str, path: str) -> bool:
         """Always."""
         return True
 
@@ -47,7 +35,7 @@ class ShownStream:
     """A stream, as the page shows it.
 
     Attributes:
-        path: its own, for people and for rights; begins with a slash.
+        path: its own, canonical: by which rights are asked for.
         topic: that has its data.
         content_type: of its data.
         closed: whether it takes no more.
@@ -60,9 +48,26 @@ class ShownStream:
     closed: bool = False
     note: str = ""
 
+    @property
+    def name(self) -> str:
+        """What people call it: the path, with the slash in front."""
+        return f"/{self.path}"
+
+    def data(self) -> dict[str, object]:
+        """As plain data for the page."""
+        return {**attrs.asdict(self), "path": self.name}
+
 
 class StreamList(Protocol):
-    """The streams that there are now. Asked often: it must answer from memory."""
+    """The streams that there are now. Asked often: it must answer from memory.
+
+    Attributes:
+        namespace: of the topics that have their data. A topic in it that is no stream's is one that
+            is being made or deleted, and is not shown.
+    """
+
+    @property
+    def namespace(self) -> str: ...
 
     def shown(self) -> Iterable[ShownStream]:
         """All of them."""
@@ -79,18 +84,22 @@ class ShownSubscription:
 
     Attributes:
         name: its own.
+        paths: who may read one of these may see it.
         kind: how it is told: ``webhook`` or ``pull-wake``.
-        streams: which ones, in words: a path or a pattern. It is seen by who may read that path.
-        phase: its state, in a word.
-        lag: how much is not acknowledged; None: not known.
-        failures: tries to tell it that failed.
-        last_error: the last of these, in words.
+        pattern: that all of its streams have, for people.
+        streams: how many these are.
+        phase: its state, in a word; ``failed`` stands out.
+        lag: records that it has not acknowledged.
+        failures: how often in a row telling it has failed.
+        last_error: why, in words.
     """
 
     name: str
+    paths: tuple[str, ...]
     kind: str
-    streams: str
     phase: str
-    lag: int | None = None
+    pattern: str = ""
+    streams: int = 0
+    lag: int = 0
     failures: int = 0
     last_error: str = ""

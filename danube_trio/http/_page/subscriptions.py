@@ -24,8 +24,8 @@ from danube_trio.dispatch import ReliableDispatch, Subscription
 from danube_trio.dispatch._saved import SavedSubscription, redrive_saved, saved_subscriptions
 from danube_trio.errors import text_of
 from danube_trio.http._page.answers import RefusedError
-from danube_trio.http._page.shown import Rights
 from danube_trio.http._page.topics import REST, Topics
+from danube_trio.http._request import Rights
 from danube_trio.storage import Storage
 
 # All subscriptions are read from the metadata store again after so long at least.
@@ -103,7 +103,7 @@ class Subscriptions:
     ) -> dict[str, Any]:
         """One as plain data. `end` is where the topic ends, if that is known."""
         stream = self._topics.stream_of(key[0])
-        path = stream.path if stream is not None else None
+        path = stream.name if stream is not None else None
         about: dict[str, Any] = {"topic": key[0], "stream": path, "name": key[1], "fault": ""}
         if saved is not None:
             about |= {"letters": saved.letters, "redriven": saved.redriven, "fault": saved.fault}

@@ -19,7 +19,8 @@ import trio
 from danube_trio._core.stats import WalStatistics
 from danube_trio.errors import DanubeError, text_of
 from danube_trio.http._page.answers import RefusedError
-from danube_trio.http._page.shown import STREAMS, Rights, ShownStream, StreamList, topic_path
+from danube_trio.http._page.shown import ShownStream, StreamList, topic_path
+from danube_trio.http._request import Rights
 from danube_trio.storage import Storage
 
 # Topics that are looked at between two checkpoints; rest after a look, so many times what it took,
@@ -69,7 +70,7 @@ class Row:
     @property
     def name(self) -> str:
         """What people call it: the path of the stream, or the topic."""
-        return self.stream.path if self.stream is not None else self.topic
+        return self.stream.name if self.stream is not None else self.topic
 
     @property
     def right(self) -> str:
@@ -101,7 +102,7 @@ class Row:
 
     def shown(self) -> dict[str, Any]:
         """As plain data."""
-        stream = attrs.asdict(self.stream) if self.stream is not None else None
+        stream = self.stream.data() if self.stream is not None else None
         about = {"topic": self.topic, "stream": stream, "open": self.is_open}
         return {**about, **self.figures, "rates": self.rates}
 
@@ -282,7 +283,7 @@ class Topics:
         be told now.
         """
         await trio.lowlevel.checkpoint()
-        if self._streams is not None and topic.startswith(STREAMS):
+        if self._is_of_streams(topic):
             return self.stream_of(topic) is not None
         if self._storage.topic_statistics(topic) is not None:
             return True
@@ -328,8 +329,10 @@ class Topics:
 
     def _is_leftover(self, row: Row) -> bool:
         """Whether it is the data of no stream: one that is being made, or deleted."""
-        has_streams = self._streams is not None
-        return has_streams and row.stream is None and row.topic.startswith(STREAMS)
+        return row.stream is None and self._is_of_streams(row.topic)
+
+    def _is_of_streams(self, topic: str) -> bool:
+        return self._streams is not None and topic.startswith(f"/{self._streams.namespace}/")
 
     def shown(self, rights: Rights, wanted: Wanted) -> dict[str, Any]:
         """The rows that somebody wants to see, and sums over all that he may."""

@@ -18,6 +18,8 @@ const COLUMNS = [
     ["settled to", (row) => row.end],
 ];
 
+const OF_STREAMS = [["subscription"], ["pattern"], ["streams", true], ["kind"], ["phase"], ["lag", true], ["failures", true], ["last error"]];
+
 function phaseOf(row) {
     return row.fault ? "failed" : row.phase;
 }
@@ -60,7 +62,7 @@ export function subscriptionsView(about, root) {
     const on = el("button", { type: "button", onclick: () => ask({ first: state.first + count }) }, "Next");
     const pager = el("nav", { class: "pager", "aria-label": "Parts of the table", hidden: true }, back, range, on);
     const fault = el("p", { class: "trouble", role: "alert", hidden: true });
-    const streams = tableOf("Subscriptions to streams over HTTP", [["subscription"], ["streams"], ["kind"], ["phase"], ["lag", true], ["failures", true], ["last error"]]);
+    const streams = tableOf("Subscriptions to streams over HTTP", OF_STREAMS);
     const others = el("section", { hidden: !about.stream_subscriptions }, el("h2", { class: "section" }, "to streams, over HTTP"), el("div", { class: "scroller" }, streams.node), el("p", { class: "empty" }, "There are none."));
     const count = Math.min(about.rows, 50);
 
@@ -85,8 +87,12 @@ export function subscriptionsView(about, root) {
         if (!found.streams) return;
         streams.node.hidden = !found.streams.length;
         others.lastElementChild.hidden = found.streams.length > 0;
-        keyed(streams.body, found.streams, (row) => row.name, () => el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader", class: "name" }), ...["streams", "kind", "phase", "lag", "failures", "last error"].map((head) => el("td", { role: "cell", "data-head": head, class: head === "lag" || head === "failures" ? "number" : null }))),
-            (node, row) => [row.name, row.streams, row.kind, row.phase, amount(row.lag), amount(row.failures), row.last_error].forEach((text, i) => put(node.children[i], text)));
+        keyed(streams.body, found.streams, (row) => row.name, () => el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader", class: "name" }), ...OF_STREAMS.slice(1).map(([head, number]) => el("td", { role: "cell", "data-head": head, class: number ? "number" : null }))),
+            (node, row) => {
+                const texts = [row.name, row.pattern, amount(row.streams), row.kind, row.phase, amount(row.lag), amount(row.failures), row.last_error];
+                texts.forEach((text, i) => put(node.children[i], text));
+                node.classList.toggle("bad", row.phase === "failed" || row.failures > 0);
+            });
     }
 
     function makeRow() {

@@ -37,6 +37,7 @@ export function topicHead(topic, part) {
         node,
         update(stream, phase) {
             put(name, stream?.path ?? topic);
+            if (stream) document.title = `${stream.path} - danube-trio`;
             put(about, stream ? ["stream", stream.content_type, stream.closed ? "closed" : "", stream.note, `data in ${topic}`].filter(Boolean).join(", ") : "");
             if (phase === undefined) return;
             pill.hidden = false;

@@ -7,7 +7,8 @@
 import { put } from "./dom.js";
 
 const TOKEN = "danube-trio token";
-const HIDDEN_SECONDS = 60;
+// Soon: over HTTP/1.1 a browser has six connections to a server, whatever tabs there are.
+const HIDDEN_SECONDS = 10;
 const PAUSES = [0.5, 1, 2, 4, 8];
 // The longest event: rows or previews as many as the server's settings allow at most.
 const MAX_EVENT = 64 << 20;
