@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
+import hypercorn
 import pytest
 import trio
 from serving import (
@@ -23,6 +24,8 @@ from serving import (
 
 from danube_trio import StorageConfig, open_storage
 from danube_trio.http import open_site
+
+hypercorn_trio = pytest.importorskip("hypercorn.trio")
 
 
 @pytest.fixture
@@ -162,3 +165,41 @@ def test_an_append_that_was_cut_is_whole_or_not_there(root: Path) -> None:
         found = server.read()
         assert all(body in found for body in answered)
         assert len(found) % 3 == 0
+
+
+def test_under_hypercorn_alone_the_end_of_an_answer_closes_its_connection(root: Path) -> None:
+    """hypercorn says that the client has gone while it sends the end of an answer."""
+    config = hypercorn.Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    config.graceful_timeout = 3600
+
+    async def main() -> None:
+        stop = trio.Event()
+        async with (
+            open_storage(StorageConfig(dir=str(root))) as storage,
+            open_site(storage) as site,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await hypercorn_trio.serve(
+                    site, config, shutdown_trigger=stop.wait, task_status=task_status
+                )
+
+            (url,) = await nursery.start(serve)
+            stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+            async with stream:
+                await stream.send_all(head("PUT", STREAM, "content-type: text/plain"))
+                await stream.receive_some()
+                await stream.send_all(head("GET", f"{STREAM}?offset=now&live=sse"))
+                data = bytearray()
+                while b"upToDate" not in data:
+                    data += await stream.receive_some()
+                stop.set()
+                site.stop()
+                async for piece in stream:
+                    data += piece
+                assert data.endswith(b"0\r\n\r\n")
+
+    trio.run(main)

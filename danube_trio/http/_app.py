@@ -81,8 +81,22 @@ class Shell(Protocol):
     async def within(self, seconds: float, fn: Callable[[], Awaitable[bytes]]) -> bytes | None:
         """What an async function of this loop gives; None if that takes longer."""
 
-    async def while_there(self, receive: Receive, fn: Callable[[], Awaitable[None]]) -> None:
-        """Call an async function of this loop, until the client has gone."""
+    async def while_there(self, receive: Receive, answering: Answering) -> None:
+        """Answer, in this loop, until the client has gone."""
+
+
+class Answering(Protocol):
+    """A request that is being answered.
+
+    Attributes:
+        ending: the end of the answer is being sent. Some servers say that the client has gone while
+            they are at that; whoever stops then leaves the connection half closed.
+    """
+
+    ending: bool
+
+    async def __call__(self) -> None:
+        """Answer."""
 
 
 class _Nobody:
@@ -127,11 +141,6 @@ class Streams:
         """The settings."""
         return self._service.config
 
-    @property
-    def registry(self) -> Registry:
-        """Which streams there are. Belongs to the trio run that the storage is in."""
-        return self._service.registry
-
     def subscriptions(self) -> list[SubscriptionStatistics]:
         """All subscriptions, as they are now. Belongs to the trio run that the storage is in."""
         return self._subscriptions.statistics()
@@ -142,10 +151,6 @@ class Streams:
         Everything else goes on. For who stops a server: call it, then let what is under way end.
         """
         self._shell.tell(self._service.stop)
-
-    def seen_from(self, shell: Shell) -> Streams:
-        """The same streams for a server in another loop."""
-        return Streams(shell, self._service, self._subscriptions, self._authenticate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -322,6 +327,21 @@ async def read_body(
     return body
 
 
+def registry_of(streams: Streams) -> Registry:
+    """Which streams there are. Belongs to the trio run that the storage is in."""
+    return streams._service.registry  # pyright: ignore[reportPrivateUsage]  # of this module
+
+
+def seen_from(streams: Streams, shell: Shell) -> Streams:
+    """The same streams for a server in another loop."""
+    return Streams(
+        shell,
+        streams._service,  # pyright: ignore[reportPrivateUsage]  # of this module
+        streams._subscriptions,  # pyright: ignore[reportPrivateUsage]
+        streams._authenticate,  # pyright: ignore[reportPrivateUsage]
+    )
+
+
 class _Giver:
     """Answers a request that may wait, and gives it piece by piece."""
 
@@ -333,18 +353,21 @@ class _Giver:
         self._request = request
         self._send = send
         self._more = more
+        self.ending = False
 
     async def __call__(self) -> None:
         shell = self._shell
         response: Response = await shell.call(lambda: answer(self._service, self._request))
         feed = response.feed
         if feed is None:
+            self.ending = True
             await respond(self._send, response, self._more)
             return
         try:
             await self._send(_start(response, self._more))
             while piece := await shell.call(feed.next):
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            self.ending = True
             await self._send({"type": "http.response.body", "body": b""})
         finally:
             shell.tell(feed.close)
@@ -398,7 +421,7 @@ class TrioShell:
             return await fn()
         return None
 
-    async def while_there(self, receive: Receive, fn: Callable[[], Awaitable[None]]) -> None:
+    async def while_there(self, receive: Receive, answering: Answering) -> None:
         """See `Shell`."""
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -406,11 +429,12 @@ class TrioShell:
             async def watch() -> None:
                 while (await receive())["type"] != "http.disconnect":
                     pass  # the rest of a body that nobody asked for
-                nursery.cancel_scope.cancel()
+                if not answering.ending:
+                    nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
             try:
-                await fn()
+                await answering()
             except Exception as raised:
                 error = raised  # out of the nursery it is what it was
             nursery.cancel_scope.cancel()

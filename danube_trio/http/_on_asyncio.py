@@ -11,7 +11,14 @@ from danube_trio import Storage
 from danube_trio.anyio._block import loop_block
 from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._storage import engine_storage
-from danube_trio.http._app import Authenticate, OpenStreams, Receive, Streams
+from danube_trio.http._app import (
+    Answering,
+    Authenticate,
+    OpenStreams,
+    Receive,
+    Streams,
+    seen_from,
+)
 from danube_trio.http._config import HttpConfig
 
 
@@ -37,16 +44,18 @@ class AsyncioShell:
         except TimeoutError:
             return None
 
-    async def while_there(self, receive: Receive, fn: Callable[[], Awaitable[None]]) -> None:
+    async def while_there(self, receive: Receive, answering: Answering) -> None:
         """See `Shell`."""
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass  # the rest of a body that nobody asked for
 
-        work, gone = asyncio.ensure_future(fn()), asyncio.ensure_future(watch())
+        work, gone = asyncio.ensure_future(answering()), asyncio.ensure_future(watch())
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.ending:
+                await asyncio.wait({work})
         finally:
             for task in (work, gone):
                 task.cancel()
@@ -64,6 +73,6 @@ def streams_block(
     block = OpenStreams(cast("Storage", engine_storage(storage)), config, authenticate, clock)
 
     def view(inner: Streams, door: LoopDoor, _keep: object) -> Streams:
-        return inner.seen_from(AsyncioShell(door))
+        return seen_from(inner, AsyncioShell(door))
 
     return loop_block(block, "streams", view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from danube_trio.http._app import Authenticate, Streams
+from danube_trio.http._app import Authenticate, Streams, registry_of
 from danube_trio.http._page import Page, ShownStream, ShownSubscription
 from danube_trio.http._registry import Registry
 from danube_trio.http._stream import Stream
@@ -22,7 +22,7 @@ def page_of(
     """
     return Page(
         storage,
-        ShownStreams(streams.registry, streams.config.namespace),
+        ShownStreams(registry_of(streams), streams.config.namespace),
         authenticate=authenticate,
         subscriptions=lambda: map(_shown_subscription, streams.subscriptions()),
         **more,
@@ -68,7 +68,7 @@ def _shown_subscription(found: SubscriptionStatistics) -> ShownSubscription:
     return ShownSubscription(
         name=found.id,
         paths=(found.path, found.streams),
-        kind=found.type,
+        kind=found.kind,
         pattern=f"/{found.streams}",
         streams=found.links,
         phase=found.phase if found.status == "active" else found.status,

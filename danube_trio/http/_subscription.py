@@ -425,7 +425,7 @@ class SubscriptionStatistics:
 
     Attributes:
         id: as it was given.
-        type: ``webhook`` or ``pull-wake``.
+        kind: ``webhook`` or ``pull-wake``.
         streams: a pattern that all of its streams have, by which rights are asked.
         description: as it was given.
         status: ``active``, or ``failed`` while a delivery that failed is to be tried again.
@@ -442,7 +442,7 @@ class SubscriptionStatistics:
     """
 
     id: str
-    type: str
+    kind: str
     streams: str
     description: str | None
     status: str

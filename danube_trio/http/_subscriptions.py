@@ -254,7 +254,7 @@ class Subscriptions:
         return [
             SubscriptionStatistics(
                 id=sub.name,
-                type=sub.made.configuration.type,
+                kind=sub.made.configuration.type,
                 streams=_covered(sub),
                 description=sub.made.configuration.description,
                 status=sub.status,
