@@ -25,10 +25,17 @@ from subscribers import (
     write,
 )
 
-from danube_trio.http import HttpConfig
+from danube_trio.http import HttpConfig, SubscriptionStatistics
 from danube_trio.http._keys import TOKEN_SECONDS
-from danube_trio.http._patterns import Patterns, canonical_pattern, literal_prefix, matches
+from danube_trio.http._patterns import (
+    Patterns,
+    canonical_pattern,
+    covering,
+    literal_prefix,
+    matches,
+)
 from danube_trio.http._request import Refusal
+from danube_trio.http._shown_streams import shown_subscriptions
 from danube_trio.http._subscription import MAX_LEASE_MS, SNAPSHOT_STREAMS
 from danube_trio.http._subscriptions import TOGETHER
 from danube_trio.testing import SimClock, SimDisk, SimMetadata
@@ -973,3 +980,59 @@ async def test_nothing_is_written_after_the_end() -> None:
         await Subscriber(client).made(pattern="s/*")
         app = streams_of(client)
     assert (await Client(app).append("s/1", b"1", "application/json")).status == 503
+
+
+# ---- figures
+
+
+@pytest.mark.parametrize(
+    ("paths", "pattern"),
+    [
+        (["a/b"], "a/b"),
+        (["a/*"], "a/*"),
+        (["a/b", "a/c"], "a/**"),
+        (["a/b", "a"], "a/**"),
+        (["a/*", "a/b/c"], "a/**"),
+        (["a", "b"], "**"),
+        (["*", "a"], "**"),
+        (["ab/c", "a/c"], "**"),
+    ],
+)
+def test_one_pattern_covers_many(paths: list[str], pattern: str) -> None:
+    assert covering(paths) == pattern
+    assert all(matches(pattern, path) for path in paths)
+
+
+async def test_figures_are_those_of_the_moment(autojump_clock: object) -> None:
+    async with open_client(clock=SimClock(1_800_000_000.0)) as (client, _):
+        await make(client, "wake", "s/1", "s/2")
+        one, two = Subscriber(client, "b%20c"), Subscriber(client, "a")
+        await one.made(pattern="s/*", description="both")
+        await two.made(streams=["s/2", "s/x/y"])
+        await write(client, "s/1", b"[1,2,3]")
+        await write(client, "s/2")
+        await one.claimed("worker")
+        first, second = streams_of(client).subscriptions()
+        assert second == SubscriptionStatistics(
+            id="b c",
+            kind="pull-wake",
+            streams="s/*",
+            description="both",
+            status="active",
+            phase="held",
+            links=2,
+            pending=2,
+            behind=4,
+            generation=1,
+            holder="worker",
+            next_attempt_at=None,
+            failures=0,
+            error=None,
+            path="__ds/subscriptions/b%20c",
+        )
+        assert (first.id, first.streams, first.links, first.behind) == ("a", "s/**", 1, 1)
+        shown = shown_subscriptions([first, second])
+        assert [(each.name, each.streams, each.phase, each.lag) for each in shown] == [
+            ("a", "/s/**", first.phase, 1),
+            ("b c", "/s/*", "held", 4),
+        ]
