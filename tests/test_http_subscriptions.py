@@ -435,6 +435,7 @@ async def test_a_claim_needs_no_event_and_one_that_finds_nothing_leaves_nothing(
         assert set((await sub.claimed()).tails) == {"s/1"}
 
 
+@pytest.mark.happens
 async def test_a_lease_that_is_over_wakes_again_and_fences_who_had_it(
     autojump_clock: object,
 ) -> None:
@@ -596,6 +597,7 @@ async def test_a_claim_has_the_name_of_a_worker(body: Any) -> None:
 # ---- wake streams
 
 
+@pytest.mark.happens
 async def test_a_wake_stream_that_takes_no_event_is_said_and_tried_again(
     autojump_clock: object,
 ) -> None:

@@ -246,6 +246,7 @@ async def recorded(workload: Workload) -> tuple[SimDisk, History]:
     return disk, history
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("workload", [works, links], ids=lambda w: w.__name__)
 async def test_every_crash_state_goes_on(workload: Workload, autojump_clock: object) -> None:
     disk, history = await recorded(workload)
@@ -309,6 +310,7 @@ async def worked(sub: Subscriber) -> None:
         await trio.sleep(1)
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("kind", ["unavailable", "reply_lost"])
 async def test_a_store_that_does_not_answer_once_is_found_out(
     kind: Any, autojump_clock: object

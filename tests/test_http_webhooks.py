@@ -488,6 +488,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize("how", FAILURES)
 async def test_what_failed_is_tried_again_with_growing_pauses(how: str, mock_clock: Clock) -> None:
     clock = SimClock(1_800_000_000.0)
@@ -521,6 +522,7 @@ async def test_what_failed_is_tried_again_with_growing_pauses(how: str, mock_clo
         assert receiver.connections == 9 or receiver.connections == 10
 
 
+@pytest.mark.happens
 async def test_who_does_not_answer_in_time_has_its_lease_all_the_same(mock_clock: Clock) -> None:
     """It may be working. Nobody else gets the work until it cannot believe that it has it."""
     async with told() as (client, receiver):
@@ -710,6 +712,7 @@ class Resolver(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
+@pytest.mark.happens
 @pytest.mark.parametrize(
     "answers",
     [
