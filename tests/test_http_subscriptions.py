@@ -35,7 +35,7 @@ from danube_trio.http._patterns import (
     matches,
 )
 from danube_trio.http._request import Refusal
-from danube_trio.http._shown_streams import shown_subscriptions
+from danube_trio.http._shown_streams import shown_subscription
 from danube_trio.http._subscription import MAX_LEASE_MS, SNAPSHOT_STREAMS
 from danube_trio.http._subscriptions import TOGETHER
 from danube_trio.testing import SimClock, SimDisk, SimMetadata
@@ -1033,8 +1033,8 @@ async def test_figures_are_those_of_the_moment(autojump_clock: object) -> None:
             path="__ds/subscriptions/b%20c",
         )
         assert (first.id, first.streams, first.links, first.behind) == ("a", "s/**", 1, 1)
-        shown = shown_subscriptions([first, second])
-        assert [(each.name, each.streams, each.phase, each.lag) for each in shown] == [
+        shown = [shown_subscription(each) for each in (first, second)]
+        assert [(each.name, each.pattern, each.phase, each.lag) for each in shown] == [
             ("a", "/s/**", first.phase, 1),
             ("b c", "/s/*", "held", 4),
         ]

@@ -24,7 +24,7 @@ def page_of(
         storage,
         ShownStreams(registry_of(streams), streams.config.namespace),
         authenticate=authenticate,
-        subscriptions=lambda: map(_shown_subscription, streams.subscriptions()),
+        subscriptions=lambda: map(shown_subscription, streams.subscriptions()),
         **more,
     )
 
@@ -64,7 +64,8 @@ def _shown(stream: Stream) -> ShownStream:
     )
 
 
-def _shown_subscription(found: SubscriptionStatistics) -> ShownSubscription:
+def shown_subscription(found: SubscriptionStatistics) -> ShownSubscription:
+    """A subscription, as the page shows it."""
     return ShownSubscription(
         name=found.id,
         paths=(found.path, found.streams),
