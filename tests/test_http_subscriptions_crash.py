@@ -32,6 +32,7 @@ from subscribers import (
 from webhook_receiver import DONE, Receiver, open_receiver
 
 from danube_trio import Storage
+from danube_trio.http._offsets import token
 from danube_trio.testing import SimClock, SimDisk, SimMetadata
 
 SAMPLES = int(os.environ.get("DANUBE_CRASH_SAMPLES", "1"))
@@ -291,7 +292,7 @@ async def patient(client: Client) -> None:
     assert await finish(sub) == {}
     found = await sub.get()
     assert found["status"] == "active"
-    two, one = f"{0:016d}_{2:016d}", f"{0:016d}_{1:016d}"
+    two, one = token(2), token(1)
     assert await sub.acked() == {"t/2": ZERO, "s/1": two, "s/2": one}
     generations = [event["generation"] for event in await Wakes(client).all()]
     assert len(generations) == len(set(generations))

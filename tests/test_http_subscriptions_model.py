@@ -18,14 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from subscribers import Subscriber, Wakes, Work, code, make, open_client, said, write
 
+from danube_trio.http._offsets import parse, token
 from danube_trio.testing import SimClock, SimDisk
 
 LEASE = 10.0
 PATHS = ("s/0", "s/1", "t/2")
-
-
-def offset(number: int) -> str:
-    return f"{0:016d}_{number:016d}"
 
 
 @attrs.define(eq=False)
@@ -110,7 +107,7 @@ class Life:
             assert answer.status == 200, answer
             work = Work.of(said(answer))
             assert all(work.generation > other.generation for other in model.told)
-            assert work.tails == {path: offset(end) for path, end in model.pending.items()}
+            assert work.tails == {path: token(end) for path, end in model.pending.items()}
             model.take(work)
 
     async def acknowledge(self, which: int, share: int, done: bool) -> None:
@@ -121,7 +118,7 @@ class Life:
         acks = {path: at for n, (path, at) in enumerate(work.tails.items()) if n % 3 < share}
         # An offset that a stream with this path does not have any more is refused.
         beyond = [p for p in acks if p in model.ends and p not in model.new]
-        assert all(int(acks[p][17:]) <= model.ends[p] for p in beyond)
+        assert all(parse(acks[p]) <= model.ends[p] for p in beyond)
         answer = await self.sub.ack(work, acks, done=done)
         if not model.is_current(work):
             assert (answer.status, said(answer)) == (409, {"error": {"code": "FENCED"}})
@@ -129,7 +126,7 @@ class Life:
         assert answer.status == 200
         for path, at in acks.items():
             if path in model.ends and path not in model.new:
-                model.acked[path] = max(model.acked[path], int(at[17:]))
+                model.acked[path] = max(model.acked[path], parse(at))
         if done:
             assert said(answer) == {"ok": True, "next_wake": bool(model.pending)}
             model.held = None
@@ -162,8 +159,8 @@ class Life:
     async def check(self) -> None:
         """What the subscription says is what the model says."""
         model = self.model
-        acked = {p: offset(n) for p, n in model.acked.items()}
-        assert {"t/2": offset(0), **acked} == await self.sub.acked()
+        acked = {p: token(n) for p, n in model.acked.items()}
+        assert {"t/2": token(0), **acked} == await self.sub.acked()
         found = await self.sub.get()
         assert found["pending"] == len(model.pending)
 

@@ -45,6 +45,7 @@ from webhook_receiver import DONE, Hook, Receiver, answer, open_receiver
 from danube_trio._core.documents import compact
 from danube_trio.http import HttpConfig
 from danube_trio.http._keys import from_base64, kid_of, new_key, to_base64
+from danube_trio.http._offsets import token
 from danube_trio.http._targets import Allowed, check_addresses, is_public, target_of
 from danube_trio.http._waking import DELIVERIES
 from danube_trio.http._webhooks import ANSWER_BYTES, request_to
@@ -351,7 +352,7 @@ async def test_a_webhook_says_what_there_is_to_do_and_is_signed(mock_clock: Cloc
         assert hook.headers["host"] == f"127.0.0.1:{receiver.port}"
         assert hook.headers["content-type"] == "application/json"
         assert await verified(client, hook) == 1_800_000_000
-        two = f"{0:016d}_{2:016d}"
+        two = token(2)
         body = hook.said
         assert body.pop("callback_token")
         assert body.pop("wake_id").startswith("w_")
