@@ -197,6 +197,40 @@ async def test_a_body_that_takes_too_long_is_refused(autojump_clock: object) -> 
         assert await client.read_all("a") == b""
 
 
+async def test_bodies_that_come_slowly_take_a_bounded_amount_of_memory(
+    autojump_clock: object,
+) -> None:
+    config = HttpConfig(max_body_bytes=100, max_bodies_bytes=250, body_seconds=50)
+    async with open_client(config=config) as (client, _), trio.open_nursery() as nursery:
+        await client.create("a")
+        statuses: list[int] = []
+
+        async def slow() -> None:
+            pieces = [b"x" * 90, b""]
+
+            async def receive() -> Any:
+                if len(pieces) == 1:
+                    await trio.sleep(10)
+                piece = pieces.pop(0)
+                return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+            async def send(message: Any) -> None:
+                statuses.append(message.get("status", 0))
+
+            scope = scope_of("POST", "/a", {"content-type": "text/plain"})
+            await client.app(scope, receive, send)
+
+        for _ in range(3):
+            nursery.start_soon(slow)
+        await trio.sleep(1)
+        assert [status for status in statuses if status] == [503]
+        assert (await client.append("a", b"y" * 60)).status == 204
+        await trio.sleep(20)
+        assert sorted(status for status in statuses if status) == [204, 204, 503]
+        assert (await client.append("a", b"y" * 100)).status == 204
+        assert len(await client.read_all("a")) == 60 + 2 * 90 + 100
+
+
 async def test_who_goes_away_in_the_middle_of_a_body_has_sent_nothing() -> None:
     async with open_client() as (client, _):
         await client.create("a")

@@ -132,6 +132,7 @@ class Streams:
         self._subscriptions = subscriptions
         self._authenticate = authenticate
         self._cors = _Origins(service.config.origins)
+        self._bodies = Bodies(service.config.max_bodies_bytes)
 
     def __repr__(self) -> str:
         return f"<Streams in {self._service.storage.config.dir}>"
@@ -163,6 +164,7 @@ class Streams:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         more: dict[str, str] = {}
+        held = Held(self._bodies)
         try:
             head = _Head.of(scope)
             more = self._cors.headers(head)
@@ -172,7 +174,7 @@ class Streams:
             else:
                 path = canonical(head.path, path_limit(head.path, self.config.max_path_bytes))
                 rights = NOBODY if is_open(path) else await self._rights(scope)
-                request = await self._request(scope, head, path, receive, rights)
+                request = await self._request(scope, head, path, receive, rights, held)
                 if waits(request):
                     give = _Giver(self._shell, self._service, request, send, more)
                     await self._shell.while_there(receive, give)
@@ -182,6 +184,8 @@ class Streams:
             response = refusal.response()
         except Gone:
             return
+        finally:
+            held.release()
         await respond(send, response, more, bodiless=scope["method"] == "HEAD")
 
     async def _rights(self, scope: Scope) -> Rights | None:
@@ -194,7 +198,13 @@ class Streams:
         return rights
 
     async def _request(
-        self, scope: Scope, head: _Head, path: str, receive: Receive, rights: Rights | None
+        self,
+        scope: Scope,
+        head: _Head,
+        path: str,
+        receive: Receive,
+        rights: Rights | None,
+        held: Held,
     ) -> Request:
         config = self.config
         query = _query(scope.get("query_string", b""))
@@ -202,7 +212,8 @@ class Streams:
         if scope["method"] in _UNSAFE:
             limit = config.max_body_bytes
             limit = min(limit, MAX_BODY_BYTES) if is_control(path) else limit
-            body = await read_body(self._shell, head.headers, receive, limit, config.body_seconds)
+            seconds = config.body_seconds
+            body = await read_body(self._shell, head.headers, receive, limit, seconds, held)
         base = f"{scope.get('scheme', 'http')}://{head.host}{head.root}"
         method: str = scope["method"]
         return Request(method, path, query, head.headers, body, base, head.root, rights)
@@ -289,13 +300,53 @@ def _query(text: bytes) -> dict[str, list[str]]:
         raise Refusal(400, f"the query cannot be read: {error}") from None
 
 
+@attrs.define
+class Bodies:
+    """The bodies of all requests that are under way, in memory.
+
+    Attributes:
+        limit: how many bytes they may have together.
+        taken: how many they have.
+    """
+
+    limit: int
+    taken: int = 0
+
+
+@attrs.define
+class Held:
+    """What one request holds of them."""
+
+    bodies: Bodies
+    size: int = 0
+
+    def take(self, size: int) -> None:
+        """Some bytes came. Refuses them with 503 if that is too much."""
+        if self.bodies.taken + size > self.bodies.limit:
+            text = "the bodies of other requests take all the memory that is there for them"
+            raise Refusal(503, text, {"retry-after": "1", "connection": "close"})
+        self.bodies.taken += size
+        self.size += size
+
+    def release(self) -> None:
+        """It is not needed any more. Idempotent."""
+        self.bodies.taken -= self.size
+        self.size = 0
+
+
 async def read_body(
-    shell: Shell, headers: Mapping[str, str], receive: Receive, limit: int, seconds: float
+    shell: Shell,
+    headers: Mapping[str, str],
+    receive: Receive,
+    limit: int,
+    seconds: float,
+    held: Held,
 ) -> bytes:
     """All of a request's body.
 
     Raises:
-        Refusal: 413 if it is more than `limit` bytes, 408 if it takes more than `seconds`.
+        Refusal: 413 if it is more than `limit` bytes, 408 if it takes more than `seconds`, 503 if
+            there is no room for it.
         Gone: the client went away.
     """
     said = headers.get("content-length", "")
@@ -314,7 +365,9 @@ async def read_body(
             too_large = too_large or size > limit
             if too_large:  # who is still sending reads no answer: the rest is thrown away
                 pieces.clear()
+                held.release()
             elif piece:
+                held.take(len(piece))
                 pieces.append(piece)
             if size > limit * THROWN_AWAY or not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)

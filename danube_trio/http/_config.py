@@ -55,6 +55,8 @@ class HttpConfig:
         namespace: of the topics that hold the streams.
         max_body_bytes: largest body of a request; more is 413. A byte stream's append is one
             message, so it may not be more than the storage's ``max_message_bytes`` either.
+        max_bodies_bytes: how much the bodies of all requests under way may take together; then one
+            more is 503.
         body_seconds: how long a client may take to send a body; then it is 408.
         max_path_bytes: longest path of a stream, percent-encoded; more is 414.
         max_streams: how many streams there may be; then creating one is 429.
@@ -78,6 +80,7 @@ class HttpConfig:
 
     namespace: str = attrs.field(default="streams", validator=_namespace)
     max_body_bytes: int = attrs.field(default=8 * MIB, validator=whole(1, 60 * MIB))
+    max_bodies_bytes: int = attrs.field(default=256 * MIB, validator=whole(1, 1 << 40))
     body_seconds: float = attrs.field(default=30.0, validator=between(0.01, 86_400))
     max_path_bytes: int = attrs.field(default=1024, validator=whole(1, 3072))
     max_streams: int = attrs.field(default=100_000, validator=whole(1, 10_000_000))
@@ -93,3 +96,10 @@ class HttpConfig:
     webhook_seconds: float = attrs.field(default=10.0, validator=between(0.01, 600))
     max_subscriptions: int = attrs.field(default=1000, validator=whole(0, 100_000))
     max_links: int = attrs.field(default=200_000, validator=whole(0, 100_000_000))
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_bodies_bytes={self.max_bodies_bytes} must be at least max_body_bytes, which "
+                f"is {self.max_body_bytes}"
+            )
