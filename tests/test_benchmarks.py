@@ -19,7 +19,7 @@ CASES = {
     *("replay", "replay100"),
     *("open", "seek", "memory", "objects", "uploads", "topics", "peers", "peers1000"),
     *("dispatch", "dispatch10", "dispatch100", "doors", "doors_batch", "doors_many"),
-    "imports",
+    *("imports", "http", "http_live"),
 }
 
 
