@@ -83,7 +83,7 @@ lock: $(VENV)/.created  ## resolve the lock files anew; ARGS=--upgrade for newer
 	$(COMPILE) --group demo --no-deps -o requirements/demo.lock
 
 clean:  ## remove everything that the other targets made, measurements apart
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build tests/http/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.created:
