@@ -57,6 +57,33 @@ async def test_a_program_that_saves_between_any_two_steps_is_fenced_all_the_same
                 await busy.subscription.flush()
 
 
+async def test_who_is_told_by_a_flush_is_not_told_again_when_the_own_task_had_it_first(
+    autojump_clock: object,
+) -> None:
+    slow = False
+
+    async def hook(operation: MetadataOperation, moment: str) -> None:
+        """A store that takes its time: the flush comes while the subscription's task saves."""
+        if slow and (operation.client, operation.name, moment) == (OLD, "transact", "before"):
+            await trio.sleep(1)
+
+    settings = SubscriptionOptions(save_interval=0)
+    metadata = SimMetadata(hook=hook)
+    async with open_backing("segments") as backing, backing.dispatch(metadata) as old:
+        await store(old, 20)
+        mine = await old.add_subscription("billing", settings)
+        await mine.flush()
+        async with backing.dispatch(metadata.client()) as new:
+            await new.add_subscription("billing", settings)
+            slow = True
+            async with mine.take():
+                pass
+            await trio.sleep(0.5)  # its own task is at it
+            with pytest.raises(FencedError):
+                await mine.flush()
+            slow = False
+
+
 class OldVersion:
     """A program that knows no owner, and saves in between so many times."""
 

@@ -20,7 +20,7 @@ from danube_trio.dispatch._state import Phase, SubscriptionState
 from danube_trio.dispatch._statistics import Blocked, SubscriptionStatistics, statistics_of
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.dispatch._tasks import Reading, bury, keep_time
-from danube_trio.errors import OffsetTrimmedError
+from danube_trio.errors import FencedError, OffsetTrimmedError
 
 
 class Subscription:
@@ -189,7 +189,11 @@ class Subscription:
         state = self._state
         if state.fenced:
             state.check_open()
-        await self._calls.run(self._saving.save)
+        try:
+            await self._calls.run(self._saving.save)
+        except FencedError:
+            state.untold = None  # our own task may have got it first: now somebody is told
+            raise
         unsaved_from = state.core.unsaved_from
         if unsaved_from is not None:
             raise CursorTooLargeError(self.options.max_cursor_bytes, unsaved_from)
