@@ -52,7 +52,7 @@ import math
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from ssl import SSLContext
@@ -65,6 +65,8 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+
+from danube_trio.http._asgi import App, Message, Receive, Scope, Send
 
 log = logging.getLogger("danube_trio.http.server")
 
@@ -80,12 +82,6 @@ _THROW_AWAY = struct.pack("ii", 1, 0)
 _KEY = "danube_trio.connection"
 # Somebody else has closed it, or is at it.
 _GONE = (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError)
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 @attrs.frozen(kw_only=True)

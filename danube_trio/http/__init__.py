@@ -15,7 +15,8 @@ decision 0080 has how it keeps its promises.
 
 from __future__ import annotations
 
-from danube_trio.http._app import Authenticate, Streams
+from danube_trio.http._app import Streams
+from danube_trio.http._asgi import Authenticate
 from danube_trio.http._config import HttpConfig
 from danube_trio.http._open import open_streams
 from danube_trio.http._request import Rights

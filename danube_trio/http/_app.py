@@ -14,10 +14,9 @@ crosses, so it crosses once, and so does its answer, but for the pieces of a fee
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote
@@ -29,6 +28,15 @@ from trio.lowlevel import enable_ki_protection
 from danube_trio import Storage
 from danube_trio.errors import DanubeError
 from danube_trio.http._answer import ALLOWED, answer, waits
+from danube_trio.http._asgi import (
+    Authenticate,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    rights_of,
+    until_gone,
+)
 from danube_trio.http._config import HttpConfig
 from danube_trio.http._control import MAX_BODY_BYTES, Control, is_open, path_limit
 from danube_trio.http._keeper import Keeper
@@ -42,13 +50,6 @@ from danube_trio.http._subscriptions import Subscriptions, root_of
 from danube_trio.http._waking import Waking
 
 log = logging.getLogger("danube_trio.http")
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-# Says who asks, by what they may do; None: nobody who may come in.
-Authenticate = Callable[[Scope], Rights | Awaitable[Rights | None] | None]
 
 # More parameters than the protocol has.
 MAX_PARAMETERS = 32
@@ -191,8 +192,7 @@ class Streams:
     async def _rights(self, scope: Scope) -> Rights | None:
         if self._authenticate is None:
             return None
-        found = self._authenticate(scope)
-        rights: Rights | None = await found if inspect.isawaitable(found) else found
+        rights = await rights_of(self._authenticate, scope)
         if rights is None:
             raise Refusal(401, "who are you?", {"www-authenticate": "Bearer"})
         return rights
@@ -480,8 +480,7 @@ class TrioShell:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass  # the rest of a body that nobody asked for
+                await until_gone(receive)
                 if not answering.ending:
                     nursery.cancel_scope.cancel()
 

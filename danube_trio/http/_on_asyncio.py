@@ -13,12 +13,11 @@ from danube_trio.anyio._loop import LoopDoor
 from danube_trio.anyio._storage import engine_storage
 from danube_trio.http._app import (
     Answering,
-    Authenticate,
     OpenStreams,
-    Receive,
     Streams,
     seen_from,
 )
+from danube_trio.http._asgi import Authenticate, Receive, until_gone
 from danube_trio.http._config import HttpConfig
 
 
@@ -46,12 +45,8 @@ class AsyncioShell:
 
     async def while_there(self, receive: Receive, answering: Answering) -> None:
         """See `Shell`."""
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass  # the rest of a body that nobody asked for
-
-        work, gone = asyncio.ensure_future(answering()), asyncio.ensure_future(watch())
+        work = asyncio.ensure_future(answering())
+        gone = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if answering.ending:

@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from trio.lowlevel import in_trio_run
 
 from danube_trio import Storage
-from danube_trio.http._app import Authenticate, OpenStreams, Streams
+from danube_trio.http._app import OpenStreams, Streams
+from danube_trio.http._asgi import Authenticate
 from danube_trio.http._config import HttpConfig
 
 

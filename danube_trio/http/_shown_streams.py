@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from danube_trio.http._app import Authenticate, Streams, registry_of
+from danube_trio.http._app import Streams, registry_of
+from danube_trio.http._asgi import Authenticate
 from danube_trio.http._page import Page, ShownStream, ShownSubscription
 from danube_trio.http._registry import Registry
 from danube_trio.http._stream import Stream

@@ -38,15 +38,8 @@ from urllib.parse import parse_qsl
 import attrs
 
 from danube_trio import Storage
-from danube_trio.http._app import (
-    Authenticate,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    Streams,
-    respond,
-)
+from danube_trio.http._app import Streams, respond
+from danube_trio.http._asgi import App, Authenticate, Message, Receive, Scope, Send, rights_of
 from danube_trio.http._config import HttpConfig
 from danube_trio.http._open import open_streams
 from danube_trio.http._request import TEXT, Refusal, Response, Rights
@@ -59,8 +52,6 @@ SHOWN_PARAMETERS = ("cursor", "live", "offset")
 SHOWN_CHARACTERS = 80
 # Names of this machine alone.
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _EXCHANGE = "danube_trio.exchange"
 
@@ -114,7 +105,7 @@ async def open_site(
     hosts: Iterable[str] | None = None,
     proxied: bool = False,
     page: Callable[[Streams, Authenticate | None], Page] | None = None,
-    metrics: Asgi | None = None,
+    metrics: App | None = None,
     access: Callable[[Access], None] | None = None,
 ) -> AsyncGenerator[Site]:
     """Open a site: ``async with open_site(storage) as site:``; it is an ASGI callable.
@@ -162,7 +153,7 @@ class Site:
         authenticate: Authenticate | None,
         hosts: Iterable[str] | None,
         proxied: bool,
-        metrics: Asgi | None,
+        metrics: App | None,
         access: Callable[[Access], None] | None,
     ) -> None:
         self._storage = storage
@@ -254,8 +245,7 @@ class Site:
         """Whether whoever asks may read everything."""
         if self._authenticate is None:
             return
-        found = self.authenticate(scope)
-        rights = await found if inspect.isawaitable(found) else found
+        rights = await rights_of(self.authenticate, scope)
         if rights is None:
             raise Refusal(401, "a token is needed", {"www-authenticate": "Bearer"})
         if not rights.may("read", ""):

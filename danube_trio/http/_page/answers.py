@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio
 
 from danube_trio.errors import DanubeError, text_of
+from danube_trio.http._asgi import Message, Receive, Send, until_gone
+from danube_trio.http._request import Refusal
 
 log = logging.getLogger("danube_trio.http")
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 # Say an event: its name, and plain data.
 Say = Callable[[str, Any], Awaitable[None]]
@@ -47,20 +45,6 @@ SAFE: Headers = [
 MAX_BODY_BYTES = 4096
 
 
-class RefusedError(Exception):
-    """What is asked for cannot be had; the text is for who asked.
-
-    Attributes:
-        status: of the answer.
-        headers: of the answer, beside the usual ones.
-    """
-
-    def __init__(self, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = list(headers)
-
-
 async def answer(
     send: Send, status: int, body: bytes, headers: Headers, *, head: bool = False
 ) -> None:
@@ -72,11 +56,12 @@ async def answer(
 
 
 async def answer_data(
-    send: Send, data: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+    send: Send, data: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> None:
     """Plain data, as JSON."""
     kind = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-    await answer(send, status, as_json(data), [*kind, *headers])
+    more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await answer(send, status, as_json(data), [*kind, *more])
 
 
 def as_json(data: Any) -> bytes:
@@ -85,16 +70,16 @@ def as_json(data: Any) -> bytes:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The body of a request. Raises RefusedError for a long one."""
+    """The body of a request. Raises Refusal for a long one."""
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RefusedError(400, "the request ended in the middle")
+            raise Refusal(400, "the request ended in the middle")
         more: bytes = message.get("body", b"")
         body += more
         if len(body) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"a request has at most {MAX_BODY_BYTES} bytes")
+            raise Refusal(413, f"a request has at most {MAX_BODY_BYTES} bytes")
         if not message.get("more_body", False):
             return body
 
@@ -146,7 +131,7 @@ async def answer_feed(
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+        nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
         for task in beside:
             nursery.start_soon(task)
         nursery.start_soon(run)
@@ -156,13 +141,12 @@ async def _produced(produce: Produce, say: Say) -> str:
     """Run it; why it ended."""
     try:
         await produce(say)
-    except (DanubeError, RefusedError) as error:
+    except (DanubeError, Refusal) as error:
         await say("error", {"error": text_of(error)})
         return "it failed"
     return "there is no more"
 
 
-async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass  # the rest of a body that nobody reads
+async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    await until_gone(receive)
     scope.cancel()

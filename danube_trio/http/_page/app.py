@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -15,14 +14,10 @@ from danube_trio._core.plain import from_json, to_plain
 from danube_trio._doors.topics import FarStorage
 from danube_trio._version import __version__
 from danube_trio.errors import DanubeError, StoreUnavailableError, text_of
-from danube_trio.http._app import Authenticate
+from danube_trio.http._asgi import Authenticate, Receive, Scope, Send, rights_of
 from danube_trio.http._page.answers import (
     Produce,
-    Receive,
-    RefusedError,
     Say,
-    Scope,
-    Send,
     answer,
     answer_data,
     answer_feed,
@@ -35,7 +30,7 @@ from danube_trio.http._page.shown import EVERYTHING, AllRights, ShownSubscriptio
 from danube_trio.http._page.static import answer_file, static_files
 from danube_trio.http._page.subscriptions import Dispatches, Subscriptions
 from danube_trio.http._page.topics import KINDS, SORTS, Topics, Wanted
-from danube_trio.http._request import Rights
+from danube_trio.http._request import Refusal, Rights
 from danube_trio.storage import Storage
 
 log = logging.getLogger("danube_trio.http")
@@ -135,8 +130,8 @@ class Page:
             raise NotImplementedError(f"the page speaks HTTP, not {scope['type']}")
         try:
             await self._answer(scope, receive, send)
-        except RefusedError as refusal:
-            await answer_data(send, {"error": str(refusal)}, refusal.status, refusal.headers)
+        except Refusal as refusal:
+            await answer_data(send, {"error": refusal.text}, refusal.status, refusal.headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method, root = str(scope["path"]), str(scope["method"]), scope.get("root_path", "")
@@ -155,21 +150,20 @@ class Page:
             asked = Asked(scope, receive, send, await self._rights(scope), Query(scope))
             await _told(self._routes[name], asked)
         else:
-            raise RefusedError(404, "there is nothing here")
+            raise Refusal(404, "there is nothing here")
 
     # ---- rights
 
     async def _rights(self, scope: Scope) -> Rights:
         if self._authenticate is not None:
-            found = self._authenticate(scope)
-            rights: Rights | None = await found if inspect.isawaitable(found) else found
+            rights = await rights_of(self._authenticate, scope)
             if rights is None:
-                challenge = [(b"www-authenticate", b'Bearer realm="danube-trio"')]
-                raise RefusedError(401, "this needs a token", challenge)
+                challenge = {"www-authenticate": 'Bearer realm="danube-trio"'}
+                raise Refusal(401, "this needs a token", challenge)
             return rights
         if self._hosts is not None and not is_known_host(scope, self._hosts):
             text = "this name of the server is not known: name it in Page(hosts=...), or use tokens"
-            raise RefusedError(403, text)
+            raise Refusal(403, text)
         return AllRights()
 
     async def _topic(self, asked: Asked) -> str:
@@ -177,12 +171,12 @@ class Page:
         topic = asked.query.topic()
         self._check(asked.rights, "read", topic)
         if not await self._topics.has(topic):
-            raise RefusedError(404, f"there is no topic {topic}")
+            raise Refusal(404, f"there is no topic {topic}")
         return topic
 
     def _check(self, rights: Rights, action: str, topic: str) -> None:
         if not rights.may(action, self._topics.right_of(topic)):
-            raise RefusedError(403, f"this token has no {action} right to {topic}")
+            raise Refusal(403, f"this token has no {action} right to {topic}")
 
     # ---- what there is
 
@@ -204,7 +198,7 @@ class Page:
     ) -> None:
         if self._ended or len(self._feeds) >= self._config.feeds:
             text = "the server stops" if self._ended else "too many look at this page already"
-            raise RefusedError(503, text, [(b"retry-after", b"5")])
+            raise Refusal(503, text, {"retry-after": "5"})
         ended = trio.CancelScope()
         self._feeds.add(ended)
         try:
@@ -295,7 +289,7 @@ class Page:
     async def _search(self, asked: Asked) -> None:
         topic, text = await self._topic(asked), asked.query.text("text")
         if not text:
-            raise RefusedError(400, "text: must be what is searched for")
+            raise Refusal(400, "text: must be what is searched for")
         query = asked.query
         before = query.number("before") if query.has("before") else None
         await answer_data(asked.send, await self._messages.search(topic, text, before))
@@ -340,26 +334,26 @@ class Page:
         kind = header(asked.scope, b"content-type").partition(b";")[0].strip().lower()
         site = header(asked.scope, b"sec-fetch-site")
         if kind != b"application/json":
-            raise RefusedError(415, "the body must be application/json")
+            raise Refusal(415, "the body must be application/json")
         if site not in (b"", b"same-origin"):
-            raise RefusedError(403, "this may be asked by the page itself only")
+            raise Refusal(403, "this may be asked by the page itself only")
         try:
             body = from_json(await read_body(asked.receive))
         except ValueError as error:
-            raise RefusedError(400, f"the body is no JSON: {text_of(error)}") from None
+            raise Refusal(400, f"the body is no JSON: {text_of(error)}") from None
         fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
         topic, name, letters = (fields.get(each) for each in ("topic", "subscription", "letters"))
         if not isinstance(topic, str) or not isinstance(name, str):
-            raise RefusedError(400, "topic, subscription: must be texts")
+            raise Refusal(400, "topic, subscription: must be texts")
         if letters is not None and not isinstance(letters, str):
-            raise RefusedError(400, "letters: must be the name of a topic")
+            raise Refusal(400, "letters: must be the name of a topic")
         topic = checked_topic(topic)
         letters = checked_topic(letters) if letters is not None else None
         self._check(asked.rights, "admin", topic)
         if letters is not None:
             self._check(asked.rights, "read", letters)
         if not await self._topics.has(topic):
-            raise RefusedError(404, f"there is no topic {topic}")
+            raise Refusal(404, f"there is no topic {topic}")
         limit = self._config.redrive
         done = await self._subscriptions.redrive(topic, name, letters, limit)
         log.info("%d dead letters of %s were brought back to %s", done, name, topic)
@@ -371,12 +365,12 @@ async def _told(handler: Handler, asked: Asked) -> None:
     try:
         await handler(asked)
     except StoreUnavailableError as error:
-        raise RefusedError(503, text_of(error), [(b"retry-after", b"5")]) from None
+        raise Refusal(503, text_of(error), {"retry-after": "5"}) from None
     except DanubeError as error:
-        raise RefusedError(500, text_of(error)) from None
+        raise Refusal(500, text_of(error)) from None
 
 
 def _check_method(method: str, *allowed: str) -> None:
     if method not in allowed:
-        headers = [(b"allow", ", ".join(allowed).encode())]
-        raise RefusedError(405, f"the method must be {' or '.join(allowed)}", headers)
+        headers = {"allow": ", ".join(allowed)}
+        raise Refusal(405, f"the method must be {' or '.join(allowed)}", headers)

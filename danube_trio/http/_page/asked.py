@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 
 from danube_trio._core.numbers import number_in
 from danube_trio._core.topic_names import topic_name
-from danube_trio.http._page.answers import RefusedError, Scope
+from danube_trio.http._asgi import Scope
+from danube_trio.http._request import Refusal
 
 MAX_QUERY_BYTES = 4096
 # The longest text that is searched for.
@@ -17,19 +18,19 @@ MAX_TEXT = 256
 
 
 class Query:
-    """The fields of a query, each of which may be there once. Raises RefusedError."""
+    """The fields of a query, each of which may be there once. Raises Refusal."""
 
     def __init__(self, scope: Scope) -> None:
         raw: bytes = scope.get("query_string", b"")
         if len(raw) > MAX_QUERY_BYTES:
-            raise RefusedError(414, f"a query has at most {MAX_QUERY_BYTES} bytes")
+            raise Refusal(414, f"a query has at most {MAX_QUERY_BYTES} bytes")
         try:
             pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict")
         except ValueError:
-            raise RefusedError(400, "the query is not UTF-8") from None
+            raise Refusal(400, "the query is not UTF-8") from None
         self._fields = dict(pairs)
         if len(self._fields) != len(pairs):
-            raise RefusedError(400, "a field of the query is there twice")
+            raise Refusal(400, "a field of the query is there twice")
 
     def has(self, name: str) -> bool:
         """Whether the field is there."""
@@ -39,14 +40,14 @@ class Query:
         """A text."""
         found = self._fields.get(name, otherwise)
         if len(found) > MAX_TEXT:
-            raise RefusedError(400, f"{name}: has more than {MAX_TEXT} characters")
+            raise Refusal(400, f"{name}: has more than {MAX_TEXT} characters")
         return found
 
     def one_of(self, name: str, allowed: Collection[str], otherwise: str) -> str:
         """One of these words."""
         found = self._fields.get(name, otherwise)
         if found not in allowed:
-            raise RefusedError(400, f"{name}: must be one of {', '.join(allowed)}")
+            raise Refusal(400, f"{name}: must be one of {', '.join(allowed)}")
         return found
 
     def number(self, name: str, otherwise: int | None = None) -> int:
@@ -56,7 +57,7 @@ class Query:
             return otherwise
         found = number_in(text or "")
         if found is None or found >= 1 << 63:
-            raise RefusedError(400, f"{name}: must be a whole number, 0 or more")
+            raise Refusal(400, f"{name}: must be a whole number, 0 or more")
         return found
 
     def count(self, name: str, otherwise: int, most: int) -> int:
@@ -73,7 +74,7 @@ class Query:
         except ValueError:
             found = math.nan
         if not math.isfinite(found) or found < 0:
-            raise RefusedError(400, f"{name}: must be seconds since 1970")
+            raise Refusal(400, f"{name}: must be seconds since 1970")
         return found
 
     def topic(self) -> str:
@@ -82,11 +83,11 @@ class Query:
 
 
 def checked_topic(name: str) -> str:
-    """A topic's whole name. Raises RefusedError."""
+    """A topic's whole name. Raises Refusal."""
     try:
         return topic_name(name)
     except ValueError as error:
-        raise RefusedError(400, str(error)) from None
+        raise Refusal(400, str(error)) from None
 
 
 def header(scope: Scope, name: bytes) -> bytes:

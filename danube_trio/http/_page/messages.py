@@ -21,9 +21,10 @@ import trio
 from danube_trio import Gap, Record, StartPosition, StreamMessage, Wal
 from danube_trio._core.codec import Codec, get_codec
 from danube_trio.errors import CorruptDataError, text_of
-from danube_trio.http._page.answers import RefusedError, Say
+from danube_trio.http._page.answers import Say
 from danube_trio.http._page.config import PageConfig
 from danube_trio.http._page.topics import Topics
+from danube_trio.http._request import Refusal
 from danube_trio.storage import Storage
 
 # Records that a search going back reads at once, and matches in one answer.
@@ -41,9 +42,9 @@ ATTRIBUTES_BYTES = 64 << 10
 Item = dict[str, Any]
 
 
-def too_slow(seconds: float) -> RefusedError:
+def too_slow(seconds: float) -> Refusal:
     """What somebody gets who waited long enough."""
-    return RefusedError(504, f"reading the topic takes longer than {seconds:g} seconds")
+    return Refusal(504, f"reading the topic takes longer than {seconds:g} seconds")
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +76,7 @@ class Messages:
     async def span(self, topic: str, where: Where, count: int) -> dict[str, Any]:
         """Some messages, which they are (``first``, ``next``), and the topic's own start and end.
 
-        Raises what reading the log raises; RefusedError for a time that is none, or when it takes
+        Raises what reading the log raises; Refusal for a time that is none, or when it takes
         too long.
         """
         try:
@@ -235,7 +236,7 @@ class Messages:
     async def message(self, topic: str, offset: int, at: int) -> dict[str, Any]:
         """All fields of one message, and a part of its payload, from byte `at` on.
 
-        Raises RefusedError if it is not there.
+        Raises Refusal if it is not there.
         """
         record, codec = await self._record(topic, offset)
         size = self._config.payload_bytes
@@ -293,15 +294,15 @@ async def _each_batch(
 
 
 async def _record_at(wal: Wal, offset: int) -> Record:
-    """One record. Raises RefusedError if it is not there."""
+    """One record. Raises Refusal if it is not there."""
     if not wal.start_offset <= offset < wal.durable_end:
         what = f"the topic has offsets {wal.start_offset} to {wal.durable_end} (exclusive)"
-        raise RefusedError(404, f"there is no offset {offset}: {what}")
+        raise Refusal(404, f"there is no offset {offset}: {what}")
     async with wal.reader(StartPosition.offset(offset), end=offset + 1, raw=True) as reader:
         found: list[Record | Gap] = [*await reader.next_batch()]
     if not found or isinstance(found[0], Gap):
         reason = found[0].reason if found and isinstance(found[0], Gap) else "it is gone"
-        raise RefusedError(404, f"offset {offset} cannot be read: {reason}")
+        raise Refusal(404, f"offset {offset} cannot be read: {reason}")
     return found[0]
 
 
@@ -314,7 +315,7 @@ async def _offset_at(wal: Wal, time: float) -> int:
     try:
         start = StartPosition.timestamp(time)
     except ValueError as error:
-        raise RefusedError(400, text_of(error)) from None
+        raise Refusal(400, text_of(error)) from None
     async with wal.reader(start, end="current", count=1, raw=True) as reader:
         found: list[Record | Gap] = [*await reader.next_batch()]
     if not found:

@@ -8,7 +8,8 @@ from importlib.resources import files
 
 import attrs
 
-from danube_trio.http._page.answers import Headers, Send, answer
+from danube_trio.http._asgi import Send
+from danube_trio.http._page.answers import Headers, answer
 
 KINDS = {
     "css": b"text/css; charset=utf-8",

@@ -23,9 +23,8 @@ import trio
 from danube_trio.dispatch import ReliableDispatch, Subscription
 from danube_trio.dispatch._saved import SavedSubscription, redrive_saved, saved_subscriptions
 from danube_trio.errors import text_of
-from danube_trio.http._page.answers import RefusedError
 from danube_trio.http._page.topics import REST, Topics
-from danube_trio.http._request import Rights
+from danube_trio.http._request import Refusal, Rights
 from danube_trio.storage import Storage
 
 # All subscriptions are read from the metadata store again after so long at least.
@@ -156,13 +155,13 @@ class Subscriptions:
         Args:
             letters: the topic that they are in; None: where they are as far as is known.
 
-        Raises RefusedError, and what the storage raises.
+        Raises Refusal, and what the storage raises.
         """
         async with self._redriving:
             try:
                 return await self._redrive(topic, name, letters, limit)
             except ValueError as error:  # it has no dead letters, or cannot be redriven from here
-                raise RefusedError(409, text_of(error)) from None
+                raise Refusal(409, text_of(error)) from None
 
     async def _redrive(self, topic: str, name: str, letters: str | None, limit: int) -> int:
         live = self._live().get((topic, name))
@@ -172,12 +171,12 @@ class Subscriptions:
         found = await saved_subscriptions(self._storage.metadata, root, topic)
         saved = next((each for each in found if each.name == name), None)
         if saved is None:
-            raise RefusedError(404, f"topic {topic} has no subscription {name!r}")
+            raise Refusal(404, f"topic {topic} has no subscription {name!r}")
         if saved.fault:
-            raise RefusedError(409, saved.fault)
+            raise Refusal(409, saved.fault)
         where = letters if letters is not None else saved.letters
         if not await self._topics.has(where):
-            raise RefusedError(404, f"there is no topic {where}: it has no dead letters")
+            raise Refusal(404, f"there is no topic {where}: it has no dead letters")
         return await _to_its_end(redrive_saved, self._storage, saved, where, limit)
 
 

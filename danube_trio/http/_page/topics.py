@@ -18,9 +18,8 @@ import trio
 
 from danube_trio._core.stats import WalStatistics
 from danube_trio.errors import DanubeError, text_of
-from danube_trio.http._page.answers import RefusedError
 from danube_trio.http._page.shown import ShownStream, StreamList, topic_path
-from danube_trio.http._request import Rights
+from danube_trio.http._request import Refusal, Rights
 from danube_trio.storage import Storage
 
 # Topics that are looked at between two checkpoints; rest after a look, so many times what it took,
@@ -279,7 +278,7 @@ class Topics:
     async def has(self, topic: str) -> bool:
         """Whether there is such a topic. Of others than streams as of the last list.
 
-        Nobody may open one that is not there: that would make it. Raises RefusedError if it cannot
+        Nobody may open one that is not there: that would make it. Raises Refusal if it cannot
         be told now.
         """
         await trio.lowlevel.checkpoint()
@@ -290,7 +289,7 @@ class Topics:
         await self._list()
         if self._listing_error and topic not in self._listed:
             text = f"which topics there are cannot be asked now: {self._listing_error}"
-            raise RefusedError(503, text, [(b"retry-after", b"5")])
+            raise Refusal(503, text, {"retry-after": "5"})
         return topic in self._listed
 
     async def ends(self, topic: str) -> tuple[int, int]:
