@@ -26,11 +26,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import attrs
 import trio
 
-from danube_trio._core.documents import compact, parse
+from danube_trio._core.documents import compact
+from danube_trio.http._documents import commit, decoded
 from danube_trio.http._entries import FORMAT, Entry
 from danube_trio.http._names import id_of
 from danube_trio.http._request import Refusal
@@ -96,14 +98,10 @@ class Registry:
         for stream in self._by_topic.values():
             self._link(stream)
         for revised in await self.metadata.list_entries(f"{self._root}/trash/"):
-            self.trash[parse(revised.value, Trash, newest=FORMAT).topic] = None
+            self.trash[decoded(self.metadata, revised, Trash, FORMAT).topic] = None
 
     def _decoded(self, revised: Revised) -> Entry:
-        try:
-            return parse(revised.value, Entry, newest=FORMAT)
-        except ValueError as error:
-            error.add_note(f"It is {revised.key} in {self.metadata.url}.")
-            raise
+        return decoded(self.metadata, revised, Entry, FORMAT)
 
     def _install(self, entry: Entry, revision: int) -> Stream:
         stream = Stream(entry, revision)
@@ -320,15 +318,9 @@ class Registry:
         delete: Iterable[str] = (),
     ) -> int:
         """One transaction, whatever becomes of the caller. Returns its revision."""
-        revision: int | None = None
-        try:
-            with trio.CancelScope(shield=True):  # short; else nobody would know what became of it
-                revision = await self.metadata.transact(expect, put=put, delete=delete)
-        except BaseException:
-            self._doubt(paths)
-            raise
+        doubt = partial(self._doubt, paths)
+        revision = await commit(self.metadata, expect, put=put, delete=delete, doubt=doubt)
         if revision is None:
-            self._doubt(paths)
             raise Refusal(503, "another process changed this stream", {"retry-after": "1"})
         return revision
 

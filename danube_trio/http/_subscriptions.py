@@ -47,12 +47,14 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import attrs
 import trio
 
-from danube_trio._core.documents import compact, parse
+from danube_trio._core.documents import compact
+from danube_trio.http._documents import commit, decoded
 from danube_trio.http._keys import Grant, Keys
 from danube_trio.http._names import id_of
 from danube_trio.http._patterns import Patterns, covering, matches
@@ -191,11 +193,7 @@ class Subscriptions:
         return each.key.removeprefix(f"{self._root}/{name}/")
 
     def _decoded(self, revised: Revised, kind: type[T]) -> T:
-        try:
-            return parse(revised.value, kind, newest=FORMAT)
-        except ValueError as error:
-            error.add_note(f"It is {revised.key} in {self._metadata.url}.")
-            raise
+        return decoded(self._metadata, revised, kind, FORMAT)
 
     async def _load_looks(self) -> None:
         """Which streams must be looked at. What an orderly end said is true once only."""
@@ -861,15 +859,9 @@ class Subscriptions:
         put: Mapping[str, bytes],
         delete: Iterable[str] = (),
     ) -> int:
-        revision: int | None = None
-        try:
-            with trio.CancelScope(shield=True):  # short; else nobody knew what became of it
-                revision = await self._metadata.transact(expect, put=put, delete=delete)
-        except BaseException:
-            self._doubt(sub)
-            raise
+        doubt = partial(self._doubt, sub)
+        revision = await commit(self._metadata, expect, put=put, delete=delete, doubt=doubt)
         if revision is None:
-            self._doubt(sub)
             raise Fault(503, "UNAVAILABLE", "another process changes this subscription")
         return revision
 
