@@ -259,26 +259,26 @@ class _Origins:
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._origins = origins
+        self._said = {
+            "x-content-type-options": "nosniff",
+            "cross-origin-resource-policy": "cross-origin" if origins else "same-origin",
+        }
+        if not origins:
+            return
+        if "*" in origins:
+            self._said["access-control-allow-origin"] = "*"
+        else:
+            self._said["vary"] = "origin"
+        self._said["access-control-allow-methods"] = ALLOWED
+        self._said["access-control-allow-headers"] = ", ".join(_ASKED)
+        self._said["access-control-expose-headers"] = ", ".join(_EXPOSED)
 
     def headers(self, head: _Head) -> dict[str, str]:
         """What an answer says of it."""
-        said = {
-            "x-content-type-options": "nosniff",
-            "cross-origin-resource-policy": "cross-origin" if self._origins else "same-origin",
-        }
         origin = head.headers.get("origin")
-        if not self._origins:
-            return said
-        if "*" in self._origins:
-            said["access-control-allow-origin"] = "*"
-        else:
-            said["vary"] = "origin"
-            if origin in self._origins:
-                said["access-control-allow-origin"] = origin
-        said["access-control-allow-methods"] = ALLOWED
-        said["access-control-allow-headers"] = ", ".join(_ASKED)
-        said["access-control-expose-headers"] = ", ".join(_EXPOSED)
-        return said
+        if origin is None or "*" in self._origins or origin not in self._origins:
+            return self._said
+        return {**self._said, "access-control-allow-origin": origin}
 
     def check(self, head: _Head) -> None:
         """Refuse what a foreign page asks: a browser would send it without asking first."""

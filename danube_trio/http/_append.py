@@ -22,7 +22,7 @@ from danube_trio.http._offsets import token
 from danube_trio.http._request import Refusal, Request, Response
 from danube_trio.http._service import Service
 from danube_trio.http._stream import Stream
-from danube_trio.http._writers import Writers, marks
+from danube_trio.http._writers import Producer, Writers, marks
 
 
 async def append(service: Service, request: Request) -> Response:
@@ -40,7 +40,7 @@ async def append(service: Service, request: Request) -> Response:
         while True:
             known = _check(stream, writers, request, who, closes)
             if known is not None:
-                return await _repeated(service, stream, wal, writers, who, known)
+                return await _repeated(service, stream, wal, writers, known)
             if who is None and writers.closed:  # closing what is closed
                 await service.durable(stream, wal, writers, writers.end)
                 return _answer(204, stream, writers.data_end, closed=True)
@@ -53,15 +53,15 @@ async def append(service: Service, request: Request) -> Response:
                 break
             except trio.WouldBlock:
                 await wal.wait_durable(wal.next_offset)
-        data_end, closed = writers.data_end, closes
+        data_end = writers.data_end
         await service.durable(stream, wal, writers, end)
         service.use(stream)
         if writers.worth_a_note:
             service.unnoted[stream] = None
     if who is None:
-        return _answer(204, stream, data_end, closed=closed)
+        return _answer(204, stream, data_end, closed=closes)
     status = 200 if request.body else 204
-    return _answer(status, stream, data_end, closed=closed, said=_said(who.epoch, who.seq))
+    return _answer(status, stream, data_end, closed=closes, said=_said(who.epoch, who.seq))
 
 
 def accept(
@@ -101,8 +101,8 @@ def payloads_of(kind: str, body: bytes, *, may_be_empty: bool = False) -> list[b
 
 def _check(
     stream: Stream, writers: Writers, request: Request, who: Sent | None, closes: bool
-) -> tuple[int, int, int] | None:
-    """What is known of the producer, if the batch was sent before: epoch, last number, its end."""
+) -> Producer | None:
+    """The producer, if the batch was sent before; None if it may be appended, or close again."""
     if writers.closed:
         return _check_closed(stream, writers, request, who, closes)
     if request.body:
@@ -114,36 +114,31 @@ def _check(
     if who is None:
         return None
     known = writers.repeated(who)
-    return None if known is None else (known.epoch, known.seq, known.end)
+    if known is None:
+        writers.check_next(who)
+    return known
 
 
 def _check_closed(
     stream: Stream, writers: Writers, request: Request, who: Sent | None, closes: bool
-) -> tuple[int, int, int] | None:
+) -> Producer | None:
     if who is None:
         if closes and not request.body:
             return None
-    elif (known := writers.known(who)) is not None:
-        return known.epoch, known.seq, known.end
+    elif (known := writers.repeated(who)) is not None:
+        return known
     at = token(stream.entry.base + writers.data_end)
     raise Refusal(409, "the stream is closed", {"stream-closed": "true", "stream-next-offset": at})
 
 
 async def _repeated(
-    service: Service,
-    stream: Stream,
-    wal: Wal,
-    writers: Writers,
-    who: Sent | None,
-    known: tuple[int, int, int],
+    service: Service, stream: Stream, wal: Wal, writers: Writers, known: Producer
 ) -> Response:
-    epoch, seq, end = known
-    assert who is not None
-    await service.durable(stream, wal, writers, end)
+    await service.durable(stream, wal, writers, known.end)
     service.use(stream)
     closed = writers.closed and wal.durable_end >= writers.end
     data_end = min(writers.data_end, wal.durable_end)
-    return _answer(204, stream, data_end, closed=closed, said=_said(epoch, seq))
+    return _answer(204, stream, data_end, closed=closed, said=_said(known.epoch, known.seq))
 
 
 def _said(epoch: int, seq: int) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What happens to streams while nobody asks: the end of their time, notes, and the trash.
+"""What happens to streams while nobody asks: ends, last uses, notes, and the trash.
 
-Three tasks, each of which may be cancelled at any moment: what they do is written down before, and
+Four tasks, each of which may be cancelled at any moment: what they do is written down before, and
 done again. What fails is tried again later, with growing pauses, and said in the log.
 """
 

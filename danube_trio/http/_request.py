@@ -14,7 +14,6 @@ from typing import Protocol
 import attrs
 
 from danube_trio.errors import (
-    AccessDeniedError,
     CorruptDataError,
     DanubeError,
     FencedError,
@@ -157,36 +156,23 @@ def json_response(status: int, value: object, headers: Mapping[str, str] | None 
     return Response(status, said, body)
 
 
-# What the log says, in words of HTTP. The first that fits; the seconds are when to try again.
-_STATUSES: tuple[tuple[type[DanubeError], int, int], ...] = (
-    (MessageTooLargeError, 413, 0),
-    (OffsetTrimmedError, 410, 0),
-    (CorruptDataError, 500, 0),
-    (AccessDeniedError, 500, 0),
-    (StoreUnavailableError, 503, 5),
-    (FencedError, 503, 5),
-    (LogLockedError, 503, 5),
-    (LogBrokenError, 503, 1),
-    (LogClosedError, 503, 1),
+_UNKNOWN = "what became of this request is not known"
+# What the log says, in words of HTTP: the status, when to try again in seconds, and a text. The
+# first that fits.
+_SAID: tuple[tuple[type[DanubeError], int, int, str], ...] = (
+    (MessageTooLargeError, 413, 0, "the body is larger than the log takes"),
+    (OffsetTrimmedError, 410, 0, "what is before this offset's data is not kept any more"),
+    (CorruptDataError, 500, 0, "stored data is damaged: see the server's own log"),
+    (StoreUnavailableError, 503, 5, f"a store does not answer: {_UNKNOWN}"),
+    (FencedError, 503, 5, "another process has this stream now"),
+    (LogLockedError, 503, 5, "another process has this stream open"),
+    (LogBrokenError, 503, 1, f"a write failed: {_UNKNOWN}"),
+    (LogClosedError, 503, 1, "the stream is being closed"),
+    (DanubeError, 500, 0, "the log has an error: see its own log"),
 )
 
 
 def refusal_of(error: DanubeError) -> Refusal:
     """What a client is told of an error of the log. Where it happened stays here."""
-    for kind, status, seconds in _STATUSES:
-        if isinstance(error, kind):
-            again = {"retry-after": str(seconds)} if seconds else {}
-            return Refusal(status, _SAID.get(kind, "the log has an error: see its own log"), again)
-    return Refusal(500, "the log has an error: see its own log")
-
-
-_SAID: dict[type[DanubeError], str] = {
-    MessageTooLargeError: "the body is larger than the log takes",
-    OffsetTrimmedError: "what is before this offset's data is not kept any more",
-    CorruptDataError: "stored data is damaged: see the server's own log",
-    StoreUnavailableError: "a store does not answer: what became of this request is not known",
-    FencedError: "another process has this stream now",
-    LogLockedError: "another process has this stream open",
-    LogBrokenError: "a write failed: what became of this request is not known",
-    LogClosedError: "the stream is being closed",
-}
+    _, status, seconds, text = next(said for said in _SAID if isinstance(error, said[0]))
+    return Refusal(status, text, {"retry-after": str(seconds)} if seconds else {})

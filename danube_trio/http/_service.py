@@ -115,8 +115,7 @@ class Service:
             return stream
         if self.believed() is not None:
             await self.registry.end(stream)
-            stream = self.registry.at(path)
-            return stream
+            return self.registry.at(path)
         raise Refusal(404, "this stream has expired", {"retry-after": AGAIN_SECONDS})
 
     def over(self, stream: Stream) -> bool:

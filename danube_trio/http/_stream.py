@@ -25,6 +25,8 @@ from danube_trio.http._fields import kind, moment
 
 # How many forks deep a stream's data may come from. A read walks them, and so does a deletion.
 MAX_DEPTH = 32
+# How soon after its last use a stream's document says so, at the latest, in seconds.
+SAVE_SECONDS = 5.0
 
 
 def renewal_step(ttl: int) -> float:
@@ -154,7 +156,3 @@ class Stream:
                 break
         found.reverse()
         return found
-
-
-# How soon after its last use a stream's document says so, at the latest, in seconds.
-SAVE_SECONDS = 5.0

@@ -51,7 +51,7 @@ WRITER_SEQ = "ds-stream-seq"
 CLOSED = "ds-closed"
 
 
-@attrs.define
+@attrs.frozen
 class Producer:
     """What a producer has sent: its epoch, the last sequence number in it, and where that ends."""
 
@@ -67,7 +67,6 @@ class Note:
     Attributes:
         end: the offset in the topic's log: what is before it is covered.
         data_end, closed: see `Writers`.
-        closer: producer, epoch and sequence number of the append that closed it.
         writer_seq: the last Stream-Seq.
         producers: epoch, sequence number and end of each, those that sent last at the end.
     """
@@ -75,7 +74,6 @@ class Note:
     end: int
     data_end: int
     closed: bool = False
-    closer: Sent | None = None
     writer_seq: str | None = None
     producers: dict[str, list[int]] = attrs.Factory(dict[str, list[int]])
     format: int = 1
@@ -109,7 +107,6 @@ class Writers:
         end: where the next record goes.
         data_end: where the data ends: `end`, or less if the last record only closes.
         closed: nothing more is accepted.
-        closer: who closed it, if a producer did.
         noted: the end of the last note.
         unnoted_bytes: how many came since.
     """
@@ -118,7 +115,6 @@ class Writers:
         self.end = self.noted = note.end
         self.data_end = note.data_end
         self.closed = note.closed
-        self.closer = note.closer
         self.unnoted_bytes = 0
         self._writer_seq = note.writer_seq
         self._producers = {name: Producer(*each) for name, each in note.producers.items()}
@@ -147,48 +143,24 @@ class Writers:
         self.unnoted_bytes += len(payload)
         self.end = end
         name = found.get(PRODUCER)
-        sent = None
         if name is not None:
-            sent = Sent(name, int(found[EPOCH]), int(found[SEQ]))
             if self._producers.pop(name, None) is None:
                 self._producers_bytes += _size(name)
-            self._producers[name] = Producer(sent.epoch, sent.seq, end)
+            self._producers[name] = Producer(int(found[EPOCH]), int(found[SEQ]), end)
             while self._producers_bytes > PRODUCERS_BYTES:
                 oldest = next(iter(self._producers))
                 del self._producers[oldest]
                 self._producers_bytes -= _size(oldest)
         self._writer_seq = found.get(WRITER_SEQ, self._writer_seq)
         if CLOSED in found:
-            self.closed, self.closer = True, sent
+            self.closed = True
         if payload or CLOSED not in found:
             self.data_end = end
 
     # ---- asking
 
     def repeated(self, sent: Sent) -> Producer | None:
-        """The producer, if it has sent this batch before; None if it may be appended.
-
-        Raises:
-            Refusal: 403 for an older epoch; 400 for a new one that does not begin at 0; 409 if
-                something is missing before it.
-        """
-        known = self._producers.get(sent.producer)
-        if known is None or sent.epoch > known.epoch:
-            if sent.seq == 0:
-                return None
-            if known is not None:
-                raise Refusal(400, "a new epoch begins with the sequence number 0")
-            raise _gap(0, sent.seq)
-        if sent.epoch < known.epoch:
-            raise _fenced(known)
-        if sent.seq <= known.seq:
-            return known
-        if sent.seq > known.seq + 1:
-            raise _gap(known.seq + 1, sent.seq)
-        return None
-
-    def known(self, sent: Sent) -> Producer | None:
-        """The producer, if it has sent this batch before; of a stream that is closed.
+        """The producer, if it has sent this batch before.
 
         Raises:
             Refusal: 403 for an older epoch.
@@ -197,8 +169,25 @@ class Writers:
         if known is None or sent.epoch > known.epoch:
             return None
         if sent.epoch < known.epoch:
-            raise _fenced(known)
+            text = "the producer has a newer epoch"
+            raise Refusal(403, text, {"producer-epoch": str(known.epoch)})
         return known if sent.seq <= known.seq else None
+
+    def check_next(self, sent: Sent) -> None:
+        """Refuse a batch that is new, and is not the next one of its producer.
+
+        Raises:
+            Refusal: 400 for an epoch that does not begin at 0, 409 if something is missing.
+        """
+        known = self._producers.get(sent.producer)
+        goes_on = known is not None and sent.epoch == known.epoch
+        expected = known.seq + 1 if known is not None and goes_on else 0
+        if sent.seq == expected:
+            return
+        if known is not None and not goes_on:
+            raise Refusal(400, "a new epoch begins with the sequence number 0")
+        said = {"producer-expected-seq": str(expected), "producer-received-seq": str(sent.seq)}
+        raise Refusal(409, "a batch of this producer is missing", said)
 
     def check_writer_seq(self, text: str) -> None:
         """Refuse, with 409, a Stream-Seq that does not come after the last one."""
@@ -216,7 +205,7 @@ class Writers:
     def note(self) -> Note:
         """They as they are now."""
         producers = {name: [p.epoch, p.seq, p.end] for name, p in self._producers.items()}
-        return Note(self.end, self.data_end, self.closed, self.closer, self._writer_seq, producers)
+        return Note(self.end, self.data_end, self.closed, self._writer_seq, producers)
 
     def was_noted(self, note: Note, size_bytes: int) -> None:
         """The note is durable; `unnoted_bytes` were so many when it was made."""
@@ -226,18 +215,6 @@ class Writers:
 
 def _size(name: str) -> int:
     return len(name.encode()) + PRODUCER_BYTES
-
-
-def _fenced(known: Producer) -> Refusal:
-    return Refusal(403, "the producer has a newer epoch", {"producer-epoch": str(known.epoch)})
-
-
-def _gap(expected: int, received: int) -> Refusal:
-    return Refusal(
-        409,
-        "a batch of this producer is missing",
-        {"producer-expected-seq": str(expected), "producer-received-seq": str(received)},
-    )
 
 
 async def read_writers(wal: Wal, note: Note | None) -> Writers:
