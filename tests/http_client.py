@@ -9,6 +9,8 @@ from urllib.parse import quote, unquote
 import attrs
 import trio
 
+from danube_trio import Storage
+
 App = Callable[[Any, Any, Any], Awaitable[None]]
 ZERO = "0000000000000000_0000000000000000"
 
@@ -184,3 +186,10 @@ def sent(producer: str, epoch: int, seq: int) -> dict[str, str]:
         "producer_epoch": str(epoch),
         "producer_seq": str(seq),
     }
+
+
+async def until_tidy(storage: Storage) -> None:
+    """Wait, in virtual time, until every topic is deleted that no stream needs."""
+    with trio.fail_after(10_000):
+        while await storage.metadata.list_entries("/danube/http/trash/"):  # noqa: ASYNC110
+            await trio.sleep(1)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from http_client import ZERO, Client, Exchange, ask, scope_of, sent
+from http_client import ZERO, Client, Exchange, ask, scope_of, sent, until_tidy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -481,9 +481,7 @@ async def test_what_is_deleted_frees_its_disk(autojump_clock: object) -> None:
         assert any("/streams/" in path for path in disk.tree())
         await client.delete("a")
         await client.create("a", b"new")
-        with trio.fail_after(1000):
-            while await storage.metadata.list_entries("/danube/http/trash/"):  # noqa: ASYNC110
-                await trio.sleep(1)
+        await until_tidy(storage)
         assert await client.read_all("a") == b"new"
         topics = {path.split("/")[3] for path in disk.tree() if path.startswith("/data/streams/")}
         assert len(topics) == 1
@@ -580,14 +578,20 @@ async def test_who_waits_holds_no_log_open(autojump_clock: object) -> None:
                 exchange.gone.set()
 
 
+async def who_waits(client: Client, nursery: trio.Nursery, live: str) -> Exchange:
+    """Somebody who waits at the end of a new stream."""
+    await client.create("a")
+    target = f"/a?offset={ZERO}&live={live}"
+    exchange = Exchange(client.app, scope_of("GET", target), b"")
+    nursery.start_soon(exchange.run)
+    await trio.testing.wait_all_tasks_blocked()
+    return exchange
+
+
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_a_wait_ends_when_the_stream_is_deleted(live: str, autojump_clock: object) -> None:
     async with open_client() as (client, _), trio.open_nursery() as nursery:
-        await client.create("a")
-        target = f"/a?offset={ZERO}&live={live}"
-        exchange = Exchange(client.app, scope_of("GET", target), b"")
-        nursery.start_soon(exchange.run)
-        await trio.testing.wait_all_tasks_blocked()
+        exchange = await who_waits(client, nursery, live)
         began = trio.current_time()
         await client.delete("a")
         await trio.testing.wait_all_tasks_blocked()
@@ -599,16 +603,13 @@ async def test_a_wait_ends_when_the_stream_is_deleted(live: str, autojump_clock:
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_a_wait_ends_when_the_server_stops(live: str, autojump_clock: object) -> None:
     async with open_client() as (client, _), trio.open_nursery() as nursery:
-        await client.create("a")
-        target = f"/a?offset={ZERO}&live={live}"
-        exchange = Exchange(client.app, scope_of("GET", target), b"")
-        nursery.start_soon(exchange.run)
-        await trio.testing.wait_all_tasks_blocked()
+        exchange = await who_waits(client, nursery, live)
         client.app.stop()  # type: ignore[attr-defined]
         await trio.testing.wait_all_tasks_blocked()
         assert exchange.over
         assert exchange.status == (204 if live == "long-poll" else 200)
-        assert (await ask(client.app, "GET", target)).status == 503
+        again = await ask(client.app, "GET", f"/a?offset={ZERO}&live={live}")
+        assert again.status == 503
         assert (await client.append("a", b"x")).status == 204
 
 

@@ -14,8 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import attrs
-import trio
-from http_client import Client, sent
+from http_client import Client, sent, until_tidy
 
 from danube_trio import Storage, StorageConfig, WalConfig, open_storage
 from danube_trio.http import HttpConfig, open_streams
@@ -58,13 +57,6 @@ async def open_all(disk: SimDisk, now: float = NOW) -> AsyncGenerator[tuple[Stor
         open_streams(storage, HttpConfig(), clock=lambda: now) as streams,
     ):
         yield storage, Client(streams)
-
-
-async def until_tidy(storage: Storage) -> None:
-    """Wait until the trash is empty."""
-    with trio.fail_after(10_000):
-        while await storage.metadata.list_entries("/danube/http/trash/"):  # noqa: ASYNC110
-            await trio.sleep(1)
 
 
 async def appends(client: Client, history: History) -> None:
