@@ -21,14 +21,20 @@ from danube_trio.dispatch._cursor import CursorState
 from danube_trio.dispatch._dead_letters import DeadLetters
 from danube_trio.dispatch._log import PersistentLog
 from danube_trio.dispatch._redrive import redrive, redriven_position
-from danube_trio.dispatch._saving import DANUBE_ROOT, CursorKeeper, subscriptions_prefix
+from danube_trio.dispatch._saving import (
+    DANUBE,
+    DANUBE_ROOT,
+    OURS,
+    REDRIVEN,
+    CursorKeeper,
+    subscriptions_prefix,
+)
 from danube_trio.dispatch._store import TopicStore
 from danube_trio.errors import CorruptDataError
 from danube_trio.metadata import MetadataStore, Revised
 
 # Decoding more than this takes longer than handing it to a thread and back (a guess).
 LARGE_BYTES = 64 << 10
-OURS, DANUBE, REDRIVEN = "danube-trio", "cursor", "redriven"
 
 
 @attrs.frozen(kw_only=True)

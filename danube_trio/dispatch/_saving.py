@@ -56,6 +56,8 @@ log = logging.getLogger("danube_trio.dispatch")
 
 # The `metadata_root` under which cursors are where Danube has its own: below no root at all.
 DANUBE_ROOT = "/danube"
+# What the keys of a subscription end with.
+OURS, DANUBE, OWNER, REDRIVEN = "danube-trio", "cursor", "owner", "redriven"
 # Packing so many holes takes longer than handing them to a thread and back.
 MANY_HOLES = 10_000
 
@@ -79,7 +81,7 @@ class _Keys(NamedTuple):
     @classmethod
     def of(cls, topic: str, subscription: str, root: str) -> _Keys:
         base = subscriptions_prefix(topic, root) + check_name(subscription, "subscription")
-        return cls(f"{base}/danube-trio", f"{base}/cursor", f"{base}/owner", f"{base}/redriven")
+        return cls(*(f"{base}/{name}" for name in (OURS, DANUBE, OWNER, REDRIVEN)))
 
 
 class CursorKeeper:
