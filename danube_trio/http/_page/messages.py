@@ -12,7 +12,8 @@ field is as it is, and decodes only what has it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -71,6 +72,16 @@ class Messages:
         self._config = config
         self._turns = trio.CapacityLimiter(config.reads)
 
+    @asynccontextmanager
+    async def _reading(self, topic: str) -> AsyncGenerator[Wal]:
+        """A topic's log, for who reads it at once. Raises Refusal when that takes too long."""
+        try:
+            with trio.fail_after(self._config.read_seconds):
+                async with self._turns, self._storage.topic(topic) as wal:
+                    yield wal
+        except trio.TooSlowError:
+            raise too_slow(self._config.read_seconds) from None
+
     # ---- a list
 
     async def span(self, topic: str, where: Where, count: int) -> dict[str, Any]:
@@ -79,12 +90,8 @@ class Messages:
         Raises what reading the log raises; Refusal for a time that is none, or when it takes
         too long.
         """
-        try:
-            with trio.fail_after(self._config.read_seconds):
-                async with self._turns, self._storage.topic(topic) as wal:
-                    return await self._span(wal, where, count)
-        except trio.TooSlowError:
-            raise too_slow(self._config.read_seconds) from None
+        async with self._reading(topic) as wal:
+            return await self._span(wal, where, count)
 
     async def _span(self, wal: Wal, where: Where, count: int) -> dict[str, Any]:
         if where.time is not None:
@@ -195,12 +202,8 @@ class Messages:
         It ends when it found some, or has read or taken enough: ``next`` says where to go on, which
         is at ``start`` when there is no more.
         """
-        try:
-            with trio.fail_after(self._config.read_seconds):
-                async with self._turns, self._storage.topic(topic) as wal:
-                    return await self._search(wal, _Needle(text), before)
-        except trio.TooSlowError:
-            raise too_slow(self._config.read_seconds) from None
+        async with self._reading(topic) as wal:
+            return await self._search(wal, _Needle(text), before)
 
     async def _search(self, wal: Wal, needle: _Needle, before: int | None) -> dict[str, Any]:
         config, codec = self._config, get_codec(wal.codec)
@@ -266,12 +269,8 @@ class Messages:
             return record.body
 
     async def _record(self, topic: str, offset: int) -> tuple[Record, Codec]:
-        try:
-            with trio.fail_after(self._config.read_seconds):
-                async with self._turns, self._storage.topic(topic) as wal:
-                    return await _record_at(wal, offset), get_codec(wal.codec)
-        except trio.TooSlowError:
-            raise too_slow(self._config.read_seconds) from None
+        async with self._reading(topic) as wal:
+            return await _record_at(wal, offset), get_codec(wal.codec)
 
 
 # ---- reading
